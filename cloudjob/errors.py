@@ -1,0 +1,80 @@
+"""What can go wrong, once: every error has an exit code for schedulers and a hint for people."""
+
+import re
+
+DONE = 0
+SOME_FAILED = 1
+USAGE = 2
+CONTRACT = 3
+UNREACHABLE = 4
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+class CloudjobError(Exception):
+    """Base of all errors that cloudjob raises on purpose.
+
+    Args:
+        message: what is wrong, naming the offending value and what was expected.
+        hint: what to do about it, printed on a line of its own.
+    """
+
+    exit_code = SOME_FAILED
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(redact(message))
+        self.hint = redact(hint) if hint else None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions travel from workers to the client by pickle, which knows nothing of keyword-only arguments.
+        return _rebuild, (type(self), str(self), self.hint)
+
+
+class UsageError(CloudjobError):
+    """The command line or an argument is wrong. Never worth a retry."""
+
+    exit_code = USAGE
+
+
+class ContractError(CloudjobError):
+    """A checkpoint, a catalog's assets or an OUT is not what this job needs. Never worth a retry."""
+
+    exit_code = CONTRACT
+
+
+class UnreachableError(CloudjobError):
+    """A catalog, a store or a cluster does not answer, or another run is at work. Worth a retry."""
+
+    exit_code = UNREACHABLE
+
+
+class SceneError(CloudjobError):
+    """One scene cannot be read or does not match its metadata. Costs that scene only."""
+
+    exit_code = SOME_FAILED
+
+
+class PassingError(SceneError):
+    """A read failed in a way that may be over soon (5xx, a time-out, a cut connection)."""
+
+
+def _rebuild(kind: type[CloudjobError], message: str, hint: str | None) -> CloudjobError:
+    return kind(message, hint=hint)
+
+
+_QUERY = re.compile(r"(\w[\w+.-]*://[^\s'\"<>?#]*|/vsi\w+/[^\s'\"<>?#]*)[?#][^\s'\"<>)\]]*")
+_USERINFO = re.compile(r"(\w[\w+.-]*://)[^\s/@'\"]+@")
+_SECRET = re.compile(
+    r"(?i)\b(sig|signature|token|access_token|password|secret\w*|\w*access_key\w*|x-amz-\w+|authorization|bearer)"
+    r"(\s*[=:]\s*|\s+)(?!\*\*\*)[^\s&'\",;)]+"
+)
+
+
+def redact(text: str) -> str:
+    """Return `text` without query strings, user names in addresses, tokens or keys.
+
+    Everything that leaves the process (log line, error, store, item, report) goes through here.
+    """
+    text = _QUERY.sub(r"\1", text)
+    text = _USERINFO.sub(r"\1", text)
+    return _SECRET.sub(r"\1\2***", text)

@@ -1,0 +1,180 @@
+"""A scene's pixel grid and how it is cut into tiles: integer arithmetic, nothing else.
+
+Pixel windows are counted from the scene's first row and column, never from a bbox: that is what makes a tile
+a pure function of the scene (see ARCHITECTURE.md).
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from pyproj import CRS, Transformer
+from shapely import Geometry, box
+from shapely.ops import transform as transform_geometry
+
+Tile = tuple[int, int]
+"""(row, column) of a tile in its scene."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows `top` to `bottom` and columns `left` to `right` (exclusive) of a scene; may reach outside of it."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.bottom - self.top, self.right - self.left
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """For indexing an array whose last axes are y, x and whose origin is the scene's."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A north-up pixel grid.
+
+    Attributes:
+        epsg: code of the coordinate reference system; the unit of all that follows is its unit.
+        x0: left edge of the first column.
+        y0: upper edge of the first row.
+        dx: width of a pixel, positive.
+        dy: height of a pixel, positive.
+        height: number of rows.
+        width: number of columns.
+    """
+
+    epsg: int
+    x0: float
+    y0: float
+    dx: float
+    dy: float
+    height: int
+    width: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.height, self.width
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(left, bottom, right, top) of the outer pixel edges."""
+        return self.x0, self.y0 - self.height * self.dy, self.x0 + self.width * self.dx, self.y0
+
+    @property
+    def transform(self) -> tuple[float, float, float, float, float, float]:
+        """The affine transform (a, b, c, d, e, f) from (column, row) to coordinates, as in `proj:transform`."""
+        return self.dx, 0.0, self.x0, 0.0, -self.dy, self.y0
+
+    @property
+    def metres(self) -> tuple[float, float]:
+        """Height and width of a pixel in metres; for degrees at the grid's middle, on a sphere."""
+        if not CRS.from_epsg(self.epsg).is_geographic:
+            return self.dy, self.dx
+        # One degree of a meridian on the sphere of the WGS 84 mean radius (6371.0088 km, IUGG).
+        degree = 6371008.8 * math.pi / 180
+        middle = math.radians(self.y0 - self.height * self.dy / 2)
+        return self.dy * degree, self.dx * degree * math.cos(middle)
+
+    def coarsen(self, factor: int) -> "Grid":
+        """The grid of the same origin with pixels `factor` times as large; a last part pixel is kept whole."""
+        return Grid(
+            self.epsg,
+            self.x0,
+            self.y0,
+            self.dx * factor,
+            self.dy * factor,
+            math.ceil(self.height / factor),
+            math.ceil(self.width / factor),
+        )
+
+    def crop(self, window: Window) -> "Grid":
+        """The grid of the pixels in `window`."""
+        height, width = window.shape
+        return Grid(
+            self.epsg,
+            self.x0 + window.left * self.dx,
+            self.y0 - window.top * self.dy,
+            self.dx,
+            self.dy,
+            height,
+            width,
+        )
+
+    def project(self, geometry: Geometry) -> Geometry:
+        """A geometry in longitude, latitude (EPSG:4326) in this grid's coordinates."""
+        to_grid = Transformer.from_crs(4326, self.epsg, always_xy=True)
+        # Edges that are straight in degrees are curved here: points every 0.05° keep the error below a metre.
+        return transform_geometry(to_grid.transform, geometry.segmentize(0.05))
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A grid of `shape` pixels cut into square tiles, each computed from a window that is `halo` wider.
+
+    Attributes:
+        height: rows of the scene.
+        width: columns of the scene.
+        tile: side of a tile in pixels, a multiple of `stride`.
+        halo: pixels read beyond each side of a tile, a multiple of `stride`.
+        stride: windows begin and have sides at multiples of this (the network's poolings).
+    """
+
+    height: int
+    width: int
+    tile: int
+    halo: int
+    stride: int
+
+    def __post_init__(self) -> None:
+        if self.tile % self.stride or self.halo % self.stride:
+            raise ValueError(f"tile {self.tile} and halo {self.halo} must be multiples of {self.stride}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) of tiles."""
+        return math.ceil(self.height / self.tile), math.ceil(self.width / self.tile)
+
+    def all(self) -> list[Tile]:
+        """Every tile, row by row."""
+        rows, columns = self.shape
+        return [(row, column) for row in range(rows) for column in range(columns)]
+
+    def core(self, tile: Tile) -> Window:
+        """The tile's own pixels; ragged at the scene's lower and right edge."""
+        top, left = tile[0] * self.tile, tile[1] * self.tile
+        return Window(top, min(top + self.tile, self.height), left, min(left + self.tile, self.width))
+
+    def padded(self, tile: Tile) -> Window:
+        """What the network sees: the core rounded up to the stride, and the halo around it."""
+        core = self.core(tile)
+        height, width = (math.ceil(side / self.stride) * self.stride for side in core.shape)
+        return Window(
+            core.top - self.halo,
+            core.top + height + self.halo,
+            core.left - self.halo,
+            core.left + width + self.halo,
+        )
+
+    def touched(self, grid: Grid, area: Geometry) -> list[Tile]:
+        """Tiles whose core shares some area with `area`, a geometry in longitude, latitude."""
+        projected = grid.project(area)
+        return [
+            tile for tile in self.all() if projected.intersection(box(*grid.crop(self.core(tile)).bounds)).area > 0
+        ]
+
+
+def by_row(tiles: Iterable[Tile]) -> Iterator[tuple[int, list[int]]]:
+    """(row, its columns in order) for each row that has a tile, from the top."""
+    rows: dict[int, list[int]] = {}
+    for row, column in tiles:
+        rows.setdefault(row, []).append(column)
+    for row in sorted(rows):
+        yield row, sorted(rows[row])

@@ -1,0 +1,66 @@
+"""What a task hands back to the client: a small frozen record, never pixels."""
+
+from dataclasses import dataclass, fields
+from functools import reduce
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What one task did to one scene; the receipts of a scene's tasks add up (`merge`).
+
+    Attributes:
+        clear: pixels written as 0.
+        cloud: pixels written as 1.
+        no_data: pixels written as 254.
+        outside: pixels of computed tiles left at 255 because they lie outside `--geometry`.
+        scl_compared: pixels at which the provider's scene classification says clear or cloud and ours does too.
+        scl_agreed: those of them where both say the same.
+        scl_cloud: those of them the provider calls cloud (classes 8, 9 and 10).
+        below_offset: share of valid pixels darker than the offset that was applied allows, times `valid` (a count).
+        valid: pixels of computed tiles with data in every band, before any clipping.
+        seen: pixels the network computed, halo included.
+        bytes_read: of decoded pixels.
+        read_seconds: waiting for pixels.
+        network_seconds: preparing arrays and running the network.
+        write_seconds: compressing and writing shards.
+        device: kind of device, such as "cpu" or "NVIDIA H200".
+        precision: of the network, such as "float32".
+        warnings: what a person should know about this scene.
+    """
+
+    clear: int = 0
+    cloud: int = 0
+    no_data: int = 0
+    outside: int = 0
+    scl_compared: int = 0
+    scl_agreed: int = 0
+    scl_cloud: int = 0
+    below_offset: int = 0
+    valid: int = 0
+    seen: int = 0
+    bytes_read: int = 0
+    read_seconds: float = 0.0
+    network_seconds: float = 0.0
+    write_seconds: float = 0.0
+    device: str = "cpu"
+    precision: str = "float32"
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def cloud_cover(self) -> float | None:
+        """Cloud in percent of clear and cloud; None where there is neither."""
+        seen = self.clear + self.cloud
+        return 100 * self.cloud / seen if seen else None
+
+
+def merge(receipts: list[Receipt]) -> Receipt:
+    """One receipt for a scene whose rows were done by several tasks."""
+    return reduce(_add, receipts)
+
+
+def _add(a: Receipt, b: Receipt) -> Receipt:
+    sums = {
+        f.name: getattr(a, f.name) + getattr(b, f.name) for f in fields(Receipt) if f.type in (int, float)
+    }
+    warnings = tuple(dict.fromkeys(a.warnings + b.warnings))
+    return Receipt(**sums, device=a.device, precision=a.precision, warnings=warnings)

@@ -1,0 +1,91 @@
+"""The networks: one U-Net class, from `SimpleUNet(3)` as first specified to the small deep one that ships."""
+
+import torch
+from torch import Tensor, nn
+
+
+class DoubleConv(nn.Module):
+    """Two times (3 × 3 convolution, BatchNorm, ReLU); keeps height and width.
+
+    `dilation` spreads the taps of both convolutions, for more context at no cost.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=dilation, dilation=dilation),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=dilation, dilation=dilation),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) → (batch, out_channels, height, width)."""
+        y: Tensor = self.conv(x)
+        return y
+
+
+class SimpleUNet(nn.Module):
+    """A U-Net (Ronneberger et al. 2015, arXiv:1505.04597) that gives one logit per pixel: cloud or not.
+
+    `SimpleUNet(3)` and `SimpleUNet(4)` are the networks as first specified. A `stem` of 2 folds 2 × 2 pixels
+    into channels before the first level and unfolds the logits after the last (space-to-depth, Shi et al. 2016,
+    arXiv:1609.05158): a quarter of the work, twice the context.
+
+    Args:
+        in_channels: number of input bands.
+        widths: channels of each level, from the finest to the bottleneck.
+        stem: side of the pixel block that is folded into channels; 1 for none.
+        dilation: of the bottleneck's convolutions.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 4,
+        widths: tuple[int, ...] = (64, 128, 256),
+        stem: int = 1,
+        dilation: int = 1,
+    ) -> None:
+        super().__init__()
+        *levels, bottom = widths
+        self.stem = stem
+        self.depth = len(levels)
+        channels = in_channels * stem**2
+        for level, width in enumerate(levels, start=1):
+            self.add_module(f"enc{level}", DoubleConv(channels, width))
+            self.add_module(f"pool{level}", nn.MaxPool2d(kernel_size=2, stride=2))
+            channels = width
+        self.bottleneck = DoubleConv(channels, bottom, dilation)
+        channels = bottom
+        for level, width in reversed(list(enumerate(levels, start=1))):
+            self.add_module(f"up{level}", nn.ConvTranspose2d(channels, width, kernel_size=2, stride=2))
+            self.add_module(f"dec{level}", DoubleConv(2 * width, width))
+            channels = width
+        self.final = nn.Conv2d(channels, stem**2, kernel_size=1)
+
+    @property
+    def stride(self) -> int:
+        """Height and width of an input must be multiples of this many pixels."""
+        return self.stem * 2**self.depth
+
+    def __repr__(self) -> str:
+        # torch ≥ 2.12 also prints BatchNorm's `bias=True`; the printed form is part of the specification.
+        return super().__repr__().replace("affine=True, bias=True", "affine=True")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised bands (batch, in_channels, height, width) → logits (batch, 1, height, width)."""
+        if self.stem > 1:
+            x = nn.functional.pixel_unshuffle(x, self.stem)
+        skips = []
+        for level in range(1, self.depth + 1):
+            x = self.get_submodule(f"enc{level}")(x)
+            skips.append(x)
+            x = self.get_submodule(f"pool{level}")(x)
+        x = self.bottleneck(x)
+        for level in range(self.depth, 0, -1):
+            x = self.get_submodule(f"up{level}")(x)
+            x = self.get_submodule(f"dec{level}")(torch.cat([skips.pop(), x], dim=1))
+        x = self.final(x)
+        return nn.functional.pixel_shuffle(x, self.stem) if self.stem > 1 else x
