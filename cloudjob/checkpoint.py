@@ -21,6 +21,7 @@ from cloudjob.unet import SimpleUNet
 
 MLM = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
 CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
+HINT = "make one with `python -m training`, or leave --checkpoint out to use the one that ships"
 
 
 @dataclass(frozen=True)
@@ -116,28 +117,30 @@ def load(path: str | Path | None = None) -> Checkpoint:
             MLM record, or its weights do not fit the architecture it names.
     """
     path = Path(path) if path is not None else shipped()
-    hint = "make one with `python -m training`, or leave --checkpoint out to use the one that ships"
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ContractError(f"checkpoint {path}: {error.strerror}", hint=hint) from None
+        raise ContractError(f"checkpoint {path}: {error.strerror}", hint=HINT) from None
+    return parse(data, str(path))
+
+
+def parse(data: bytes, path: str) -> Checkpoint:
+    """Like `load`, from the bytes of a file whose name is `path`."""
     try:
         header = _header(data)
         state = safetensors.torch.load(data)
     except (safetensors.SafetensorError, ValueError) as error:
         kind = " (it looks like a pickle, which is never opened)" if data[:2] in (b"PK", b"\x80\x02") else ""
-        raise ContractError(
-            f"checkpoint {path} is not a whole .safetensors file{kind}: {error}", hint=hint
-        ) from None
+        raise ContractError(f"checkpoint {path} is not a whole .safetensors file{kind}: {error}", hint=HINT) from None
     if "mlm" not in header:
-        raise ContractError(f"checkpoint {path} has no MLM record in its header", hint=hint)
+        raise ContractError(f"checkpoint {path} has no MLM record in its header", hint=HINT)
     try:
         contract = from_mlm(json.loads(header["mlm"]))
         network = contract.network()
     except ContractError as error:
-        raise ContractError(f"checkpoint {path}: {error}", hint=hint) from None
+        raise ContractError(f"checkpoint {path}: {error}", hint=HINT) from None
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ContractError(f"checkpoint {path}: its MLM record cannot be read: {error!r}", hint=hint) from None
+        raise ContractError(f"checkpoint {path}: its MLM record cannot be read: {error!r}", hint=HINT) from None
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -145,10 +148,10 @@ def load(path: str | Path | None = None) -> Checkpoint:
         raise ContractError(
             f"checkpoint {path}: its weights are not those of SimpleUNet({len(contract.bands)}, "
             f"widths={contract.widths}, stem={contract.stem}): {first}",
-            hint=hint,
+            hint=HINT,
         ) from None
     if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
-        raise ContractError(f"checkpoint {path} has weights that are not finite numbers", hint=hint)
+        raise ContractError(f"checkpoint {path} has weights that are not finite numbers", hint=HINT)
     return Checkpoint(contract, network.eval(), hashlib.sha256(data).hexdigest())
 
 
@@ -171,8 +174,7 @@ def to_mlm(contract: Contract) -> dict[str, Any]:
     bands = len(contract.bands)
     side = contract.tile + 2 * contract.padding()
     scaling = [
-        {"type": "z-score", "mean": mean, "stddev": std}
-        for mean, std in zip(contract.mean, contract.std, strict=True)
+        {"type": "z-score", "mean": mean, "stddev": std} for mean, std in zip(contract.mean, contract.std, strict=True)
     ]
     classes = [{"value": 0, "name": "clear"}, {"value": 1, "name": "cloud"}]
     return {

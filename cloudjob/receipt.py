@@ -13,11 +13,11 @@ class Receipt:
         cloud: pixels written as 1.
         no_data: pixels written as 254.
         outside: pixels of computed tiles left at 255 because they lie outside `--geometry`.
-        scl_compared: pixels at which the provider's scene classification says clear or cloud and ours does too.
+        scl_compared: pixels that are clear or cloud both for us and for the provider's scene classification.
         scl_agreed: those of them where both say the same.
         scl_cloud: those of them the provider calls cloud (classes 8, 9 and 10).
-        below_offset: share of valid pixels darker than the offset that was applied allows, times `valid` (a count).
-        valid: pixels of computed tiles with data in every band, before any clipping.
+        dark_all: valid pixels whose red, green and blue are all darker than the baseline offset (number < 1000).
+        dark_any: valid pixels of which one of them is.
         seen: pixels the network computed, halo included.
         bytes_read: of decoded pixels.
         read_seconds: waiting for pixels.
@@ -35,8 +35,8 @@ class Receipt:
     scl_compared: int = 0
     scl_agreed: int = 0
     scl_cloud: int = 0
-    below_offset: int = 0
-    valid: int = 0
+    dark_all: int = 0
+    dark_any: int = 0
     seen: int = 0
     bytes_read: int = 0
     read_seconds: float = 0.0
@@ -47,10 +47,19 @@ class Receipt:
     warnings: tuple[str, ...] = ()
 
     @property
+    def valid(self) -> int:
+        """Pixels that got a label."""
+        return self.clear + self.cloud
+
+    @property
     def cloud_cover(self) -> float | None:
         """Cloud in percent of clear and cloud; None where there is neither."""
-        seen = self.clear + self.cloud
-        return 100 * self.cloud / seen if seen else None
+        return 100 * self.cloud / self.valid if self.valid else None
+
+    @property
+    def agreement(self) -> float | None:
+        """Percent of compared pixels on which the provider's scene classification says the same."""
+        return 100 * self.scl_agreed / self.scl_compared if self.scl_compared else None
 
 
 def merge(receipts: list[Receipt]) -> Receipt:
@@ -59,8 +68,6 @@ def merge(receipts: list[Receipt]) -> Receipt:
 
 
 def _add(a: Receipt, b: Receipt) -> Receipt:
-    sums = {
-        f.name: getattr(a, f.name) + getattr(b, f.name) for f in fields(Receipt) if f.type in (int, float)
-    }
+    sums = {f.name: getattr(a, f.name) + getattr(b, f.name) for f in fields(Receipt) if f.type in (int, float)}
     warnings = tuple(dict.fromkeys(a.warnings + b.warnings))
     return Receipt(**sums, device=a.device, precision=a.precision, warnings=warnings)

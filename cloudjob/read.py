@@ -1,0 +1,218 @@
+"""A scene's pixels, tile row by tile row: each is read once, the next while this one is computed."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+import xarray as xr
+from rasterio.enums import Resampling
+
+from cloudjob.errors import PassingError, SceneError, redact
+from cloudjob.grid import Tile, Tiling, Window, by_row
+from cloudjob.scene import Band, Scene, open_scene
+
+GDAL = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # never ask a server for .aux and .msk beside every file
+    "GDAL_HTTP_MAX_RETRY": "4",
+    "GDAL_HTTP_RETRY_DELAY": "0.5",  # seconds, doubled each time
+    "GDAL_HTTP_RETRY_CODES": "429,500,502,503,504",
+    "GDAL_HTTP_CONNECTTIMEOUT": "10",
+    "GDAL_HTTP_LOW_SPEED_TIME": "30",  # give up on a server that sends less than
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",  # … bytes a second for that long
+    # GDAL remembers that a file could not be opened; a retry must ask the server again.
+    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/",
+}
+"""Set while reading, unless the environment says otherwise."""
+
+INTEGERS = ("uint8", "uint16")
+
+
+@dataclass(frozen=True)
+class RowOfTiles:
+    """The pixels that one row of tiles needs.
+
+    Attributes:
+        row: of the tiles.
+        columns: of the tiles, in order.
+        window: from the first tile's padded window to the last one's.
+        raw: (band, y, x) uint16 of that window, 0 for no data and outside the scene.
+    """
+
+    row: int
+    columns: list[int]
+    window: Window
+    raw: npt.NDArray[np.uint16]
+
+    def crop(self, window: Window) -> npt.NDArray[np.uint16]:
+        """The part (band, y, x) that lies in `window`."""
+        top, left = window.top - self.window.top, window.left - self.window.left
+        height, width = window.shape
+        return self.raw[:, top : top + height, left : left + width]
+
+
+def check_files(scene: Scene, bands: Sequence[Band], hrefs: Mapping[str, str]) -> None:
+    """Open each file once and compare its header with what the item says.
+
+    Raises:
+        SceneError: other pixels than the item describes, or other numbers than 8 or 16-bit unsigned integers.
+        PassingError: it could not be opened for a reason that may pass.
+    """
+    for band in bands:
+        try:
+            with rasterio.Env(**GDAL), rasterio.open(hrefs.get(band.name, band.href)) as file:
+                kind, count, transform, shape = file.dtypes[0], file.count, file.transform, file.shape
+        except rasterio.errors.RasterioError as error:
+            raise failed(error, scene) from None
+        if kind not in INTEGERS or count != 1:
+            raise SceneError(
+                f"scene {scene.id}, asset {band.key}: {count} band(s) of {kind}; expected one of uint16 (or uint8)"
+            )
+        grid = band.grid
+        tolerance = 1e-3 * min(grid.dx, grid.dy)  # a thousandth of a pixel
+        said = (grid.dx, 0, grid.x0, 0, -grid.dy, grid.y0)
+        if shape != grid.shape or not np.allclose(tuple(transform)[:6], said, rtol=0, atol=tolerance):
+            raise SceneError(
+                f"scene {scene.id}, asset {band.key}: the file has {shape[0]} × {shape[1]} pixels from "
+                f"{transform.c:.10g}, {transform.f:.10g}; its item says {grid.height} × {grid.width} from "
+                f"{grid.x0:.10g}, {grid.y0:.10g}",
+                hint="the catalog describes another file; report it to whoever publishes it",
+            )
+
+
+def rows(
+    scene: Scene, tiling: Tiling, tiles: Sequence[Tile], hrefs: Mapping[str, str] | None = None
+) -> Iterator[RowOfTiles]:
+    """Stream the rows of tiles from the top, reading ahead in a thread.
+
+    At most four tile rows of pixels are held. Chunks are cut at the tiles' own edges, which are also those of a
+    COG's blocks where the tile side is a multiple of the block's: every block is decoded once.
+
+    Args:
+        scene: what to read.
+        tiling: how it is cut.
+        tiles: which tiles are wanted.
+        hrefs: band name → signed address.
+
+    Raises:
+        SceneError, PassingError: a read failed.
+    """
+    wanted = [(row, columns, _row_window(tiling, row, columns)) for row, columns in by_row(tiles)]
+    edges = _edges(tiling, [row for row, _, _ in wanted])
+    left = max(0, min(window.left for _, _, window in wanted))
+    right = min(tiling.width, max(window.right for _, _, window in wanted))
+    spans = list(pairwise(edges))
+    cube = open_scene(
+        scene,
+        scene.bands,
+        scene.grid,
+        hrefs=hrefs,
+        chunks=(_lengths(edges), _lengths([0, left, right, tiling.width])),
+        # A coarser grid is served from the overviews; averaging keeps thin clouds where those do not fit exactly.
+        resampling=Resampling.average,
+    )[:, :, left:right]
+
+    def read(top: int, bottom: int) -> npt.NDArray[np.uint16]:
+        with _reading(scene):
+            values: npt.NDArray[np.uint16] = cube[:, top:bottom].data.compute(scheduler="synchronous")
+        return values
+
+    needs = [[span for span in spans if span[0] < w.bottom and span[1] > w.top] for _, _, w in wanted]
+    held: dict[tuple[int, int], Future[npt.NDArray[np.uint16]]] = {}
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as ahead:
+        try:
+            for (row, columns, window), need, following in zip(wanted, needs, [*needs[1:], []], strict=True):
+                for span in [*need, *following]:
+                    if span not in held:
+                        held[span] = ahead.submit(read, *span)
+                raw = np.zeros((len(scene.bands), *window.shape), np.uint16)
+                for top, bottom in need:
+                    _paste(raw, window, held[top, bottom].result(), top, left)
+                held = {span: future for span, future in held.items() if span in following}
+                yield RowOfTiles(row, columns, window, raw)
+        finally:
+            ahead.shutdown(wait=False, cancel_futures=True)
+
+
+def classification(scene: Scene, band: Band, window: Window, hrefs: Mapping[str, str]) -> xr.DataArray:
+    """Read the provider's scene classification where it covers `window` of the scene's grid.
+
+    Returns:
+        (y, x) uint16 on its own, usually coarser, grid.
+    """
+    down, across = scene.grid.dy / band.grid.dy, scene.grid.dx / band.grid.dx
+    top, bottom = math.floor(window.top * down), min(math.ceil(window.bottom * down), band.grid.height)
+    left, right = math.floor(window.left * across), min(math.ceil(window.right * across), band.grid.width)
+    chunks = _lengths([0, top, bottom, band.grid.height]), _lengths([0, left, right, band.grid.width])
+    with _reading(scene):
+        cube = open_scene(scene, [band], band.grid, hrefs=hrefs, chunks=chunks)
+        values: xr.DataArray = cube[0, top:bottom, left:right].compute(scheduler="synchronous")
+    return values
+
+
+def failed(error: BaseException, scene: Scene) -> SceneError:
+    """Tell a passing fault from a lasting one, as far as GDAL's words allow.
+
+    Files on a disk do not heal. On a server 401, 403 (an expired signature), 404 and 410 are answers; everything
+    else may be a cut connection, which GDAL often reports as "not recognized as a supported file format".
+    """
+    told = []
+    cause: BaseException | None = error
+    while cause is not None:
+        told.append(str(cause))
+        cause = cause.__cause__ or cause.__context__
+    text = " ← ".join(dict.fromkeys(line.strip() for line in told if line.strip()))
+    message = f"scene {scene.id}: {redact(text)}"
+    remote = any(band.href.startswith(("http", "s3:", "gs:", "az:", "/vsi")) for band in scene.bands)
+    if not remote or re.search(r"(response code|error):? ?(401|404|410)\b", text):
+        return SceneError(message)
+    return PassingError(message)
+
+
+@contextmanager
+def _reading(scene: Scene) -> Iterator[None]:
+    """GDAL's settings for reads, and its errors as ours."""
+    try:
+        with rasterio.Env(**GDAL):
+            yield
+    except (RuntimeError, OSError, rasterio.errors.RasterioError) as error:
+        raise failed(error, scene) from None
+
+
+def _row_window(tiling: Tiling, row: int, columns: Sequence[int]) -> Window:
+    first, last = tiling.padded((row, columns[0])), tiling.padded((row, columns[-1]))
+    return Window(first.top, first.bottom, first.left, last.right)
+
+
+def _edges(tiling: Tiling, rows_of_tiles: Sequence[int]) -> list[int]:
+    """Where to cut the y axis: at tile edges, and where the halo of a run of rows begins and ends."""
+    edges = {0, tiling.height}
+    for row in rows_of_tiles:
+        core = tiling.core((row, 0))
+        edges |= {core.top, core.bottom}
+        if row - 1 not in rows_of_tiles:
+            edges.add(max(0, core.top - tiling.halo))
+        if row + 1 not in rows_of_tiles:
+            edges.add(min(tiling.height, core.bottom + tiling.halo))
+    return sorted(edges)
+
+
+def _lengths(edges: Sequence[int]) -> tuple[int, ...]:
+    """Chunk lengths between edges, without empty ones."""
+    return tuple(b - a for a, b in pairwise(edges) if b > a)
+
+
+def _paste(raw: npt.NDArray[np.uint16], window: Window, part: npt.NDArray[np.uint16], top: int, left: int) -> None:
+    """Copy the overlap of `part`, whose first pixel is the scene's (top, left), into the window's array."""
+    height, width = part.shape[1:]
+    y0, y1 = max(top, window.top), min(top + height, window.bottom)
+    x0, x1 = max(left, window.left), min(left + width, window.right)
+    raw[:, y0 - window.top : y1 - window.top, x0 - window.left : x1 - window.left] = part[
+        :, y0 - top : y1 - top, x0 - left : x1 - left
+    ]

@@ -1,0 +1,201 @@
+"""What a worker does to one scene, or to some of its rows of tiles: read, predict, write, and hand back a receipt."""
+
+import itertools
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+import xarray as xr
+from rasterio.features import geometry_mask
+from rasterio.transform import Affine
+
+from cloudjob import catalog, cluster, predict, read, store
+from cloudjob.checkpoint import Contract
+from cloudjob.errors import PassingError, SceneError
+from cloudjob.grid import Grid, Tile, Tiling, Window
+from cloudjob.receipt import Receipt, merge
+from cloudjob.scene import OFFSET, OFFSET_BASELINE, Band, Scene, reflectance
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+PAUSE = 2.0
+"""Seconds before the second attempt; four times as many before each further one."""
+
+SCL_CLEAR = (2, 3, 4, 5, 6, 11)
+SCL_CLOUD = (8, 9, 10)
+"""Sen2Cor's scene classification (https://sentiwiki.copernicus.eu/web/s2-processing): dark, shadow, vegetation, bare,
+water, snow; medium and high probability of cloud, thin cirrus. Not compared: no data, defective, unclassified."""
+
+_SCL_LABEL = np.full(256, predict.NOT_COMPUTED, np.uint8)
+_SCL_LABEL[list(SCL_CLEAR)] = predict.CLEAR
+_SCL_LABEL[list(SCL_CLOUD)] = predict.CLOUD
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything a worker needs for some tiles of one scene.
+
+    Attributes:
+        scene: what to read.
+        tiles: (row, column) of the tiles to compute.
+        out: where the store lies.
+        slot: where in the store the scene goes.
+        settings: threshold, buffer and the like.
+        signing: how hrefs are signed when opened, or "".
+        clip: pixels outside this geometry (longitude, latitude; WKB) stay "not computed", or None.
+    """
+
+    scene: Scene
+    tiles: tuple[Tile, ...]
+    out: store.Out
+    slot: store.Slot
+    settings: store.Settings
+    signing: str = ""
+    clip: bytes | None = None
+
+
+def process(task: Task) -> Receipt:
+    """Do a task on a worker that holds the model; passing faults are tried again.
+
+    Raises:
+        SceneError: the scene cannot be read; a retry would not help.
+        PassingError: it could not be read in several attempts.
+        UnreachableError: the store does not answer.
+    """
+    model = cluster.worker_model(task.settings.checkpoint)
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return mask_tiles(task, model)
+        except PassingError as error:
+            pause = PAUSE * 4 ** (attempt - 1)
+            log.warning("%s; attempt %d of %d in %g s", error, attempt + 1, ATTEMPTS, pause)
+            catalog.forget(task.signing)
+            time.sleep(pause)
+    return mask_tiles(task, model)
+
+
+def mask_tiles(task: Task, model: predict.Model) -> Receipt:
+    """Compute and write the tiles of a task, row by row."""
+    scene = task.scene
+    hrefs = {band.name: catalog.open_href(task.signing, band.href) for band in (*scene.bands, scene.scl) if band}
+    tiling = tiling_of(scene.grid, model.contract, task.settings.buffer)
+    read.check_files(scene, scene.bands, hrefs)
+    scl, doubts = _readable_scl(scene, hrefs)
+    writer = store.Writer(task.out, task.slot, task.settings)
+    receipts = [Receipt(device=model.device_name, precision=model.precision, warnings=doubts)]
+    started = time.perf_counter()
+    for row in read.rows(scene, tiling, task.tiles, hrefs):
+        labels = read.classification(scene, scl, _cores(tiling, row), hrefs) if scl else None
+        receipts.append(Receipt(bytes_read=row.raw.nbytes, read_seconds=time.perf_counter() - started))
+        started = time.perf_counter()
+        for tile, mask, likely in _label(row, task, model, tiling):
+            core = tiling.core(tile)
+            if task.clip:
+                outside = _outside(task.clip, scene.grid.crop(core))
+                mask[outside] = likely[outside] = predict.NOT_COMPUTED
+            computed = time.perf_counter()
+            writer.write(core, mask, likely if task.settings.probability else None)
+            written = time.perf_counter()
+            receipts += [
+                Receipt(network_seconds=computed - started, write_seconds=written - computed),
+                _tally(mask, row.crop(core), scene, math.prod(tiling.padded(tile).shape)),
+            ]
+            if labels is not None:
+                receipts.append(_compare(mask, scene.grid.crop(core), labels))
+            started = time.perf_counter()
+    return merge(receipts)
+
+
+def tiling_of(grid: Grid, contract: Contract, buffer: float) -> Tiling:
+    """How a scene is cut: a pure function of its grid, the contract and the buffer in metres."""
+    reach = max(predict.buffer_pixels(buffer, grid.metres))
+    return Tiling(grid.height, grid.width, contract.tile, contract.padding(reach), contract.stride)
+
+
+def _label(
+    row: read.RowOfTiles, task: Task, model: predict.Model, tiling: Tiling
+) -> Iterator[tuple[Tile, predict.Mask, predict.Mask]]:
+    """Give (tile, mask, probability in percent) for the tiles of a row, in batches of one shape."""
+    tiles = [(row.row, column) for column in row.columns]
+    reach = predict.buffer_pixels(task.settings.buffer, task.scene.grid.metres)
+    for _, same in itertools.groupby(tiles, key=lambda tile: tiling.padded(tile).shape):
+        for batch in _batches(list(same), model.batch):
+            windows = [reflectance(row.crop(tiling.padded(tile)), task.scene.bands) for tile in batch]
+            for tile, window, likely in zip(batch, windows, predict.probability(model, windows), strict=True):
+                core, padded = tiling.core(tile), tiling.padded(tile)
+                valid = ~np.isnan(window[0])
+                mask = predict.classify(likely, valid, task.settings.threshold, reach)
+                percent = predict.percent(likely, valid) if task.settings.probability else mask.copy()
+                yield tile, predict.trim(mask, padded, core), predict.trim(percent, padded, core)
+
+
+def _batches(tiles: list[Tile], size: int) -> Iterator[list[Tile]]:
+    for start in range(0, len(tiles), size):
+        yield tiles[start : start + size]
+
+
+def _cores(tiling: Tiling, row: read.RowOfTiles) -> Window:
+    """The row's tiles without halo."""
+    first, last = tiling.core((row.row, row.columns[0])), tiling.core((row.row, row.columns[-1]))
+    return Window(first.top, first.bottom, first.left, last.right)
+
+
+def _outside(clip: bytes, grid: Grid) -> npt.NDArray[np.bool_]:
+    """True for pixels (y, x) whose centre lies outside the geometry."""
+    area = grid.project(shapely.from_wkb(clip))
+    return np.asarray(geometry_mask([area], out_shape=grid.shape, transform=Affine(*grid.transform)))
+
+
+def _tally(mask: predict.Mask, raw: npt.NDArray[np.uint16], scene: Scene, seen: int) -> Receipt:
+    """Count a tile's pixels, and the dark ones that tell whether the offset fits."""
+    counts = np.bincount(mask.ravel(), minlength=256)
+    dark_all = dark_any = 0
+    if scene.baseline >= OFFSET_BASELINE:
+        visible = [index for index, band in enumerate(scene.bands) if band.name in ("red", "green", "blue")]
+        dark = raw[visible] * np.float32(scene.bands[0].scale) < OFFSET
+        labelled = mask <= predict.CLOUD
+        dark_all = int((dark.all(axis=0) & labelled).sum())
+        dark_any = int((dark.any(axis=0) & labelled).sum())
+    return Receipt(
+        clear=int(counts[predict.CLEAR]),
+        cloud=int(counts[predict.CLOUD]),
+        no_data=int(counts[predict.NO_DATA]),
+        outside=int(counts[predict.NOT_COMPUTED]),
+        dark_all=dark_all,
+        dark_any=dark_any,
+        seen=seen,
+    )
+
+
+def _readable_scl(scene: Scene, hrefs: Mapping[str, str]) -> tuple[Band | None, tuple[str, ...]]:
+    """The scene classification if it can be opened. It is only compared with: a scene is not failed for it."""
+    if scene.scl is None:
+        return None, ()
+    try:
+        read.check_files(scene, [scene.scl], hrefs)
+    except PassingError:
+        raise
+    except SceneError as error:
+        return None, (f"its scene classification is not compared: {error}",)
+    return scene.scl, ()
+
+
+def _compare(mask: predict.Mask, grid: Grid, scl: xr.DataArray) -> Receipt:
+    """Compare a tile with the provider's classes at the centres of the classification's own, larger, pixels."""
+    row = np.floor((grid.y0 - scl.y.values) / grid.dy).astype(int)
+    column = np.floor((scl.x.values - grid.x0) / grid.dx).astype(int)
+    rows, columns = (row >= 0) & (row < grid.height), (column >= 0) & (column < grid.width)
+    ours = mask[np.ix_(row[rows], column[columns])]
+    theirs = _SCL_LABEL[scl.values[np.ix_(rows, columns)].astype(np.uint8)]
+    both = (ours <= predict.CLOUD) & (theirs <= predict.CLOUD)
+    return Receipt(
+        scl_compared=int(both.sum()),
+        scl_agreed=int((both & (ours == theirs)).sum()),
+        scl_cloud=int((both & (theirs == predict.CLOUD)).sum()),
+    )
