@@ -1,0 +1,248 @@
+"""What scenes there are: a STAC API or a file of STAC items, searched by place and time.
+
+Items leave this module as plain dicts (pystac would rewrite `proj:epsg`), without the assets nobody asked for, with
+absolute and unsigned hrefs, and in one order, whatever the catalog.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+from urllib.request import url2pathname
+
+from shapely.geometry.base import BaseGeometry
+
+from cloudjob import stac_api
+from cloudjob.area import footprint
+from cloudjob.dates import Interval
+from cloudjob.errors import ContractError, UsageError, redact
+from cloudjob.signing import PLANETARY_COMPUTER, unsigned
+
+Item = dict[str, Any]
+
+_COMMON_NAMES = {name: name for name in ("red", "green", "blue", "nir", "scl")}
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Where items come from, and how their assets are named and opened.
+
+    Attributes:
+        address: of a STAC API, or the absolute path of a file with items.
+        collection: the API's collection; "" for every item of a file.
+        assets: a band's common name to the asset's key; the scene classification is "scl".
+        signing: how hrefs are signed when they are opened (`signing.open_href`); "" for not at all.
+    """
+
+    address: str = field(repr=False)  # May hold somebody's token
+    collection: str
+    assets: Mapping[str, str]
+    signing: str = ""
+
+    @property
+    def name(self) -> str:
+        """The address as it may be shown."""
+        return redact(self.address)
+
+    @property
+    def is_api(self) -> bool:
+        """Whether this is a STAC API, else it is a file."""
+        return self.address.startswith(("http://", "https://"))
+
+
+PRESETS = {
+    "earth-search": Catalog("https://earth-search.aws.element84.com/v1", "sentinel-2-l2a", _COMMON_NAMES),
+    "planetary-computer": Catalog(
+        "https://planetarycomputer.microsoft.com/api/stac/v1",
+        "sentinel-2-l2a",
+        {"red": "B04", "green": "B03", "blue": "B02", "nir": "B08", "scl": "SCL"},
+        PLANETARY_COMPUTER,
+    ),
+}
+
+
+def catalog_for(
+    name_or_address: str, *, collection: str | None = None, assets: Mapping[str, str] | None = None
+) -> Catalog:
+    """Return the catalog that `--catalog` names.
+
+    Args:
+        name_or_address: a preset's name, the http(s) address of a STAC API, or the path (or file:// address) of a
+            file with one STAC item or an item collection.
+        collection: instead of the preset's; an API of which nothing is known is asked for "sentinel-2-l2a", a file
+            for all its items.
+        assets: common name to asset key, where they differ from the preset's; elsewhere the two are the same.
+
+    Raises:
+        UsageError: if it is none of these, or the file does not exist.
+    """
+    catalog = _named(name_or_address)
+    return replace(
+        catalog,
+        collection=catalog.collection if collection is None else collection,
+        assets={**catalog.assets, **(assets or {})},
+    )
+
+
+def search(
+    catalog: Catalog,
+    area: BaseGeometry,
+    interval: Interval,
+    *,
+    max_cloud_cover: float | None = None,
+    limit: int | None = None,
+) -> Iterator[Item]:
+    """Find the items whose footprint shares some ground with `area` and whose time lies in `interval`.
+
+    Every condition is checked here, on what any catalog answers, so that an API and a file of its items agree.
+
+    Args:
+        catalog: where to look.
+        area: polygons in longitude, latitude.
+        interval: of `datetime`, or of `start_datetime` to `end_datetime` where an item has no `datetime`.
+        max_cloud_cover: the highest `eo:cloud_cover` wanted, in percent; an item that tells none is wanted.
+        limit: how many items at most: the newest ones.
+
+    Returns:
+        The items, oldest first, those of one moment by id. Each once; where an id is listed twice in its collection,
+        the one updated last.
+
+    Raises:
+        UnreachableError: if the API does not answer, after some patience.
+        ContractError: if the answer, or the file, is not STAC.
+        UsageError: if an option makes no sense, or an API has no such collection.
+    """
+    if max_cloud_cover is not None and not 0 <= max_cloud_cover <= 100:
+        raise UsageError(f"max cloud cover is {max_cloud_cover:g}, expected 0 to 100 percent")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}, expected 1 or more")
+    found: dict[tuple[str, str], Item] = {}
+    for item in _listed(catalog, area, interval):
+        if (
+            interval.touches(*_times(item))
+            and (max_cloud_cover is None or _cloud_cover(item) <= max_cloud_cover)
+            and footprint(item).intersection(area).area > 0
+        ):
+            key = item.get("collection") or "", item["id"]
+            tidy = _tidy(item, catalog)
+            found[key] = max(found.get(key, tidy), tidy, key=lambda one: str(one["properties"].get("updated")))
+    items = sorted(found.values(), key=lambda item: (*_times(item), item["id"], item.get("collection") or ""))
+    return iter(items[-limit if limit else 0 :])
+
+
+def _named(name_or_address: str) -> Catalog:
+    if name_or_address in PRESETS:
+        return PRESETS[name_or_address]
+    parts = urlsplit(name_or_address)
+    if parts.scheme in ("http", "https") and parts.netloc:
+        address = name_or_address.rstrip("/")
+        preset = next((preset for preset in PRESETS.values() if preset.address == address), None)
+        return preset or Catalog(address, "sentinel-2-l2a", _COMMON_NAMES)
+    path = Path(url2pathname(parts.path) if parts.scheme == "file" else name_or_address)
+    if path.is_file():
+        return Catalog(str(path.resolve()), "", _COMMON_NAMES)
+    hint = f"presets are {', '.join(PRESETS)}; else the address of a STAC API, or a file with STAC items"
+    if path.is_dir():
+        raise UsageError(f"catalog {str(path)!r} is a folder, expected a file with STAC items", hint=hint)
+    if parts.scheme == "file" or path.suffix or len(path.parts) > 1:
+        raise UsageError(f"catalog {name_or_address!r}: there is no such file", hint=hint)
+    raise UsageError(f"catalog {name_or_address!r} is unknown", hint=hint)
+
+
+def _listed(catalog: Catalog, area: BaseGeometry, interval: Interval) -> Iterator[Item]:
+    """Yield what the catalog answers: items, checked for what STAC promises of every one."""
+    if catalog.is_api:
+        listed: Iterable[Any] = stac_api.items(catalog.address, catalog.collection, area, interval)
+    else:
+        listed = _file_items(catalog)
+    for item in listed:
+        if not (
+            isinstance(item, dict)
+            and isinstance(item.get("id"), str)
+            and isinstance(item.get("properties"), dict)
+            and isinstance(item.get("assets"), dict)
+            and all(isinstance(asset, dict) and isinstance(asset.get("href"), str) for asset in item["assets"].values())
+        ):
+            named = repr(item.get("id")) if isinstance(item, dict) else type(item).__name__
+            raise ContractError(f"{catalog.name} lists {named}, which is not a STAC item")
+        yield item
+
+
+def _file_items(catalog: Catalog) -> list[Any]:
+    """The items of a file, of one collection if one was asked for."""
+    try:
+        document = json.loads(Path(catalog.address).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"catalog {catalog.name} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ContractError(f"catalog {catalog.name} is not JSON: {error}") from None
+    kind = document.get("type") if isinstance(document, dict) else None
+    if kind == "FeatureCollection" and isinstance(document.get("features"), list):
+        items = document["features"]
+    elif kind == "Feature":
+        items = [document]
+    else:
+        raise ContractError(
+            f"catalog {catalog.name} holds {kind or type(document).__name__}, expected a STAC item or item collection",
+            hint="a static catalog cannot be searched: gather its items in one item collection",
+        )
+    wanted = catalog.collection
+    return [item for item in items if not wanted or (isinstance(item, dict) and item.get("collection") == wanted)]
+
+
+def _times(item: Item) -> tuple[datetime, datetime]:
+    """First and last moment of an item, UTC."""
+    told = item["properties"]
+    names = ("datetime", "datetime") if told.get("datetime") else ("start_datetime", "end_datetime")
+    try:
+        first, last = (datetime.fromisoformat(told[name]) for name in names)
+    except (KeyError, TypeError, ValueError):
+        raise ContractError(f"item {item['id']!r} has no {names[0]} that can be read") from None
+    return _utc(first), _utc(last)
+
+
+def _cloud_cover(item: Item) -> float:
+    """What the provider says, in percent; 0 where it says nothing."""
+    cover = item["properties"].get("eo:cloud_cover")
+    return float(cover) if isinstance(cover, int | float) else 0.0
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _tidy(item: Item, catalog: Catalog) -> Item:
+    """The item as it may be kept: its bands only (10,000 items are held at once), absolute and unsigned hrefs."""
+    base = next((link["href"] for link in item.get("links") or () if link.get("rel") == "self"), "")
+    links = [{"rel": "self", "href": base}] if base else []
+    if not _is_absolute(base):
+        base = catalog.address
+        if catalog.is_api:  # Where the STAC API specification puts an item
+            base += f"/collections/{item.get('collection') or catalog.collection}/items/{item['id']}"
+    wanted = [key for key in catalog.assets.values() if key in item["assets"]]
+    # One that lacks a band keeps all it has, so that the error can tell.
+    missing = set(catalog.assets.values()) - set(wanted) - {catalog.assets.get("scl")}
+    assets = {key: item["assets"][key] for key in (item["assets"] if missing else wanted)}
+    return {**item, "links": _hrefs(links, base), "assets": _hrefs(assets, base)}
+
+
+def _hrefs(node: Any, base: str) -> Any:
+    """A copy of `node` in which every `href` is absolute and unsigned."""
+    if isinstance(node, dict):
+        return {key: _absolute(value, base) if key == "href" else _hrefs(value, base) for key, value in node.items()}
+    return [_hrefs(value, base) for value in node] if isinstance(node, list) else node
+
+
+def _absolute(href: Any, base: str) -> Any:
+    if not isinstance(href, str):
+        return href
+    if not _is_absolute(href):
+        href = urljoin(base, href) if "://" in base else str((Path(base).parent / href).resolve())
+    return unsigned(href)
+
+
+def _is_absolute(href: str) -> bool:
+    return "://" in href or href.startswith("/")

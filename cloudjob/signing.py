@@ -1,0 +1,113 @@
+"""Addresses that need a signature to be opened: signed at the last moment, and stored without.
+
+The Planetary Computer's rule (its own client does the same): assets on Azure's blob storage are opened with a token,
+one per storage account and container, that `GET SAS_URL/<account>/<container>` gives out for less than an hour.
+That is small enough to do here: the client has no time-out, and a worker that waits forever is a lost worker.
+"""
+
+import os
+import re
+import threading
+from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
+
+from cloudjob.errors import PassingError, SceneError
+
+PLANETARY_COMPUTER = "planetary-computer"
+SAS_URL = "https://planetarycomputer.microsoft.com/api/sas/v1/token"
+
+_TIMEOUT_S = (10, 30)
+_RETRY = Retry(3, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504), respect_retry_after_header=False)
+# A token must outlive the reading of a scene, or most of it; what takes longer is signed again after its 403.
+_LEAST_LIFE = timedelta(minutes=15)
+# The public thumbnails' account gives out no tokens.
+_BLOB = re.compile(r"(?!ai4edatasetspublicassets\.)([a-z0-9]+)\.blob\.core\.windows\.net")
+# Query parameters of signed addresses: Azure (SAS), Amazon, Google, CloudFront, and plain tokens and keys.
+_SIGNATURE = re.compile(
+    r"sig|signature|x-amz-.+|x-goog-.+|awsaccesskeyid|googleaccessid|key-pair-id"
+    r"|(.*[-_])?token|(.*[-_])?key|apikey|password|(.*[-_])?secret",
+    re.IGNORECASE,
+)
+_USER = re.compile(r"(://)[^/@]*@")
+
+_tokens: dict[tuple[str, str], tuple[str, datetime]] = {}
+_lock = threading.Lock()
+
+
+def unsigned(href: str) -> str:
+    """Return an address without user name, password, or a query string that carries a signature, token or key.
+
+    Other query strings stay: they may say which file is meant.
+    """
+    if "?" not in href and "@" not in href:
+        return href
+    parts = urlsplit(href)
+    if any(_SIGNATURE.fullmatch(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
+        parts = parts._replace(query="")
+    return _USER.sub(r"\1", urlunsplit(parts))
+
+
+def open_href(signing: str, href: str) -> str:
+    """Return the address to open `href` with. Never store or log it: it may be signed.
+
+    Args:
+        signing: how the catalog's assets are signed: "planetary-computer", or "" for not at all.
+        href: an asset's unsigned address.
+
+    Raises:
+        PassingError: if no token is to be had at the moment.
+        SceneError: if there is none for this asset.
+    """
+    container = _container(signing, href)
+    if container is None:
+        return href
+    with _lock:  # The bands of a scene are opened at once, and one token serves them all.
+        token, expiry = _tokens.get(container, ("", datetime.min.replace(tzinfo=UTC)))
+        if expiry - datetime.now(UTC) < _LEAST_LIFE:
+            token, expiry = _tokens[container] = _fetch_token(*container)
+    return f"{href}?{token}"
+
+
+def forget(signing: str, href: str) -> None:
+    """Drop the token that `open_href` would use for `href`: it was refused (HTTP 403)."""
+    container = _container(signing, href)
+    if container is not None:
+        with _lock:
+            _tokens.pop(container, None)
+
+
+def _container(signing: str, href: str) -> tuple[str, str] | None:
+    """(storage account, container) of an address that needs a token, else None."""
+    if not signing:
+        return None
+    if signing != PLANETARY_COMPUTER:
+        raise ValueError(f"signing is {signing!r}, expected '' or {PLANETARY_COMPUTER!r}")
+    parts = urlsplit(href)
+    blob = _BLOB.fullmatch(parts.netloc)
+    return (blob[1], parts.path.split("/")[1]) if blob else None
+
+
+def _fetch_token(account: str, container: str) -> tuple[str, datetime]:
+    """(token, its expiry) for a container. The environment's names are those of Microsoft's client."""
+    address = f"{os.environ.get('PC_SDK_SAS_URL', SAS_URL)}/{account}/{container}"
+    key = os.environ.get("PC_SDK_SUBSCRIPTION_KEY")
+    try:
+        with requests.Session() as session:
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, HTTPAdapter(max_retries=_RETRY))
+            headers = {"Ocp-Apim-Subscription-Key": key} if key else None
+            answer = session.get(address, headers=headers, timeout=_TIMEOUT_S)
+    except requests.RequestException as error:
+        raise PassingError(f"no token from {address}: {type(error).__name__}") from None
+    if answer.status_code != requests.codes.ok:
+        raise SceneError(f"no token from {address}: HTTP {answer.status_code}")
+    try:
+        told = answer.json()
+        return str(told["token"]), datetime.fromisoformat(told["msft:expiry"]).astimezone(UTC)
+    except (ValueError, KeyError, TypeError):
+        # What it did answer is not shown: it may hold a token.
+        raise SceneError(f"{address} answers, but not with a token") from None
