@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pyproj import CRS, Transformer
-from shapely import Geometry, box
-from shapely.ops import transform as transform_geometry
+from shapely import box, segmentize, transform
+from shapely.geometry.base import BaseGeometry
 
 Tile = tuple[int, int]
 """(row, column) of a tile in its scene."""
@@ -108,11 +108,11 @@ class Grid:
             width,
         )
 
-    def project(self, geometry: Geometry) -> Geometry:
+    def project(self, geometry: BaseGeometry) -> BaseGeometry:
         """A geometry in longitude, latitude (EPSG:4326) in this grid's coordinates."""
         to_grid = Transformer.from_crs(4326, self.epsg, always_xy=True)
         # Edges that are straight in degrees are curved here: points every 0.05° keep the error below a metre.
-        return transform_geometry(to_grid.transform, geometry.segmentize(0.05))
+        return transform(segmentize(geometry, 0.05), to_grid.transform, interleaved=False)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -163,12 +163,10 @@ class Tiling:
             core.left + width + self.halo,
         )
 
-    def touched(self, grid: Grid, area: Geometry) -> list[Tile]:
+    def touched(self, grid: Grid, area: BaseGeometry) -> list[Tile]:
         """Tiles whose core shares some area with `area`, a geometry in longitude, latitude."""
         projected = grid.project(area)
-        return [
-            tile for tile in self.all() if projected.intersection(box(*grid.crop(self.core(tile)).bounds)).area > 0
-        ]
+        return [tile for tile in self.all() if projected.intersection(box(*grid.crop(self.core(tile)).bounds)).area > 0]
 
 
 def by_row(tiles: Iterable[Tile]) -> Iterator[tuple[int, list[int]]]:

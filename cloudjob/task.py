@@ -14,7 +14,7 @@ import xarray as xr
 from rasterio.features import geometry_mask
 from rasterio.transform import Affine
 
-from cloudjob import catalog, cluster, predict, read, store
+from cloudjob import cluster, predict, read, signing, store
 from cloudjob.checkpoint import Contract
 from cloudjob.errors import PassingError, SceneError
 from cloudjob.grid import Grid, Tile, Tiling, Window
@@ -75,7 +75,8 @@ def process(task: Task) -> Receipt:
         except PassingError as error:
             pause = PAUSE * 4 ** (attempt - 1)
             log.warning("%s; attempt %d of %d in %g s", error, attempt + 1, ATTEMPTS, pause)
-            catalog.forget(task.signing)
+            for band in task.scene.bands:
+                signing.forget(task.signing, band.href)
             time.sleep(pause)
     return mask_tiles(task, model)
 
@@ -83,7 +84,7 @@ def process(task: Task) -> Receipt:
 def mask_tiles(task: Task, model: predict.Model) -> Receipt:
     """Compute and write the tiles of a task, row by row."""
     scene = task.scene
-    hrefs = {band.name: catalog.open_href(task.signing, band.href) for band in (*scene.bands, scene.scl) if band}
+    hrefs = {band.name: signing.open_href(task.signing, band.href) for band in (*scene.bands, scene.scl) if band}
     tiling = tiling_of(scene.grid, model.contract, task.settings.buffer)
     read.check_files(scene, scene.bands, hrefs)
     scl, doubts = _readable_scl(scene, hrefs)

@@ -1,0 +1,45 @@
+"""Fixtures that several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from cloudjob.checkpoint import Checkpoint, Contract
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("CLOUDJOB_SHARED", ROOT.parent / "shared"))
+REAL = SHARED / "data" / "stac" / "items.json"
+
+needs_real_scenes = pytest.mark.skipif(not REAL.exists(), reason="the real scenes of ../shared/data are not here")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def make_checkpoint(**changes: object) -> Checkpoint:
+    """A small network with fixed random weights whose probabilities lie on both sides of 0.5."""
+    contract = Contract(
+        **{
+            "name": "test",
+            "version": "0",
+            "bands": ("red", "green", "blue", "nir"),
+            "mean": (0.2,) * 4,
+            "std": (0.2,) * 4,
+            "tile": 64,
+            "halo": 24,
+            "widths": (4, 8, 8),
+            **changes,
+        }  # type: ignore[arg-type]
+    )
+    torch.manual_seed(3)
+    network = contract.network().eval()
+    with torch.no_grad():
+        for tensor in network.parameters():
+            tensor.mul_(2)
+        noise = torch.rand(1, len(contract.bands), 128, 128) * 2 - 1
+        network.final.bias -= network(noise).median()
+    return Checkpoint(contract, network, "0" * 64)

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from shapely import box
+
+from cloudjob.grid import Grid, Tiling, Window, by_row
+
+sizes = st.integers(1, 300)
+strides = st.sampled_from([1, 4, 16])
+tilings = st.builds(
+    lambda height, width, tile, halo, stride: Tiling(height, width, tile * stride, halo * stride, stride),
+    sizes, sizes, st.integers(1, 5), st.integers(0, 3), strides,
+)  # fmt: skip
+
+
+@given(tilings)
+def test_cores_cover_every_pixel_once(tiling: Tiling) -> None:
+    seen = np.zeros((tiling.height, tiling.width), int)
+    for tile in tiling.all():
+        seen[tiling.core(tile).slices] += 1
+    assert (seen == 1).all()
+
+
+@given(tilings)
+def test_padded_windows_begin_and_have_sides_at_multiples_of_the_stride(tiling: Tiling) -> None:
+    for tile in tiling.all():
+        core, padded = tiling.core(tile), tiling.padded(tile)
+        assert padded.top % tiling.stride == padded.left % tiling.stride == 0
+        assert all(side % tiling.stride == 0 for side in padded.shape)
+        assert padded.top == core.top - tiling.halo
+        assert padded.left == core.left - tiling.halo
+        assert 0 <= padded.bottom - core.bottom - tiling.halo < tiling.stride
+        assert 0 <= padded.right - core.right - tiling.halo < tiling.stride
+
+
+@given(tilings)
+def test_a_tile_depends_on_nothing_but_the_scene(tiling: Tiling) -> None:
+    assert dict(by_row(tiling.all())) == {r: list(range(tiling.shape[1])) for r in range(tiling.shape[0])}
+
+
+def test_tile_and_halo_must_fit_the_stride() -> None:
+    with pytest.raises(ValueError, match="halo 20 must be multiples of 16"):
+        Tiling(100, 100, 64, 20, 16)
+
+
+UTM = Grid(32633, 600_000, 5_200_020, 10, 10, 200, 300)
+
+
+@given(st.integers(0, 199), st.integers(0, 299))
+def test_crop_keeps_pixels_where_they_are(top: int, left: int) -> None:
+    part = UTM.crop(Window(top, 200, left, 300))
+    assert part.shape == (200 - top, 300 - left)
+    assert part.bounds == (600_000 + 10 * left, UTM.bounds[1], UTM.bounds[2], 5_200_020 - 10 * top)
+
+
+@given(st.integers(1, 12))
+def test_coarsened_grids_keep_their_origin_and_cover_all(factor: int) -> None:
+    coarse = UTM.coarsen(factor)
+    assert (coarse.x0, coarse.y0, coarse.dx) == (UTM.x0, UTM.y0, 10 * factor)
+    assert 0 <= coarse.height * factor - UTM.height < factor
+    assert 0 <= coarse.width * factor - UTM.width < factor
+
+
+def test_metres_of_a_degree_shrink_towards_the_pole() -> None:
+    tall, wide = Grid(4326, 10, 60.5, 1e-4, 1e-4, 10_000, 10).metres
+    assert tall == pytest.approx(11.12, abs=0.01)
+    assert wide == pytest.approx(tall / 2, rel=1e-3)
+    assert UTM.metres == (10, 10)
+
+
+def test_an_area_touches_only_tiles_it_shares_ground_with() -> None:
+    tiling = Tiling(200, 300, 64, 16, 16)
+    grid = Grid(4326, 10.0, 50.0, 0.01, 0.01, 200, 300)
+    assert tiling.touched(grid, box(10.1, 49.5, 10.2, 49.9)) == [(0, 0)]
+    assert tiling.touched(grid, box(10.1, 49.3, 10.65, 49.9)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert tiling.touched(grid, box(20, 49, 21, 50)) == []
+    assert tiling.touched(grid, box(0, 0, 60, 60)) == tiling.all()
