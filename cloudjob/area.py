@@ -36,7 +36,7 @@ def parse_bbox(west: float, south: float, east: float, north: float) -> Polygon 
         raise UsageError(f"{named} has a number that is not finite", hint=_ORDER)
     if not (_fits(west, 180) and _fits(east, 180) and _fits(south, 90) and _fits(north, 90)):
         swapped = _fits(west, 90) and _fits(east, 90) and _fits(south, 180) and _fits(north, 180)
-        hint = f"latitude and longitude look swapped: try --bbox {south:g} {west:g} {north:g} {east:g}"
+        hint = f"are latitude and longitude swapped? Try --bbox {south:g} {west:g} {north:g} {east:g}"
         raise UsageError(
             f"{named} is out of range (longitude −180 to 180, latitude −90 to 90)", hint=hint if swapped else _ORDER
         )

@@ -147,7 +147,7 @@ def _named(name_or_address: str) -> Catalog:
     hint = f"presets are {', '.join(PRESETS)}; else the address of a STAC API, or a file with STAC items"
     if path.is_dir():
         raise UsageError(f"catalog {str(path)!r} is a folder, expected a file with STAC items", hint=hint)
-    if parts.scheme == "file" or path.suffix or len(path.parts) > 1:
+    if "/" in name_or_address or path.suffix:
         raise UsageError(f"catalog {name_or_address!r}: there is no such file", hint=hint)
     raise UsageError(f"catalog {name_or_address!r} is unknown", hint=hint)
 

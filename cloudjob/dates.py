@@ -82,13 +82,13 @@ def _period(text: str, part: str) -> tuple[datetime, datetime]:
     match = _PERIOD.fullmatch(part)
     if not match:
         raise UsageError(f"dates {text!r} cannot be read ({part!r} is not a day, month or year)", hint=_HINT)
-    year, month, day = (int(number) if number else None for number in match.groups())
+    year, month, day = match.groups(default="")
     try:
-        start = datetime(year or 0, month or 1, day or 1, tzinfo=UTC)
+        start = datetime(int(year), int(month or 1), int(day or 1), tzinfo=UTC)
         if day:
             return start, start + timedelta(days=1)
         if month:
-            return start, datetime(start.year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+            return start, datetime(start.year + start.month // 12, start.month % 12 + 1, 1, tzinfo=UTC)
         return start, datetime(start.year + 1, 1, 1, tzinfo=UTC)
     except (ValueError, OverflowError):
         raise UsageError(f"dates {text!r}: {part!r} is in no calendar", hint=_HINT) from None

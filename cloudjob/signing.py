@@ -102,12 +102,12 @@ def _fetch_token(account: str, container: str) -> tuple[str, datetime]:
             headers = {"Ocp-Apim-Subscription-Key": key} if key else None
             answer = session.get(address, headers=headers, timeout=_TIMEOUT_S)
     except requests.RequestException as error:
-        raise PassingError(f"no token from {address}: {type(error).__name__}") from None
+        raise PassingError(f"cannot sign: {address} does not answer ({type(error).__name__})") from None
     if answer.status_code != requests.codes.ok:
-        raise SceneError(f"no token from {address}: HTTP {answer.status_code}")
+        raise SceneError(f"cannot sign: {address} answers HTTP {answer.status_code}")
     try:
         told = answer.json()
         return str(told["token"]), datetime.fromisoformat(told["msft:expiry"]).astimezone(UTC)
     except (ValueError, KeyError, TypeError):
         # What it did answer is not shown: it may hold a token.
-        raise SceneError(f"{address} answers, but not with a token") from None
+        raise SceneError(f"cannot sign: what {address} answers is not a token") from None

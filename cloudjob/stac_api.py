@@ -39,11 +39,11 @@ def items(address: str, collection: str, area: BaseGeometry, interval: Interval)
         ContractError: if what answers is not a STAC API with item search.
         UsageError: if nothing is found and the API does not know the collection.
     """
-    io = _PatientIO(timeout=_TIMEOUT_S, max_retries=None)
+    io = _PatientIO(max_retries=None)
     name = redact(address)
     with _translated(name):
         # Not Client.open, which warns where from_file raises later, and says it better.
-        client = Client.from_file(address, io)
+        client = Client.from_file(address, io, timeout=_TIMEOUT_S)  # Given to the io itself it would be reset here
         # An API that offers POST takes areas of any size by it; to speak GET is every API's duty.
         methods = {link.extra_fields.get("method", "GET") for link in client.get_links("search")}
         found = client.search(

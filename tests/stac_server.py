@@ -1,0 +1,191 @@
+"""A small real STAC API on loopback for tests: search with paging as Earth Search does it, and faults on demand."""
+
+import json
+import threading
+import time
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from shapely.geometry import shape
+
+CONFORMANCE = [
+    "https://api.stacspec.org/v1.0.0/core",
+    "https://api.stacspec.org/v1.0.0/collections",
+    "https://api.stacspec.org/v1.0.0/item-search",
+]
+
+
+@dataclass
+class StacServer:
+    """What the server lists, how it pages, and what goes wrong.
+
+    Attributes:
+        items: what a search goes through, in this order.
+        methods: how it can be searched.
+        page: the most items on a page, whatever the request asks for.
+        merge: whether the next page's body holds only what changes (else the whole search).
+        filters: whether the search's conditions are heeded; a sloppy server lists everything.
+        faults: one for each of the next requests: an HTTP status, "slow", "hang up", "cut", "html", "json", or "".
+        lasting: the fault of every request after those.
+        slowness: seconds of "slow".
+        retry_after: sent with statuses.
+        circles: whether the next link leads to the first page again.
+        requests: (method, path with query, body) of every request so far.
+    """
+
+    items: list = field(default_factory=list)
+    methods: tuple = ("GET", "POST")
+    page: int = 10
+    merge: bool = False
+    filters: bool = True
+    faults: deque = field(default_factory=deque)
+    lasting: int | str = ""
+    slowness: float = 5.0
+    retry_after: str = ""
+    circles: bool = False
+    requests: list = field(default_factory=list)
+    port: int = 0
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def searches(self):
+        """The searches among the requests."""
+        return [request for request in self.requests if request[1].startswith("/v1/search")]
+
+    def landing(self):
+        links = [
+            {"rel": "self", "href": self.url, "type": "application/json"},
+            {"rel": "root", "href": self.url, "type": "application/json"},
+            {"rel": "data", "href": f"{self.url}/collections", "type": "application/json"},
+            *(
+                {"rel": "search", "href": f"{self.url}/search", "type": "application/geo+json", "method": method}
+                for method in self.methods
+            ),
+        ]
+        return {
+            "type": "Catalog",
+            "stac_version": "1.0.0",
+            "id": "test",
+            "description": "test",
+            "conformsTo": CONFORMANCE,
+            "links": links,
+        }
+
+    def collections(self):
+        return sorted({item["collection"] for item in self.items})
+
+    def search(self, method, asked):
+        """One page of the answer to a search."""
+        found = [item for item in self.items if not self.filters or _matches(item, asked)]
+        start = int(asked.get("token", 0))
+        size = min(self.page, int(asked.get("limit", 10)))
+        links = []
+        if start + size < len(found) or self.circles:
+            token = "0" if self.circles else str(start + size)
+            link = {"rel": "next", "href": f"{self.url}/search", "type": "application/geo+json", "method": method}
+            if method == "POST":
+                link |= {"merge": self.merge, "body": {"token": token} if self.merge else {**asked, "token": token}}
+            else:
+                flat = {key: json.dumps(value) if key == "intersects" else value for key, value in asked.items()}
+                link["href"] += "?" + urlencode({**flat, "token": token})
+            links.append(link)
+        return {"type": "FeatureCollection", "features": found[start : start + size], "links": links}
+
+
+def _matches(item, asked):
+    collections = asked.get("collections", [])
+    if collections and item["collection"] not in (
+        collections.split(",") if isinstance(collections, str) else collections
+    ):
+        return False
+    begin, end = asked["datetime"].split("/")
+    moment = datetime.fromisoformat(item["properties"]["datetime"])
+    if moment < datetime.fromisoformat(begin) or (end != ".." and moment > datetime.fromisoformat(end)):
+        return False
+    return shape(item["geometry"]).intersects(shape(asked["intersects"]))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    api: StacServer
+
+    def do_GET(self):
+        self._serve({})
+
+    def do_POST(self):
+        self._serve(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+    def _serve(self, body):
+        api = self.api
+        api.requests.append((self.command, self.path, body))
+        fault = api.faults.popleft() if api.faults else api.lasting
+        if fault == "slow":
+            time.sleep(api.slowness)
+        if fault == "hang up":
+            self.close_connection = True
+            return
+        if isinstance(fault, int):
+            self._answer(fault, b'{"message": "something is wrong"}')
+        elif fault == "html":
+            self._answer(200, b"<html>Please log in</html>", "text/html")
+        elif fault == "json":
+            self._answer(200, b'{"message": "Endpoint request timed out"}')
+        else:
+            status, answer = self._route(body)
+            self._answer(status, json.dumps(answer).encode(), cut=fault == "cut")
+
+    def _route(self, body):
+        api, parts = self.api, urlsplit(self.path)
+        if parts.path == "/v1":
+            return 200, api.landing()
+        if parts.path == "/v1/search" and self.command in api.methods:
+            asked = body
+            if self.command == "GET":
+                asked = {key: values[0] for key, values in parse_qs(parts.query).items()}
+                asked["intersects"] = json.loads(asked["intersects"])
+            return 200, api.search(self.command, asked)
+        if parts.path == "/v1/collections":
+            return 200, {"collections": [{"id": name} for name in api.collections()]}
+        if parts.path.removeprefix("/v1/collections/") in api.collections():
+            return 200, {"id": parts.path.rpartition("/")[2]}
+        return 404, {"message": "Not Found"}
+
+    def _answer(self, status, content, kind="application/json", *, cut=False):
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        if self.api.retry_after and status >= 400:
+            self.send_header("Retry-After", self.api.retry_after)
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2] if cut else content)
+
+    def log_message(self, *args):
+        pass
+
+
+@contextmanager
+def serving(handler, **attributes):
+    """Serve a request handler's class on a free port of loopback; yields the port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (handler,), attributes))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def stac_server(**settings):
+    """A running `StacServer`."""
+    api = StacServer(**settings)
+    with serving(_Handler, api=api) as api.port:
+        yield api
