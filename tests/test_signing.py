@@ -119,7 +119,7 @@ def test_passing_faults_are_ridden_out_and_lasting_ones_named(sas, fault):
     faults.extend([fault] * 2)
     assert open_href(PC, BLOB).endswith("SECRET3")
     faults.extend([fault] * 4)
-    with pytest.raises(PassingError, match="cannot sign: http.*other does not answer") as caught:
+    with pytest.raises(PassingError, match=r"cannot sign: http.*other does not answer") as caught:
         open_href(PC, OTHER)
     assert "SECRET" not in str(caught.value)
     assert len(asked) == 7
