@@ -1,6 +1,5 @@
 import json
 import logging
-import os
 import pickle
 from collections import deque
 from datetime import date
@@ -8,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from conftest import REAL, needs_real_scenes
 from shapely import box
 from shapely.geometry import mapping
 from stac_server import stac_server
@@ -18,7 +18,6 @@ from cloudjob.catalog import PRESETS, catalog_for, search
 from cloudjob.dates import parse_dates
 from cloudjob.errors import ContractError, UnreachableError, UsageError
 
-SHARED = Path(os.environ.get("CLOUDJOB_SHARED", Path(__file__).parents[2] / "shared" / "data"))
 JUNE = parse_dates("2024-06-01/2024-06-30", date(2024, 7, 1))
 ALWAYS = parse_dates("1990/..", date(2024, 7, 1))
 ALPS = parse_bbox(11, 46, 12, 47)
@@ -274,9 +273,9 @@ def test_options_that_make_no_sense(item_file, options):
         search(catalog_for(item_file([])), ALPS, JUNE, **options)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason=f"the real scenes are not at {SHARED}")
+@needs_real_scenes
 def test_the_real_scenes():
-    catalog = catalog_for(str(SHARED / "stac" / "items.json"))
+    catalog = catalog_for(str(REAL))
     victoria = parse_bbox(32.1, -2.8, 32.95, -1.9)
     april = parse_dates("2020-04-20/2020-04-30", date(2026, 1, 1))
     found = list(search(catalog, victoria, april))

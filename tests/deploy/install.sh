@@ -1,0 +1,17 @@
+#!/bin/sh
+# Installs what `make test-deploy` needs beyond `make test`, on Debian 12 as root. Does nothing where all is there.
+set -eu
+cd "$(dirname "$0")/../.."
+
+# A real STAC API (PostgreSQL with PostGIS) and a real HTTP server in front of the images.
+packages="nginx postgresql-15 postgresql-15-postgis-3"
+# shellcheck disable=SC2086  # One word per package is meant.
+if ! dpkg-query --show --showformat='${db:Status-Status}\n' $packages 2>/dev/null |
+    awk -v wanted="$(echo $packages | wc -w)" '$0 == "installed" { n++ } END { exit n != wanted }'; then
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends $packages >/dev/null
+fi
+
+[ -x .venv-deploy/bin/python ] || "${PYTHON:-python3}" -m venv .venv-deploy
+.venv-deploy/bin/pip install -qq --disable-pip-version-check --requirement tests/deploy/requirements.txt

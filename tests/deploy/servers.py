@@ -1,0 +1,150 @@
+"""Real servers on loopback for deployment tests: PostgreSQL, a STAC API on it, nginx. All end with their test."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+VENV = ROOT / ".venv-deploy" / "bin"
+POSTGRES = Path("/usr/lib/postgresql/15/bin")
+
+
+def require(*programs):
+    """Skip the test where a program is not installed (in CI a skip is a failure: see skips.py)."""
+    for program in programs:
+        if not shutil.which(str(program)):
+            pytest.skip(f"{program} is not installed: run tests/deploy/install.sh")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def answers(url):
+    """Whether a server answers at an address, whatever it says."""
+    try:
+        with urlopen(url, timeout=5):
+            return True
+    except URLError as error:
+        return hasattr(error, "code")
+
+
+@contextmanager
+def running(command, log, ready, *, seconds=60, **options):
+    """Run a server from when `ready()` until the block ends; its output goes to the file `log`."""
+    with log.open("wb") as output:
+        process = subprocess.Popen([*map(str, command)], stdout=output, stderr=subprocess.STDOUT, **options)
+    try:
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{command[0]} did not start:\n{log.read_text()[-3000:]}")
+            time.sleep(0.1)
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def postgres():
+    """An empty PostgreSQL cluster; yields the environment with which clients find it."""
+    require(POSTGRES / "initdb", POSTGRES / "postgres")
+    # The server refuses to run as root, and pytest's own folders are closed to others.
+    user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+    folder = Path(tempfile.mkdtemp(prefix="cloudjob-postgres-"))
+    try:
+        if user:
+            account = pwd.getpwnam("postgres")
+            os.chown(folder, account.pw_uid, account.pw_gid)
+        data, port = folder / "data", free_port()
+        initdb = [POSTGRES / "initdb", "--pgdata", data, "--auth", "trust", "--username", "postgres", "--no-sync"]
+        subprocess.run([*initdb, "--encoding", "UTF8"], check=True, capture_output=True, cwd="/", **user)
+        settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": folder, "fsync": "off"}
+        server = [POSTGRES / "postgres", "-D", data, *(f"--{name}={value}" for name, value in settings.items())]
+        environment = {
+            "PGHOST": "127.0.0.1",
+            "PGPORT": str(port),
+            "PGUSER": "postgres",
+            "PGPASSWORD": "unused",
+            "PGDATABASE": "postgres",
+        }
+
+        def ready():
+            command = [POSTGRES / "pg_isready", "--quiet"]
+            return subprocess.run(command, env=environment, check=False).returncode == 0
+
+        with running(server, folder / "log", ready, cwd="/", **user):
+            yield environment
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def stac_api(folder, database):
+    """A STAC API (stac-fastapi-pgstac) on a fresh pgstac schema; yields its address and its log."""
+    require(VENV / "pypgstac", VENV / "uvicorn")
+    pypgstac("migrate", database=database)
+    port = free_port()
+    # Without the transactions extension: items come in by pypgstac, as in production.
+    environment = {**os.environ, **database, "ENABLED_EXTENSIONS": "query,sort,fields,filter,pagination"}
+    command = [VENV / "uvicorn", "--factory", "stac_fastapi.pgstac.app:create_app", "--port", port]
+    url = f"http://127.0.0.1:{port}"
+    log = folder / "stac-api.log"
+    with running(command, log, lambda: answers(f"{url}/_mgmt/ping"), env=environment, cwd=folder):
+        yield url, log
+
+
+def pypgstac(*arguments, database):
+    """Run pgstac's own loader."""
+    command = [VENV / "pypgstac", *arguments]
+    done = subprocess.run(command, env={**os.environ, **database}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@contextmanager
+def nginx(folder, root):
+    """Nginx serving the files below `root`; yields its address and its access log (status, range, path)."""
+    require("nginx")
+    port = free_port()
+    temporary = "\n".join(f"  {kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi"))
+    config = folder / "nginx.conf"
+    config.write_text(f"""
+{"user root;" if os.geteuid() == 0 else ""}
+daemon off;
+pid {folder}/nginx.pid;
+error_log stderr;
+events {{}}
+http {{
+{temporary}
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  types {{ image/tiff tif; }}
+  log_format ranges '$status "$http_range" $request_uri';
+  access_log {folder}/access.log ranges;
+  server {{
+    listen 127.0.0.1:{port};
+    root {root};
+  }}
+}}
+""")
+    url = f"http://127.0.0.1:{port}"
+    command = ["nginx", "-c", config, "-p", folder, "-e", "stderr"]
+    with running(command, folder / "nginx.log", lambda: answers(url)):
+        yield url, folder / "access.log"

@@ -1,0 +1,159 @@
+"""A real STAC API (stac-fastapi-pgstac on PostgreSQL with PostGIS), the real scenes behind nginx."""
+
+import json
+from datetime import date
+from pathlib import Path
+
+import pytest
+import rasterio
+from conftest import REAL, needs_real_scenes
+from rasterio.windows import Window
+from shapely import box
+from shapely.geometry import mapping
+
+from cloudjob import stac_api
+from cloudjob.area import parse_bbox
+from cloudjob.catalog import catalog_for, search
+from cloudjob.dates import parse_dates
+from cloudjob.errors import UsageError
+
+from .servers import pypgstac
+
+pytestmark = [pytest.mark.deploy, needs_real_scenes]
+
+TODAY = date(2026, 11, 1)
+APRIL = parse_dates("2020-04-20/2020-04-30", TODAY)
+ALWAYS = parse_dates("2015/..", TODAY)
+VICTORIA = parse_bbox(32.1, -2.8, 32.95, -1.9)
+WORLD = parse_bbox(-180, -90, 180, 90)
+FIVE = ["ocn-chip1", "ocn-adwp", "ocn-adwu", "ocn-adwz", "ocn-adxp"]
+
+
+def collection(name):
+    extent = {"spatial": {"bbox": [[-180, -90, 180, 90]]}, "temporal": {"interval": [["2015-01-01T00:00:00Z", None]]}}
+    return {
+        "type": "Collection",
+        "stac_version": "1.0.0",
+        "id": name,
+        "description": name,
+        "license": "various",
+        "extent": extent,
+        "links": [],
+    }
+
+
+def around_fiji():
+    """Items on both sides of the antimeridian, and one across."""
+    both = {
+        "type": "MultiPolygon",
+        "coordinates": [
+            mapping(box(*sides))["coordinates"] for sides in ((179, -18, 180, -17), (-180, -18, -179, -17))
+        ],
+    }
+    places = {
+        "both": both,
+        "west": mapping(box(178, -18, 179, -17)),
+        "east": mapping(box(-179, -18, -178, -17)),
+        "africa": mapping(box(20, -18, 21, -17)),
+    }
+    for name, geometry in places.items():
+        yield {
+            "type": "Feature",
+            "stac_version": "1.0.0",
+            "id": name,
+            "collection": "fiji",
+            "geometry": geometry,
+            "bbox": [-180, -18, 180, -17],
+            "properties": {"datetime": "2020-04-24T00:00:00Z"},
+            "links": [],
+            "assets": {"red": {"href": f"./{name}.tif"}},
+        }
+
+
+@pytest.fixture(scope="module")
+def published(stac_server, database, images, tmp_path_factory):
+    """The API's address, once it lists the real scenes with hrefs at nginx, and some others."""
+    folder = tmp_path_factory.mktemp("ingest")
+    items = json.loads(REAL.read_text())["features"]
+    for item in items:
+        for asset in item["assets"].values():
+            asset["href"] = f"{images[0]}/{asset['href'].removeprefix('./')}"
+    for name, documents in {
+        "collections": [collection("sentinel-2-samples"), collection("fiji"), collection("empty")],
+        "items": [*items, *around_fiji()],
+    }.items():
+        file = folder / f"{name}.ndjson"
+        file.write_text("\n".join(map(json.dumps, documents)))
+        pypgstac("load", name, str(file), "--method", "upsert", database=database)
+    return stac_server[0]
+
+
+@pytest.fixture
+def catalog(published):
+    return catalog_for(published, collection="sentinel-2-samples")
+
+
+def ids(*arguments, **options):
+    return [item["id"] for item in search(*arguments, **options)]
+
+
+def test_the_api_lists_what_the_file_does(catalog, images):
+    for area, interval in ((VICTORIA, APRIL), (WORLD, ALWAYS)):
+        listed = list(search(catalog, area, interval))
+        expected = list(search(catalog_for(str(REAL)), area, interval))
+        assert [item["id"] for item in listed] == [item["id"] for item in expected]
+        for one, other in zip(listed, expected, strict=True):
+            assert one["properties"] == other["properties"]
+            for key, asset in other["assets"].items():
+                relative = Path(asset["href"]).relative_to(REAL.parent)
+                assert one["assets"][key] == {**asset, "href": f"{images[0]}/{relative}"}
+    assert ids(catalog, VICTORIA, APRIL) == FIVE
+    assert len(ids(catalog, WORLD, ALWAYS)) == 14
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_pages(catalog, stac_server, monkeypatch, method):
+    monkeypatch.setattr(stac_api, "_PAGE", 3)
+    if method == "GET":
+        offered = stac_api.Client.get_links
+        monkeypatch.setattr(
+            stac_api.Client,
+            "get_links",
+            lambda self, rel: [link for link in offered(self, rel) if link.extra_fields.get("method") != "POST"],
+        )
+    before = len(stac_server[1].read_text())
+    assert len(ids(catalog, WORLD, ALWAYS)) == 14
+    assert stac_server[1].read_text()[before:].count(f'"{method} /search') == 5
+
+
+def test_limit_and_nothing_found(catalog):
+    assert ids(catalog, VICTORIA, APRIL, limit=4) == FIVE[1:]
+    assert ids(catalog, VICTORIA, parse_dates("2019", TODAY)) == []
+    assert ids(catalog, parse_bbox(0, 0, 1, 1), ALWAYS) == []
+
+
+def test_across_the_antimeridian(published):
+    fiji = catalog_for(published, collection="fiji")
+    assert ids(fiji, parse_bbox(178, -19, -178, -16), ALWAYS) == ["both", "east", "west"]
+    assert ids(fiji, parse_bbox(-179, -19, 179, -16), ALWAYS) == ["africa", "east", "west"]
+    (found, *_) = search(fiji, parse_bbox(178, -19, -178, -16), ALWAYS)
+    assert found["assets"]["red"]["href"].startswith(f"{published}/collections/fiji/items/")
+
+
+def test_an_unknown_collection_is_told_from_an_empty_one(published):
+    assert ids(catalog_for(published, collection="empty"), WORLD, ALWAYS) == []
+    with pytest.raises(UsageError, match="no collection 'sentinel-2-l2a'") as caught:
+        search(catalog_for(published), WORLD, ALWAYS)
+    assert "sentinel-2-samples" in caught.value.hint
+
+
+def test_images_are_read_by_byte_ranges(catalog, images):
+    (item, *_) = search(catalog, VICTORIA, APRIL)
+    with (
+        rasterio.open(item["assets"]["red"]["href"]) as there,
+        rasterio.open(REAL.parent / "ocn-chip1/red.tif") as here,
+    ):
+        window = Window(300, 200, 64, 64)
+        assert (there.read(1, window=window) == here.read(1, window=window)).all()
+    log = images[1].read_text().splitlines()
+    assert any(line.startswith('206 "bytes=') and line.endswith("/ocn-chip1/red.tif") for line in log)
