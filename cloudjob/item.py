@@ -1,0 +1,174 @@
+"""A finished scene as a STAC item: what the mask is, what it was made of and with what.
+
+There is nothing in it that differs between two runs of the same work: no times, no machine, no host.
+"""
+
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import quote
+
+from cloudjob.area import footprint
+from cloudjob.errors import redact
+from cloudjob.grid import Tile
+from cloudjob.identity import Identity
+from cloudjob.receipt import Receipt
+from cloudjob.scene import Scene
+from cloudjob.settings import Settings
+
+EXTENSIONS = [
+    "https://stac-extensions.github.io/eo/v2.0.0/schema.json",
+    "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
+    "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
+    "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
+]
+CLASSES = (
+    (0, "clear", "no cloud; cloud shadow is not told apart"),
+    (1, "cloud", "cloud, thick or thin"),
+    (254, "no_data", "no data in the source"),
+    (255, "not_computed", "not computed, or outside of what was asked for"),
+)
+"""Value, name and meaning of what a mask holds."""
+
+INDEX = "index.json"
+"""Name of the ledger's cache beside the items."""
+
+ZARR = "application/vnd.zarr; version=3"
+
+
+def path(group: str, scene_id: str) -> str:
+    """Where in an OUT a scene's item lies."""
+    return f"items/{group}/{file_name(scene_id)}"
+
+
+def file_name(scene_id: str) -> str:
+    """A scene's name as a file's: an id may hold anything, and may be "index"."""
+    name = quote(scene_id, safe="") + ".json"
+    return name if name != INDEX else f"%{ord(name[0]):02X}{name[1:]}"
+
+
+def build(scene: Scene, slot: int, receipt: Receipt, settings: Settings, tiles: tuple[Tile, ...]) -> dict[str, Any]:
+    """The STAC item (1.1) of a scene whose mask is complete.
+
+    Args:
+        scene: what the mask was made of.
+        slot: its index on the group's time axis.
+        receipt: of all tiles of the slot.
+        settings: what it was made with.
+        tiles: all tiles (row, column) computed.
+    """
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": EXTENSIONS,
+        "id": scene.id,
+        "geometry": scene.item["geometry"],
+        "bbox": list(scene.item.get("bbox") or footprint(scene.item).bounds),
+        "properties": _properties(scene, slot, receipt, settings, tiles),
+        "links": _links(scene, settings),
+        "assets": _assets(scene, settings),
+    }
+
+
+def _properties(
+    scene: Scene, slot: int, receipt: Receipt, settings: Settings, tiles: tuple[Tile, ...]
+) -> dict[str, Any]:
+    source = scene.item["properties"]
+    agreement = receipt.scl_agreed / receipt.scl_compared if receipt.scl_compared else None
+    told = {
+        "datetime": iso(scene.time),
+        "platform": scene.platform or None,
+        "grid:code": source.get("grid:code"),
+        "s2:processing_baseline": scene.baseline or None,
+        "s2:generation_time": scene.generated or None,
+        "eo:cloud_cover": None if receipt.cloud_cover is None else round(receipt.cloud_cover, 4),
+        "proj:code": f"EPSG:{scene.grid.epsg}",
+        "proj:shape": list(scene.grid.shape),
+        "proj:transform": list(scene.grid.transform),
+        "proj:bbox": list(scene.grid.bounds),
+        "processing:software": {name: version(name) for name in ("cloudjob", "torch")},
+        "cloudjob:source": {"collection": scene.collection, "id": scene.id},
+        "cloudjob:fingerprint": scene.fingerprint,
+        "cloudjob:sensing": iso(scene.sensing),
+        "cloudjob:group": scene.group,
+        "cloudjob:slot": slot,
+        "cloudjob:tiles": [list(tile) for tile in sorted(tiles)],
+        "cloudjob:pixels": {
+            "clear": receipt.clear,
+            "cloud": receipt.cloud,
+            "no_data": receipt.no_data,
+            "not_computed": receipt.outside,
+        },
+        "cloudjob:provider_cloud_cover": scene.provider_cloud_cover,
+        "cloudjob:scl_agreement": None if agreement is None else round(agreement, 6),
+        "cloudjob:scl_pixels": receipt.scl_compared,
+        "cloudjob:reflectance": {
+            band.name: {"asset": band.key, "scale": band.scale, "offset": band.offset} for band in scene.bands
+        },
+        "cloudjob:model": {"name": settings.name, "version": settings.version, "sha256": settings.checkpoint},
+        "cloudjob:threshold": settings.threshold,
+        "cloudjob:buffer": settings.buffer,
+        "cloudjob:algorithm": settings.algorithm,
+        "cloudjob:device": receipt.device,
+        "cloudjob:precision": receipt.precision,
+        "cloudjob:warnings": [redact(warning) for warning in receipt.warnings] or None,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _links(scene: Scene, settings: Settings) -> list[dict[str, str]]:
+    address = next((link["href"] for link in scene.item.get("links", []) if link.get("rel") == "self"), scene.id)
+    return [
+        {
+            "rel": "derived_from",
+            "href": redact(address),
+            "type": "application/geo+json",
+            "title": f"{scene.id}, the scene",
+        },
+        {
+            # The contract names the model; the checkpoint itself may lie anywhere.
+            "rel": "derived_from",
+            "href": "../../job.json",
+            "type": "application/json",
+            "title": f"{settings.name} {settings.version}, the model",
+        },
+    ]
+
+
+def _assets(scene: Scene, settings: Settings) -> dict[str, Any]:
+    zarr = {"href": f"../../masks.zarr/{scene.group}", "type": ZARR, "data_type": "uint8", "nodata": 255}
+    classes = [{"value": value, "name": name, "description": text} for value, name, text in CLASSES]
+    assets = {
+        "cloud": {
+            **zarr,
+            "title": "Cloud mask: array `cloud` at time index `cloudjob:slot`",
+            "roles": ["data", "cloud"],
+            "classification:classes": classes,
+        }
+    }
+    if settings.probability:
+        assets["cloud_probability"] = {
+            **zarr,
+            "title": "Probability of cloud: array `cloud_probability` at time index `cloudjob:slot`",
+            "roles": ["data"],
+            "unit": "%",
+        }
+    return assets
+
+
+def identity(item: dict[str, Any]) -> Identity:
+    """What tells the item's scene from others."""
+    properties = item["properties"]
+    return Identity(
+        properties.get("platform", ""),
+        properties["cloudjob:group"],
+        datetime.fromisoformat(properties["cloudjob:sensing"]),
+        properties.get("s2:processing_baseline", ""),
+        properties.get("s2:generation_time", ""),
+        footprint(item),
+    )
+
+
+def iso(moment: datetime) -> str:
+    """A moment (UTC) as STAC writes it."""
+    return moment.isoformat().replace("+00:00", "Z")

@@ -1,0 +1,229 @@
+"""Where the output lies: a folder or a prefix of an object store, through one library (obstore)."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import obstore
+from obstore import exceptions
+from obstore.store import LocalStore, ObjectStore, from_url
+from zarr.storage import ObjectStore as ZarrStore
+
+from cloudjob.errors import UnreachableError, UsageError, redact
+
+_SCHEMES = ("s3", "gs", "az")
+_STAGED = re.compile(r"#\d+$")
+Answer = TypeVar("Answer")
+_AT_ONCE = 16  # Requests in flight when many small objects are read; a bucket answers one in 20 to 50 ms
+
+
+@dataclass(frozen=True)
+class Out:
+    """The output's location. Only the address travels to workers: each finds the credentials in its own environment.
+
+    Attributes:
+        address: absolute path of a folder, or s3://, gs:// or az:// with bucket and prefix.
+    """
+
+    address: str
+
+    @classmethod
+    def at(cls, address: str | Path) -> "Out":
+        """The output at a folder, which need not exist yet, or at an object store's prefix.
+
+        Raises:
+            UsageError: the address is empty, of an unknown kind, or carries credentials.
+        """
+        text = str(address)
+        parts = urlsplit(text)
+        if "://" not in text:
+            if not text:
+                raise UsageError("the output's address is empty", hint="--out FOLDER or --out s3://BUCKET/PREFIX")
+            return cls(str(Path(text).expanduser().absolute()))
+        if parts.scheme == "file":
+            return cls(str(Path(url2pathname(parts.path)).absolute()))
+        if parts.scheme not in _SCHEMES or not parts.netloc:
+            kinds = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
+            raise UsageError(f"cannot write to {redact(text)}", hint=f"--out is a folder or an address with {kinds}")
+        if parts.query or parts.username or parts.password or parts.fragment:
+            raise UsageError(
+                f"the output's address {redact(text)} carries more than bucket and prefix",
+                hint="credentials are read from the environment, such as AWS_ACCESS_KEY_ID, or from the machine's role",
+            )
+        return cls(text.rstrip("/"))
+
+    def __str__(self) -> str:
+        return self.address
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"address": self.address}  # Not the opened store, which may hold credentials
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder, or None for an object store."""
+        return None if "://" in self.address else Path(self.address)
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        """The opened store. A folder is made: read through the methods below to leave no trace."""
+        with self.reached():
+            if self.folder:
+                return LocalStore(self.folder, mkdir=True)
+            # A plain http:// endpoint (a store of one's own) is refused by obstore unless told that it is meant.
+            endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT", "")
+            return from_url(self.address, client_options={"allow_http": endpoint.startswith("http://")})
+
+    @property
+    def zarr(self) -> ZarrStore[ObjectStore]:
+        """The same place as a Zarr store."""
+        return ZarrStore(self.store)
+
+    @contextmanager
+    def reached(self) -> Iterator[None]:
+        """Turn what the store says when it does not answer, refuses or is full into an `UnreachableError`.
+
+        All of these end with the code for "retry": the command may well be right, and works once somebody has mended
+        the store.
+        """
+        try:
+            yield
+        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+            # What the store says may quote the key.
+            raise UnreachableError(
+                f"{self}: access denied ({type(error).__name__})",
+                hint="check the credentials in the environment and what they may do there",
+            ) from None
+        except (exceptions.BaseError, OSError) as error:
+            raise self._unreachable(str(error)) from None
+
+    def _unreachable(self, text: str) -> UnreachableError:
+        text = redact(text.splitlines()[0].split("<")[0])
+        if "os error 28" in text or "os error 122" in text or "Errno 28" in text:
+            return UnreachableError(f"{self} is full: {text}", hint="free some space, then run the same command again")
+        if any(f"{kind} {number}" in text for kind in ("os error", "Errno") for number in (1, 13, 20, 30)):
+            return UnreachableError(f"{self} cannot be written or read: {text}", hint="check who owns the folder")
+        return UnreachableError(f"{self} cannot be reached: {text}")
+
+    @property
+    def _missing(self) -> bool:
+        return self.folder is not None and not self.folder.is_dir()
+
+    def get(self, path: str) -> bytes | None:
+        """The object's bytes, or None where there is none."""
+        if self._missing:
+            return None
+        with self.reached():
+            try:
+                return bytes(obstore.get(self.store, path).bytes())
+            except FileNotFoundError:
+                return None
+
+    def get_json(self, path: str) -> Any:
+        """The object as JSON, or None where there is none.
+
+        Raises:
+            ValueError: it is not JSON.
+        """
+        data = self.get(path)
+        return None if data is None else json.loads(data)
+
+    @staticmethod
+    def each(ask: Callable[[str], Answer], paths: Iterable[str]) -> list[Answer]:
+        """Ask the same of many paths, some at once; the answers in their order."""
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(ask, paths))
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write an object, whole or not at all."""
+        with self.reached():
+            obstore.put(self.store, path, data)
+
+    def put_json(self, path: str, document: Any) -> None:
+        """Write an object as JSON."""
+        self.put(path, dump(document))
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write an object unless there is one: False then. Of two that try at once one succeeds."""
+        with self.reached():
+            try:
+                obstore.put(self.store, path, data, mode="create")
+            except exceptions.AlreadyExistsError:
+                return False
+            return True
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Delete objects; those that are not there are none to delete."""
+        for path in paths:
+            with self.reached():
+                try:
+                    obstore.delete(self.store, path)
+                except FileNotFoundError:
+                    continue
+
+    def delete_under(self, prefix: str) -> None:
+        """Delete everything whose path begins with `prefix` and a slash."""
+        if self.folder:
+            if (self.folder / prefix).is_dir():
+                with self.reached():
+                    shutil.rmtree(self.folder / prefix)
+            return
+        with self.reached():
+            for batch in obstore.list(self.store, prefix):
+                obstore.delete(self.store, [found["path"] for found in batch])
+
+    def tags(self, prefix: str) -> dict[str, str]:
+        """Every object below a prefix with a tag (ETag) that changes whenever it is written."""
+        if self._missing:
+            return {}
+        with self.reached():
+            return {
+                found["path"]: found["e_tag"] or "" for batch in obstore.list(self.store, prefix) for found in batch
+            }
+
+    def names(self, prefix: str = "") -> set[str]:
+        """Names of the objects and folders that lie directly below a prefix."""
+        if self._missing:
+            return set()
+        with self.reached():
+            found = obstore.list_with_delimiter(self.store, prefix or None)
+        paths = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
+        return {path.rsplit("/", 1)[-1] for path in paths} - {""}
+
+    def sweep(self, prefix: str, *, keep: Iterable[str] = ()) -> int:
+        """Remove what interrupted writes left below a prefix; object stores leave nothing.
+
+        obstore writes NAME#1, then renames it, and hides such files from its own listings.
+
+        Args:
+            prefix: where to look.
+            keep: folders not to enter.
+
+        Returns:
+            How many files were removed.
+        """
+        if self.folder is None:
+            return 0
+        kept = {str(self.folder / path) for path in keep}
+        removed = 0
+        with self.reached():
+            for parent, folders, files in os.walk(self.folder / prefix):
+                folders[:] = [name for name in folders if os.path.join(parent, name) not in kept]  # noqa: PTH118
+                for name in filter(_STAGED.search, files):
+                    Path(parent, name).unlink(missing_ok=True)
+                    removed += 1
+        return removed
+
+
+def dump(document: Any) -> bytes:
+    """A JSON document as bytes: the same document gives the same bytes."""
+    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
