@@ -5,12 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from cloudjob.checkpoint import Checkpoint, Contract
+
+settings.register_profile("cloudjob", deadline=None)  # How long an example takes depends on who shares the machine
+settings.load_profile("cloudjob")
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("CLOUDJOB_SHARED", ROOT.parent / "shared"))
 REAL = SHARED / "data" / "stac" / "items.json"
+
+settings.register_profile("busy", deadline=None)  # two noisy cores: time proves nothing
+settings.load_profile("busy")
 
 needs_real_scenes = pytest.mark.skipif(not REAL.exists(), reason="the real scenes of ../shared/data are not here")
 
