@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pyproj import CRS, Transformer
-from shapely import box, segmentize, transform
+from shapely import box, segmentize, transform, union_all
 from shapely.geometry.base import BaseGeometry
 
 Tile = tuple[int, int]
@@ -108,11 +108,16 @@ class Grid:
             width,
         )
 
-    def project(self, geometry: BaseGeometry) -> BaseGeometry:
-        """A geometry in longitude, latitude (EPSG:4326) in this grid's coordinates."""
+    def project(self, area: BaseGeometry) -> BaseGeometry:
+        """The part of an area in longitude, latitude (EPSG:4326) that lies on or near this grid, in its coordinates."""
         to_grid = Transformer.from_crs(4326, self.epsg, always_xy=True)
+        west, south, east, north = to_grid.transform_bounds(*self.bounds, direction="INVERSE")
+        margin = 0.1  # degrees; far from its zone a projection gives anything
+        south, north = south - margin, north + margin
+        pieces = [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]  # across the antimeridian
+        near = union_all([box(left - margin, south, right + margin, north) for left, right in pieces])
         # Edges that are straight in degrees are curved here: points every 0.05° keep the error below a metre.
-        return transform(segmentize(geometry, 0.05), to_grid.transform, interleaved=False)  # type: ignore[arg-type]
+        return transform(segmentize(area.intersection(near), 0.05), to_grid.transform, interleaved=False)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

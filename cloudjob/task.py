@@ -11,15 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 import xarray as xr
+from affine import Affine
 from rasterio.features import geometry_mask
-from rasterio.transform import Affine
 
 from cloudjob import cluster, predict, read, signing, store
 from cloudjob.checkpoint import Contract
 from cloudjob.errors import PassingError, SceneError
 from cloudjob.grid import Grid, Tile, Tiling, Window
+from cloudjob.out import Out
 from cloudjob.receipt import Receipt, merge
 from cloudjob.scene import OFFSET, OFFSET_BASELINE, Band, Scene, reflectance
+from cloudjob.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class Task:
     Attributes:
         scene: what to read.
         tiles: (row, column) of the tiles to compute.
+        parts: in how many tasks the scene was cut.
         out: where the store lies.
         slot: where in the store the scene goes.
         settings: threshold, buffer and the like.
@@ -53,9 +56,10 @@ class Task:
 
     scene: Scene
     tiles: tuple[Tile, ...]
-    out: store.Out
+    parts: int
+    out: Out
     slot: store.Slot
-    settings: store.Settings
+    settings: Settings
     signing: str = ""
     clip: bytes | None = None
 

@@ -68,7 +68,7 @@ class SimpleUNet(nn.Module):
     @property
     def stride(self) -> int:
         """Height and width of an input must be multiples of this many pixels."""
-        return self.stem * 2**self.depth
+        return int(self.stem * 2**self.depth)
 
     def __repr__(self) -> str:
         # torch ≥ 2.12 also prints BatchNorm's `bias=True`; the printed form is part of the specification.

@@ -76,3 +76,14 @@ def test_an_area_touches_only_tiles_it_shares_ground_with() -> None:
     assert tiling.touched(grid, box(10.1, 49.3, 10.65, 49.9)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert tiling.touched(grid, box(20, 49, 21, 50)) == []
     assert tiling.touched(grid, box(0, 0, 60, 60)) == tiling.all()
+
+
+def test_an_area_of_the_whole_world_touches_every_tile() -> None:
+    assert len(Tiling(200, 300, 64, 16, 16).touched(UTM, box(-180, -90, 180, 90))) == 20
+    fiji = Grid(32760, 300_000, 8_000_020, 1000, 1000, 200, 600)  # reaches beyond 180°
+    tiling = Tiling(200, 600, 64, 16, 16)
+    assert tiling.touched(fiji, box(-180, -90, 180, 90)) == tiling.all()
+    east, west = tiling.touched(fiji, box(179, -20, 180, -17)), tiling.touched(fiji, box(-180, -20, -179, -17))
+    assert east
+    assert west
+    assert max(column for _, column in east) <= min(column for _, column in west) + 1

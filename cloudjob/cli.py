@@ -1,0 +1,230 @@
+"""The command line: parses, calls one function, prints, and picks the exit code."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from distributed import Client
+
+from cloudjob import __version__, checkpoint, cluster, demo_job, errors, export, job, show
+from cloudjob.errors import CloudjobError, UsageError, redact
+from cloudjob.out import Out
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+EXIT_CODES = """\b
+Exit codes:
+  0    all done, or nothing new
+  1    some scenes failed; the rest is written, the next run tries them again
+  2    wrong usage
+  3    contract broken: checkpoint, the catalog's assets, or an OUT made with other settings
+  4    catalog, store or cluster unreachable, or another run is at work
+  130  interrupted; everything finished is kept (143 when terminated)
+"""
+
+
+class Terminated(BaseException):
+    """SIGTERM, as Kubernetes, systemd and SLURM send it."""
+
+
+def main() -> None:
+    """Entry point: run a command and exit with DESIGN's codes."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = cli.main(standalone_mode=False) or errors.DONE
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except CloudjobError as error:
+        click.echo(f"error: {error}", err=True)
+        if error.hint:
+            click.echo(f"hint: {error.hint}", err=True)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: everything finished is kept; run the same command again for the rest", err=True)
+        code = errors.INTERRUPTED
+    except Terminated:
+        click.echo("terminated: everything finished is kept; run the same command again for the rest", err=True)
+        code = errors.TERMINATED
+    sys.exit(code)
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EXIT_CODES)
+@click.version_option(__version__)
+@click.option("-v", "--verbose", is_flag=True, envvar="CLOUDJOB_VERBOSE", help="Say more on stderr.")
+def cli(*, verbose: bool) -> None:
+    """From a bounding box and a date range to cloud masks in Zarr.
+
+    \b
+    Masks: 0 clear, 1 cloud, 254 no data in the source, 255 not computed.
+    Every option can also be set in the environment: --out as CLOUDJOB_OUT, and so on.
+    There is no class for cloud shadows.
+    """
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger("distributed").setLevel(logging.WARNING if verbose else logging.ERROR)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_redacted)
+
+
+def _redacted(record: logging.LogRecord) -> bool:
+    record.msg, record.args = redact(record.getMessage()), None
+    return True
+
+
+def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    """An option that can also be set as CLOUDJOB_NAME."""
+    variable = "CLOUDJOB_" + names[0].removeprefix("--").replace("-", "_").upper()
+    return click.option(*names, envvar=variable, **settings)
+
+
+def _what(command: Command) -> Command:
+    """The options of `run` and `plan`: what to mask, with what, and where to."""
+    for option in reversed(
+        [
+            _option("--bbox", nargs=4, type=float, metavar="W S E N", help="Area in degrees: west south east north."),
+            _option("--geometry", type=click.Path(), metavar="FILE", help="GeoJSON area; masks are clipped to it."),
+            _option("--dates", required=True, help="2024-06-01/2024-06-30, 2024-06, 2024-06-01/.. or 10d (last 10)."),
+            _option("--out", required=True, metavar="OUT", help="A folder, or an s3://, gs:// or az:// prefix."),
+            _option(
+                "--catalog",
+                default="earth-search",
+                show_default=True,
+                help="earth-search, planetary-computer, a STAC API's address, or an item-collection file.",
+            ),
+            _option("--collection", help="Of the catalog. [default: the preset's]"),
+            _option(
+                "--asset",
+                "assets",
+                multiple=True,
+                metavar="BAND=KEY",
+                help="Name of a band's asset, as red=B04. Repeat.",
+            ),
+            _option("--max-cloud-cover", type=click.FloatRange(0, 100), help="Skip scenes above this percentage."),
+            _option("--limit", type=click.IntRange(min=1), help="At most so many scenes, the newest."),
+            _option("--checkpoint", type=click.Path(), metavar="FILE", help="A network. [default: the one that ships]"),
+            _option("--threshold", type=float, help="Probability from which a pixel is cloud. [default: checkpoint's]"),
+            _option("--buffer", type=float, metavar="METRES", help="Widen clouds by this. [default: checkpoint's]"),
+            _option("--resolution", type=float, metavar="METRES", help="Of the masks. [default: checkpoint's]"),
+            _option("--probability", is_flag=True, help="Also write cloud_probability, in percent."),
+            _option("--redo", is_flag=True, help="Replace an OUT that was made with other settings."),
+            _option(
+                "--cluster", "where", default="local", show_default=True, help="local, or a Dask scheduler's tcp://…"
+            ),
+            _option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per GPU or core]"),
+            _option("--json", "as_json", is_flag=True, help="Print JSON on stdout."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@cli.command(epilog=EXIT_CODES)
+@_what
+def run(*, where: str, workers: int | None, as_json: bool, **options: Any) -> int:
+    """Find scenes, mask their clouds and write the masks to Zarr.
+
+    What is done is left alone and failed scenes are tried again: run the same command every night.
+
+    \b
+    Examples:
+      cloudjob run --bbox 11.2 46.4 11.5 46.6 --dates 2024-06 --out masks
+      cloudjob run --geometry basin.geojson --dates 10d --out s3://bucket/masks
+      cloudjob run --bbox 11.2 46.4 11.5 46.6 --dates 2024 --out masks --catalog planetary-computer
+    """
+    return show.progress(job.run(_job(options), lambda: _connect(where, workers)), as_json=as_json)
+
+
+@cli.command()
+@_what
+def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> None:
+    """Say what `run` would do, without doing it.
+
+    \b
+    Per scene: new, changed (another version is in the catalog), grown (more tiles are asked for),
+    failed before, abandoned (failed three times for one reason) or done.
+    """
+    view = job.survey(_job(options))
+    if where == "local":
+        lanes = len(cluster.lanes(workers))
+    else:
+        with cluster.connect(where) as client:
+            lanes = cluster.lane_count(client)
+    show.plan(view, lanes=lanes, as_json=as_json)
+
+
+@cli.command()
+@click.argument("out")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+def status(*, out: str, as_json: bool) -> None:
+    """Say what OUT holds: scenes done, failed and abandoned, and the last run."""
+    show.status(Out.at(out), as_json=as_json)
+
+
+@cli.command("export")
+@click.argument("out")
+@click.option("--scene", metavar="ID", help="The scene to export.")
+@click.option("--day", metavar="DATE", help="Or all scenes of a day, as 2024-06-01, of one --group.")
+@click.option("--group", metavar="NAME", help="Of the store, as 33UUP; needed where a day has several.")
+@click.option("--to", "path", required=True, type=click.Path(dir_okay=False), help="The GeoTIFF to write.")
+def export_(*, out: str, scene: str | None, day: str | None, group: str | None, path: str) -> None:
+    """Write one scene's or one day's mask as a Cloud-Optimized GeoTIFF, for QGIS."""
+    click.echo(export.export(Out.at(out), Path(path), scene=scene, day=day, group=group))
+
+
+@cli.command()
+@click.argument("path", required=False, type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print the STAC MLM item.")
+def model(*, path: str | None, as_json: bool) -> None:
+    """Print a checkpoint's contract; that of the one that ships if no PATH is given."""
+    show.model(checkpoint.load(path), as_json=as_json)
+
+
+@cli.command()
+@_option("--out", default="demo", show_default=True, help="The folder to fill.")
+@_option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per GPU or core]")
+def demo(*, out: str, workers: int | None) -> int:
+    """Mask a small simulated catalog and compare the masks with the truth.
+
+    Makes the catalog in OUT/catalog and the masks in OUT/masks. Needs no network.
+    """
+    return demo_job.run(Path(out), lambda: _connect("local", workers))
+
+
+@cli.command()
+@click.argument("address")
+@_option("--workers", type=click.IntRange(min=1), help="Processes. [default: one per GPU or core]")
+def worker(*, address: str, workers: int | None) -> int:
+    """Work for a Dask scheduler at ADDRESS (tcp://host:8786) until it lets go.
+
+    Exits with 0 when the scheduler closed it, with 4 when the scheduler was lost.
+    """
+    return errors.DONE if asyncio.run(cluster.serve(address, workers)) else errors.UNREACHABLE
+
+
+def _job(options: dict[str, Any]) -> job.Job:
+    """The job that the options of `run` and `plan` describe."""
+    assets = {}
+    for text in options.pop("assets"):
+        band, equals, key = text.partition("=")
+        if not (band and equals and key):
+            raise UsageError(f"--asset is {text!r}; expected BAND=KEY", hint="for example --asset red=B04")
+        assets[band] = key
+    return job.request(**options, assets=assets)
+
+
+@contextlib.contextmanager
+def _connect(where: str, workers: int | None) -> Iterator[Client]:
+    """Open the cluster and say where it can be watched."""
+    with cluster.connect(where, workers) as client:
+        click.echo(f"dashboard: {client.dashboard_link}", err=True)
+        yield client

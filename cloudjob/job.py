@@ -1,0 +1,367 @@
+"""The job, top to bottom: search, plan, prepare, map over scenes, write, complete."""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import shapely
+from distributed import Client
+from shapely.geometry.base import BaseGeometry
+
+from cloudjob import __version__, cluster, ledger, plan, settings, store
+from cloudjob.area import parse_bbox, read_geometry
+from cloudjob.catalog import Catalog, catalog_for, search
+from cloudjob.checkpoint import Checkpoint, load, shipped
+from cloudjob.dates import Interval, parse_dates
+from cloudjob.errors import CloudjobError, ContractError, SceneError, UsageError
+from cloudjob.grid import Tile
+from cloudjob.identity import merge as merge_versions
+from cloudjob.ledger import Ledger
+from cloudjob.lock import Lock
+from cloudjob.out import Out
+from cloudjob.plan import Plan, Planned
+from cloudjob.receipt import Receipt, merge
+from cloudjob.scene import Scene, describe, offset_doubt
+from cloudjob.settings import Settings
+from cloudjob.task import Task, process, tiling_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked for, checked as far as that goes without asking a catalog or a store.
+
+    Attributes:
+        out: where masks go.
+        catalog: where scenes come from.
+        area: polygons in longitude, latitude.
+        dates: the stretch of time.
+        checkpoint: the network and its contract.
+        data: the checkpoint's file, for the workers.
+        settings: what decides the values of a mask.
+        clip: WKB of the area if masks are clipped to it, else None.
+        max_cloud_cover: the highest `eo:cloud_cover` wanted, percent.
+        limit: at most so many scenes.
+        redo: whether other settings may replace those of the OUT.
+    """
+
+    out: Out
+    catalog: Catalog
+    area: BaseGeometry
+    dates: Interval
+    checkpoint: Checkpoint
+    data: bytes
+    settings: Settings
+    clip: bytes | None = None
+    max_cloud_cover: float | None = None
+    limit: int | None = None
+    redo: bool = False
+
+
+@dataclass(frozen=True)
+class SceneResult:
+    """What became of one scene.
+
+    Attributes:
+        id: of the scene.
+        group: of the store; "" where the scene's grid is not known.
+        state: done, failed, or abandoned (failed three times for the same reason).
+        receipt: what was done; None for a failed scene.
+        reason: why it failed.
+    """
+
+    id: str
+    group: str
+    state: Literal["done", "failed", "abandoned"]
+    receipt: Receipt | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a catalog holds for a job, and what is to be done about it.
+
+    Attributes:
+        plan: of the scenes that can be masked.
+        refused: id → why no mask can be made from that item's metadata.
+        ledger: the state of the OUT that the plan was made against.
+    """
+
+    plan: Plan
+    refused: dict[str, str]
+    ledger: Ledger
+
+
+def request(
+    *,
+    dates: str,
+    out: str | Path,
+    bbox: tuple[float, float, float, float] | None = None,
+    geometry: str | Path | None = None,
+    catalog: str | Path = "earth-search",
+    collection: str | None = None,
+    assets: Mapping[str, str] | None = None,
+    max_cloud_cover: float | None = None,
+    limit: int | None = None,
+    checkpoint: str | Path | None = None,
+    threshold: float | None = None,
+    buffer: float | None = None,
+    resolution: float | None = None,
+    probability: bool = False,
+    redo: bool = False,
+) -> Job:
+    """Check what was asked for, as far as that goes without asking a catalog or a store.
+
+    Args:
+        dates: an interval, a year, month or day, or "10d"; see `dates.parse_dates`.
+        out: a folder, or an s3://, gs:// or az:// prefix.
+        bbox: west, south, east, north in degrees.
+        geometry: a GeoJSON file instead of `bbox`; masks are clipped to it.
+        catalog: a preset's name, a STAC API's address or an item-collection file.
+        collection: of the catalog, instead of the preset's.
+        assets: common band name → asset key, where it differs from the preset's.
+        max_cloud_cover: the highest `eo:cloud_cover` wanted, percent.
+        limit: at most so many scenes, the newest.
+        checkpoint: a checkpoint's file instead of the one that ships.
+        threshold: probability from which a pixel is cloud; the checkpoint's unless given.
+        buffer: metres by which clouds are widened; the checkpoint's unless given.
+        resolution: of the masks in metres; the checkpoint's unless given.
+        probability: whether to keep probabilities, too.
+        redo: whether to replace an OUT that was made with other settings.
+
+    Raises:
+        UsageError: an argument makes no sense.
+        ContractError: the checkpoint cannot be used.
+    """
+    if (bbox is None) == (geometry is None):
+        raise UsageError("expected either a bbox or a geometry", hint="--bbox W S E N or --geometry FILE")
+    wanted = parse_bbox(*bbox) if bbox else read_geometry(str(geometry))
+    clip = None if bbox else wanted
+    path = Path(checkpoint) if checkpoint else shipped()
+    network = load(path)
+    contract = network.contract
+    where = catalog_for(str(catalog), collection=collection, assets=assets)
+    if missing := [band for band in contract.bands if band not in where.assets]:
+        raise UsageError(
+            f"the checkpoint wants the band(s) {', '.join(missing)}, whose assets are not known",
+            hint=f"name them, for example --asset {missing[0]}=KEY",
+        )
+    return Job(
+        out=Out.at(out),
+        catalog=where,
+        area=wanted,
+        dates=parse_dates(dates, datetime.now(UTC).date()),
+        checkpoint=network,
+        data=path.read_bytes(),
+        settings=Settings(
+            checkpoint=network.sha256,
+            name=contract.name,
+            version=contract.version,
+            bands=contract.bands,
+            threshold=_between(0, threshold, 1, "threshold", contract.threshold),
+            buffer=_between(-1e-9, buffer, 10_000, "buffer in metres", contract.buffer),
+            resolution=_between(0, resolution, 10_000, "resolution in metres", contract.resolution),
+            probability=probability,
+            geometry=hashlib.sha256(shapely.to_wkb(shapely.normalize(clip))).hexdigest() if clip else None,
+        ),
+        clip=shapely.to_wkb(clip) if clip else None,
+        max_cloud_cover=max_cloud_cover,
+        limit=limit,
+        redo=redo,
+    )
+
+
+def survey(job: Job) -> Survey:
+    """Search the catalog and compare it with the ledger. Writes nothing.
+
+    Raises:
+        UnreachableError: the catalog or the store does not answer.
+        ContractError: the OUT was made with other settings, or no item found has the bands.
+    """
+    settings.check(job.out, job.settings, redo=job.redo)
+    found = search(job.catalog, job.area, job.dates, max_cloud_cover=job.max_cloud_cover, limit=job.limit)
+    return _compare(job, list(found))
+
+
+def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Iterator[Survey | SceneResult]:
+    """Do a job: first its survey, then each scene's result as it comes.
+
+    Everything that can be found wrong beforehand is found before anything is written. A job with nothing to do
+    writes nothing at all and starts no cluster.
+
+    Args:
+        job: from `request`.
+        connect: opens the cluster, such as `cluster.connect`; called only if there is work.
+
+    Raises:
+        UnreachableError: catalog, store or cluster do not answer, or another run is at work.
+        ContractError: see `survey`.
+    """
+    settings.check(job.out, job.settings, redo=job.redo)
+    items = list(search(job.catalog, job.area, job.dates, max_cloud_cover=job.max_cloud_cover, limit=job.limit))
+    first = _compare(job, items)
+    if not first.plan.to_do:
+        yield first
+        yield from _untouched(first)
+        return
+    started = datetime.now(UTC)
+    with Lock(job.out) as lock:
+        settings.claim(lock, job.settings, redo=job.redo)
+        view = _compare(job, items)  # again: another run may have ended while the catalog was searched
+        yield view
+        yield from _untouched(view)
+        slots = store.prepare(
+            lock,
+            job.settings,
+            view.ledger,
+            [planned.scene for planned in view.plan.to_do],
+            replaces=view.plan.replaces,
+            tile=job.checkpoint.contract.tile,
+        )
+        record = _Record(job, started)
+        try:
+            with connect() as client:
+                cluster.load(client, job.checkpoint.contract.name, job.data, job.checkpoint.sha256)
+                for result in _map(job, view, slots, lock, client):
+                    record.add(result)
+                    yield result
+            record.ended = "complete"
+        finally:
+            lock.check()
+            ledger.refresh(job.out)
+            ledger.write_run(job.out, started, record.to_json())
+
+
+def _compare(job: Job, items: list[dict[str, Any]]) -> Survey:
+    """Describe the items found, and the ones that failed before, and plan what to do."""
+    known = ledger.read(job.out)
+    items = items + [failure.item for failure in known.to_retry()]
+    scenes, refused = [], {}
+    for item in items:
+        try:
+            scenes.append(describe(item, job.catalog.assets, job.settings.bands, job.settings.resolution))
+        except SceneError as error:
+            refused[item["id"]] = str(error)
+    if refused and not scenes:
+        example = next(iter(refused.values()))
+        raise ContractError(f"none of the {len(items)} items can be used: {example}", hint="see --asset and --catalog")
+    kept, older = merge_versions(scenes)
+    for scene, newer in older:
+        if scene.id != newer.id:
+            log.info("scene %s is an older version of %s", scene.id, newer.id)
+    return Survey(plan.make(kept, known, lambda scene: _tiles(job, scene)), refused, known)
+
+
+def _tiles(job: Job, scene: Scene) -> frozenset[Tile]:
+    tiling = tiling_of(scene.grid, job.checkpoint.contract, job.settings.buffer)
+    return frozenset(tiling.touched(scene.grid, job.area))
+
+
+def _untouched(view: Survey) -> Iterator[SceneResult]:
+    """Results of scenes that this run does nothing about, but which somebody should know of."""
+    for name, reason in view.refused.items():
+        yield SceneResult(name, "", "failed", reason=reason)
+    for planned in view.plan.abandoned:
+        failure = view.ledger.failures[planned.scene.id]
+        yield SceneResult(planned.scene.id, planned.scene.group, "abandoned", reason=failure.reason)
+
+
+def _map(job: Job, view: Survey, slots: Mapping[str, store.Slot], lock: Lock, client: Client) -> Iterator[SceneResult]:
+    """Have the cluster do every planned scene; complete each as soon as its last part is done."""
+    parts: dict[str, list[Receipt]] = {}
+    to_do = view.plan.to_do
+    planned = {each.scene.id: each for each in to_do}
+    pieces = math.ceil(cluster.lane_count(client) / len(to_do))
+    work = (part for each in to_do for part in _split(job, each, slots[each.scene.id], pieces))
+    for part, outcome in cluster.stream(client, process, work):
+        scene = part.scene
+        if scene.id not in planned:
+            continue  # another part of it has failed
+        if isinstance(outcome, Receipt):
+            done = parts.setdefault(scene.id, [])
+            done.append(outcome)
+            if len(done) < part.parts:
+                continue
+            receipt = _with_doubt(scene, merge(done))
+            tiles = planned.pop(scene.id).tiles
+            store.complete(lock, job.settings, scene, slot=slots[scene.id], receipt=receipt, tiles=tiles)
+            yield SceneResult(scene.id, scene.group, "done", receipt)
+        elif isinstance(outcome, CloudjobError) and not isinstance(outcome, SceneError):
+            raise outcome  # the store or the contract: no scene will fare better
+        else:
+            reason = str(outcome) if isinstance(outcome, SceneError) else f"{type(outcome).__name__}: {outcome}"
+            tiles = planned.pop(scene.id).tiles
+            failure = store.fail(lock, view.ledger, scene, slot=slots[scene.id], tiles=tiles, reason=reason)
+            yield SceneResult(scene.id, scene.group, "failed", reason=failure.reason)
+        parts.pop(scene.id, None)
+
+
+def _split(job: Job, planned: Planned, slot: store.Slot, pieces: int) -> Iterator[tuple[str, Task]]:
+    """One task per scene, or ranges of its tile rows when scenes are fewer than lanes."""
+    rows = sorted({row for row, _ in planned.tiles})
+    size = math.ceil(len(rows) / pieces)
+    ranges = [rows[start : start + size] for start in range(0, len(rows), size)]
+    for number, wanted in enumerate(ranges, start=1):
+        name = planned.scene.id if len(ranges) == 1 else f"{planned.scene.id} {number} of {len(ranges)}"
+        yield (
+            f"mask {name} {slot.token.id[:8]}",
+            Task(
+                scene=planned.scene,
+                tiles=tuple(sorted(tile for tile in planned.tiles if tile[0] in wanted)),
+                parts=len(ranges),
+                out=job.out,
+                slot=slot,
+                settings=job.settings,
+                signing=job.catalog.signing,
+                clip=job.clip,
+            ),
+        )
+
+
+def _with_doubt(scene: Scene, receipt: Receipt) -> Receipt:
+    """Add a warning where the scene's offset does not fit its pixels."""
+    doubt = offset_doubt(scene, receipt.valid, receipt.dark_all, receipt.dark_any, (receipt.cloud_cover or 0) / 100)
+    return replace(receipt, warnings=(*receipt.warnings, doubt)) if doubt else receipt
+
+
+def _between(low: float, value: float | None, high: float, name: str, default: float) -> float:
+    if value is None:
+        return default
+    if not low < value < high:  # also refuses nan
+        raise UsageError(f"{name} is {value:g}; expected above {max(0, low):g} and below {high:g}")
+    return float(value)
+
+
+class _Record:
+    """What a run did, for runs/<UTC start>.json."""
+
+    def __init__(self, job: Job, started: datetime) -> None:
+        self.started = started
+        self.ended = "interrupted"
+        self.about = {
+            "cloudjob": __version__,
+            "catalog": job.catalog.name,
+            "area": json.loads(shapely.to_geojson(job.area)),
+            "dates": job.dates.stac,
+            "settings": asdict(job.settings),
+        }
+        self.scenes: list[dict[str, Any]] = []
+
+    def add(self, result: SceneResult) -> None:
+        self.scenes.append(
+            {"id": result.id, "group": result.group, "state": result.state, "reason": result.reason}
+            | ({"receipt": asdict(result.receipt)} if result.receipt else {})
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        ended = datetime.now(UTC)
+        times = {"started": self.started.isoformat(), "ended": ended.isoformat(), "how": self.ended}
+        return {**times, "seconds": (ended - self.started).total_seconds(), **self.about, "scenes": self.scenes}

@@ -1,0 +1,132 @@
+"""What a person sees on a terminal: progress, and the tables of `plan`, `status` and `model`."""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+
+import click
+from tqdm import tqdm
+
+from cloudjob import checkpoint, ledger
+from cloudjob.checkpoint import Checkpoint
+from cloudjob.errors import DONE, SOME_FAILED
+from cloudjob.job import SceneResult, Survey
+from cloudjob.out import Out
+
+BAR = "{n_fmt}/{total_fmt} scenes |{bar:24}| {elapsed} gone, {remaining} left{postfix}"
+
+
+def progress(events: Iterable[Survey | SceneResult], *, as_json: bool) -> int:
+    """Follow a run: a bar on a terminal, one line per scene elsewhere; JSON lines on stdout if wanted.
+
+    Returns:
+        The exit code.
+    """
+    count: Counter[str] = Counter()
+    pixels, started = 0, time.monotonic()
+    bar = tqdm(disable=True)
+    for event in events:
+        if isinstance(event, Survey):
+            click.echo(_sentence(event), err=True)
+            bar = tqdm(total=len(event.plan.to_do), bar_format=BAR, disable=None if event.plan.to_do else True)
+            continue
+        count[event.state] += 1
+        if event.receipt:
+            pixels += event.receipt.valid + event.receipt.no_data
+        if event.state == "failed" or bar.disable:
+            tqdm.write(_line(event), file=sys.stderr)
+        for warning in event.receipt.warnings if event.receipt else ():
+            tqdm.write(f"warning: {event.id}: {warning}", file=sys.stderr)
+        if as_json:
+            click.echo(json.dumps({key: value for key, value in asdict(event).items() if value not in ("", None)}))
+        rate = pixels / 1e6 / max(time.monotonic() - started, 1e-9)
+        bar.set_postfix_str(f", {rate:.1f} Mpx/s" + (f", {count['failed']} failed" if count["failed"] else ""))
+        bar.update(event.state != "abandoned" and event.group != "")
+    bar.close()
+    if count:
+        seconds = time.monotonic() - started
+        told = ", ".join(f"{count[state]} {state}" for state in ("done", "failed", "abandoned") if count[state])
+        click.echo(f"{told} in {seconds:.0f} s ({pixels / 1e6:.1f} Mpx)", err=True)
+    return SOME_FAILED if count["failed"] else DONE
+
+
+def plan(view: Survey, *, lanes: int, as_json: bool) -> None:
+    """Print what a run would do."""
+    if as_json:
+        click.echo(json.dumps(view.plan.to_json() | {"refused": view.refused}, indent=1))
+        return
+    for planned in view.plan.scenes:
+        click.echo(f"{planned.state:14} {planned.scene.id}  {planned.scene.group}  {len(planned.tiles)} tiles")
+    for name, reason in view.refused.items():
+        click.echo(f"{'refused':14} {name}  {reason}")
+    click.echo(_sentence(view), err=True)
+
+
+def status(out: Out, *, as_json: bool) -> None:
+    """Print what an OUT holds."""
+    found = ledger.summary(out)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=1))
+        return
+    for line in _status_lines(found):
+        click.echo(line)
+
+
+def model(loaded: Checkpoint, *, as_json: bool) -> None:
+    """Print a checkpoint's contract."""
+    contract = loaded.contract
+    if as_json:
+        click.echo(json.dumps(checkpoint.to_mlm(contract), indent=1))
+        return
+    rows = {
+        "model": f"{contract.name} {contract.version}",
+        "sha256": loaded.sha256,
+        "bands": ", ".join(contract.bands),
+        "resolution": f"{contract.resolution:g} m",
+        "threshold": f"{contract.threshold:g}",
+        "buffer": f"{contract.buffer:g} m",
+        "tile": f"{contract.tile} px, read with {contract.padding(contract.buffer / contract.resolution)} px around",
+        "network": f"SimpleUNet({len(contract.bands)}, widths={contract.widths}, stem={contract.stem}, "
+        f"dilation={contract.dilation}), {sum(p.numel() for p in loaded.network.parameters()):,} parameters",
+        "trained on": "\n              ".join(contract.training_data),
+        "measured": "\n              ".join(f"{name}: {value:g}" for name, value in contract.metrics.items()),
+    }
+    for name, value in rows.items():
+        if value:
+            click.echo(f"{name:13} {value}")
+
+
+def _sentence(view: Survey) -> str:
+    """ "14 scenes: 5 new, 9 done; to do: 5 scenes, 1.3 Mpx, 10 MB to read"."""
+    states = Counter(planned.state for planned in view.plan.scenes)
+    if not states and not view.refused:
+        return "no scenes found for this area and these dates: nothing to do"
+    found = ", ".join(f"{number} {state}" for state, number in states.items())
+    return f"{sum(states.values())} scenes: {found}"
+
+
+def _line(result: SceneResult) -> str:
+    if result.receipt is None:
+        return f"{result.state:9} {result.id}: {result.reason}"
+    cover = result.receipt.cloud_cover
+    share = "no valid pixel" if cover is None else f"cloud {cover:5.1f} %"
+    return f"{result.state:9} {result.id}  {result.group}  {share}"
+
+
+def _status_lines(found: ledger.Summary) -> Iterator[str]:
+    yield f"{found.done} scenes done in {len(found.groups)} groups"
+    if found.first:
+        yield f"from {found.first} to {found.last}"
+    if found.cloud_cover:
+        low, mean, high = found.cloud_cover
+        yield f"cloud cover {low:.1f} to {high:.1f} %, {mean:.1f} % on average"
+    for word, scenes in (("failed", found.failed), ("abandoned", found.abandoned)):
+        for name, reason in scenes.items():
+            yield f"{word}: {name}: {reason}"
+    if found.incomplete:
+        yield f"incomplete (a run was interrupted; run again): {', '.join(found.incomplete)}"
+    if found.last_run:
+        yield f"last run: {found.last_run['started']}, {found.last_run['how']}, {found.last_run['seconds']:.0f} s"
