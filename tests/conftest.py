@@ -9,9 +9,6 @@ from hypothesis import settings
 
 from cloudjob.checkpoint import Checkpoint, Contract
 
-settings.register_profile("cloudjob", deadline=None)  # How long an example takes depends on who shares the machine
-settings.load_profile("cloudjob")
-
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("CLOUDJOB_SHARED", ROOT.parent / "shared"))
 REAL = SHARED / "data" / "stac" / "items.json"
