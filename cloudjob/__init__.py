@@ -2,4 +2,8 @@
 
 from importlib.metadata import version
 
+from cloudjob.embed import mask, run
+from cloudjob.store import open_masks as open  # noqa: A004  # cloudjob.open reads well
+
 __version__ = version("cloudjob")
+__all__ = ["__version__", "mask", "open", "run"]

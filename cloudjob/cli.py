@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 from distributed import Client
 
-from cloudjob import __version__, checkpoint, cluster, demo_job, errors, export, job, show
+from cloudjob import checkpoint, cluster, demo_job, errors, export, job, show
 from cloudjob.errors import CloudjobError, UsageError, redact
 from cloudjob.out import Out
 
@@ -60,10 +60,10 @@ def _terminate(*_: object) -> None:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EXIT_CODES)
-@click.version_option(__version__)
+@click.version_option(package_name="cloudjob")
 @click.option("-v", "--verbose", is_flag=True, envvar="CLOUDJOB_VERBOSE", help="Say more on stderr.")
 def cli(*, verbose: bool) -> None:
-    """From a bounding box and a date range to cloud masks in Zarr.
+    r"""From a bounding box and a date range to cloud masks in Zarr.
 
     \b
     Masks: 0 clear, 1 cloud, 254 no data in the source, 255 not computed.
@@ -131,7 +131,7 @@ def _what(command: Command) -> Command:
 @cli.command(epilog=EXIT_CODES)
 @_what
 def run(*, where: str, workers: int | None, as_json: bool, **options: Any) -> int:
-    """Find scenes, mask their clouds and write the masks to Zarr.
+    r"""Find scenes, mask their clouds and write the masks to Zarr.
 
     What is done is left alone and failed scenes are tried again: run the same command every night.
 
@@ -147,19 +147,20 @@ def run(*, where: str, workers: int | None, as_json: bool, **options: Any) -> in
 @cli.command()
 @_what
 def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> None:
-    """Say what `run` would do, without doing it.
+    r"""Say what `run` would do, without doing it.
 
     \b
     Per scene: new, changed (another version is in the catalog), grown (more tiles are asked for),
     failed before, abandoned (failed three times for one reason) or done.
     """
-    view = job.survey(_job(options))
+    asked = _job(options)
+    view = job.survey(asked)
     if where == "local":
         lanes = len(cluster.lanes(workers))
     else:
         with cluster.connect(where) as client:
             lanes = cluster.lane_count(client)
-    show.plan(view, lanes=lanes, as_json=as_json)
+    show.plan(view, job.estimate(asked, view, lanes), as_json=as_json)
 
 
 @cli.command()
@@ -172,13 +173,19 @@ def status(*, out: str, as_json: bool) -> None:
 
 @cli.command("export")
 @click.argument("out")
-@click.option("--scene", metavar="ID", help="The scene to export.")
-@click.option("--day", metavar="DATE", help="Or all scenes of a day, as 2024-06-01, of one --group.")
-@click.option("--group", metavar="NAME", help="Of the store, as 33UUP; needed where a day has several.")
-@click.option("--to", "path", required=True, type=click.Path(dir_okay=False), help="The GeoTIFF to write.")
-def export_(*, out: str, scene: str | None, day: str | None, group: str | None, path: str) -> None:
-    """Write one scene's or one day's mask as a Cloud-Optimized GeoTIFF, for QGIS."""
-    click.echo(export.export(Out.at(out), Path(path), scene=scene, day=day, group=group))
+@click.argument("what", metavar="SCENE|DAY")
+@click.argument("path", type=click.Path(dir_okay=False))
+@click.option("--group", metavar="NAME", help="Whose day, where several groups have scenes of it.")
+def export_(*, out: str, what: str, path: str, group: str | None) -> None:
+    r"""Write one scene's or one day's mask as a Cloud-Optimized GeoTIFF, for QGIS.
+
+    \b
+    Examples:
+      cloudjob export masks S2A_33UUP_20240601_0_L2A mask.tif
+      cloudjob export masks 2024-06-01 day.tif --group 33UUP
+    """
+    for scene in export.export(Out.at(out), what, path, group=group):
+        click.echo(scene)
 
 
 @cli.command()

@@ -19,7 +19,7 @@ from cloudjob.predict import CLOUD, NO_DATA
 NEXT = """
 Now try
   cloudjob status {masks}
-  cloudjob export {masks} --scene {scene} --to mask.tif
+  cloudjob export {masks} {scene} mask.tif
   python -c "import xarray; print(xarray.open_zarr('{masks}/masks.zarr', group='{group}'))"
 """
 
@@ -53,9 +53,9 @@ def run(out: Path, connect: Callable[[], AbstractContextManager[Client]]) -> int
 def _mask(masks: xr.DataTree, scene: str) -> tuple[str, npt.NDArray[np.uint8]]:
     """The group and the mask (y, x) of a scene."""
     for name, node in masks.children.items():
-        ids = list(node["scene"].values)
+        ids = list(node.dataset["scene"].values)
         if scene in ids:
-            return name, node["cloud"][ids.index(scene)].values
+            return name, node.dataset["cloud"][ids.index(scene)].values
     raise KeyError(scene)
 
 

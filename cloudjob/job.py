@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import shapely
 from distributed import Client
 from shapely.geometry.base import BaseGeometry
 
-from cloudjob import __version__, cluster, ledger, plan, settings, store
+from cloudjob import cluster, ledger, plan, settings, store
 from cloudjob.area import parse_bbox, read_geometry
 from cloudjob.catalog import Catalog, catalog_for, search
 from cloudjob.checkpoint import Checkpoint, load, shipped
@@ -26,13 +27,16 @@ from cloudjob.identity import merge as merge_versions
 from cloudjob.ledger import Ledger
 from cloudjob.lock import Lock
 from cloudjob.out import Out
-from cloudjob.plan import Plan, Planned
+from cloudjob.plan import Cost, Plan, Planned
 from cloudjob.receipt import Receipt, merge
 from cloudjob.scene import Scene, describe, offset_doubt
 from cloudjob.settings import Settings
 from cloudjob.task import Task, process, tiling_of
 
 log = logging.getLogger(__name__)
+
+ASSUMED_SPEED = 1.5
+"""Million pixels per second and lane before any run was measured: a slow core with its files at hand."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,22 @@ def survey(job: Job) -> Survey:
     return _compare(job, list(found))
 
 
+def estimate(job: Job, view: Survey, lanes: int) -> Cost:
+    """What a survey's plan will cost, at the speed of the last run if there was one, else at an assumed one."""
+    summary = ledger.summary(job.out)
+    receipts = [scene["receipt"] for scene in (summary.last_run or {}).get("scenes", []) if "receipt" in scene]
+    seconds = sum(each["read_seconds"] + each["network_seconds"] + each["write_seconds"] for each in receipts)
+    seen = sum(each["seen"] for each in receipts)
+    measured = seconds > 0 and seen > 0
+    return plan.cost(
+        view.plan,
+        lambda scene: tiling_of(scene.grid, job.checkpoint.contract, job.settings.buffer),
+        speed=seen / 1e6 / seconds if measured else ASSUMED_SPEED,
+        lanes=lanes,
+        measured=measured,
+    )
+
+
 def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Iterator[Survey | SceneResult]:
     """Do a job: first its survey, then each scene's result as it comes.
 
@@ -347,7 +367,7 @@ class _Record:
         self.started = started
         self.ended = "interrupted"
         self.about = {
-            "cloudjob": __version__,
+            "cloudjob": version("cloudjob"),
             "catalog": job.catalog.name,
             "area": json.loads(shapely.to_geojson(job.area)),
             "dates": job.dates.stac,

@@ -15,6 +15,7 @@ from cloudjob.checkpoint import Checkpoint
 from cloudjob.errors import DONE, SOME_FAILED
 from cloudjob.job import SceneResult, Survey
 from cloudjob.out import Out
+from cloudjob.plan import Cost
 
 BAR = "{n_fmt}/{total_fmt} scenes |{bar:24}| {elapsed} gone, {remaining} left{postfix}"
 
@@ -53,16 +54,24 @@ def progress(events: Iterable[Survey | SceneResult], *, as_json: bool) -> int:
     return SOME_FAILED if count["failed"] else DONE
 
 
-def plan(view: Survey, *, lanes: int, as_json: bool) -> None:
-    """Print what a run would do."""
+def plan(view: Survey, cost: Cost, *, as_json: bool) -> None:
+    """Print what a run would do and what it would cost."""
     if as_json:
-        click.echo(json.dumps(view.plan.to_json() | {"refused": view.refused}, indent=1))
+        click.echo(json.dumps(view.plan.to_json() | {"refused": view.refused, "cost": asdict(cost)}, indent=1))
         return
     for planned in view.plan.scenes:
         click.echo(f"{planned.state:14} {planned.scene.id}  {planned.scene.group}  {len(planned.tiles)} tiles")
     for name, reason in view.refused.items():
         click.echo(f"{'refused':14} {name}  {reason}")
     click.echo(_sentence(view), err=True)
+    if cost.pixels:
+        how = "measured in the last run" if cost.measured else "assumed"
+        click.echo(
+            f"to do: {cost.pixels / 1e6:.1f} Mpx and {cost.seen / cost.pixels - 1:.0%} of them again as halo, "
+            f"{cost.bytes / 1e6:.0f} MB of pixels to read, about {_duration(cost.hours)} on {cost.lanes} lanes "
+            f"at {cost.speed:.1f} Mpx/s each ({how})",
+            err=True,
+        )
 
 
 def status(out: Out, *, as_json: bool) -> None:
@@ -99,8 +108,12 @@ def model(loaded: Checkpoint, *, as_json: bool) -> None:
             click.echo(f"{name:13} {value}")
 
 
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min" if hours >= 1 / 60 else f"{hours * 3600:.0f} s"
+
+
 def _sentence(view: Survey) -> str:
-    """ "14 scenes: 5 new, 9 done; to do: 5 scenes, 1.3 Mpx, 10 MB to read"."""
+    """Such as "14 scenes: 5 new, 9 done"."""
     states = Counter(planned.state for planned in view.plan.scenes)
     if not states and not view.refused:
         return "no scenes found for this area and these dates: nothing to do"
