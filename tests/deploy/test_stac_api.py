@@ -1,11 +1,15 @@
 """A real STAC API (stac-fastapi-pgstac on PostgreSQL with PostGIS), the real scenes behind nginx."""
 
 import json
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rasterio
+import xarray as xr
 from conftest import REAL, needs_real_scenes
 from rasterio.windows import Window
 from shapely import box
@@ -17,7 +21,7 @@ from cloudjob.catalog import catalog_for, search
 from cloudjob.dates import parse_dates
 from cloudjob.errors import UsageError
 
-from .servers import pypgstac
+from .servers import free_port, pypgstac
 
 pytestmark = [pytest.mark.deploy, needs_real_scenes]
 
@@ -157,3 +161,53 @@ def test_images_are_read_by_byte_ranges(catalog, images):
         assert (there.read(1, window=window) == here.read(1, window=window)).all()
     log = images[1].read_text().splitlines()
     assert any(line.startswith('206 "bytes=') and line.endswith("/ocn-chip1/red.tif") for line in log)
+
+
+def cloudjob(*arguments):
+    """Run the command line as a user does."""
+    command = [Path(sys.executable).with_name("cloudjob"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+
+
+def job(catalog, out):
+    where = ("--bbox", 32.1, -2.8, 32.95, -1.9, "--dates", "2020-04-20/2020-04-30")
+    return ("run", *where, "--catalog", catalog, "--collection", "sentinel-2-samples", "--out", out, "--workers", 2)
+
+
+def masks(out):
+    """Every mask of an OUT: (group, time) to its pixels."""
+    found = {}
+    for group in sorted(path.name for path in (out / "masks.zarr").iterdir() if path.is_dir()):
+        cube = xr.open_zarr(out / "masks.zarr" / group)
+        found |= {(group, str(one.time.values)): one.values for one in cube["cloud"].load()}
+    return found
+
+
+def test_the_command_line_on_a_real_api(published, images, tmp_path):
+    """Five scenes through the API and nginx: the masks of the same scenes' files, and nothing to do the second time."""
+    done = cloudjob(*job(published, tmp_path / "api"))
+    assert done.returncode == 0, done.stderr
+    statuses = {line.split()[0] for line in images[1].read_text().splitlines() if ".tif" in line}
+    assert "206" in statuses
+    assert cloudjob(*job(REAL, tmp_path / "file")).returncode == 0
+    over_http, from_disk = masks(tmp_path / "api"), masks(tmp_path / "file")
+    assert len(over_http) == 5
+    assert over_http.keys() == from_disk.keys()
+    for key, mask in over_http.items():
+        assert (mask == from_disk[key]).all()
+        assert mask.dtype == "uint8"
+        assert set(np.unique(mask)) & {0, 1}
+    items = [json.loads(path.read_text()) for path in (tmp_path / "api" / "items").glob("*/ocn-*.json")]
+    assert sorted(item["id"] for item in items) == sorted(FIVE)
+
+    before = images[1].read_text()
+    again = cloudjob(*job(published, tmp_path / "api"))
+    assert again.returncode == 0, again.stderr
+    assert images[1].read_text() == before  # Not one byte of an image was asked for
+
+
+def test_the_command_line_when_nothing_answers(tmp_path):
+    done = cloudjob(*job(f"http://127.0.0.1:{free_port()}", tmp_path / "out"))
+    assert done.returncode == 4
+    assert "does not answer" in done.stderr
+    assert not (tmp_path / "out").exists()
