@@ -57,6 +57,7 @@ CONVENTIONS = [
 ]
 
 Metadata = dict[str, Any]
+Mask = npt.NDArray[np.uint8]
 
 
 def read_all(out: Out) -> dict[str, Metadata]:
@@ -112,18 +113,13 @@ def create(out: Out, group: str, grid: Grid, side: int, *, probability: bool) ->
             "compressors": PERCENT_CODEC,
             "attributes": _probability_attributes(grid),
         }
+    for name, (values, attributes) in coordinates(grid).items():
+        chunks = (min(PIXELS, values.size),)
+        arrays[name] = {"data": values, "chunks": chunks, "dimension_names": (name,), "attributes": attributes}
     with out.reached():
         for name, made in arrays.items():
-            zarr.create_array(out.zarr, name=f"{MASKS}/{group}/{name}", **made)
-        for name, (values, attributes) in coordinates(grid).items():
-            zarr.create_array(
-                out.zarr,
-                name=f"{MASKS}/{group}/{name}",
-                data=values,
-                chunks=(min(PIXELS, values.size),),
-                dimension_names=(name,),
-                attributes=attributes,
-            )
+            # A store for each, because Zarr makes groups of all folders above that it can see.
+            zarr.create_array(Out(f"{out}/{MASKS}/{group}/{name}").zarr, **made)
 
 
 def commit(

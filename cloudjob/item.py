@@ -3,7 +3,9 @@
 There is nothing in it that differs between two runs of the same work: no times, no machine, no host.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
@@ -16,12 +18,13 @@ from cloudjob.receipt import Receipt
 from cloudjob.scene import Scene
 from cloudjob.settings import Settings
 
-EXTENSIONS = [
-    "https://stac-extensions.github.io/eo/v2.0.0/schema.json",
-    "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
-    "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
-    "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
-]
+EXTENSIONS = {
+    "proj:": "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
+    "processing:": "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
+    "eo:": "https://stac-extensions.github.io/eo/v2.0.0/schema.json",
+    "grid:": "https://stac-extensions.github.io/grid/v1.1.0/schema.json",
+}
+CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
 CLASSES = (
     (0, "clear", "no cloud; cloud shadow is not told apart"),
     (1, "cloud", "cloud, thick or thin"),
@@ -57,14 +60,16 @@ def build(scene: Scene, slot: int, receipt: Receipt, settings: Settings, tiles: 
         settings: what it was made with.
         tiles: all tiles (row, column) computed.
     """
+    properties = _properties(scene, slot, receipt, settings, tiles)
+    used = [schema for prefix, schema in EXTENSIONS.items() if any(name.startswith(prefix) for name in properties)]
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
-        "stac_extensions": EXTENSIONS,
+        "stac_extensions": [CLASSIFICATION, *used],
         "id": scene.id,
         "geometry": scene.item["geometry"],
         "bbox": list(scene.item.get("bbox") or footprint(scene.item).bounds),
-        "properties": _properties(scene, slot, receipt, settings, tiles),
+        "properties": properties,
         "links": _links(scene, settings),
         "assets": _assets(scene, settings),
     }
@@ -86,7 +91,7 @@ def _properties(
         "proj:shape": list(scene.grid.shape),
         "proj:transform": list(scene.grid.transform),
         "proj:bbox": list(scene.grid.bounds),
-        "processing:software": {name: version(name) for name in ("cloudjob", "torch")},
+        "processing:software": dict(_software()),
         "cloudjob:source": {"collection": scene.collection, "id": scene.id},
         "cloudjob:fingerprint": scene.fingerprint,
         "cloudjob:sensing": iso(scene.sensing),
@@ -114,6 +119,12 @@ def _properties(
         "cloudjob:warnings": [redact(warning) for warning in receipt.warnings] or None,
     }
     return {name: value for name, value in told.items() if value is not None}
+
+
+@cache
+def _software() -> Mapping[str, str]:
+    """What decides values beside the checkpoint; asking takes a millisecond."""
+    return {name: version(name) for name in ("cloudjob", "torch")}
 
 
 def _links(scene: Scene, settings: Settings) -> list[dict[str, str]]:

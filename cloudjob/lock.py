@@ -166,6 +166,7 @@ def _acquire(out: Out, heartbeat: float) -> Token:
             out.delete([token.path])
             continue
         out.delete(f"{FOLDER}/{number:08d}.json" for number in numbers if number < token.number)
+        out.sweep(FOLDER)
         return token
 
 

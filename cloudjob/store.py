@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import xarray as xr
 import zarr
 
@@ -21,7 +19,7 @@ from cloudjob import lock as locks
 from cloudjob.errors import ContractError
 from cloudjob.failures import Failure
 from cloudjob.grid import Tile, Window
-from cloudjob.group import COMPLETE, FAILED, MASKS, PLANNED
+from cloudjob.group import COMPLETE, FAILED, MASKS, PLANNED, Mask
 from cloudjob.ledger import Ledger
 from cloudjob.lock import Lock
 from cloudjob.out import Out
@@ -30,8 +28,6 @@ from cloudjob.scene import Scene
 from cloudjob.settings import Settings
 
 __all__ = ["Lock", "Out", "Settings", "Slot", "Writer", "complete", "fail", "open_masks", "prepare"]
-
-Mask = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -255,11 +251,9 @@ def _outdated(ledger: Ledger, scenes: Iterable[Scene], replaces: Mapping[str, st
 
 
 def _sweep(out: Out, ledger: Ledger) -> None:
-    """Remove the parts of files that a killed run left; slots that are complete were swept by `complete`."""
-    complete_slots = [folder for entry in ledger.done.values() for folder in _shards(entry.group, entry.slot)]
-    out.sweep(MASKS, keep=complete_slots)
-    for folder in ("items", "failures", "runs"):
-        out.sweep(folder)
+    """Remove the parts of files that a killed run left; slots that are done were swept by `complete`."""
+    done = [folder for entry in ledger.done.values() for folder in _shards(entry.group, entry.slot)]
+    out.sweep("", keep=[*done, locks.FOLDER, "report"])  # These two may be written by others right now
 
 
 def _shards(group: str, slot: int) -> list[str]:
