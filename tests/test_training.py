@@ -1,0 +1,279 @@
+"""Training from outside: the loop learns, is resumed to the bit after a kill, and its checkpoint is evaluated."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_training_data import numbers, write
+
+from cloudjob import checkpoint
+from cloudjob.errors import UsageError
+from training import evaluate, loop, settings, teach
+from training.data import Layer, Patch
+from training.sample import Mix, Samples, sensor
+
+ROOT = Path(__file__).parent.parent
+TINY = """
+[network]
+widths = [4, 8]
+stem = 2
+[data]
+simulated = 4
+[mix]
+labelled = 0
+simulated = 1
+[training]
+epochs = 3
+samples = 16
+batch = 4
+crop = 64
+rate = 1e-2
+average = 0.9
+"""
+
+
+def start(folder, out, text=TINY, *more):
+    path = folder / "tiny.toml"
+    path.write_text(text)
+    command = [sys.executable, "-m", "training", str(path), "--out", str(out), "--threads", "1", *more]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    finish(start(folder, folder / "out"))
+    return folder / "out"
+
+
+def test_leaves_what_an_experiment_should(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert {"checkpoint.safetensors", "curves.csv", "loss.png", "metrics.json", "tensorboard"} <= names
+    assert list((trained / "tensorboard").iterdir())
+    contract = checkpoint.load(trained / "checkpoint.safetensors").contract
+    assert contract.widths == (4, 8)
+    assert contract.bands == ("red", "green", "blue", "nir")
+
+
+def test_learns(trained):
+    with (trained / "curves.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+
+
+def test_killed_and_resumed_ends_the_same(trained, tmp_path):
+    out = tmp_path / "out"
+    process = start(tmp_path, out)
+    limit = time.monotonic() + 120
+    while not (out / "last" / "rows.json").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = len(json.loads((out / "last" / "rows.json").read_text()))
+    assert done < 3
+    finish(start(tmp_path, out))
+    assert (out / "curves.csv").read_text() == (trained / "curves.csv").read_text()
+    same = (out / "checkpoint.safetensors").read_bytes() == (trained / "checkpoint.safetensors").read_bytes()
+    assert same
+
+
+def test_other_settings_do_not_resume(trained):
+    process = start(trained.parent, trained, TINY.replace("epochs = 3", "epochs = 4"))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert "other settings" in errors
+
+
+def test_nothing_to_learn_from_is_said(tmp_path):
+    process = start(tmp_path, tmp_path / "out", "[training]\nepochs = 1\n")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "nothing to learn from" in errors
+
+
+def test_unknown_loss_pixels_do_not_count():
+    logits = torch.zeros(1, 1, 2, 2, requires_grad=True)
+    target = torch.tensor([[[[1.0, float("nan")], [0.0, float("nan")]]]])
+    loss = loop.masked_loss(logits, target)
+    assert loss.item() == pytest.approx(np.log(2))
+    loss.backward()
+    assert (logits.grad[torch.isnan(target)] == 0).all()
+    assert (logits.grad[~torch.isnan(target)] != 0).all()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "training" / "experiments").glob("*.toml")), ids=lambda p: p.stem)
+def test_every_experiment_is_readable_and_has_a_contract(path):
+    chosen = settings.read(path)
+    terms = loop.contract(chosen)
+    assert terms.tile % terms.stride == 0
+    assert len(terms.bands) == chosen.network.bands
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("epochs = 3", "'epochs' is not a setting"), ("[training]\nepochs = 'x'", "epochs is 'x'"), ("=", "is not TOML")],
+)
+def test_wrong_settings_are_said(tmp_path, text, said):
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        settings.read(path)
+
+
+@pytest.fixture
+def patches(tmp_path):
+    """A patch with a bright cloud on dark ground, known, and one of clear ground."""
+    image = np.stack([numbers(1000, 96)] * 4)
+    image[:, 20:60, 30:70] = 8000
+    image[:, :, 90:] = 0
+    label = (image[0] == 8000).astype(np.uint8)
+    write(tmp_path / "cloudy.tif", image)
+    write(tmp_path / "cloudy_label.tif", label)
+    write(tmp_path / "clear.tif", np.stack([numbers(1500, 96)] * 4))
+    cloudy, clear = (tuple(Layer(tmp_path / f"{n}.tif", i, 1e-4) for i in (1, 2, 3, 4)) for n in ("cloudy", "clear"))
+    return [
+        Patch("cloudy", "cloudy", "chips", cloudy, tmp_path / "cloudy_label.tif"),
+        Patch("clear", "clear", "surfaces", clear, clear=True),
+    ]
+
+
+def test_samples_depend_on_their_number_only(patches):
+    mix = Mix(1, 1, 1, 1, 1)
+    first, second = (Samples(patches, mix, 12, crop=64, skies=3, epoch=2) for _ in range(2))
+    for index in (5, 0, 11):
+        for a, b in zip(first[index], second[index], strict=True):
+            assert torch.equal(a, b) or torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+    other = Samples(patches, mix, 12, crop=64, skies=3, epoch=3)
+    assert not all(torch.equal(first[i][0], other[i][0]) for i in range(12))
+
+
+def test_samples_hold_truth(patches):
+    samples = Samples(patches, Mix(1, 1, 1, 1, 1), 60, crop=64, skies=6)
+    clouds = 0
+    for index in range(60):
+        image, target = samples[index]
+        assert image.shape == (4, 64, 64)
+        assert target.shape == (1, 64, 64)
+        assert torch.isfinite(image).all()
+        assert torch.isnan(target[0][(image == 0).all(dim=0)]).all()
+        known = target[~torch.isnan(target)]
+        assert ((known >= 0) & (known <= 1)).all()
+        clouds += int((known > 0.5).sum())
+    assert clouds > 1000
+
+
+def test_crop_keeps_image_and_target_together(patches):
+    samples = Samples(patches[:1], Mix(), 40, crop=48)
+    for index in range(40):
+        image, target = samples[index]
+        known = ~torch.isnan(target[0])
+        bright = image[0] > 0.35
+        agree = (bright == (target[0] > 0.5))[known]
+        assert agree.float().mean() > 0.9 if known.any() else True
+
+
+def test_fixed_crops_are_shown_once_an_epoch(patches):
+    first, second = (
+        Samples(patches[:1], Mix(), 5, crop=48, whole=True, augment=False, epoch=epoch) for epoch in (0, 1)
+    )
+    seen = [{first[i][0].numpy().tobytes() for i in range(5)}, {second[i][0].numpy().tobytes() for i in range(5)}]
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 5
+
+
+def test_sensor_marks_what_it_cuts_off():
+    rng = np.random.default_rng(0)
+    cut = 0
+    for _ in range(40):
+        image, target = sensor(rng, np.full((4, 32, 32), 0.3, np.float32), np.zeros((32, 32), np.float32))
+        assert (np.isnan(target) == (image == 0).all(axis=0)).all()
+        cut += np.isnan(target).any()
+    assert 3 <= cut <= 25
+
+
+def test_algorithms_clouds_count_only_where_the_teacher_agrees(patches, tmp_path):
+    said = np.zeros((96, 96), np.float16)
+    said[20:40] = 1
+    np.savez(tmp_path / "teacher.npz", cloudy=said)
+    chosen = settings.Data(confirmed=("cloudy",))
+    target = teach.targets(patches, chosen, tmp_path / "teacher.npz")["cloudy"]
+    assert (target[20:40, 30:70] == 1).all()
+    assert np.isnan(target[40:60, 30:70]).all()
+    assert (target[:20, :90] == 0).all()
+    assert np.isnan(target[:, 90:]).all()
+
+
+def test_scores_of_known_masks():
+    label = np.array([[1, 1, 1, 0, 0, 0, 0, 255]], np.uint8)
+    said = np.array([[1, 1, 0, 1, 0, 0, 0, 1]], bool)
+    scores = evaluate.Counts().add(said, label).scores()
+    assert scores == {"iou": 0.5, "precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "false_positives": 0.25}
+    empty = evaluate.Counts().add(np.zeros((1, 2), bool), np.zeros((1, 2), np.uint8)).scores()
+    assert empty["iou"] is None
+    assert empty["false_positives"] == 0
+
+
+def case(patch, score):
+    reflectance, label = patch.read()
+    return evaluate.Case(patch, reflectance, label, {"cloudjob": score.astype(np.float32)})
+
+
+def test_choice_finds_the_threshold_and_buffer_that_made_the_labels(patches):
+    score = np.full((96, 96), 0.28)
+    score[22:58, 32:68] = 0.52  # two pixels inside the label's square on each side
+    threshold, buffer = evaluate.choose([case(patches[0], score)], "cloudjob", evaluate.THRESHOLDS, evaluate.CHOICES)
+    assert 0.28 < threshold <= 0.52
+    assert buffer == 2
+
+
+def test_reliability_of_a_calibrated_score(patches):
+    rows = evaluate.reliability([case(patches[1], np.full((96, 96), 0.25)), case(patches[0], np.full((96, 96), 0.75))])
+    assert [row["pixels"] for row in rows] == [96 * 96, 96 * 90]
+    assert rows[0]["cloud"] == 0
+    assert rows[1]["cloud"] == pytest.approx(1600 / (96 * 90))
+
+
+def test_evaluation_from_the_command_line(trained, patches, tmp_path):
+    folder = patches[0].label.parent
+    (folder / "clear.tif").unlink()
+    command = [sys.executable, "-m", "training.evaluate", str(trained / "checkpoint.safetensors")]
+    command += ["--data", str(folder), "--out", str(tmp_path / "out"), "--no-peer", "--choose-on", "cloudy"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "brightness" in done.stdout
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    groups = {(row["group"], row["method"], row["buffer_px"]) for row in metrics["rows"]}
+    assert ("cloudy", "cloudjob", 0) in groups
+    assert ("pooled", "brightness", 4) in groups
+    assert (tmp_path / "out" / "cloudy.png").stat().st_size > 1000
+    assert (tmp_path / "out" / "reliability.png").exists()
+    chosen = checkpoint.load(tmp_path / "out" / "checkpoint.safetensors").contract
+    assert chosen.threshold == metrics["threshold"]
+    bright = next(r for r in metrics["rows"] if r["method"] == "brightness" and r["group"] == "cloudy")
+    assert bright["iou"] > 0.9
+
+
+def test_evaluation_of_a_missing_checkpoint(tmp_path, patches):
+    command = [sys.executable, "-m", "training.evaluate", str(tmp_path / "none.safetensors")]
+    command += ["--data", str(patches[0].label.parent), "--out", str(tmp_path / "out"), "--no-peer"]
+    (tmp_path / "clear.tif").unlink()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 3
+    assert "none.safetensors" in done.stderr
+    assert "hint:" in done.stderr

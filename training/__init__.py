@@ -1,0 +1,1 @@
+"""From labelled patches to the checkpoint that `cloudjob run` uses."""

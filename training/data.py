@@ -1,0 +1,290 @@
+"""Labelled patches on disk, whatever their layout, as reflectance and label.
+
+Layouts known: 38-Cloud / 95-Cloud (Mohajerani and Saeedi 2019, arXiv:1901.10077), On Cloud N (DrivenData 2022,
+doi 10.34911/rdnt.hfq6m7), STAC item collections with a `label` asset, and chips (`NAME.tif` with `NAME_label.tif`).
+"""
+
+import csv
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+import rasterio.errors
+import rasterio.windows
+
+from cloudjob.errors import ContractError, UsageError
+
+BANDS = ("red", "green", "blue", "nir")
+CLEAR, CLOUD, UNKNOWN = 0, 1, 255
+
+Reflectance = npt.NDArray[np.float32]
+Label = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One band in a file: reflectance = number × scale + offset; the number 0 is no data."""
+
+    path: Path
+    index: int = 1
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One image, labelled or not.
+
+    Attributes:
+        name: unique within its source.
+        scene: splits are made by scene, never by patch.
+        source: the data set.
+        layers: red, green, blue, near infrared.
+        label: the mask's file, or None.
+        cloud: the value that means cloud in it; 0 is clear.
+        clear: known to be without any cloud (then there is no label file).
+    """
+
+    name: str
+    scene: str
+    source: str
+    layers: tuple[Layer, ...]
+    label: Path | None = None
+    cloud: int = CLOUD
+    clear: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether its truth is known."""
+        return self.clear or self.label is not None
+
+    def read(self) -> tuple[Reflectance, Label]:
+        """Reflectance (4, height, width), 0 where there are no data, and label (height, width) of 0, 1 and 255.
+
+        The label is 255 where it is unknown and where there are no data.
+
+        Raises:
+            ContractError: a file is missing or unreadable, shapes differ, or the mask has other values; it names
+                the file.
+        """
+        numbers = [read_layer(layer.path, layer.index) for layer in self.layers]
+        for layer, number in zip(self.layers, numbers, strict=True):
+            if number.shape != numbers[0].shape:
+                raise ContractError(
+                    f"{layer.path} has {number.shape} pixels but {self.layers[0].path} has {numbers[0].shape}",
+                    hint="all bands and the mask of a patch must have one shape",
+                )
+        valid = np.logical_or.reduce([number != 0 for number in numbers])
+        reflectance = np.stack(
+            [number * np.float32(layer.scale) + np.float32(layer.offset)
+             for layer, number in zip(self.layers, numbers, strict=True)]
+        ).astype(np.float32)  # fmt: skip
+        reflectance[:, ~valid] = 0
+        label = self._read_label(valid.shape)
+        label[~valid] = UNKNOWN
+        return reflectance, label
+
+    def _read_label(self, shape: tuple[int, ...]) -> Label:
+        if self.label is None:
+            return np.full(shape, CLEAR if self.clear else UNKNOWN, np.uint8)
+        raw = read_layer(self.label)
+        if raw.shape != shape:
+            raise ContractError(
+                f"{self.label} has {raw.shape} pixels but its image has {shape}",
+                hint="all bands and the mask of a patch must have one shape",
+            )
+        allowed = {CLEAR, self.cloud, UNKNOWN}
+        others = sorted(set(np.unique(raw).tolist()) - allowed)
+        if others:
+            raise ContractError(
+                f"{self.label} has the value {others[0]}; expected only {sorted(allowed)}",
+                hint=f"0 is clear, {self.cloud} is cloud, 255 is unknown",
+            )
+        label = np.full(shape, UNKNOWN, np.uint8)
+        label[raw == CLEAR] = CLEAR
+        label[raw == self.cloud] = CLOUD
+        return label
+
+
+@dataclass(frozen=True)
+class Found:
+    """Patches of a folder, and how many were left out because they hold no data."""
+
+    patches: tuple[Patch, ...]
+    dropped: int
+
+
+def read_layer(path: Path, index: int = 1) -> npt.NDArray[Any]:
+    """One band of a raster, as stored.
+
+    Raises:
+        ContractError: the file is missing or cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # chips need no place
+            with rasterio.open(path) as raster:
+                band: npt.NDArray[Any] = raster.read(index)
+                return band
+    except rasterio.errors.RasterioIOError as error:
+        reason = "there is no such file" if not path.exists() else f"it cannot be read: {error}"
+        raise ContractError(f"{path}: {reason}", hint="is the data set complete?") from None
+
+
+def find(folder: Path) -> Found:
+    """The patches of a data set, recognised by its layout; a folder of data sets gives all of them.
+
+    Raises:
+        ContractError: a file that the layout promises is missing.
+        UsageError: nothing of a known layout is there.
+    """
+    folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())] if folder.is_dir() else []
+    for candidates in ([folder], folders[1:]):
+        found = [reader(path) for path in candidates for known, reader in LAYOUTS if known(path)]
+        if found:
+            return Found(tuple(p for part in found for p in part.patches), sum(part.dropped for part in found))
+    raise UsageError(
+        f"{folder} holds no labelled patches in a layout that is known",
+        hint="known are 38-Cloud and 95-Cloud (train_red/…), On Cloud N (train_features/…), "
+        "STAC (items.json with label assets) and chips (NAME.tif with NAME_label.tif)",
+    )
+
+
+def split(patches: tuple[Patch, ...], patterns: tuple[str, ...]) -> tuple[tuple[Patch, ...], tuple[Patch, ...]]:
+    """(patches of the other scenes, patches of the scenes whose name matches one of the patterns)."""
+    chosen = {patch.scene for patch in patches if any(fnmatch(patch.scene, pattern) for pattern in patterns)}
+    return tuple(p for p in patches if p.scene not in chosen), tuple(p for p in patches if p.scene in chosen)
+
+
+def find_38_cloud(folder: Path) -> Found:
+    """38-Cloud and 95-Cloud as distributed: `train_red*/red_NAME.TIF` …, `train_gt*/gt_NAME.TIF`, CSVs of names.
+
+    Landsat 8 level 1 numbers: top-of-atmosphere reflectance = number × 2e-5 − 0.1, before the sun angle (USGS,
+    Landsat 8 Data Users Handbook, section 5.2). Cloud is 255 in the masks. The CSV of non-empty patches drops the
+    others (more than 80 % without data); without it the patches without any data are dropped.
+    """
+    names = _csv_names(folder, "nonempty") or _csv_names(folder, "") or _names_in(folder)
+    listed = _csv_names(folder, "") or names
+    patches, empty = [], 0
+    for name in sorted(names):
+        layers = tuple(Layer(_band_file(folder, band, name), 1, 2e-5, -0.1) for band in BANDS)
+        if not _csv_names(folder, "nonempty") and not read_layer(layers[0].path).any():
+            empty += 1
+            continue
+        scene = re.sub(r"^patch_\d+_\d+_by_\d+_", "", name)
+        patches.append(Patch(name, scene, "38-cloud", layers, _band_file(folder, "gt", name), cloud=255))
+    return Found(tuple(patches), max(0, len(set(listed) - set(names))) + empty)
+
+
+def _csv_names(folder: Path, kind: str) -> list[str]:
+    """Names in `training_patches*.csv`; with kind "nonempty" in the list of non-empty patches only."""
+    names: list[str] = []
+    for path in sorted(folder.glob("training_patches*.csv")):
+        if ("nonempty" in path.name) == (kind == "nonempty"):
+            with path.open(newline="") as lines:
+                names += [row[0] for row in csv.reader(lines) if row and row[0].startswith("patch_")]
+    return names
+
+
+def _names_in(folder: Path) -> list[str]:
+    files = [path for sub in folder.glob("train_red*") for path in sub.iterdir()]
+    return [path.stem.removeprefix("red_") for path in files if path.suffix.lower() == ".tif"]
+
+
+def _band_file(folder: Path, band: str, name: str) -> Path:
+    """The file of one band; 95-Cloud's folders end in `_additional_to38cloud`."""
+    for sub in sorted(folder.glob(f"train_{band}*")):
+        path = sub / f"{band}_{name}.TIF"
+        if path.exists():
+            return path
+    raise ContractError(
+        f"{folder / f'train_{band}' / f'{band}_{name}.TIF'}: there is no such file", hint="is the data set complete?"
+    )
+
+
+def find_on_cloud_n(folder: Path) -> Found:
+    """On Cloud N as distributed: `train_features/CHIP/B02.tif` … and `train_labels/CHIP.tif` (Sentinel-2 L2A).
+
+    Chips of one place and time are one scene when `train_metadata.csv` tells (`location`, `datetime`).
+    """
+    scenes: dict[str, str] = {}
+    metadata = folder / "train_metadata.csv"
+    if metadata.exists():
+        with metadata.open(newline="") as lines:
+            scenes = {row["chip_id"]: f"{row['location']} {row['datetime']}" for row in csv.DictReader(lines)}
+    patches = []
+    for chip in sorted(path for path in (folder / "train_features").iterdir() if path.is_dir()):
+        layers = tuple(Layer(chip / f"{key}.tif", 1, 1e-4) for key in ("B04", "B03", "B02", "B08"))
+        label = folder / "train_labels" / f"{chip.name}.tif"
+        for path in (*(layer.path for layer in layers), label):
+            if not path.exists():
+                raise ContractError(f"{path}: there is no such file", hint="is the data set complete?")
+        patches.append(Patch(chip.name, scenes.get(chip.name, chip.name), "on-cloud-n", layers, label))
+    return _drop_empty(patches)
+
+
+def find_stac(folder: Path) -> Found:
+    """A STAC item collection `items.json` with assets red, green, blue, nir and, for some, `label`."""
+    path = folder / "items.json"
+    try:
+        items = json.loads(path.read_text())["features"]
+        patches = [_stac_patch(folder, item) for item in items]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise ContractError(f"{path} cannot be read as STAC items: {error!r}") from None
+    return _drop_empty(patches)
+
+
+def _stac_patch(folder: Path, item: dict[str, dict[str, dict[str, object]]]) -> Patch:
+    layers = []
+    for band in BANDS:
+        asset: dict[str, object] = item["assets"][band]
+        raster = asset["raster:bands"][0]  # type: ignore[index]
+        layers.append(Layer(folder / str(asset["href"]), 1, raster["scale"], raster.get("offset", 0)))
+    label = folder / str(item["assets"]["label"]["href"]) if "label" in item["assets"] else None
+    name = str(item["id"])
+    return Patch(name, name, "stac", tuple(layers), label)
+
+
+def find_chips(folder: Path) -> Found:
+    """Chips `NAME.tif` (red, green, blue, near infrared; reflectance = number × 0.0016) and `NAME_label.tif`."""
+    return _drop_empty(list(_chips(folder, "chips", 0.0016)))
+
+
+def find_surfaces(folder: Path) -> Found:
+    """Chips without labels (reflectance = number × 0.0032), known to be clear unless the name begins `cloudy-`."""
+    return _drop_empty(list(_chips(folder, "surfaces", 0.0032)))
+
+
+def _chips(folder: Path, source: str, scale: float) -> Iterator[Patch]:
+    for path in sorted(folder.glob("*.tif")):
+        if path.stem.endswith("_label"):
+            continue
+        label = path.with_name(f"{path.stem}_label.tif")
+        scene = re.sub(r"_r\d+_c\d+$", "", path.stem)  # windows of one scene
+        layers = tuple(Layer(path, index, scale) for index in (1, 2, 3, 4))
+        clear = source == "surfaces" and not path.stem.startswith("cloudy-")
+        if source == "chips" and not label.exists():
+            raise ContractError(f"{label}: there is no such file", hint="is the data set complete?")
+        yield Patch(path.stem, scene, source, layers, label if source == "chips" else None, clear=clear)
+
+
+def _drop_empty(patches: list[Patch]) -> Found:
+    kept = tuple(patch for patch in patches if read_layer(patch.layers[0].path, patch.layers[0].index).any())
+    return Found(kept, len(patches) - len(kept))
+
+
+LAYOUTS = (
+    (lambda folder: any(folder.glob("train_red*")), find_38_cloud),
+    (lambda folder: (folder / "train_features").is_dir(), find_on_cloud_n),
+    (lambda folder: (folder / "items.json").is_file(), find_stac),
+    (lambda folder: any(folder.glob("*_label.tif")), find_chips),
+    (lambda folder: any(folder.glob("*.tif")) and not any(folder.glob("*_label.tif")), find_surfaces),
+)

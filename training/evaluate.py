@@ -1,0 +1,291 @@
+"""How good a checkpoint is: `python -m training.evaluate CHECKPOINT --data FOLDER --out FOLDER`.
+
+Our masks are those a job writes (same tiles, halo and fill). Beside them, on the same pixels: a threshold on
+brightness, and `ukis-csmask` where it is installed; each with the same buffers.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from cloudjob import checkpoint, predict
+from cloudjob.errors import CloudjobError
+from cloudjob.grid import Tiling
+from training import data, peer, pictures
+from training.data import Label, Patch, Reflectance
+
+Float = npt.NDArray[np.float32]
+Bool = npt.NDArray[np.bool_]
+
+BUFFERS = (0, 4)  # pixels, stated with every comparison: label sets differ in how generously they are drawn
+BRIGHT = 0.3  # mean visible reflectance from which clear ground is bright
+SNOW = ("snow-*",)
+THRESHOLDS = tuple(round(0.2 + 0.05 * step, 2) for step in range(13))
+CHOICES = (0, 1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A patch with its truth and what each method thinks: probability-like scores, cloud from `cut[method]`."""
+
+    patch: Patch
+    reflectance: Reflectance
+    label: Label
+    scores: dict[str, Float]
+
+
+@dataclass
+class Counts:
+    """Pixels where label and mask are known: said cloud and is, said but is not, is but not said, and clear."""
+
+    hit: int = 0
+    false: int = 0
+    missed: int = 0
+    clear: int = 0
+
+    def add(self, said: Bool, label: Label) -> "Counts":
+        """Count another mask (height, width) against its label (0, 1, 255)."""
+        self.hit += int((said & (label == 1)).sum())
+        self.false += int((said & (label == 0)).sum())
+        self.missed += int((~said & (label == 1)).sum())
+        self.clear += int((~said & (label == 0)).sum())
+        return self
+
+    def scores(self) -> dict[str, float | None]:
+        """IoU, precision, recall, F1 of cloud, and the share of clear pixels called cloud; None for 0 / 0."""
+        hit, false, missed = self.hit, self.false, self.missed
+        return {
+            "iou": _ratio(hit, hit + false + missed),
+            "precision": _ratio(hit, hit + false),
+            "recall": _ratio(hit, hit + missed),
+            "f1": _ratio(2 * hit, 2 * hit + false + missed),
+            "false_positives": _ratio(false, false + self.clear),
+        }
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def likelihood(model: predict.Model, reflectance: Reflectance) -> Float:
+    """Probability (height, width) for reflectance (bands, height, width), 0 for no data, tiled as a job does."""
+    image = np.where((reflectance == 0).all(axis=0), np.nan, reflectance)[: len(model.contract.bands)]
+    contract = model.contract
+    height, width = image.shape[1:]
+    tiling = Tiling(height, width, contract.tile, contract.padding(), contract.stride)
+    result = np.zeros((height, width), np.float32)
+    for tile in tiling.all():
+        core, padded = tiling.core(tile), tiling.padded(tile)
+        (found,) = predict.probability(model, [predict.cut(image.astype(np.float32), padded)])
+        top, left = core.top - padded.top, core.left - padded.left
+        result[core.slices] = found[top : top + core.shape[0], left : left + core.shape[1]]
+    return result
+
+
+def brightness(reflectance: Reflectance) -> Float:
+    """The simplest method's score: mean of red, green and blue, 0 to 1."""
+    score: Float = np.clip(reflectance[:3].mean(axis=0), 0, 1)
+    return score
+
+
+def cases(model: predict.Model, patches: Iterable[Patch], *, with_peer: bool) -> list[Case]:
+    """All methods on all patches."""
+    result = []
+    for patch in patches:
+        reflectance, label = patch.read()
+        scores = {"cloudjob": likelihood(model, reflectance), "brightness": brightness(reflectance)}
+        if with_peer:
+            scores["ukis-csmask"] = peer.probability(reflectance)
+        result.append(Case(patch, reflectance, label, scores))
+    return result
+
+
+def said(score: Float, cut: float, buffer: int) -> Bool:
+    """Cloud (height, width): score from `cut`, widened by `buffer` pixels."""
+    return predict.widen(score >= cut, (buffer, buffer))
+
+
+def choose(found: Sequence[Case], method: str, cuts: Sequence[float], buffers: Sequence[int]) -> tuple[float, int]:
+    """The (threshold, buffer in pixels) with the best mean of the scenes' IoU over scenes that have clouds."""
+    scenes = sorted({case.patch.scene for case in found if (case.label == 1).any()})
+
+    def score(option: tuple[float, int]) -> float:
+        return sum(_scene_counts(found, scene, method, *option).scores()["iou"] or 0.0 for scene in scenes)
+
+    return max(((cut, buffer) for cut in cuts for buffer in buffers), key=score)
+
+
+def _scene_counts(found: Sequence[Case], scene: str, method: str, cut: float, buffer: int) -> Counts:
+    counts = Counts()
+    for case in found:
+        if case.patch.scene == scene:
+            counts.add(said(case.scores[method], cut, buffer), case.label)
+    return counts
+
+
+def table(found: Sequence[Case], cuts: dict[str, float], buffers: Sequence[int]) -> list[dict[str, Any]]:
+    """One row per (group, method, buffer): each scene, each source, all pooled, clear, snow and bright ground."""
+    rows = []
+    for name, members in _groups(found).items():
+        for method, cut in cuts.items():
+            for buffer in buffers:
+                counts = Counts()
+                for case, where in members:
+                    label = np.where(where, case.label, data.UNKNOWN).astype(np.uint8)
+                    counts.add(said(case.scores[method], cut, buffer), label)
+                rows.append({"group": name, "method": method, "buffer_px": buffer, **counts.scores()})
+    return rows
+
+
+def _groups(found: Sequence[Case]) -> dict[str, list[tuple[Case, Bool]]]:
+    """Named sets of (case, pixels that count)."""
+    groups: dict[str, list[tuple[Case, Bool]]] = {}
+
+    def put(name: str, case: Case, where: Bool) -> None:
+        groups.setdefault(name, []).append((case, where))
+
+    for case in found:
+        everything = np.ones(case.label.shape, bool)
+        put(case.patch.scene, case, everything)
+        if not (case.label != data.UNKNOWN).any():
+            continue
+        cloudy = (case.label == data.CLOUD).any()
+        if cloudy:
+            put(f"all {case.patch.scene.split('-')[0]}", case, everything)
+            put("pooled", case, everything)
+        else:
+            put("clear scenes", case, everything)
+        snow = any(fnmatch(case.patch.scene, pattern) for pattern in SNOW)
+        ground = case.label == data.CLEAR
+        if snow:
+            put("snow", case, ground)
+        put("bright ground", case, ground & (case.scores["brightness"] >= BRIGHT))
+    return groups
+
+
+def reliability(found: Sequence[Case], method: str = "cloudjob", bins: int = 10) -> list[dict[str, float]]:
+    """Per bin of probability: its mean, the share of cloud among the labels, and the pixels."""
+    scores = np.concatenate([case.scores[method][case.label != data.UNKNOWN] for case in found])
+    labels = np.concatenate([case.label[case.label != data.UNKNOWN] for case in found])
+    index = np.minimum((scores * bins).astype(int), bins - 1)
+    return [
+        {
+            "probability": float(scores[index == number].mean()),
+            "cloud": float(labels[index == number].mean()),
+            "pixels": int((index == number).sum()),
+        }
+        for number in range(bins)
+        if (index == number).any()
+    ]
+
+
+def show(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a text table."""
+    head = ("group", "method", "buffer_px", "iou", "precision", "recall", "f1", "false_positives")
+    lines = [f"{'group':34} {'method':12} {'px':>2} " + " ".join(f"{name[:9]:>9}" for name in head[3:])]
+    for row in rows:
+        numbers = " ".join(f"{'-' if row[name] is None else format(row[name], '.4f'):>9}" for name in head[3:])
+        lines.append(f"{row['group'][:34]:34} {row['method']:12} {row['buffer_px']:>2} {numbers}")
+    return "\n".join(lines)
+
+
+def evaluate(
+    ckpt: checkpoint.Checkpoint,
+    patches: Sequence[Patch],
+    out: Path,
+    *,
+    cut_of_brightness: float = 0.3,
+    with_peer: bool = True,
+) -> dict[str, Any]:
+    """Measure a checkpoint on patches; leaves `metrics.json`, `reliability.png` and sheets in `out`.
+
+    Returns:
+        What is in `metrics.json`.
+    """
+    contract = ckpt.contract
+    out.mkdir(parents=True, exist_ok=True)
+    found = cases(predict.prepare(ckpt), patches, with_peer=with_peer)
+    cuts = {"cloudjob": contract.threshold, "brightness": cut_of_brightness}
+    if with_peer:
+        cuts["ukis-csmask"] = 0.5
+    default = round(contract.buffer / contract.resolution)
+    rows = table(found, cuts, sorted({*BUFFERS, default}))
+    curve = reliability(found) if any((case.label != data.UNKNOWN).any() for case in found) else []
+    metrics = {
+        "checkpoint": ckpt.sha256,
+        "threshold": contract.threshold,
+        "default_buffer_px": default,
+        "cuts": cuts,
+        "rows": rows,
+        "reliability": curve,
+    }
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    pictures.reliability(curve, out / "reliability.png")
+    for case in found:
+        mask = said(case.scores["cloudjob"], contract.threshold, default)
+        pictures.sheet(case.reflectance, case.label, case.scores["cloudjob"], mask, out / f"{case.patch.name}.png")
+    return metrics
+
+
+def fix_choice(path: Path, patches: Sequence[Patch], out: Path) -> tuple[float, int, float]:
+    """Choose threshold and buffer on training-side patches and write them into the checkpoint `path` → `out`.
+
+    Returns:
+        Threshold, buffer in pixels, and the best cut for brightness on the same patches.
+    """
+    ckpt = checkpoint.load(path)
+    found = cases(predict.prepare(ckpt), patches, with_peer=False)
+    threshold, buffer = choose(found, "cloudjob", THRESHOLDS, CHOICES)
+    bright, _ = choose(found, "brightness", THRESHOLDS, (0,))
+    contract = dataclasses.replace(ckpt.contract, threshold=threshold, buffer=buffer * ckpt.contract.resolution)
+    checkpoint.save(ckpt.network, contract, out)
+    return threshold, buffer, bright
+
+
+@click.command(help=__doc__)
+@click.argument("path", metavar="CHECKPOINT", type=click.Path(path_type=Path))
+@click.option("--data", "folders", multiple=True, required=True, type=click.Path(path_type=Path), help="A data set.")
+@click.option("--out", default=Path("evaluation"), type=click.Path(path_type=Path), help="Folder for the results.")
+@click.option("--only", multiple=True, default=("*",), help="Pattern of scenes to measure on.")
+@click.option("--choose-on", multiple=True, help="Pattern of training-side scenes that choose threshold and buffer.")
+@click.option("--peer/--no-peer", "with_peer", default=peer.available(), help="Beside ukis-csmask.")
+def main(
+    path: Path,
+    folders: tuple[Path, ...],
+    out: Path,
+    only: tuple[str, ...],
+    choose_on: tuple[str, ...],
+    *,
+    with_peer: bool,
+) -> None:
+    """Command line."""
+    try:
+        patches = [patch for folder in folders for patch in data.find(folder).patches]
+        out.mkdir(parents=True, exist_ok=True)
+        bright = 0.3
+        if choose_on:
+            _, chosen = data.split(tuple(patches), choose_on)
+            threshold, buffer, bright = fix_choice(path, [p for p in chosen if p.known], out / "checkpoint.safetensors")
+            path = out / "checkpoint.safetensors"
+            click.echo(f"chosen on {len(chosen)} patches: threshold {threshold}, buffer {buffer} px", err=True)
+        _, measured = data.split(tuple(patches), only)
+        metrics = evaluate(checkpoint.load(path), measured, out, cut_of_brightness=bright, with_peer=with_peer)
+    except CloudjobError as error:
+        click.echo(f"error: {error}", err=True)
+        if error.hint:
+            click.echo(f"hint: {error.hint}", err=True)
+        sys.exit(error.exit_code)
+    click.echo(show(metrics["rows"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""The training loop: short, resumable to the bit on a CPU, best epoch by validation."""
+
+import csv
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from cloudjob import checkpoint
+from cloudjob.errors import ContractError
+from cloudjob.unet import SimpleUNet
+from training.data import BANDS, UNKNOWN, Patch
+from training.sample import Float, Samples
+from training.settings import Settings
+
+Pair = tuple[Tensor, Tensor]
+
+WARM_UP = 0.03  # share of the steps
+COLUMNS = ("epoch", "loss", "validation_loss", "validation_iou", "rate")
+
+
+def contract(settings: Settings, **extra: Any) -> checkpoint.Contract:
+    """What the checkpoint will promise."""
+    network = settings.network
+    return checkpoint.Contract(
+        name=settings.name,
+        version=settings.version,
+        bands=BANDS[: network.bands],
+        mean=network.mean[: network.bands],
+        std=network.std[: network.bands],
+        widths=network.widths,
+        stem=network.stem,
+        dilation=network.dilation,
+        halo=network.halo,
+        training_data=settings.training_data,
+        **extra,
+    )
+
+
+def masked_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy over the pixels whose target is not NaN; both (batch, 1, height, width)."""
+    known = ~torch.isnan(target)
+    losses = nn.functional.binary_cross_entropy_with_logits(logits, torch.nan_to_num(target), reduction="none")
+    return (losses * known).sum() / known.sum().clamp(min=1)
+
+
+def train(
+    settings: Settings,
+    samples: Samples,
+    validation: Sequence[Pair],
+    out: Path,
+    *,
+    start: Path | None = None,
+    workers: int = 1,
+) -> Path:
+    """Train, or go on where an interrupted training stopped.
+
+    Leaves `curves.csv`, `tensorboard/`, `last/` (to resume from) and `checkpoint.safetensors`, which is the best
+    epoch by its IoU on `validation`.
+
+    Args:
+        settings: the experiment.
+        samples: what is shown.
+        validation: pairs of normalisable reflectance (bands, h, w) and target (1, h, w), NaN where unknown.
+        out: folder.
+        start: a checkpoint of the same network whose weights training begins with.
+        workers: processes that prepare samples.
+
+    Raises:
+        ContractError: `out` holds a training with other settings.
+    """
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (slow to import)
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(settings.training.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    state = State(settings, device)
+    if start:
+        state.start(checkpoint.load(start).network)
+    first = state.resume(out / "last")
+    writer = SummaryWriter(str(out / "tensorboard"), purge_step=first)
+    for epoch in range(first, settings.training.epochs):
+        samples.epoch = epoch
+        loss = _one_epoch(state, samples, epoch, workers)
+        scores = validate(state.average, state.contract, validation, device)
+        rate = state.rate()
+        row = dict(zip(COLUMNS, (epoch, loss, *scores, rate), strict=True))
+        state.rows.append(row)
+        for name in COLUMNS[1:]:
+            writer.add_scalar(name, row[name], epoch)
+        if scores[1] >= max((r["validation_iou"] for r in state.rows), default=0.0):
+            state.save_best(out / "checkpoint.safetensors")
+        state.save(out / "last")
+        _write_curves(out / "curves.csv", state.rows)
+    writer.close()
+    return out / "checkpoint.safetensors"
+
+
+def pair(patch: Patch, soft: Float | None, settings: Settings) -> Pair:
+    """A whole patch to validate on: reflectance (bands, h, w) and target (1, h, w), cut to the network's stride."""
+    reflectance, label = patch.read()
+    target = np.where(label == UNKNOWN, np.nan, label).astype(np.float32) if soft is None else soft
+    stride = contract(settings).stride
+    height, width = (side // stride * stride for side in target.shape)
+    return (
+        torch.from_numpy(reflectance[: settings.network.bands, :height, :width].copy()),
+        torch.from_numpy(target[None, :height, :width].copy()),
+    )
+
+
+class State:
+    """Everything that changes while training: network, its running average, optimiser, curves."""
+
+    def __init__(self, settings: Settings, device: torch.device) -> None:
+        self.settings = settings
+        self.device = device
+        self.contract = contract(settings)
+        fast: dict[str, Any] = {"device": device, "memory_format": torch.channels_last}
+        self.network = self.contract.network().to(**fast)
+        self.average = self.contract.network().to(**fast)
+        self.average.load_state_dict(self.network.state_dict())
+        self.parallel: nn.Module = self.network
+        if torch.cuda.device_count() > 1:
+            self.parallel = nn.DataParallel(self.network)
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=settings.training.rate, weight_decay=settings.training.decay
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+        self.mean = torch.tensor(self.contract.mean, device=device)[:, None, None]
+        self.std = torch.tensor(self.contract.std, device=device)[:, None, None]
+        self.step = 0
+        self.steps = 1
+        self.rows: list[dict[str, float]] = []
+
+    def start(self, network: SimpleUNet) -> None:
+        """Begin with these weights."""
+        try:
+            self.network.load_state_dict(network.state_dict())
+        except RuntimeError:
+            raise ContractError("--start is another network than the settings'") from None
+        self.average.load_state_dict(network.state_dict())
+
+    def rate(self) -> float:
+        """Learning rate at this step: linear warm-up, then half a cosine down to a hundredth."""
+        done = self.step / self.steps
+        warm = min(1.0, done / WARM_UP + 0.01)
+        return self.settings.training.rate * warm * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+
+    def learn(self, image: Tensor, target: Tensor) -> float:
+        """One step; the loss before it."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate()
+        image = image.to(self.device, memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+            loss = masked_loss(self.parallel((image - self.mean) / self.std), target.to(self.device))
+        self.optimiser.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimiser)
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.step += 1
+        self._follow()
+        return loss.item()
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the running average; it starts fast, so that it forgets the first weights."""
+        decay = min(self.settings.training.average, self.step / (self.step + 10))
+        for slow, new in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
+            if slow.is_floating_point():
+                slow.lerp_(new, 1 - decay)
+            else:
+                slow.copy_(new)
+
+    def save_best(self, path: Path) -> None:
+        """The running average as a checkpoint."""
+        checkpoint.save(self.average, self.contract, path)
+
+    def save(self, folder: Path) -> None:
+        """Everything, in safetensors and JSON, so that nothing is ever unpickled; replaced in one rename."""
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for number, moments in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{k}": v for k, v in moments.items()}
+        header = {
+            "step": self.step,
+            "scaler": self.scaler.state_dict(),
+            "rows": self.rows,
+            "settings": _fingerprint(self.settings),
+        }
+        data = safetensors.torch.save(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"state": json.dumps(header)}
+        )
+        folder.mkdir(exist_ok=True)
+        partial = folder / "state.partial"
+        partial.write_bytes(data)
+        partial.replace(folder / "state.safetensors")
+        (folder / "rows.json").write_text(json.dumps(self.rows))
+
+    def resume(self, folder: Path) -> int:
+        """Read what `save` wrote, if it is there; the next epoch's number."""
+        path = folder / "state.safetensors"
+        if not path.exists():
+            return 0
+        with safetensors.safe_open(path, "pt") as file:
+            header = json.loads(file.metadata()["state"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no dict)
+        if header["settings"] != _fingerprint(self.settings):
+            raise ContractError(
+                f"{folder.parent} holds a training with other settings", hint="choose another --out, or delete it"
+            )
+        for name, network in (("network", self.network), ("average", self.average)):
+            network.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(name)})
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimiser."):
+                _, number, name = key.split(".")
+                moments.setdefault(int(number), {})[name] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        self.scaler.load_state_dict(header["scaler"])
+        self.step, self.rows = header["step"], header["rows"]
+        return len(self.rows)
+
+
+def _one_epoch(state: State, samples: Samples, epoch: int, workers: int) -> float:
+    """All samples once; the mean loss."""
+    training = state.settings.training
+    loader = DataLoader(samples, training.batch, num_workers=workers, drop_last=True)
+    state.steps = len(loader) * training.epochs
+    state.step = len(loader) * epoch
+    state.network.train()
+    losses = [
+        state.learn(image, target) for image, target in tqdm(loader, f"epoch {epoch}", unit="step", mininterval=5)
+    ]
+    return float(np.mean(losses))
+
+
+@torch.no_grad()
+def validate(
+    network: SimpleUNet, terms: checkpoint.Contract, pairs: Iterable[Pair], device: torch.device
+) -> tuple[float, float]:
+    """(loss, pooled IoU at probability 0.5) over whole patches."""
+    network.eval()
+    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (terms.mean, terms.std))
+    losses, both, either = [], 0, 0
+    for image, target in pairs:
+        logits = network(((image.to(device) - mean) / std)[None])[0]
+        truth = target.to(device)
+        losses.append(float(masked_loss(logits, truth)))
+        said, cloud = (logits > 0) & ~truth.isnan(), truth > 0.5
+        both += int((said & cloud).sum())
+        either += int((said | cloud).sum())
+    return float(np.mean(losses or [0.0])), both / max(either, 1)
+
+
+def _fingerprint(settings: Settings) -> str:
+    return hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode()).hexdigest()
+
+
+def _write_curves(path: Path, rows: list[dict[str, float]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)

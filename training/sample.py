@@ -1,0 +1,292 @@
+"""What the network is shown: one crop after another, real, simulated or both, each a pure function of its number.
+
+A sample depends on (seed, epoch, index) alone, so that training can be killed and resumed, and that the number of
+loading processes changes nothing.
+
+Sources of the method: simulated clouds as in `cloudjob.simulate`; clouds cut from one image and pasted on another as
+in CutMix (Yun et al. 2019, arXiv:1905.04899); a teacher's soft labels as targets (Hinton et al. 2015,
+arXiv:1503.02531).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.ndimage import gaussian_filter  # type: ignore[attr-defined]  # scipy's own lists hide it
+from torch.utils.data import Dataset
+
+from cloudjob import simulate
+from training.data import UNKNOWN, Patch
+
+Float = npt.NDArray[np.float32]
+Sample = tuple[Float, Float]
+
+SKY_SIDE = 384  # pixels of a simulated sky, of which a crop is used
+BRIGHTEST = 2.0  # reflectance; one bad number would spoil the BatchNorm of a whole batch
+KEPT = 200  # patches kept in memory; larger data sets are read again every epoch
+DOUBTFUL = (0.06, 0.25)  # opacity between thin haze and thin cloud, where people disagree: not taught
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Shares of the kinds of sample; they are divided by their sum.
+
+    Attributes:
+        labelled: crops of labelled patches.
+        clear: crops of known clear patches, among them snow, ice and sand.
+        pasted: clouds of a labelled patch on clear ground.
+        clouded: simulated clouds on clear or labelled ground.
+        simulated: simulated clouds on simulated ground.
+    """
+
+    labelled: float = 1.0
+    clear: float = 0.0
+    pasted: float = 0.0
+    clouded: float = 0.0
+    simulated: float = 0.0
+
+    def shares(self) -> npt.NDArray[np.float64]:
+        """The shares in the order of the attributes; their sum is 1."""
+        shares = np.array([self.labelled, self.clear, self.pasted, self.clouded, self.simulated], np.float64)
+        return np.asarray(shares / shares.sum())
+
+
+@dataclass
+class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Crops of `crop` pixels: reflectance (bands, crop, crop) and target (1, crop, crop), NaN where unknown.
+
+    Attributes:
+        patches: to train on; those with a known label, those known to be clear, or both.
+        mix: what is shown how often.
+        length: samples of one epoch.
+        crop: side in pixels.
+        bands: number of bands, the first of red, green, blue and near infrared.
+        seed: of everything that is random.
+        epoch: of the next samples.
+        augment: whether crops are zoomed, turned and their radiometry changed.
+        skies: number of simulated skies (and of simulated grounds).
+        soft: targets (height, width) that replace a patch's label, by its name; see `training.teach`.
+        whole: show `length` crops, fixed by the seed, once an epoch in random order, instead of new ones.
+    """
+
+    patches: Sequence[Patch]
+    mix: Mix
+    length: int
+    crop: int = 256
+    bands: int = 4
+    seed: int = 0
+    epoch: int = 0
+    augment: bool = True
+    skies: int = 400
+    soft: dict[str, Float] = field(default_factory=dict)
+    whole: bool = False
+    _cache: dict[str, Sample] = field(default_factory=dict)
+    _skies: dict[int, npt.NDArray[np.float16]] = field(default_factory=dict)
+    _grounds: dict[int, npt.NDArray[np.float16]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.labelled = [p for p in self.patches if p.label is not None or p.name in self.soft]
+        self.scenes = _by_scene(self.labelled)
+        self.opaque = _by_scene([p for p in self.labelled if self._has_opaque_clouds(p)])
+        self.clear = _by_scene([p for p in self.patches if p.clear])
+
+    def warm(self) -> None:
+        """Make everything that is kept in memory, before loading processes are forked and would each make their own."""
+        for patch in self.patches[:KEPT]:
+            self._read(patch)
+        if self.mix.clouded or self.mix.simulated:
+            for number in range(self.skies):
+                self._sky(number)
+        if self.mix.simulated:
+            for number in range(self.skies):
+                self._ground(number)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        kind = rng.choice(5, p=self.mix.shares())
+        if kind == 0 and self.whole:
+            number = int(np.random.default_rng((self.seed, self.epoch)).permutation(self.length)[index])
+            place = np.random.default_rng((self.seed, number))
+            image, target = self._crop(rng, self.labelled[number % len(self.labelled)], place)
+        elif kind == 0:
+            image, target = self._crop(rng, self._draw(rng, self.scenes))
+        elif kind == 1:
+            image, target = self._crop(rng, self._draw(rng, self.clear))
+        elif kind == 2:
+            image, target = self._pasted(rng)
+        else:
+            image, target = self._clouded(rng, simulated=kind == 4)
+        if self.augment:
+            image, target = sensor(rng, image, target)
+        return torch.from_numpy(image[: self.bands].copy()), torch.from_numpy(target[None].copy())
+
+    def _draw(self, rng: np.random.Generator, scenes: dict[str, list[Patch]]) -> Patch:
+        """A patch of a scene: every scene is shown equally often, however many patches it is cut into."""
+        patches = scenes[list(scenes)[rng.integers(len(scenes))]]
+        return patches[rng.integers(len(patches))]
+
+    def _crop(self, rng: np.random.Generator, patch: Patch, place: np.random.Generator | None = None) -> Sample:
+        """A crop, zoomed and turned when augmenting; `place` says where, else it is anywhere."""
+        image, target = self._read(patch)
+        zoom = float(np.exp(rng.uniform(-0.7, 0.7))) if self.augment and rng.random() < 0.5 else 1.0
+        height, width = target.shape
+        side = min(round(self.crop * zoom), height, width) if zoom != 1 else self.crop
+        row, column = (int((place or rng).integers(max(0, full - side) + 1)) for full in (height, width))
+        image = image[:, row : row + side, column : column + side]
+        target = target[row : row + side, column : column + side]
+        if zoom != 1:
+            image, target = resize(image, target, self.crop)
+        image, target = pad(image, target, self.crop)
+        return turn(rng, image, target) if self.augment else (image, target)
+
+    def _read(self, patch: Patch) -> Sample:
+        """Reflectance and target of a whole patch, kept in memory."""
+        if patch.name in self._cache:
+            return self._cache[patch.name]
+        image, label = patch.read()
+        target = label.astype(np.float32)
+        target[label == UNKNOWN] = np.nan
+        if patch.name in self.soft:
+            target = np.where((image != 0).any(axis=0), self.soft[patch.name], np.nan).astype(np.float32)
+        if len(self._cache) < KEPT:
+            self._cache[patch.name] = image, target
+        return image, target
+
+    def _has_opaque_clouds(self, patch: Patch) -> bool:
+        """Clouds through which the ground is seen cannot be pasted on another."""
+        if self.mix.pasted == 0:
+            return False
+        image, target = self._read(patch)
+        clouds = image[:3].mean(axis=0)[np.nan_to_num(target) > 0.5]
+        return bool(clouds.size > 1000 and np.median(clouds) > 0.3)
+
+    def _pasted(self, rng: np.random.Generator) -> Sample:
+        """The clouds of one patch over the clear ground of another, wherever they are the brighter."""
+        image, target = self._crop(rng, self._draw(rng, self.clear))
+        clouds, label = self._crop(rng, self._draw(rng, self.opaque))
+        matte = gaussian_filter(np.nan_to_num(label), 3)
+        matte = np.clip(2 * matte, 0, 1).astype(np.float32)
+        mixed = image + (np.maximum(clouds, image) - image) * matte
+        unknown = np.isnan(label) | ((label > 0) & hidden(image, mixed))
+        return mixed, np.where(unknown, np.nan, np.maximum(target, label)).astype(np.float32)
+
+    def _clouded(self, rng: np.random.Generator, *, simulated: bool) -> Sample:
+        """Simulated clouds on simulated ground, or on a patch."""
+        if simulated:
+            image = self._ground(int(rng.integers(self.skies)))
+            image, target = turn(rng, *_window(rng, image, np.zeros(image.shape[1:], np.float32), self.crop))
+        elif self.labelled and rng.random() < 0.2:
+            image, target = self._crop(rng, self._draw(rng, self.scenes))
+        else:
+            image, target = self._crop(rng, self._draw(rng, self.clear))
+        parts = self._sky(int(rng.integers(self.skies)))
+        parts, _ = turn(rng, *_window(rng, parts, parts[0], self.crop))
+        sky = simulate.Sky(opacity=parts[0].copy(), colour=parts[2:].copy(), shadow=parts[1].copy())
+        mixed, label = simulate.overlay(image, sky)
+        mixed[:, (image == 0).all(axis=0)] = 0
+        doubt = (sky.opacity > DOUBTFUL[0]) & (sky.opacity < DOUBTFUL[1]) | (label > 0) & hidden(image, mixed)
+        doubt &= ~(target >= 0.5)
+        target = np.where(doubt, np.nan, np.maximum(target, label)).astype(np.float32)
+        return mixed, target
+
+    def _sky(self, number: int) -> Float:
+        """(6, side, side): opacity, shadow and the clouds' four bands."""
+        if number not in self._skies:
+            rng = np.random.default_rng((self.seed, 1_000_003, number))
+            sky = simulate.sky(rng, (SKY_SIDE, SKY_SIDE))
+            self._skies[number] = np.concatenate([sky.opacity[None], sky.shadow[None], sky.colour]).astype(np.float16)
+        return self._skies[number].astype(np.float32)
+
+    def _ground(self, number: int) -> Float:
+        if number not in self._grounds:
+            rng = np.random.default_rng((self.seed, 1_000_033, number))
+            self._grounds[number] = simulate.ground(rng, (SKY_SIDE, SKY_SIDE))[0].astype(np.float16)
+        return self._grounds[number].astype(np.float32)
+
+
+def sensor(rng: np.random.Generator, image: Float, target: Float) -> Sample:
+    """What sensors, processing levels and tiles do to an image: (bands, h, w) and (h, w) in, and out.
+
+    Gain and offset of all bands and of each, the blue haze of level 1C, saturation, 8-bit numbers, noise, and sides
+    without data.
+    """
+    empty = (image == 0).all(axis=0)
+    bands = len(image)
+    gain = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.04, bands))
+    offset = rng.normal(0, 0.008) + rng.normal(0, 0.005, bands)
+    if rng.random() < 0.3:
+        # Path radiance grows towards short waves, about as wavelength^−4 (Rayleigh): red, green, blue, near infrared.
+        offset = offset + rng.uniform(0, 0.09) * np.array([0.30, 0.53, 1.0, 0.10])[:bands]
+    image = image * np.float32(gain[:, None, None]) + np.float32(offset[:, None, None])
+    if rng.random() < 0.15:
+        limit = (rng.uniform(0.35, 1.2) * np.array([1, 1, 1, rng.uniform(1, 2)])).astype(np.float32)
+        image = np.minimum(image, limit[:bands, None, None])
+    if rng.random() < 0.2:
+        image = (np.round(image * rng.uniform(150, 400)) / 255).astype(np.float32)
+    if rng.random() < 0.3:
+        image = image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, 0.006))
+    image = np.clip(image, 0.0001, BRIGHTEST).astype(np.float32)
+    if rng.random() < 0.25:
+        # Tiles reach beyond the scene, and beyond its sensor's swath.
+        for side in rng.choice(4, size=int(rng.integers(1, 3)), replace=False):
+            np.rot90(empty, side)[: int(rng.integers(1, target.shape[0] // 2))] = True
+    image[:, empty] = 0
+    target = target.copy()
+    target[empty] = np.nan
+    return image, target
+
+
+def resize(image: Float, target: Float, side: int) -> Sample:
+    """Both to `side` × `side` pixels; a target pixel is unknown where any part of it was."""
+    known = ~np.isnan(target)
+    planes = np.concatenate([image, np.nan_to_num(target)[None], known[None].astype(np.float32)])
+    shrink = max(target.shape) > side
+    small = torch.nn.functional.interpolate(
+        torch.from_numpy(planes)[None], size=(side, side), mode="bilinear", antialias=shrink, align_corners=False
+    )[0].numpy()
+    target = np.where(small[-1] > 0.999, np.clip(small[-2], 0, 1), np.nan).astype(np.float32)
+    return small[:-2], target
+
+
+def pad(image: Float, target: Float, side: int) -> Sample:
+    """With no data to the right and below, up to `side` × `side`."""
+    rows, columns = (max(0, side - full) for full in target.shape)
+    if rows == columns == 0:
+        return image, target
+    return (
+        np.pad(image, ((0, 0), (0, rows), (0, columns))),
+        np.pad(target, ((0, rows), (0, columns)), constant_values=np.nan),
+    )
+
+
+def turn(rng: np.random.Generator, image: Float, target: Float) -> Sample:
+    """One of the eight turns and mirror images of a square."""
+    turns = int(rng.integers(4))
+    image, target = np.rot90(image, turns, (1, 2)), np.rot90(target, turns)
+    return (image[:, :, ::-1], target[:, ::-1]) if rng.random() < 0.5 else (image, target)
+
+
+def hidden(before: Float, after: Float) -> npt.NDArray[np.bool_]:
+    """Where a cloud cannot be seen on its ground, for no band changes by more than 0.03 reflectance."""
+    unseen: npt.NDArray[np.bool_] = np.abs(after - before).max(axis=0) < 0.03
+    return unseen
+
+
+def _by_scene(patches: list[Patch]) -> dict[str, list[Patch]]:
+    scenes: dict[str, list[Patch]] = {}
+    for patch in patches:
+        scenes.setdefault(patch.scene, []).append(patch)
+    return scenes
+
+
+def _window(rng: np.random.Generator, image: Float, target: Float, side: int) -> Sample:
+    row, column = (int(rng.integers(max(0, full - side) + 1)) for full in target.shape)
+    return (
+        image[:, row : row + side, column : column + side],
+        target[row : row + side, column : column + side],
+    )

@@ -1,0 +1,54 @@
+"""Targets from the teacher, `ukis-csmask`, for scenes without labels by people."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from training import peer
+from training.data import CLEAR, CLOUD, Patch
+from training.settings import Data
+
+Float = npt.NDArray[np.float32]
+
+
+def targets(patches: Sequence[Patch], settings: Data, cache: Path) -> dict[str, Float]:
+    """Targets (height, width) by patch name, 0 to 1 and NaN for unknown; `cache` keeps what the teacher said.
+
+    Scenes in `settings.teacher` get its probability, those in `settings.confirmed` their own label, where cloud
+    counts only if the teacher says so too.
+    """
+    said = dict(np.load(cache)) if cache.exists() else {}
+    result: dict[str, Float] = {}
+    for patch in patches:
+        taught, confirmed = (_any(patch.scene, names) for names in (settings.teacher, settings.confirmed))
+        if not taught and not confirmed:
+            continue
+        reflectance, label = patch.read()
+        if patch.name not in said:
+            said[patch.name] = _ask(reflectance)
+        if taught:
+            result[patch.name] = said[patch.name].astype(np.float32)
+        else:
+            agreed = (label == CLOUD) & (said[patch.name] > 0.5)
+            result[patch.name] = np.where(label == CLEAR, 0, np.where(agreed, 1, np.nan)).astype(np.float32)
+    if result:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(cache, **said)
+    return result
+
+
+def _ask(reflectance: Float) -> npt.NDArray[np.float16]:
+    """The mean of what the teacher says to the image and to its three mirror images."""
+    total = np.zeros(reflectance.shape[1:], np.float32)
+    for rows in (slice(None), slice(None, None, -1)):
+        for columns in (slice(None), slice(None, None, -1)):
+            mirrored = np.ascontiguousarray(reflectance[:, rows, columns])
+            total += peer.probability(mirrored)[rows, columns]
+    return (total / 4).astype(np.float16)
+
+
+def _any(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
