@@ -20,6 +20,8 @@ Result = TypeVar("Result")
 
 LOOPBACK = "127.0.0.1"
 DASHBOARD_PORT = 8787
+PATIENCE = 20
+"""Seconds in which a scheduler must answer."""
 
 ENVIRON = {
     # Dask's nanny lets malloc give memory back at once; with tiles of some MB a third of the time is then spent
@@ -92,10 +94,9 @@ def connect(where: str = "local", workers: int | None = None) -> Iterator[Client
         with _local(workers) as cluster, Client(cluster) as client:
             yield client
         return
-    if not where.startswith(("tcp://", "tls://")):
-        raise UsageError(f"--cluster {where!r} is neither 'local' nor a scheduler's address such as tcp://host:8786")
+    _check_address(where)
     try:
-        client = Client(where, timeout="20s")
+        client = Client(where, timeout=PATIENCE)
     except (OSError, TimeoutError, ValueError) as error:
         raise UnreachableError(
             f"no Dask scheduler answers at {redact(where)}: {error}",
@@ -180,21 +181,40 @@ def stream(
                 client.cancel(list(running), force=True)
 
 
+class _Lane(Nanny):
+    """A nanny that remembers why its worker was closed."""
+
+    reason = ""
+
+    def close_gracefully(self, reason: str = "") -> None:
+        """Called by the worker before it closes for good."""
+        self.reason = reason
+        super().close_gracefully(reason)
+
+
 async def serve(address: str, workers: int | None = None) -> bool:
     """Run this machine's lanes as workers of a scheduler elsewhere, until it lets them go.
 
     Returns:
-        True when the scheduler closed them, False when it was lost.
+        True when the scheduler closed them or retired them, False when one of them lost it.
 
     Raises:
+        UsageError: no address of a scheduler.
         UnreachableError: no scheduler answers.
     """
-    options: dict[str, Any] = {"nthreads": 1, "memory_limit": "auto"}
+    _check_address(address)
     with dask.config.set({"distributed.nanny.pre-spawn-environ": ENVIRON}):
-        nannies = [Nanny(address, env=env, **options) for env in lanes(workers)]
+        nannies = [_Lane(address, env=env, nthreads=1, memory_limit="auto") for env in lanes(workers)]
         try:
-            await asyncio.gather(*(asyncio.wait_for(nanny.start(), 60) for nanny in nannies))
+            await asyncio.gather(*(asyncio.wait_for(nanny.start(), PATIENCE) for nanny in nannies))
         except (OSError, TimeoutError) as error:
             raise UnreachableError(f"no Dask scheduler answers at {redact(address)}: {error}") from None
         await asyncio.gather(*(nanny.finished() for nanny in nannies))
-    return True
+    return not any("connection-broken" in nanny.reason for nanny in nannies)
+
+
+def _check_address(address: str) -> None:
+    if not address.startswith(("tcp://", "tls://")):
+        raise UsageError(
+            f"{redact(address)!r} is no scheduler's address", hint="expected one such as tcp://host:8786, or 'local'"
+        )
