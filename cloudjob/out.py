@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -21,8 +22,14 @@ from zarr.storage import ObjectStore as ZarrStore
 
 from cloudjob.errors import UnreachableError, UsageError, redact
 
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig  # Exists for type checkers only
+
 _SCHEMES = ("s3", "gs", "az")
 _STAGED = re.compile(r"#\d+$")
+RETRY: "RetryConfig" = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
+"""A store that is back within a minute costs nobody anything: the waits double from 0.1 to 15 s."""
+
 Answer = TypeVar("Answer")
 _AT_ONCE = 16  # Requests in flight when many small objects are read; a bucket answers one in 20 to 50 ms
 
@@ -81,7 +88,8 @@ class Out:
                 return LocalStore(self.folder, mkdir=True)
             # A plain http:// endpoint (a store of one's own) is refused by obstore unless told that it is meant.
             endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT", "")
-            return from_url(self.address, client_options={"allow_http": endpoint.startswith("http://")})
+            allow_http = endpoint.startswith("http://")
+            return from_url(self.address, client_options={"allow_http": allow_http}, retry_config=RETRY)
 
     @property
     def zarr(self) -> ZarrStore[ObjectStore]:
@@ -97,17 +105,17 @@ class Out:
         """
         try:
             yield
-        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
-            # What the store says may quote the key.
-            raise UnreachableError(
-                f"{self}: access denied ({type(error).__name__})",
-                hint="check the credentials in the environment and what they may do there",
-            ) from None
         except (exceptions.BaseError, OSError) as error:
-            raise self._unreachable(str(error)) from None
+            raise self._unreachable(error) from None
 
-    def _unreachable(self, text: str) -> UnreachableError:
-        text = redact(text.splitlines()[0].split("<")[0])
+    def _unreachable(self, error: Exception) -> UnreachableError:
+        # The first line says it. What follows is for the library's authors, and what a bucket answers quotes the key.
+        text = redact(str(error).splitlines()[0].split("<")[0])
+        denied = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
+        if denied or ": 401 " in text or ": 403 " in text:
+            return UnreachableError(
+                f"{self}: access denied", hint="check the credentials in the environment and what they may do there"
+            )
         if "os error 28" in text or "os error 122" in text or "Errno 28" in text:
             return UnreachableError(f"{self} is full: {text}", hint="free some space, then run the same command again")
         if any(f"{kind} {number}" in text for kind in ("os error", "Errno") for number in (1, 13, 20, 30)):
