@@ -492,8 +492,8 @@ def test_a_killed_worker_leaves_no_part_of_a_file(out: Out):
         assert not torn.exists()
 
 
-def test_leftovers_of_a_plain_zarr_kind_do_not_matter(out: Out):
-    """A group that was being made when the run died is made anew, with nothing of the old."""
+def test_a_group_whose_making_was_cut_short_is_made_anew(out: Out):
+
     run(out, [make_scene(0)])
     (Path(out.address) / "masks.zarr/32TQM/zarr.json").unlink()
     shutil.rmtree(Path(out.address) / "items")
@@ -503,8 +503,7 @@ def test_leftovers_of_a_plain_zarr_kind_do_not_matter(out: Out):
     assert np.array_equal(array(out), [expected(other, ALL[:1])])
 
 
-def test_ten_thousand_scenes_would_be_cheap(out: Out):
-    """One resize per group and run, not one per scene."""
+def test_slots_cost_one_resize_per_group_not_per_scene(out: Out):
     scenes = [make_scene(day, group=group) for day, group in itertools.product(range(40), ("32TQM", "32TPM"))]
     scenes = [replace(scene, id=f"{scene.id}_{scene.group}") for scene in scenes]
     resizes = 0
