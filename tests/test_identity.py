@@ -121,6 +121,8 @@ def test_sensing_times_on_both_sides_of_a_slot_of_time_are_compared():
         c = make_scene("c", sensing=TIME + timedelta(seconds=second + 11), baseline="05.10")
         assert merge([a, b])[0] == [b]
         assert merge([a, c])[0] == [a, c]
+        earlier = replace(b, sensing=TIME + timedelta(seconds=second - 9))
+        assert merge([a, earlier])[0] == [earlier]
 
 
 def test_an_id_listed_twice_collapses():

@@ -1,5 +1,6 @@
 import json
 import threading
+import time
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -134,8 +135,10 @@ def test_a_silent_endpoint_does_not_hang_a_worker(sas, monkeypatch):
     monkeypatch.setattr(signing, "_TIMEOUT_S", (0.2, 0.2))
     with serving(Silent) as port:
         monkeypatch.setenv("PC_SDK_SAS_URL", f"http://127.0.0.1:{port}/token")
+        began = time.monotonic()
         with pytest.raises(PassingError):
             open_href(PC, BLOB)
+        assert time.monotonic() - began < 5
         released.set()
 
 
