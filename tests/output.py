@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shapely.geometry import box, mapping
+from shapely import box, to_geojson
 
 from cloudjob import ledger, plan, settings, store
 from cloudjob.grid import Grid, Tile, Tiling
@@ -34,7 +34,7 @@ def make_scene(number: int = 0, **changes: Any) -> Scene:
     item = {
         "type": "Feature",
         "id": id_,
-        "geometry": mapping(changes.pop("footprint", box(10, 46, 11, 47))),
+        "geometry": json.loads(to_geojson(changes.pop("footprint", box(10, 46, 11, 47)))),
         "bbox": [10, 46, 11, 47],
         "properties": {"grid:code": "MGRS-32TQM"},
         "links": [{"rel": "self", "href": f"https://catalog.example/items/{id_}"}],
