@@ -1,6 +1,7 @@
 """A scene's pixels, tile row by tile row: each is read once, the next while this one is computed."""
 
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -66,10 +67,10 @@ def check_files(scene: Scene, bands: Sequence[Band], hrefs: Mapping[str, str]) -
     """
     for band in bands:
         try:
-            with rasterio.Env(**GDAL), rasterio.open(hrefs.get(band.name, band.href)) as file:
+            with _gdal(), rasterio.open(hrefs.get(band.name, band.href)) as file:
                 kind, count, transform, shape = file.dtypes[0], file.count, file.transform, file.shape
         except rasterio.errors.RasterioError as error:
-            raise failed(error, scene) from None
+            raise failed(error, scene, band) from None
         if kind not in INTEGERS or count != 1:
             raise SceneError(
                 f"scene {scene.id}, asset {band.key}: {count} band(s) of {kind}; expected one of uint16 (or uint8)"
@@ -156,7 +157,7 @@ def classification(scene: Scene, band: Band, window: Window, hrefs: Mapping[str,
     return values
 
 
-def failed(error: BaseException, scene: Scene) -> SceneError:
+def failed(error: BaseException, scene: Scene, band: Band | None = None) -> SceneError:
     """Tell a passing fault from a lasting one, as far as GDAL's words allow.
 
     Files on a disk do not heal. On a server 401, 403 (an expired signature), 404 and 410 are answers; everything
@@ -168,18 +169,23 @@ def failed(error: BaseException, scene: Scene) -> SceneError:
         told.append(str(cause))
         cause = cause.__cause__ or cause.__context__
     text = " ← ".join(dict.fromkeys(line.strip() for line in told if line.strip()))
-    message = f"scene {scene.id}: {redact(text)}"
+    message = f"scene {scene.id}{f', asset {band.key}' if band else ''}: {redact(text)}"
     remote = any(band.href.startswith(("http", "s3:", "gs:", "az:", "/vsi")) for band in scene.bands)
     if not remote or re.search(r"(response code|error):? ?(401|404|410)\b", text):
         return SceneError(message)
     return PassingError(message)
 
 
+def _gdal() -> rasterio.Env:
+    # What rasterio.Env is told goes before the environment's variables.
+    return rasterio.Env(**{name: value for name, value in GDAL.items() if name not in os.environ})
+
+
 @contextmanager
 def _reading(scene: Scene) -> Iterator[None]:
     """GDAL's settings for reads, and its errors as ours."""
     try:
-        with rasterio.Env(**GDAL):
+        with _gdal():
             yield
     except (RuntimeError, OSError, rasterio.errors.RasterioError) as error:
         raise failed(error, scene) from None

@@ -16,7 +16,7 @@ from rasterio.features import geometry_mask
 
 from cloudjob import cluster, predict, read, signing, store
 from cloudjob.checkpoint import Contract
-from cloudjob.errors import PassingError, SceneError
+from cloudjob.errors import CloudjobError, PassingError, SceneError
 from cloudjob.grid import Grid, Tile, Tiling, Window
 from cloudjob.out import Out
 from cloudjob.receipt import Receipt, merge
@@ -72,7 +72,15 @@ def process(task: Task) -> Receipt:
         PassingError: it could not be read in several attempts.
         UnreachableError: the store does not answer.
     """
-    model = cluster.worker_model(task.settings.checkpoint)
+    try:
+        return _patiently(task, cluster.worker_model(task.settings.checkpoint))
+    except CloudjobError as error:
+        # What caused it stays here: it quotes signed addresses, and Dask cannot unpickle rasterio's errors.
+        error.__cause__ = error.__context__ = None
+        raise
+
+
+def _patiently(task: Task, model: predict.Model) -> Receipt:
     for attempt in range(1, ATTEMPTS):
         try:
             return mask_tiles(task, model)

@@ -1,0 +1,158 @@
+"""A file server on loopback: byte ranges, a log of what was asked of it, and faults on demand."""
+
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from stac_server import serving
+
+Fault = int | str
+"""An HTTP status, or "slow" (late, but right), "stall" (headers, then nothing), "cut" (half of the body, then the
+connection is closed), "short" (half of the body, and no word of it), "hang up" (no answer), "html" (a page in place of
+the file), or "" (none)."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked, and the fault it met."""
+
+    method: str
+    path: str
+    query: str
+    range: str
+    fault: Fault
+
+
+@dataclass
+class FileServer:
+    """What the server does; its files are those of `folder`.
+
+    Attributes:
+        folder: served from "/".
+        rules: a pattern of paths, the faults of the next requests that match it, and that of all later ones.
+        slowness: seconds of "slow", and of "stall".
+        signature: a query string that every request must carry, else 403; "" for none.
+        requests: every request so far.
+    """
+
+    folder: Path
+    rules: list[tuple[str, deque[Fault], Fault]] = field(default_factory=list)
+    slowness: float = 0.2
+    signature: str = ""
+    requests: list[Request] = field(default_factory=list)
+    port: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def disturb(self, pattern: str, *faults: Fault, lasting: Fault = "") -> None:
+        """Have the next requests of paths that `pattern` is found in meet `faults`, and all later ones `lasting`."""
+        self.rules.append((pattern, deque(faults), lasting))
+
+    def calm(self) -> None:
+        """Forget all rules and requests."""
+        with self.lock:
+            self.rules.clear()
+            self.requests.clear()
+
+    def asked(self, pattern: str = "") -> list[Request]:
+        """Requests of paths that `pattern` is found in."""
+        with self.lock:
+            return [request for request in self.requests if re.search(pattern, request.path)]
+
+    def fault_of(self, path: str) -> Fault:
+        """What the next request of a path meets: the first rule that matches and has something to say."""
+        for pattern, faults, lasting in self.rules:
+            if re.search(pattern, path):
+                fault = faults.popleft() if faults else lasting
+                if fault:
+                    return fault
+        return ""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    files: FileServer
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # Headers and body go out apart: without this each answer takes 40 ms
+
+    def do_GET(self) -> None:
+        self._serve(body=True)
+
+    def do_HEAD(self) -> None:
+        self._serve(body=False)
+
+    def _serve(self, *, body: bool) -> None:
+        files, parts = self.files, urlsplit(self.path)  # A proxy's request line holds the whole address
+        with files.lock:
+            fault = files.fault_of(parts.path)
+            if files.signature and files.signature != parts.query:
+                fault = 403
+            asked = Request(self.command, parts.path, parts.query, self.headers.get("Range", ""), fault)
+            files.requests.append(asked)
+        path = files.folder / unquote(parts.path).lstrip("/")
+        if fault == "" and not path.is_file():
+            fault = 404
+        if fault == "slow":
+            time.sleep(files.slowness)
+        if fault == "hang up":
+            self.close_connection = True
+        elif isinstance(fault, int):
+            self._send(fault, b"something is wrong", {}, body=body)
+        elif fault == "html":
+            self._send(200, b"<html>Please log in</html>", {"Content-Type": "text/html"}, body=body)
+        else:
+            self._send_file(path.read_bytes(), fault, body=body)
+
+    def _send_file(self, content: bytes, fault: Fault, *, body: bool) -> None:
+        headers, status, size = {"Accept-Ranges": "bytes"}, 200, len(content)
+        if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            first, last = int(wanted[1]), min(int(wanted[2] or size - 1), size - 1)
+            if first >= size:
+                self._send(416, b"", {"Content-Range": f"bytes */{size}"}, body=body)
+                return
+            if fault == "short":
+                last = first + (last - first) // 2
+            headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+            content, status = content[first : last + 1], 206
+        elif fault == "short" and body:
+            content = content[: len(content) // 2]
+        self._send(status, content, headers, body=body, fault=fault)
+
+    def _send(self, status: int, content: bytes, headers: dict[str, str], *, body: bool, fault: Fault = "") -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if fault == "stall":
+            self.wfile.flush()
+            time.sleep(self.files.slowness)
+        if fault in ("cut", "stall"):
+            content, self.close_connection = content[: len(content) // 2], True
+        if body:
+            self.wfile.write(content)
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except ConnectionError:
+            self.close_connection = True  # The client has given up
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def file_server(folder: Path) -> Iterator[FileServer]:
+    """A running `FileServer`."""
+    files = FileServer(folder)
+    with serving(_Handler, files=files) as files.port:
+        yield files
