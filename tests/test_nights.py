@@ -1,0 +1,300 @@
+"""Night after night on one OUT: what is new is added, what has changed is redone, and all else is left as it was."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jobs import (
+    EVERYWHERE,
+    SABOTAGED,
+    SHAPE,
+    Result,
+    assert_released,
+    assert_same,
+    brightness_checkpoint,
+    dask_cluster,
+    environment,
+    items,
+    make_scene,
+    mask_of,
+    mask_of_pattern,
+    masks,
+    pattern,
+    random_checkpoint,
+    run_job,
+    sabotage,
+    slots,
+    tree,
+    write_catalog,
+)
+
+import cloudjob
+
+FIRST, LATE, SECOND = "S2A_33UUP_20240601_0_L2A", "S2A_33UUP_20240604_0_L2A", "S2A_33UUP_20240607_0_L2A"
+REPROCESSED = "S2A_33UUP_20240601_1_L2A"
+GROUP = "33UUP_600000_5200020_170x200"
+
+
+@dataclass(frozen=True)
+class World:
+    """What the tests of this file share.
+
+    Attributes:
+        folder: for anything else.
+        checkpoint: tells cloud by red alone.
+        items: by scene id.
+        values: numbers of a scene's bands by scene id.
+        base: an OUT with the first and the second scene.
+        cluster: address of a Dask scheduler with a worker.
+    """
+
+    folder: Path
+    checkpoint: Path
+    items: dict[str, dict[str, Any]]
+    values: dict[str, dict[str, np.ndarray]]
+    base: Path
+    cluster: str
+
+    def run(self, out: Path, *scenes: str | Mapping[str, Any], more: tuple[str, ...] = (), **how: Any) -> Result:
+        """Run over a catalog that lists these scenes."""
+        listed = [self.items[scene] if isinstance(scene, str) else scene for scene in scenes]
+        catalog = write_catalog(self.folder / f"{out.parent.name}.json", listed)
+        checkpoint = how.pop("checkpoint", self.checkpoint)
+        return run_job(catalog, checkpoint, out, "--cluster", self.cluster, *more, **how)
+
+    def expected(self, scene: str, bright: float = 0.5) -> np.ndarray:
+        """The mask of a scene."""
+        return mask_of_pattern(self.values[scene], bright)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("nights")
+    values = {scene: pattern(seed) for seed, scene in enumerate([FIRST, LATE, SECOND, REPROCESSED], start=1)}
+    listed = {
+        FIRST: make_scene(folder, FIRST, values=values[FIRST]),
+        LATE: make_scene(folder, LATE, "2024-06-04T10:15:59Z", values=values[LATE]),
+        SECOND: make_scene(folder, SECOND, "2024-06-07T10:15:59Z", values=values[SECOND]),
+        REPROCESSED: make_scene(
+            folder,
+            REPROCESSED,
+            values=values[REPROCESSED],
+            baseline="05.10",
+            generated="2024-08-01T00:00:00Z",
+            properties={"earthsearch:boa_offset_applied": True},
+        ),
+    }
+    with dask_cluster() as cluster:
+        made = World(folder, brightness_checkpoint(folder / "b.safetensors"), listed, values, folder / "base", cluster)
+        first_night = made.run(made.base, FIRST, SECOND)
+        assert first_night.code == 0, first_night.stderr
+        yield made
+
+
+@pytest.fixture
+def out(world: World, tmp_path: Path) -> Path:
+    """A copy of the base."""
+    shutil.copytree(world.base, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_the_first_night(world: World) -> None:
+    assert slots(world.base) == {GROUP: [FIRST, SECOND]}
+    for scene in (FIRST, SECOND):
+        np.testing.assert_array_equal(mask_of(world.base, scene), world.expected(scene))
+
+
+def test_a_late_scene_is_appended(world: World, out: Path) -> None:
+    before = tree(out)
+    assert world.run(out, FIRST, LATE, SECOND).code == 0
+    assert slots(out) == {GROUP: [FIRST, SECOND, LATE]}
+    after = tree(out)
+    kept = [path for path in before if "/cloud/c/" in path or (path.startswith("items/") and "index" not in path)]
+    assert len(kept) == 2 * 12 + 2
+    assert {path: after[path] for path in kept} == {path: before[path] for path in kept}
+    np.testing.assert_array_equal(mask_of(out, LATE), world.expected(LATE))
+    view = cloudjob.open(str(out))[GROUP]
+    assert list(view["scene"].values) == [FIRST, LATE, SECOND]  # Sorted by time for who reads
+    assert [str(time)[:10] for time in view["time"].values] == ["2024-06-01", "2024-06-04", "2024-06-07"]
+    np.testing.assert_array_equal(view["cloud"][1].values, world.expected(LATE))
+
+
+def test_a_reprocessed_scene_takes_over(world: World, out: Path) -> None:
+    result = world.run(out, FIRST, REPROCESSED, SECOND)
+    assert result.code == 0, result.stderr
+    assert slots(out) == {GROUP: [REPROCESSED, SECOND]}
+    assert {Path(path).stem for path in items(out)} == {REPROCESSED, SECOND}
+    np.testing.assert_array_equal(mask_of(out, REPROCESSED), world.expected(REPROCESSED))
+    before = tree(out)
+    older_again = world.run(out, FIRST, SECOND)  # A catalog that lags behind
+    assert older_again.code == 0
+    assert tree(out) == before
+
+
+def test_a_window_grows(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    west, south, east, north = world.items[FIRST]["bbox"]
+    corner = ("--bbox", *(str(value) for value in ((west + east) / 2, south, east, (south + north) / 2)))
+    assert world.run(out, FIRST, SECOND, more=corner).code == 0
+    part = mask_of(out, FIRST)
+    computed = part != 255
+    assert 0 < computed.sum() < computed.size
+    np.testing.assert_array_equal(part[computed], world.expected(FIRST)[computed])
+    grown = world.run(out, FIRST, SECOND)
+    assert grown.code == 0
+    assert "2 grown" in grown.stderr
+    assert_same(out, world.base)
+    before = tree(out)
+    assert world.run(out, FIRST, SECOND, more=corner).code == 0
+    assert tree(out) == before
+
+
+def test_a_catalog_that_was_ingested_again_changes_nothing(world: World, out: Path) -> None:
+    before = tree(out)
+    again = [
+        {**world.items[scene], "properties": {**world.items[scene]["properties"], "updated": "2026-01-01T00:00:00Z"}}
+        for scene in (FIRST, SECOND)
+    ]
+    result = world.run(out, *again)
+    assert result.code == 0
+    assert "2 done" in result.stderr
+    assert tree(out) == before
+
+
+def test_other_settings_are_refused(world: World, out: Path) -> None:
+    before = tree(out)
+    network = random_checkpoint(world.folder / "other.safetensors")
+    other = world.run(out, FIRST, SECOND, checkpoint=network)
+    assert other.code == 3
+    assert "checkpoint was " in other.stderr
+    assert "name was brightness, now test" in other.stderr
+    assert "--redo" in other.stderr
+    higher = world.run(out, FIRST, SECOND, more=("--threshold", "0.9"))
+    assert higher.code == 3
+    assert "threshold was 0.5, now 0.9" in higher.stderr
+    assert tree(out) == before
+
+
+def test_redo_replaces_all(world: World, out: Path) -> None:
+    result = world.run(out, SECOND, more=("--threshold", "0.9", "--redo"))
+    assert result.code == 0, result.stderr
+    assert slots(out) == {GROUP: [SECOND]}
+    bright = 0.5 + np.log(9) / 20  # where the probability is 0.9
+    np.testing.assert_array_equal(mask_of(out, SECOND), world.expected(SECOND, bright))
+    assert (mask_of(out, SECOND) != world.expected(SECOND)).any()
+
+
+JUNE_ONLY = ("--dates", "2024-06-07")
+
+
+def break_scene(world: World, folder: Path) -> dict[str, Any]:
+    """The late scene with a file that is cut short."""
+    item = json.loads(json.dumps(world.items[LATE]))
+    whole = Path(item["assets"]["nir"]["href"])
+    cut = folder / "nir.tif"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    item["assets"]["nir"]["href"] = str(cut)
+    return item
+
+
+def test_a_failed_scene_is_tried_again_whatever_the_dates(world: World, out: Path, tmp_path: Path) -> None:
+    broken = break_scene(world, tmp_path)
+    first = world.run(out, FIRST, broken, SECOND)
+    assert first.code == 1
+    assert LATE in first.stderr
+    assert "nir.tif" in first.stderr
+    assert {Path(path).stem for path in items(out)} == {FIRST, SECOND}
+    shutil.copy(world.items[LATE]["assets"]["nir"]["href"], tmp_path / "nir.tif")
+    second = world.run(out, SECOND, more=JUNE_ONLY)
+    assert second.code == 0, second.stderr
+    assert "1 failed before" in second.stderr
+    np.testing.assert_array_equal(mask_of(out, LATE), world.expected(LATE))
+    assert not any((out / "failures").iterdir())
+    assert_released(out)
+
+
+def test_a_scene_that_fails_three_times_is_abandoned(world: World, out: Path, tmp_path: Path) -> None:
+    broken = break_scene(world, tmp_path)
+    nights = [world.run(out, FIRST, broken, SECOND), world.run(out, SECOND, more=JUNE_ONLY), world.run(out, SECOND)]
+    assert [night.code for night in nights] == [1, 1, 1]
+    assert all(LATE in night.stderr for night in nights)
+    before = tree(out)
+    fourth = world.run(out, FIRST, broken, SECOND)
+    assert fourth.code == 0
+    assert f"abandoned {LATE}" in fourth.stderr
+    assert "nir.tif" in fourth.stderr
+    assert tree(out) == before
+    mended = world.run(out, FIRST, LATE, SECOND)  # Another product in the catalog: tried again
+    assert mended.code == 0
+    np.testing.assert_array_equal(mask_of(out, LATE), world.expected(LATE))
+
+
+def test_two_halves_of_a_tile_have_slots_of_their_own(world: World, tmp_path: Path) -> None:
+    """The swath's two datastrips: one tile, one day, one time, complementary footprints."""
+    out = tmp_path / "out"
+    halves = []
+    for number, side in enumerate(("left", "right")):
+        values = pattern(20 + number)
+        middle = slice(0, 90) if side == "right" else slice(90, None)
+        for pixels in values.values():
+            pixels[:, middle] = 0
+        name = f"S2A_33UUP_20240610_{number}_L2A"
+        item = make_scene(
+            tmp_path,
+            name,
+            "2024-06-10T10:15:59Z",
+            values=values,
+            baseline="05.10",
+            generated=f"2024-06-10T12:00:0{number}Z",
+            properties={"earthsearch:boa_offset_applied": True},
+        )
+        west, south, east, north = item["bbox"]
+        left, right = (west, (west + east) / 2) if side == "left" else ((west + east) / 2, east)
+        ring = [[left, south], [right, south], [right, north], [left, north], [left, south]]
+        item.update(bbox=[left, south, right, north], geometry={"type": "Polygon", "coordinates": [ring]})
+        halves.append((item, mask_of_pattern(values)))
+    result = world.run(out, *(item for item, _ in halves))
+    assert result.code == 0, result.stderr
+    assert slots(out) == {GROUP: [item["id"] for item, _ in halves]}
+    for item, expected in halves:
+        np.testing.assert_array_equal(mask_of(out, item["id"]), expected)
+    assert masks(out)[GROUP]["cloud"].shape == (2, *SHAPE)
+
+
+def test_a_second_run_at_the_same_time_is_refused(world: World, out: Path, tmp_path: Path) -> None:
+    catalog = write_catalog(tmp_path / "catalog.json", [world.items[LATE]])
+    plan = sabotage(tmp_path / "stopped", "before item", number=signal.SIGSTOP)
+    arguments = ["run", "--catalog", catalog, "--checkpoint", world.checkpoint, "--out", out, *EVERYWHERE]
+    running = subprocess.Popen(
+        [*SABOTAGED, *map(str, arguments), "--cluster", world.cluster],
+        env=environment(CLOUDJOB_TEST_SABOTAGE=plan),
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        os.waitid(os.P_PID, running.pid, os.WSTOPPED | os.WNOWAIT)  # It stops itself before it writes its item
+        before = tree(out)
+        refused = world.run(out, LATE)
+        assert refused.code == 4
+        assert f"another run is at work in {out}: process {running.pid}" in refused.stderr
+        assert tree(out) == before
+    finally:
+        running.send_signal(signal.SIGCONT)
+        code = running.wait(60)
+    assert code == 0
+    np.testing.assert_array_equal(mask_of(out, LATE), world.expected(LATE))
+    assert_released(out)
+
+
+def test_nothing_found_is_no_error_and_writes_nothing(world: World, tmp_path: Path) -> None:
+    result = world.run(tmp_path / "out", FIRST, more=("--dates", "2019"))
+    assert result.code == 0
+    assert "no scenes found" in result.stderr
+    assert not (tmp_path / "out").exists()
