@@ -262,7 +262,8 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Iter
 
 def _compare(job: Job, items: list[dict[str, Any]]) -> Survey:
     """Describe the items found, and the ones that failed before, and plan what to do."""
-    known = ledger.read(job.out)
+    # What was made with other settings does not count: the run will delete it (`settings.claim`), or is refused.
+    known = ledger.read(job.out) if settings.read(job.out) == job.settings else Ledger()
     items = items + [failure.item for failure in known.to_retry()]
     scenes, refused = [], {}
     for item in items:
