@@ -151,12 +151,12 @@ def _write_scene(
 def _doubled(values: Float) -> Float:
     """(…, H, W) → (…, 2 H, 2 W), linear between pixel centres."""
     for axis in (-2, -1):
-        values = np.moveaxis(values, axis, -1)
-        before = np.concatenate([values[..., :1], values[..., :-1]], axis=-1)
-        after = np.concatenate([values[..., 1:], values[..., -1:]], axis=-1)
-        pair = np.stack([0.75 * values + 0.25 * before, 0.75 * values + 0.25 * after], axis=-1)
-        values = np.moveaxis(pair.reshape(*values.shape[:-1], -1), -1, axis)
-    return values.astype(np.float32)
+        along = np.moveaxis(values, axis, -1)
+        before = np.concatenate([along[..., :1], along[..., :-1]], axis=-1)
+        after = np.concatenate([along[..., 1:], along[..., -1:]], axis=-1)
+        pair = np.stack([0.75 * along + 0.25 * before, 0.75 * along + 0.25 * after], axis=-1)
+        values = np.moveaxis(pair.reshape(*along.shape[:-1], -1), -1, axis).astype(np.float32)
+    return values
 
 
 def _beyond_the_swath(grid: Grid, edge: float) -> npt.NDArray[np.bool_]:
