@@ -63,7 +63,7 @@ def _terminate(*_: object) -> None:
 @click.version_option(package_name="cloudjob")
 @click.option("-v", "--verbose", is_flag=True, envvar="CLOUDJOB_VERBOSE", help="Say more on stderr.")
 def cli(*, verbose: bool) -> None:
-    r"""From a bounding box and a date range to cloud masks in Zarr.
+    """From a bounding box and a date range to cloud masks in Zarr.
 
     \b
     Masks: 0 clear, 1 cloud, 254 no data in the source, 255 not computed.
@@ -85,6 +85,12 @@ def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:
     """An option that can also be set as CLOUDJOB_NAME."""
     variable = "CLOUDJOB_" + names[0].removeprefix("--").replace("-", "_").upper()
     return click.option(*names, envvar=variable, **settings)
+
+
+def _cluster(_: click.Context, __: click.Parameter, where: str) -> str:
+    if where != "local":
+        cluster.check_address(where)
+    return where
 
 
 def _what(command: Command) -> Command:
@@ -118,7 +124,12 @@ def _what(command: Command) -> Command:
             _option("--probability", is_flag=True, help="Also write cloud_probability, in percent."),
             _option("--redo", is_flag=True, help="Replace an OUT that was made with other settings."),
             _option(
-                "--cluster", "where", default="local", show_default=True, help="local, or a Dask scheduler's tcp://…"
+                "--cluster",
+                "where",
+                default="local",
+                show_default=True,
+                callback=_cluster,
+                help="local, or a Dask scheduler's tcp://…",
             ),
             _option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per GPU or core]"),
             _option("--json", "as_json", is_flag=True, help="Print JSON on stdout."),
@@ -131,7 +142,7 @@ def _what(command: Command) -> Command:
 @cli.command(epilog=EXIT_CODES)
 @_what
 def run(*, where: str, workers: int | None, as_json: bool, **options: Any) -> int:
-    r"""Find scenes, mask their clouds and write the masks to Zarr.
+    """Find scenes, mask their clouds and write the masks to Zarr.
 
     What is done is left alone and failed scenes are tried again: run the same command every night.
 
@@ -147,7 +158,7 @@ def run(*, where: str, workers: int | None, as_json: bool, **options: Any) -> in
 @cli.command()
 @_what
 def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> None:
-    r"""Say what `run` would do, without doing it.
+    """Say what `run` would do, without doing it.
 
     \b
     Per scene: new, changed (another version is in the catalog), grown (more tiles are asked for),
@@ -177,7 +188,7 @@ def status(*, out: str, as_json: bool) -> None:
 @click.argument("path", type=click.Path(dir_okay=False))
 @click.option("--group", metavar="NAME", help="Whose day, where several groups have scenes of it.")
 def export_(*, out: str, what: str, path: str, group: str | None) -> None:
-    r"""Write one scene's or one day's mask as a Cloud-Optimized GeoTIFF, for QGIS.
+    """Write one scene's or one day's mask as a Cloud-Optimized GeoTIFF, for QGIS.
 
     \b
     Examples:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -94,7 +95,7 @@ def connect(where: str = "local", workers: int | None = None) -> Iterator[Client
         with _local(workers) as cluster, Client(cluster) as client:
             yield client
         return
-    _check_address(where)
+    check_address(where)
     try:
         client = Client(where, timeout=PATIENCE)
     except (OSError, TimeoutError, ValueError) as error:
@@ -202,7 +203,7 @@ async def serve(address: str, workers: int | None = None) -> bool:
         UsageError: no address of a scheduler.
         UnreachableError: no scheduler answers.
     """
-    _check_address(address)
+    check_address(address)
     with dask.config.set({"distributed.nanny.pre-spawn-environ": ENVIRON}):
         nannies = [_Lane(address, env=env, nthreads=1, memory_limit="auto") for env in lanes(workers)]
         try:
@@ -213,8 +214,13 @@ async def serve(address: str, workers: int | None = None) -> bool:
     return not any("connection-broken" in nanny.reason for nanny in nannies)
 
 
-def _check_address(address: str) -> None:
-    if not address.startswith(("tcp://", "tls://")):
+def check_address(address: str) -> None:
+    """Make sure that something may be a scheduler's address, without asking whether one answers.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not re.fullmatch(r"(tcp|tls)://[^\s/]+:\d+", address):
         raise UsageError(
             f"{redact(address)!r} is no scheduler's address", hint="expected one such as tcp://host:8786, or 'local'"
         )

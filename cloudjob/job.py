@@ -233,7 +233,7 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Iter
         yield from _untouched(first)
         return
     started = datetime.now(UTC)
-    with Lock(job.out) as lock:
+    with connect() as client, Lock(job.out) as lock:
         settings.claim(lock, job.settings, redo=job.redo)
         view = _compare(job, items)  # again: another run may have ended while the catalog was searched
         yield view
@@ -248,11 +248,10 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Iter
         )
         record = _Record(job, started)
         try:
-            with connect() as client:
-                cluster.load(client, job.checkpoint.contract.name, job.data, job.checkpoint.sha256)
-                for result in _map(job, view, slots, lock, client):
-                    record.add(result)
-                    yield result
+            cluster.load(client, job.checkpoint.contract.name, job.data, job.checkpoint.sha256)
+            for result in _map(job, view, slots, lock, client):
+                record.add(result)
+                yield result
             record.ended = "complete"
         finally:
             lock.check()

@@ -19,10 +19,11 @@ def call(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> jobs.Resu
     """`cloudjob` with these arguments, in this process: what starts no cluster needs no two seconds of imports."""
     capfd.readouterr()
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["cloudjob", *map(str, arguments)])
         try:
-            cli.main()
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
         finally:
             signal.signal(signal.SIGTERM, before)
     told = capfd.readouterr()
