@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -79,6 +80,16 @@ def lanes(workers: int | None = None) -> list[dict[str, str]]:
     return [{} for _ in range(workers or len(os.sched_getaffinity(0)))]
 
 
+_WORKER: dict[str, Any] = {"nthreads": 1, "memory_limit": "auto", "preload": [__name__]}
+"""What every worker process is started with; `preload` has it call `dask_setup`."""
+
+
+def dask_setup(worker: Any) -> None:
+    """Called by Dask in a worker process: Ctrl-C on a terminal reaches it too, but it is the client that stops it."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def connect(where: str = "local", workers: int | None = None) -> Iterator[Client]:
     """Start workers on this machine, or connect to a running scheduler.
@@ -109,11 +120,8 @@ def connect(where: str = "local", workers: int | None = None) -> Iterator[Client
 
 @contextlib.contextmanager
 def _local(workers: int | None) -> Iterator[SpecCluster]:
-    options = {"nthreads": 1, "local_directory": None, "silence_logs": logging.ERROR}
-    specs = {
-        number: {"cls": Nanny, "options": {**options, "env": env, "memory_limit": "auto"}}
-        for number, env in enumerate(lanes(workers))
-    }
+    options = {**_WORKER, "local_directory": None, "silence_logs": logging.ERROR}
+    specs = {number: {"cls": Nanny, "options": {**options, "env": env}} for number, env in enumerate(lanes(workers))}
     scheduler = {
         "cls": Scheduler,
         "options": {"host": LOOPBACK, "port": 0, "dashboard_address": f"{LOOPBACK}:{DASHBOARD_PORT}"},
@@ -205,7 +213,7 @@ async def serve(address: str, workers: int | None = None) -> bool:
     """
     check_address(address)
     with dask.config.set({"distributed.nanny.pre-spawn-environ": ENVIRON}):
-        nannies = [_Lane(address, env=env, nthreads=1, memory_limit="auto") for env in lanes(workers)]
+        nannies = [_Lane(address, env=env, **_WORKER) for env in lanes(workers)]
         try:
             await asyncio.gather(*(asyncio.wait_for(nanny.start(), PATIENCE) for nanny in nannies))
         except (OSError, TimeoutError) as error:
