@@ -20,6 +20,7 @@ from training import evaluate, loop, settings, teach
 from training.data import Layer, Patch
 from training.sample import Mix, Samples, sensor
 
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 ROOT = Path(__file__).parent.parent
 TINY = """
 [network]
@@ -139,14 +140,14 @@ def test_wrong_settings_are_said(tmp_path, text, said):
 @pytest.fixture
 def patches(tmp_path):
     """A patch with a bright cloud on dark ground, known, and one of clear ground."""
-    image = np.stack([numbers(1000, 96)] * 4)
-    image[:, 20:60, 30:70] = 8000
+    image = np.stack([numbers(60, 96)] * 4)
+    image[:, 20:60, 30:70] = 500
     image[:, :, 90:] = 0
-    label = (image[0] == 8000).astype(np.uint8)
+    label = (image[0] == 500).astype(np.uint8)
     write(tmp_path / "cloudy.tif", image)
     write(tmp_path / "cloudy_label.tif", label)
-    write(tmp_path / "clear.tif", np.stack([numbers(1500, 96)] * 4))
-    cloudy, clear = (tuple(Layer(tmp_path / f"{n}.tif", i, 1e-4) for i in (1, 2, 3, 4)) for n in ("cloudy", "clear"))
+    write(tmp_path / "clear.tif", np.stack([numbers(90, 96)] * 4))
+    cloudy, clear = (tuple(Layer(tmp_path / f"{n}.tif", i, 0.0016) for i in (1, 2, 3, 4)) for n in ("cloudy", "clear"))
     return [
         Patch("cloudy", "cloudy", "chips", cloudy, tmp_path / "cloudy_label.tif"),
         Patch("clear", "clear", "surfaces", clear, clear=True),

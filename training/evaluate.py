@@ -155,9 +155,9 @@ def _groups(found: Sequence[Case]) -> dict[str, list[tuple[Case, Bool]]]:
 
     for case in found:
         everything = np.ones(case.label.shape, bool)
-        put(case.patch.scene, case, everything)
         if not (case.label != data.UNKNOWN).any():
             continue
+        put(case.patch.scene, case, everything)
         cloudy = (case.label == data.CLOUD).any()
         if cloudy:
             put(f"all {case.patch.scene.split('-')[0]}", case, everything)
@@ -256,20 +256,26 @@ def fix_choice(path: Path, patches: Sequence[Patch], out: Path) -> tuple[float, 
 @click.option("--data", "folders", multiple=True, required=True, type=click.Path(path_type=Path), help="A data set.")
 @click.option("--out", default=Path("evaluation"), type=click.Path(path_type=Path), help="Folder for the results.")
 @click.option("--only", multiple=True, default=("*",), help="Pattern of scenes to measure on.")
+@click.option("--clear", multiple=True, help="Pattern of scenes without labels that are known to be clear.")
 @click.option("--choose-on", multiple=True, help="Pattern of training-side scenes that choose threshold and buffer.")
 @click.option("--peer/--no-peer", "with_peer", default=peer.available(), help="Beside ukis-csmask.")
 def main(
     path: Path,
+    *,
     folders: tuple[Path, ...],
     out: Path,
     only: tuple[str, ...],
+    clear: tuple[str, ...],
     choose_on: tuple[str, ...],
-    *,
     with_peer: bool,
 ) -> None:
     """Command line."""
     try:
-        patches = [patch for folder in folders for patch in data.find(folder).patches]
+        patches = [
+            dataclasses.replace(patch, clear=patch.clear or any(fnmatch(patch.scene, pattern) for pattern in clear))
+            for folder in folders
+            for patch in data.find(folder).patches
+        ]
         out.mkdir(parents=True, exist_ok=True)
         bright = 0.3
         if choose_on:

@@ -217,21 +217,21 @@ def sensor(rng: np.random.Generator, image: Float, target: Float) -> Sample:
     """
     empty = (image == 0).all(axis=0)
     bands = len(image)
-    gain = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.04, bands))
-    offset = rng.normal(0, 0.008) + rng.normal(0, 0.005, bands)
-    if rng.random() < 0.3:
+    gain = np.exp(rng.normal(0, 0.09) + rng.normal(0, 0.03, bands))
+    offset = rng.normal(0, 0.006) + rng.normal(0, 0.004, bands)
+    if rng.random() < 0.2:
         # Path radiance grows towards short waves, about as wavelength^−4 (Rayleigh): red, green, blue, near infrared.
-        offset = offset + rng.uniform(0, 0.09) * np.array([0.30, 0.53, 1.0, 0.10])[:bands]
+        offset = offset + rng.uniform(0, 0.08) * np.array([0.30, 0.53, 1.0, 0.10])[:bands]
     image = image * np.float32(gain[:, None, None]) + np.float32(offset[:, None, None])
-    if rng.random() < 0.15:
+    if rng.random() < 0.08:
         limit = (rng.uniform(0.35, 1.2) * np.array([1, 1, 1, rng.uniform(1, 2)])).astype(np.float32)
         image = np.minimum(image, limit[:bands, None, None])
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         image = (np.round(image * rng.uniform(150, 400)) / 255).astype(np.float32)
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         image = image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, 0.006))
     image = np.clip(image, 0.0001, BRIGHTEST).astype(np.float32)
-    if rng.random() < 0.25:
+    if rng.random() < 0.2:
         # Tiles reach beyond the scene, and beyond its sensor's swath.
         for side in rng.choice(4, size=int(rng.integers(1, 3)), replace=False):
             np.rot90(empty, side)[: int(rng.integers(1, target.shape[0] // 2))] = True
