@@ -108,6 +108,23 @@ def test_a_copy_of_an_item_beside_it_is_an_error_and_costs_nothing(out: Out):
         ledger.read(out)
 
 
+def test_an_item_whose_slot_has_another_owner_no_longer_counts(out: Out):
+    """A run that was killed between giving a slot to a newer version and deleting the old item."""
+    old = make_scene(0)
+    run(out, [old])
+    kept = item_path(out, old.id).read_text()
+    newer = make_scene(0, id="newer", baseline="05.11")
+    run(out, [newer])
+    item_path(out, old.id).write_text(kept)
+    item_path(out, "newer").unlink()
+    known = ledger.read(out)
+    assert (known.done, known.leftovers) == ({}, (f"items/32TQM/{old.id}.json",))
+    assert known.partial == {"newer": frozenset(ALL)}
+    run(out, [make_scene(1)])
+    assert set(ledger.read(out).done) == {make_scene(1).id}
+    assert not item_path(out, old.id).exists()
+
+
 # Failures
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -317,6 +318,7 @@ def test_no_slot_ever_moves(owners: list[str], wanted: list[str], data: st.DataO
 # Writing
 
 
+@contextmanager
 def prepared(out: Out) -> Iterator[tuple[Lock, Slot]]:
     with Lock(out) as lock:
         yield lock, prepare(lock, SETTINGS, ledger.read(out), [make_scene(0)], tile=TILE)[make_scene(0).id]
@@ -326,14 +328,13 @@ def prepared(out: Out) -> Iterator[tuple[Lock, Slot]]:
     "window", [Window(0, 16, 0, 32), Window(16, 48, 0, 32), Window(0, 32, 0, 64), Window(32, 60, 0, 16)]
 )
 def test_only_whole_shards_are_written(out: Out, window: Window):
-    for _, slot in prepared(out):
-        with pytest.raises(ValueError, match="whole shard"):
-            Writer(out, slot, SETTINGS).write(window, np.zeros(window.shape, np.uint8))
+    with prepared(out) as (_, slot), pytest.raises(ValueError, match="whole shard"):
+        Writer(out, slot, SETTINGS).write(window, np.zeros(window.shape, np.uint8))
 
 
 def test_many_writers_lose_nothing(out: Out):
     scene = make_scene(0)
-    for _, slot in prepared(out):
+    with prepared(out) as (_, slot):
         threads = [threading.Thread(target=write, args=(out, scene, slot, [tile])) for tile in ALL * 3]
         for thread in threads:
             thread.start()
@@ -344,7 +345,7 @@ def test_many_writers_lose_nothing(out: Out):
 
 def test_a_run_that_lost_its_lock_writes_no_tile_and_no_item(out: Out):
     scene = make_scene(0)
-    for lock, slot in prepared(out):
+    with prepared(out) as (lock, slot):
         out.put("lock/00000002.json", out.get("lock/00000001.json") or b"")
         with pytest.raises(LockLostError):
             write(out, scene, slot, ALL)
@@ -354,6 +355,14 @@ def test_a_run_that_lost_its_lock_writes_no_tile_and_no_item(out: Out):
             prepare(lock, SETTINGS, ledger.read(out), [make_scene(1)], tile=TILE)
     assert (array(out) == 255).all()
     assert list(array(out, "status")) == [0]
+    assert not ledger.read(out).done
+
+
+def test_a_lock_lost_at_the_last_moment_stops_the_item(out: Out, monkeypatch: pytest.MonkeyPatch):
+    with prepared(out) as (lock, slot):
+        monkeypatch.setattr("cloudjob.store._set_status", lambda *_: out.put("lock/00000002.json", b"{}"))
+        with pytest.raises(LockLostError):
+            complete(lock, SETTINGS, make_scene(0), slot=slot, receipt=Receipt(clear=1), tiles=ALL)
     assert not ledger.read(out).done
 
 
@@ -411,7 +420,7 @@ STATES = {
     "grown": ([make_scene(0), make_scene(1)], [make_scene(1), make_scene(2)], ALL[1:3]),
     "changed": (
         [make_scene(0), make_scene(1)],
-        [make_scene(0, fingerprint="f2"), make_scene(0, id="beside", group="32TPM")],
+        [make_scene(0, fingerprint="f2"), make_scene(2)],
         ALL[1:3],
     ),
     "reprocessed": (
@@ -484,7 +493,7 @@ def test_sigkill_in_the_middle_leaves_no_lock_that_shuts_others_out(out: Out, tm
 
 def test_a_killed_worker_leaves_no_part_of_a_file(out: Out):
     scene = make_scene(0)
-    for lock, slot in prepared(out):
+    with prepared(out) as (lock, slot):
         write(out, scene, slot, ALL)
         torn = Path(out.address) / "masks.zarr/32TQM/cloud/c/0/1/1#1"
         torn.write_bytes(b"half")
@@ -501,6 +510,15 @@ def test_a_group_whose_making_was_cut_short_is_made_anew(out: Out):
     run(out, [other], ALL[:1])
     assert attributes(out)["cloudjob:scenes"] == [other.id]
     assert np.array_equal(array(out), [expected(other, ALL[:1])])
+
+
+def test_a_longer_axis_that_was_never_committed_is_cut_back(out: Out):
+    run(out, [make_scene(0)])
+    before = files(out)
+    for name, shape in (("cloud", (4, *GRID.shape)), ("time", (3,))):
+        zarr.open_array(f"{out}/masks.zarr/32TQM/{name}", mode="r+").resize(shape)
+    run(out, [make_scene(0)])
+    assert files(out) == before
 
 
 def test_slots_cost_one_resize_per_group_not_per_scene(out: Out):
@@ -525,7 +543,7 @@ def test_slots_cost_one_resize_per_group_not_per_scene(out: Out):
 def test_slots_and_settings_travel_to_workers(out: Out):
     import pickle
 
-    for _, slot in prepared(out):
+    with prepared(out) as (_, slot):
         there_out, there_slot = pickle.loads(pickle.dumps((out, slot)))
         write(there_out, make_scene(0), there_slot, ALL)
     assert np.array_equal(array(out)[0], expected(make_scene(0)))
