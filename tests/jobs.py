@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import zarr
 from conftest import make_checkpoint
@@ -320,3 +321,15 @@ def mask_of_pattern(values: Mapping[str, np.ndarray], bright: float = 0.5, offse
     cloud = values["red"] * 1e-4 + offset > bright
     empty = np.any([pixels == 0 for pixels in values.values()], axis=0)
     return np.where(empty, 254, cloud).astype(np.uint8)
+
+
+def processes_with(text: str) -> list[psutil.Process]:
+    """Processes, other than zombies, in whose environment a text occurs."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if any(text in value for value in process.environ().values()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found

@@ -20,6 +20,7 @@ from jobs import (
     dask_cluster,
     items,
     make_scene,
+    processes_with,
     random_checkpoint,
     run_job,
     sabotage,
@@ -185,7 +186,7 @@ def test_the_client_is_killed_while_its_workers_write(world: World, tmp_path: Pa
     assert marker.exists()
     assert killed.code == -signal.SIGKILL
     assert len(items(out)) < 4
-    _, alive = psutil.wait_procs(_with_in_environment(str(marker)), timeout=30)
+    _, alive = psutil.wait_procs(processes_with(str(marker)), timeout=30)
     assert alive == []
     again = world.run(out)
     assert again.code == 0, again.stderr
@@ -203,7 +204,6 @@ def test_the_scheduler_is_killed(world: World, tmp_path: Path) -> None:
             assert scheduler.wait(10) == -signal.SIGKILL
             assert lost.code == 4, lost.stderr
             assert "the Dask scheduler is lost" in lost.stderr
-            print(lost.stderr)
             assert "Traceback" not in lost.stderr
             assert worker.wait(60) == 4
     assert_released(out)
@@ -211,15 +211,3 @@ def test_the_scheduler_is_killed(world: World, tmp_path: Path) -> None:
     assert again.code == 0, again.stderr
     assert_same(out, world.fresh)
     assert_released(out)
-
-
-def _with_in_environment(text: str) -> list[psutil.Process]:
-    """Processes, other than zombies, in whose environment a text occurs."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if any(text in value for value in process.environ().values()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
