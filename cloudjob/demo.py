@@ -14,9 +14,10 @@ from affine import Affine
 from rasterio.enums import Resampling
 from rasterio.warp import transform_geom
 
+from cloudjob.fractal import Float, noise
 from cloudjob.grid import Grid
 from cloudjob.scene import OFFSET, OFFSET_BASELINE, SCALE
-from cloudjob.simulate import CLOUD_OPACITY, SURFACES, Float, ground, noise, overlay, sky
+from cloudjob.simulate import CLOUD_OPACITY, SURFACES, ground, overlay, sky
 
 BANDS = ("red", "green", "blue", "nir")
 NO_DATA = 254
