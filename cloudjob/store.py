@@ -81,15 +81,18 @@ def prepare(
         by_group.setdefault(scene.group, []).append(scene)
         if scene.group in ledger.groups:
             groups.check_grid(out, scene.group, ledger.groups[scene.group], scene.grid, tile)
+        elif scene.grid != by_group[scene.group][0].grid:
+            raise ContractError(f"scenes of group {scene.group} have two grids: {scene.id} has {scene.grid}")
     lock.check()
     _sweep(out, ledger)
+    owners = ledger.scenes
     slots: dict[str, Slot] = {}
     for name, wanted in by_group.items():
         lock.check()
         new = name not in ledger.groups
         if new:
             groups.create(out, name, wanted[0].grid, tile, probability=settings.probability)
-        order = _allocate(ledger.scenes.get(name, ()), wanted, replaces)
+        order = _allocate(owners.get(name, ()), wanted, replaces)
         times = {scene.id: _microseconds(scene.time) for scene in wanted}
         statuses = [PLANNED if id_ in times else _status(ledger, id_) for id_ in order]
         groups.commit(out, name, order, times=times, statuses=statuses, grid=wanted[0].grid if new else None)

@@ -166,6 +166,7 @@ def test_the_item_is_valid_stac_and_says_what_was_done(out: Out):
     assert (Path(out.address) / "items/32TQM" / cloud.href).resolve() == Path(out.address) / "masks.zarr/32TQM"
     assert [each["value"] for each in cloud.extra_fields["classification:classes"]] == [0, 1, 254, 255]
     assert cloud.roles == ["data", "cloud"]
+    assert (cloud.extra_fields["data_type"], cloud.extra_fields["nodata"]) == ("uint8", 255)
     assert np.array_equal(array(out)[item.properties["cloudjob:slot"]], mask)
 
 
@@ -293,6 +294,12 @@ def test_a_group_of_another_grid_is_refused(out: Out):
     with pytest.raises(ContractError, match="32TQM has"):
         run(out, [make_scene(1, grid=replace(GRID, x0=599_990.0))])
     assert files(out) == before
+
+
+def test_two_grids_in_one_new_group_are_refused(out: Out):
+    with pytest.raises(ContractError, match="two grids"):
+        run(out, [make_scene(0), make_scene(1, grid=replace(GRID, x0=599_990.0))])
+    assert set(files(out)) == {"job.json"}
 
 
 def test_a_foreign_group_is_refused(out: Out):
