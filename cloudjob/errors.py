@@ -62,12 +62,20 @@ def _rebuild(kind: type[CloudjobError], message: str, hint: str | None) -> Cloud
     return kind(message, hint=hint)
 
 
-_QUERY = re.compile(r"(\w[\w+.-]*://[^\s'\"<>?#]*|/vsi\w+/[^\s'\"<>?#]*)[?#][^\s'\"<>)\]]*")
-_USERINFO = re.compile(r"(\w[\w+.-]*://)[^\s/@'\"]+@")
-_SECRET = re.compile(
-    r"(?i)\b(sig|signature|token|access_token|password|secret\w*|\w*access_key\w*|x-amz-\w+|authorization|bearer)"
-    r"(\s*[=:]\s*|\s+)(?!\*\*\*)[^\s&'\",;)]+"
+# Lengths have bounds, or a long line without a blank would take for ever
+_QUERY = re.compile(r"(\w[\w+.-]{0,20}://[^\s'\"<>?#]{0,2000}+|/vsi\w{1,20}/[^\s'\"<>?#]{0,2000}+)[?#][^\s'\"<>)\]]*")
+_FILE_QUERY = re.compile(r"([\w-]\.\w{1,15})\?[^\s'\"<>)\],]*=[^\s'\"<>)\],]*")  # GDAL names files without their folder
+_USERINFO = re.compile(r"(\w[\w+.-]{0,20}://)[^\s/'\"]+@")
+_NAME = (
+    r"[\w-]{0,40}(?:sig|signature|token|password|passwd|secret[\w-]{0,40}|credential"
+    r"|(?:access|account|storage|subscription|api|private)[_-]?key(?:[_-]?id)?)"
 )
+# "token": "…" in JSON, and 'token': '…' in Python
+_QUOTED = re.compile(
+    rf"(?i)(?P<name>(?P<a>['\"])(?:[\w-]{{1,40}}:)?{_NAME}(?P=a)\s*:\s*(?P<b>['\"]))(?:\\.|(?!(?P=b)).)*(?P=b)"
+)
+_NAMED = re.compile(rf"(?i)(\b{_NAME}(?:\s*=\s*|:\s*|%3D))(?!\*\*\*)[^\s&'\",;)]+")
+_HEADER = re.compile(r"(?i)\b(authorization['\"]?\s*[:=]\s*['\"]?(?:\w+\s+)?|bearer\s+)(?!\*\*\*)[\w.~+/=-]{8,}")
 
 
 def redact(text: str) -> str:
@@ -76,5 +84,8 @@ def redact(text: str) -> str:
     Everything that leaves the process (log line, error, store, item, report) goes through here.
     """
     text = _QUERY.sub(r"\1", text)
+    text = _FILE_QUERY.sub(r"\1", text)
     text = _USERINFO.sub(r"\1", text)
-    return _SECRET.sub(r"\1\2***", text)
+    text = _HEADER.sub(r"\1***", text)
+    text = _QUOTED.sub(r"\g<name>***\g<b>", text)
+    return _NAMED.sub(r"\1***", text)
