@@ -72,6 +72,8 @@ def cli(*, verbose: bool) -> None:
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("distributed").setLevel(logging.WARNING if verbose else logging.ERROR)
+    # Its client tells of a lost scheduler in a page of traceback; ours says so in a line.
+    logging.getLogger("distributed.client").setLevel(logging.WARNING if verbose else logging.CRITICAL)
     for handler in logging.getLogger().handlers:
         handler.addFilter(_redacted)
 
