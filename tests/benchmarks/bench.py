@@ -1,0 +1,163 @@
+"""What the benchmarks share: one full simulated scene, a job on a cluster that is up already, and where figures go."""
+
+import contextlib
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import torch
+from affine import Affine
+from distributed import Client
+from rasterio.warp import transform_geom
+
+from cloudjob import job, simulate
+from cloudjob.grid import Grid
+from cloudjob.receipt import Receipt
+
+HERE = Path(__file__).parent
+SCRATCH = Path(tempfile.gettempdir()) / "cloudjob-benchmarks"
+"""Holds the simulated scenes (1 GB), made once."""
+
+BANDS = ("red", "green", "blue", "nir")
+FULL = Grid(32633, 300_000, 5_300_040, 10, 10, 10980, 10980)
+"""A whole Sentinel-2 tile."""
+
+
+def full_scene() -> Path:
+    """An item collection of one scene: four bands of 10980 × 10980 pixels and a classification, as COGs.
+
+    A sixteenth of it is simulated, and mirrored until it fills the tile. The swath ends in one corner.
+    """
+    path = SCRATCH / "full" / "items.json"
+    if path.exists():
+        return path
+    print(f"simulating a scene in {path.parent}", file=sys.stderr)
+    rng = np.random.default_rng(0)
+    side = FULL.height // 4
+    land, _ = simulate.ground(rng, (side, side))
+    clouds = simulate.sky(rng, (side, side), cover=0.3, kinds=("cumulus", "cirrus"))
+    seen, cloudy = simulate.overlay(land, clouds)
+    corner = np.add.outer(np.arange(FULL.height), np.arange(FULL.width)) < 900
+    for band, values in zip(BANDS, seen, strict=True):
+        numbers = np.pad(np.clip(values * 1e4 + 1000, 1, 65535).astype(np.uint16), (0, 3 * side), mode="symmetric")
+        numbers[corner] = 0
+        write_cog(path.with_name(f"{band}.tif"), numbers, FULL)
+    classes = np.pad(np.where(cloudy, 9, 4).astype(np.uint8), (0, 3 * side), mode="symmetric")
+    write_cog(path.with_name("scl.tif"), classes[::2, ::2], FULL.coarsen(2))
+    told = item("S2A_33UUP_20240601_0_L2A", FULL, path.parent, "2024-06-01T10:15:59.024000Z")
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [told]}), encoding="utf-8")
+    return path
+
+
+def write_cog(path: Path, values: np.ndarray, grid: Grid, blocksize: int = 1024) -> None:
+    """A COG as Earth Search has them: deflate, predictor 2, 1024-pixel blocks, overviews."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(
+        path,
+        "w",
+        driver="COG",
+        height=values.shape[0],
+        width=values.shape[1],
+        count=1,
+        dtype=values.dtype,
+        crs=f"EPSG:{grid.epsg}",
+        transform=Affine(*grid.transform),
+        nodata=0,
+        compress="DEFLATE",
+        predictor="YES",
+        blocksize=blocksize,
+    ) as file:
+        file.write(values, 1)
+
+
+def item(name: str, grid: Grid, folder: Path, when: str) -> dict[str, Any]:
+    """A scene as Earth Search describes it, whose files lie in `folder`."""
+    left, bottom, right, top = grid.bounds
+    ring = [[left, bottom], [right, bottom], [right, top], [left, top], [left, bottom]]
+    geometry = transform_geom(f"EPSG:{grid.epsg}", "EPSG:4326", {"type": "Polygon", "coordinates": [ring]})
+    xs, ys = zip(*geometry["coordinates"][0], strict=True)
+    assets = {}
+    for key in (*BANDS, "scl"):
+        pixels = grid.coarsen(2) if key == "scl" else grid
+        assets[key] = {
+            "href": str(folder / f"{key}.tif"),
+            "raster:bands": [{"data_type": "uint16", "nodata": 0, "scale": 1e-4, "offset": -0.1}],
+            "proj:shape": pixels.shape,
+            "proj:transform": pixels.transform,
+        }
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "stac_extensions": [],
+        "id": name,
+        "collection": "sentinel-2-l2a",
+        "geometry": geometry,
+        "bbox": [min(xs), min(ys), max(xs), max(ys)],
+        "properties": {
+            "datetime": when,
+            "platform": "sentinel-2a",
+            "grid:code": "MGRS-33UUP",
+            "proj:epsg": grid.epsg,
+            "s2:processing_baseline": "05.10",
+            "s2:product_uri": f"{name}.SAFE",
+            "s2:generation_time": when,
+            "earthsearch:boa_offset_applied": False,
+            "eo:cloud_cover": 30.0,
+        },
+        "links": [],
+        "assets": assets,
+    }
+
+
+def run(client: Client, items: Path, out: Path, **more: Any) -> list[Receipt]:
+    """Do a whole job on the cluster of `client`, from search to ledger; every scene must be done."""
+    asked = job.request(bbox=(-180, -90, 180, 90), dates="2000/..", catalog=items, out=out, **more)
+    _, *results = job.run(asked, lambda: contextlib.nullcontext(client))
+    receipts = [result.receipt for result in results if isinstance(result, job.SceneResult)]
+    if None in receipts:
+        raise SystemExit(f"a scene failed: {results}")
+    return [receipt for receipt in receipts if receipt]
+
+
+@contextlib.contextmanager
+def fresh(name: str) -> Iterator[Path]:
+    """A folder for an OUT, gone afterwards."""
+    SCRATCH.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=name, dir=SCRATCH) as folder:
+        yield Path(folder) / "out"
+
+
+def report(name: str, figures: dict[str, Any]) -> None:
+    """Print figures, and keep them in results/NAME.json with what they were made by."""
+    for label, value in figures.items():
+        print(f"{label:58} {value:.3f}" if isinstance(value, float) else f"{label:58} {value}")
+    made = {
+        "command": f"python tests/benchmarks/{name}.py {' '.join(sys.argv[1:])}".strip(),
+        "at": f"{datetime.now().astimezone():%Y-%m-%d %H:%M}",
+        "machine": f"{_processor()}, {torch.get_num_threads()} thread(s) for torch, {platform.system()}",
+        "versions": {
+            name: version(name) for name in ("torch", "numpy", "rasterio", "stackstac", "zarr", "dask", "distributed")
+        },
+        "commit": _git("rev-parse", "--short", "HEAD"),
+    }
+    text = json.dumps({**made, "figures": figures}, indent=1, ensure_ascii=False)
+    (HERE / "results" / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
+    return f"{len(names)} × {names[0]}"
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
