@@ -1,0 +1,169 @@
+"""The command line as people meet it: help, environment variables, and where things are printed."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import jobs
+import pytest
+from click.testing import CliRunner
+from faulty import call
+
+from cloudjob import cli, errors
+
+Capfd = pytest.CaptureFixture[str]
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    yield "", cli.cli
+    yield from cli.cli.commands.items()
+
+
+NAMED = [pytest.param(name, command, id=name or "cloudjob") for name, command in commands()]
+
+
+def help_of(name: str, *, width: int = 100) -> str:
+    arguments = [*([name] if name else []), "--help"]
+    result = CliRunner().invoke(cli.cli, arguments, terminal_width=width, max_content_width=width)
+    assert result.exit_code == 0
+    return result.output
+
+
+def options(command: click.Command) -> list[click.Option]:
+    return [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+
+
+def test_the_commands_of_the_design() -> None:
+    assert cli.cli.commands.keys() >= {"run", "plan", "status", "export", "model", "demo", "worker"}
+
+
+@pytest.mark.parametrize(("name", "command"), NAMED)
+def test_help_says_what_every_option_is_for(name: str, command: click.Command) -> None:
+    told = help_of(name)
+    assert max(map(len, told.splitlines())) <= 100
+    assert "\\b" not in told, "an escape shows"
+    assert "\b" not in told
+    first = (command.help or "").split("\n")[0]
+    assert re.match(r"[A-Z].+\.$", first), first
+    for option in options(command):
+        sentence = option.help or ""
+        assert re.match(r"\S.{5,}", sentence), f"{option.opts} has no help"
+        assert " ".join(option.opts[:1]) in told
+    for parameter in command.params:
+        if isinstance(parameter, click.Argument):
+            assert parameter.human_readable_name.rstrip(".").upper() in told.upper()
+
+
+@pytest.mark.parametrize("name", ["run", "plan"])
+def test_help_has_exit_codes_or_states(name: str) -> None:
+    told = help_of(name)
+    assert re.search("Exit codes:\n +0  +all done" if name == "run" else "failed before", told)
+
+
+def test_examples_of_run_are_commands_that_parse() -> None:
+    examples = re.findall(r"^ +cloudjob run (.+)$", help_of("run"), re.MULTILINE)
+    assert len(examples) >= 3
+    for example in examples:
+        cli.cli.commands["run"].make_context("run", example.split())
+
+
+def test_every_exit_code_is_told() -> None:
+    told = help_of("run")
+    codes = (errors.DONE, errors.SOME_FAILED, errors.USAGE, errors.CONTRACT, errors.UNREACHABLE, errors.INTERRUPTED)
+    for code in codes:
+        assert re.search(rf"^ +{code}  +\w", told, re.MULTILINE), code
+    assert str(errors.TERMINATED) in told
+
+
+@pytest.mark.parametrize("name", ["run", "plan", "demo", "worker"])
+def test_every_option_is_also_a_variable(name: str) -> None:
+    for option in options(cli.cli.commands[name]):
+        if option.name != "help":
+            assert option.envvar == "CLOUDJOB_" + option.opts[0][2:].replace("-", "_").upper()
+
+
+def test_variables_of_the_environment_are_heeded(capfd: Capfd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    item = jobs.make_scene(tmp_path, "A")
+    catalog = jobs.write_catalog(tmp_path / "items.json", [item])
+    settings = {
+        "BBOX": "16 46 17 47",
+        "DATES": "2024-06",
+        "CATALOG": catalog,
+        "OUT": tmp_path / "out",
+        "CHECKPOINT": jobs.random_checkpoint(tmp_path / "net.safetensors"),
+        "JSON": "1",
+        "ASSET": "red=green green=red",
+        "WORKERS": "2",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(f"CLOUDJOB_{name}", str(value))
+    result = call(capfd, "plan")
+    assert result.code == 0, result.stderr
+    assert [scene["state"] for scene in json.loads(result.stdout)["scenes"]] == ["new"]
+    monkeypatch.setenv("CLOUDJOB_DATES", "2020")
+    assert json.loads(call(capfd, "plan").stdout)["scenes"] == []
+    assert len(json.loads(call(capfd, "plan", "--dates", "2024").stdout)["scenes"]) == 1, "the command line wins"
+    monkeypatch.setenv("CLOUDJOB_BBOX", "16 46")
+    assert call(capfd, "plan").code == 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--version"], 0, r"cloudjob, version \d+\.\d+"),
+        (["--help"], 0, "Usage: cloudjob"),
+        (["-h"], 0, "Usage: cloudjob"),
+        (["run", "-h"], 0, "Examples:"),
+        (["model"], 0, r"bands +red, green, blue, nir"),
+    ],
+)
+def test_answers_go_to_stdout(arguments: list[str], code: int, says: str, capfd: Capfd) -> None:
+    result = call(capfd, *arguments)
+    assert (result.code, result.stderr) == (code, "")
+    assert re.search(says, result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["fly"], "No such command 'fly'"),
+        (["run"], "Missing option '--dates'"),
+        (["run", "--fast"], "No such option"),
+        (["status"], "Missing argument 'OUT'"),
+        (["worker"], "Missing argument 'ADDRESS'"),
+        (["worker", "host"], "'host' is no scheduler's address"),
+        (["worker", "tcp://127.0.0.1:1", "--workers", "0"], "0 is not in the range"),
+        (["demo", "--workers", "none"], "'none' is not a valid integer"),
+    ],
+)
+def test_complaints_go_to_stderr(arguments: list[str], says: str, capfd: Capfd) -> None:
+    result = call(capfd, *arguments)
+    assert (result.code, result.stdout) == (2, "")
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_bare_command_shows_its_help(capfd: Capfd) -> None:
+    result = call(capfd)
+    assert result.code == 2
+    assert "Usage: cloudjob" in result.stdout + result.stderr
+
+
+def test_the_models_contract_as_json_is_a_stac_item(capfd: Capfd) -> None:
+    item = json.loads(call(capfd, "model", "--json").stdout)
+    assert item["properties"]["mlm:architecture"] == "SimpleUNet"
+    assert [band["name"] for band in item["properties"]["mlm:input"][0]["bands"]] == ["red", "green", "blue", "nir"]
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_status_of_a_place_that_holds_nothing(options: list[str], capfd: Capfd, tmp_path: Path) -> None:
+    result = call(capfd, "status", tmp_path / "none", *options)
+    assert (result.code, result.stderr) == (0, "")
+    assert not (tmp_path / "none").exists()
+    if options:
+        assert json.loads(result.stdout)["done"] == 0
+    else:
+        assert result.stdout.startswith("0 scenes done")
