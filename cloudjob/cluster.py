@@ -30,6 +30,9 @@ ENVIRON = {
     # on page faults. Measured: the network is 1.35 to 1.7 times as fast with these.
     "MALLOC_MMAP_THRESHOLD_": str(8 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
+    # Threads but the first get heaps of 64 MB, which are given back whatever the thresholds: one heap for all.
+    # Measured: the network's 20,000 page faults a tile are gone, it is 1.17 times as fast.
+    "MALLOC_ARENA_MAX": "1",
     # One thread per lane: one and two threads differ in the last bit of a sum.
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -37,6 +40,15 @@ ENVIRON = {
     "GDAL_CACHEMAX": "256",  # MB; GDAL's default is 5 % of the machine's memory for every process
 }
 """Environment of a worker process, set before it starts; variables that are already set win."""
+
+CONFIG = {
+    "distributed.nanny.pre-spawn-environ": ENVIRON,
+    # Dask's housekeeping costs 5 % of a core while a task runs for a minute; at these intervals 2 %.
+    "distributed.admin.tick.interval": "1s",
+    "distributed.worker.memory.monitor-interval": "500ms",
+    "distributed.worker.profile.interval": "100ms",
+}
+"""Dask's settings for scheduler and workers."""
 
 
 class ModelPlugin(WorkerPlugin):
@@ -126,7 +138,7 @@ def _local(workers: int | None) -> Iterator[SpecCluster]:
         "cls": Scheduler,
         "options": {"host": LOOPBACK, "port": 0, "dashboard_address": f"{LOOPBACK}:{DASHBOARD_PORT}"},
     }
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": ENVIRON}), warnings.catch_warnings():
+    with dask.config.set(CONFIG), warnings.catch_warnings():
         # Another job's dashboard may hold the port; ours then takes a free one, and its address is printed.
         warnings.filterwarnings("ignore", message="Port .* is already in use")
         with SpecCluster(workers=specs, scheduler=scheduler, silence_logs=logging.ERROR, name="cloudjob") as cluster:
@@ -212,7 +224,7 @@ async def serve(address: str, workers: int | None = None) -> bool:
         UnreachableError: no scheduler answers.
     """
     check_address(address)
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": ENVIRON}):
+    with dask.config.set(CONFIG):
         nannies = [_Lane(address, env=env, **_WORKER) for env in lanes(workers)]
         try:
             await asyncio.gather(*(asyncio.wait_for(nanny.start(), PATIENCE) for nanny in nannies))

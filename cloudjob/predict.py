@@ -123,7 +123,7 @@ def classify(
         (y, x): 0 clear, 1 cloud, 254 no data.
     """
     cloud = widen((probability >= threshold) & valid, buffer)
-    return np.where(valid, cloud, NO_DATA).astype(np.uint8)
+    return np.where(valid, cloud.view(np.uint8), np.uint8(NO_DATA))
 
 
 def widen(cloud: npt.NDArray[np.bool_], buffer: tuple[float, float]) -> npt.NDArray[np.bool_]:

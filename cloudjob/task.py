@@ -167,19 +167,19 @@ def _outside(clip: bytes, grid: Grid) -> npt.NDArray[np.bool_]:
 
 def _tally(mask: predict.Mask, raw: npt.NDArray[np.uint16], scene: Scene, seen: int) -> Receipt:
     """Count a tile's pixels, and the dark ones that tell whether the offset fits."""
-    counts = np.bincount(mask.ravel(), minlength=256)
     dark_all = dark_any = 0
     if scene.baseline >= OFFSET_BASELINE:
+        limit = round(OFFSET / scene.bands[0].scale)
         visible = [index for index, band in enumerate(scene.bands) if band.name in ("red", "green", "blue")]
-        dark = raw[visible] * np.float32(scene.bands[0].scale) < OFFSET
+        dark = [raw[index] < limit for index in visible]
         labelled = mask <= predict.CLOUD
-        dark_all = int((dark.all(axis=0) & labelled).sum())
-        dark_any = int((dark.any(axis=0) & labelled).sum())
+        dark_all = int(np.count_nonzero(np.logical_and.reduce([*dark, labelled])))
+        dark_any = int(np.count_nonzero(np.logical_or.reduce(dark) & labelled))
     return Receipt(
-        clear=int(counts[predict.CLEAR]),
-        cloud=int(counts[predict.CLOUD]),
-        no_data=int(counts[predict.NO_DATA]),
-        outside=int(counts[predict.NOT_COMPUTED]),
+        clear=int(np.count_nonzero(mask == predict.CLEAR)),
+        cloud=int(np.count_nonzero(mask == predict.CLOUD)),
+        no_data=int(np.count_nonzero(mask == predict.NO_DATA)),
+        outside=int(np.count_nonzero(mask == predict.NOT_COMPUTED)),
         dark_all=dark_all,
         dark_any=dark_any,
         seen=seen,
