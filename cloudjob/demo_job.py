@@ -20,7 +20,7 @@ NEXT = """
 Now try
   cloudjob status {masks}
   cloudjob export {masks} {scene} mask.tif
-  python -c "import xarray; print(xarray.open_zarr('{masks}/masks.zarr', group='{group}'))"
+  python -c "import xarray; print(xarray.open_zarr('{masks}/masks.zarr/{group}'))"
 """
 
 
