@@ -245,6 +245,23 @@ def test_stdout_is_data_and_stderr_is_for_people(simple: Simple) -> None:
     assert any(line.startswith("dashboard: http://127.0.0.1:") for line in said)
 
 
+def test_a_scene_that_cannot_be_read_is_told_in_a_line(simple: Simple, tmp_path: Path) -> None:
+    broken = json.loads(json.dumps(simple.sources[B]))
+    whole = Path(broken["assets"]["nir"]["href"]).read_bytes()
+    broken["assets"]["nir"]["href"] = str(tmp_path / "nir.tif")
+    (tmp_path / "nir.tif").write_bytes(whole[: len(whole) // 2])
+    catalog = write_catalog(tmp_path / "items.json", [simple.sources[A], broken, simple.sources[C]])
+    result = run_job(catalog, simple.checkpoint, tmp_path / "out", "--workers", "1", "--json")
+    assert result.code == 1
+    assert {record["id"]: record["state"] for record in result.records} == {A: "done", B: "failed", C: "done"}
+    (line,) = [line for line in result.stderr.splitlines() if B in line]
+    assert line.startswith(f"failed    {B}: ")
+    assert "nir.tif" in line
+    assert "Traceback" not in result.stderr
+    for scene in (A, C):
+        np.testing.assert_array_equal(mask_of(tmp_path / "out", scene), simple.expected(scene))
+
+
 def test_plan_says_what_a_run_would_do(simple: Simple, tmp_path: Path) -> None:
     options = ("--catalog", simple.catalog, "--checkpoint", simple.checkpoint, "--json", *EVERYWHERE)
     ahead = cloudjob("plan", *options, "--out", tmp_path / "out")

@@ -108,11 +108,8 @@ def test_the_undisturbed_run_has_all_that_is_to_be_disturbed(world: World) -> No
 @pytest.mark.parametrize(
     ("event", "nth", "number"),
     [
-        ("after lock", 1, signal.SIGKILL),
         ("after resize", 1, signal.SIGKILL),  # the time axis grows: the mask's, and not yet the others'
-        ("after resize", 2, signal.SIGKILL),
         ("before list of slots", 1, signal.SIGKILL),  # consolidation, which commits the axis
-        ("before list of slots", 1, signal.SIGXFSZ),
         ("after list of slots", 1, signal.SIGKILL),  # the slot is the new version's, the old one's item is there
         ("after array", 4, signal.SIGKILL),  # the second group is half made
         ("after deletion of item", 1, signal.SIGKILL),
