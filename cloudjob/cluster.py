@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import dask
 import torch
 from distributed import Client, Future, Nanny, Scheduler, SpecCluster, WorkerPlugin, as_completed, get_worker
+from distributed.comm import get_address_host
+from distributed.utils import get_ip
 
 from cloudjob import checkpoint, predict
 from cloudjob.errors import UnreachableError, UsageError, redact
@@ -96,10 +98,21 @@ _WORKER: dict[str, Any] = {"nthreads": 1, "memory_limit": "auto", "preload": [__
 """What every worker process is started with; `preload` has it call `dask_setup`."""
 
 
+def _listen(host: str) -> dict[str, str]:
+    """Where a worker listens: on one address of this machine. Dask's own choice is all of them."""
+    return {"host": host, "dashboard_address": f"{host}:0"}
+
+
 def dask_setup(worker: Any) -> None:
     """Called by Dask in a worker process: Ctrl-C on a terminal reaches it too, but it is the client that stops it."""
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("distributed.worker").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for a scene that failed: the run tells it in a line, Dask in a page of traceback."""
+    return not re.search(r"Exception: ['\"](Scene|Passing)Error\(", record.getMessage())
 
 
 @contextlib.contextmanager
@@ -132,7 +145,7 @@ def connect(where: str = "local", workers: int | None = None) -> Iterator[Client
 
 @contextlib.contextmanager
 def _local(workers: int | None) -> Iterator[SpecCluster]:
-    options = {**_WORKER, "local_directory": None, "silence_logs": logging.ERROR}
+    options = {**_WORKER, **_listen(LOOPBACK), "local_directory": None, "silence_logs": logging.ERROR}
     specs = {number: {"cls": Nanny, "options": {**options, "env": env}} for number, env in enumerate(lanes(workers))}
     scheduler = {
         "cls": Scheduler,
@@ -225,7 +238,8 @@ async def serve(address: str, workers: int | None = None) -> bool:
     """
     check_address(address)
     with dask.config.set(CONFIG):
-        nannies = [_Lane(address, env=env, **_WORKER) for env in lanes(workers)]
+        here = _listen(get_ip(get_address_host(address)))
+        nannies = [_Lane(address, env=env, **_WORKER, **here) for env in lanes(workers)]
         try:
             await asyncio.gather(*(asyncio.wait_for(nanny.start(), PATIENCE) for nanny in nannies))
         except (OSError, TimeoutError) as error:

@@ -1,0 +1,258 @@
+"""Where the work runs: lanes, what a worker process is started with, the window of submissions, lost schedulers."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jobs
+import psutil
+import pytest
+import torch
+from distributed import Client
+from faulty import call
+
+from cloudjob import checkpoint, cluster, predict
+from cloudjob.errors import UnreachableError, UsageError
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    """Of a local cluster of two workers, started where somebody has set a variable of his own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "DASHBOARD_PORT", 0)  # Of a port that is taken tornado leaves a socket open
+        for name in cluster.ENVIRON:  # Dask sets them in this process too, and leaves them there
+            patch.setenv(name, "")
+            patch.delenv(name)
+        patch.setenv("GDAL_CACHEMAX", "77")
+        with cluster.connect("local", 2) as client:
+            client.wait_for_workers(2, timeout=60)
+            yield client
+
+
+# Lanes
+
+
+def test_one_lane_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5, 6})
+    assert cluster.lanes() == [{}, {}, {}]
+    assert cluster.lanes(5) == [{}] * 5
+
+
+@pytest.mark.parametrize(
+    ("visible", "workers", "seen"),
+    [
+        (None, None, ["0", "1"]),
+        ("3,5", None, ["3", "5"]),
+        ("3,5", 1, ["3"]),
+        (None, 5, ["0", "1", "0", "1", "0"]),
+        ("GPU-1b2c,GPU-3d4e", 2, ["GPU-1b2c", "GPU-3d4e"]),
+    ],
+)
+def test_one_lane_per_gpu(
+    visible: str | None, workers: int | None, seen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert cluster.lanes(workers) == [{"CUDA_VISIBLE_DEVICES": name} for name in seen]
+
+
+# Worker processes
+
+
+def test_a_local_cluster_has_a_process_with_one_thread_per_lane(client: Client) -> None:
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    assert [worker["nthreads"] for worker in workers] == [1, 1]
+    pids = client.run(os.getpid)
+    assert len({*pids.values(), os.getpid()}) == 3
+    assert cluster.lane_count(client) == 2
+    assert set(client.run(torch.get_num_threads).values()) == {1}
+
+
+def started_with() -> Callable[[], dict[str, str]]:
+    """A function that gives the environment which its process was started with: what `malloc` and OpenMP have read."""
+    return lambda: dict(
+        entry.split("=", 1) for entry in Path("/proc/self/environ").read_text(encoding="utf-8").split("\0") if entry
+    )
+
+
+def test_malloc_and_openmp_are_told_before_a_worker_starts_and_what_the_user_has_set_wins(client: Client) -> None:
+    for environment in client.run(started_with()).values():
+        assert {name: environment[name] for name in cluster.ENVIRON} == {**cluster.ENVIRON, "GDAL_CACHEMAX": "77"}
+
+
+def listening(*processes: psutil.Process) -> dict[int, set[str]]:
+    """Process number → addresses it listens on."""
+    found: dict[int, set[str]] = {}
+    for process in processes:
+        for connection in process.net_connections("inet"):
+            if connection.status == psutil.CONN_LISTEN:
+                found.setdefault(process.pid, set()).add(connection.laddr.ip)
+    return found
+
+
+def test_nothing_listens_beyond_loopback(client: Client) -> None:
+    """Whoever reaches a Dask worker can have it run anything."""
+    me = psutil.Process()
+    found = listening(me, *me.children(recursive=True))
+    assert found.keys() >= {me.pid, *client.run(os.getpid).values()}
+    assert set.union(*found.values()) == {"127.0.0.1"}
+    assert client.dashboard_link.startswith("http://127.0.0.1:")
+
+
+def test_the_model_is_loaded_once_per_worker(client: Client, tmp_path: Path) -> None:
+    path = jobs.random_checkpoint(tmp_path / "net.safetensors")
+    loaded = checkpoint.load(path)
+
+    def which(number: int) -> tuple[int, int, int]:
+        model = cluster.worker_model(loaded.sha256)
+        assert isinstance(model, predict.Model)
+        return number, os.getpid(), id(model)
+
+    def plugins(dask_worker: Any) -> list[str]:
+        return [name for name in dask_worker.plugins if "model" in name]
+
+    cluster.load(client, str(path), path.read_bytes(), loaded.sha256)
+    results = client.gather(client.map(which, range(40), pure=False))
+    assert [number for number, _, _ in results] == list(range(40))
+    assert len({pid for _, pid, _ in results}) == 2
+    assert len({(pid, model) for _, pid, model in results}) == 2
+    assert set(map(tuple, client.run(plugins).values())) == {(cluster.plugin_name(loaded.sha256),)}
+
+
+def test_two_networks_are_told_apart(client: Client, tmp_path: Path) -> None:
+    paths = [jobs.random_checkpoint(tmp_path / f"{std}.safetensors", std=(std,) * 4) for std in (0.2, 0.4)]
+    loaded = [checkpoint.load(path) for path in paths]
+    for path, one in zip(paths, loaded, strict=True):
+        cluster.load(client, str(path), path.read_bytes(), one.sha256)
+    names = [cluster.plugin_name(one.sha256) for one in loaded]
+    found = client.run(lambda dask_worker: [dask_worker.plugins[name].model.contract.std[0] for name in names])
+    assert list(found.values()) == [[0.2, 0.4]] * 2
+
+
+# The window of submissions
+
+
+@pytest.mark.parametrize("number", [0, 1, 6, 200])
+def test_submissions_stay_within_a_window(number: int, client: Client) -> None:
+    submitted = finished = most = 0
+
+    def work() -> Iterator[tuple[str, int]]:
+        nonlocal submitted, most
+        for each in range(number):
+            submitted += 1
+            most = max(most, submitted - finished)
+            yield f"double {number}-{each}", each
+
+    seen = {}
+    for argument, result in cluster.stream(client, double, work()):
+        finished += 1
+        seen[argument] = result
+    assert seen == {each: 2 * each for each in range(number)}
+    in_hand = 1  # The next one is submitted before a result is looked at
+    assert most == min(number, 2 * cluster.lane_count(client) + 2 + in_hand)
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def test_an_error_is_a_result_and_ends_nothing(client: Client) -> None:
+    def divide(number: int) -> float:
+        return 12 / number
+
+    work = [(f"divide {number}", number) for number in (3, 0, 4)]
+    results = dict(cluster.stream(client, divide, work))
+    assert isinstance(results.pop(0), ZeroDivisionError)
+    assert results == {3: 4, 4: 3}
+
+
+def test_who_stops_early_leaves_nothing_behind(client: Client) -> None:
+    results = cluster.stream(client, double, ((f"stop {number}", number) for number in range(1000)))
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+
+    def tasks(dask_scheduler: Any = None) -> list[str]:
+        return [str(key) for key in dask_scheduler.tasks if "stop" in str(key)]
+
+    deadline = time.monotonic() + 20
+    while client.run_on_scheduler(tasks) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert client.run_on_scheduler(tasks) == []
+
+
+# Schedulers
+
+
+@pytest.mark.parametrize(
+    "address", ["", "local:8786", "127.0.0.1:8786", "http://host:8786", "tcp://host", "tcp://u@h:1"]
+)
+def test_addresses_that_are_none(address: str) -> None:
+    with pytest.raises(UsageError, match="is no scheduler's address"):
+        cluster.check_address(address)
+    with pytest.raises(UsageError, match="is no scheduler's address"), cluster.connect(address):
+        pass
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:8786", "tls://host.example:8786", "tcp://[::1]:8786"])
+def test_addresses(address: str) -> None:
+    cluster.check_address(address)
+
+
+def test_a_lost_scheduler_is_told() -> None:
+    with jobs.started(*jobs.SCHEDULER, until=jobs.LISTENS) as (process, address):
+        submitted = threading.Event()
+
+        def work() -> Iterator[tuple[str, int]]:
+            yield "double 1", 1
+            submitted.set()
+
+        def kill() -> None:
+            submitted.wait(30)
+            process.kill()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        with (
+            pytest.raises(UnreachableError, match="the Dask scheduler is lost"),
+            cluster.connect(address) as client,
+        ):
+            list(cluster.stream(client, double, work()))
+        killer.join()
+        assert submitted.is_set()
+
+
+def test_a_worker_without_a_scheduler_exits_with_4(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "PATIENCE", 2)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    result = call(capfd, "worker", address, "--workers", "1")
+    assert (result.code, result.stdout) == (4, ""), result.stderr
+    assert result.stderr.startswith(f"error: no Dask scheduler answers at {address}")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_worker_that_is_let_go_exits_with_0() -> None:
+    with (
+        jobs.started(*jobs.SCHEDULER, until=jobs.LISTENS) as (_, address),
+        jobs.worker_of(address, GDAL_CACHEMAX="99") as worker,
+        Client(address) as client,
+    ):
+        client.wait_for_workers(1, timeout=60)
+        (environment,) = client.run(started_with()).values()
+        assert {name: environment[name] for name in cluster.ENVIRON} == {**cluster.ENVIRON, "GDAL_CACHEMAX": "99"}
+        serving = psutil.Process(worker.pid)
+        found = listening(serving, *serving.children(recursive=True))
+        assert len(found) == 2, "the worker and who watches over it"
+        assert set.union(*found.values()) == {"127.0.0.1"}, "the address that faces the scheduler"
+        client.shutdown()
+        assert worker.wait(60) == 0
