@@ -35,7 +35,7 @@ class Mix:
 
     Attributes:
         labelled: crops of labelled patches.
-        clear: crops of known clear patches, among them snow, ice and sand.
+        clear: crops of known clear patches, among them snow, ice and sand; some of simulated ground.
         pasted: clouds of a labelled patch on clear ground.
         clouded: simulated clouds on clear or labelled ground.
         simulated: simulated clouds on simulated ground.
@@ -115,6 +115,8 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             image, target = self._crop(rng, self.labelled[number % len(self.labelled)], place)
         elif kind == 0:
             image, target = self._crop(rng, self._draw(rng, self.scenes))
+        elif kind == 1 and rng.random() < 0.3 and self.mix.simulated:
+            image, target = self._painted(rng)
         elif kind == 1:
             image, target = self._crop(rng, self._draw(rng, self.clear))
         elif kind == 2:
@@ -178,8 +180,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def _clouded(self, rng: np.random.Generator, *, simulated: bool) -> Sample:
         """Simulated clouds on simulated ground, or on a patch."""
         if simulated:
-            image = self._ground(int(rng.integers(self.skies)))
-            image, target = turn(rng, *_window(rng, image, np.zeros(image.shape[1:], np.float32), self.crop))
+            image, target = self._painted(rng)
         elif self.labelled and rng.random() < 0.2:
             image, target = self._crop(rng, self._draw(rng, self.scenes))
         else:
@@ -193,6 +194,11 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         doubt &= ~(target >= 0.5)
         target = np.where(doubt, np.nan, np.maximum(target, label)).astype(np.float32)
         return mixed, target
+
+    def _painted(self, rng: np.random.Generator) -> Sample:
+        """A crop of simulated ground."""
+        image = self._ground(int(rng.integers(self.skies)))
+        return turn(rng, *_window(rng, image, np.zeros(image.shape[1:], np.float32), self.crop))
 
     def _sky(self, number: int) -> Float:
         """(6, side, side): opacity, shadow and the clouds' four bands."""
