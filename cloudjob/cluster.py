@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import dask
 import torch
 from distributed import Client, Future, Nanny, Scheduler, SpecCluster, WorkerPlugin, as_completed, get_worker
-from distributed.comm import get_address_host
+from distributed.comm.addressing import get_address_host
 from distributed.utils import get_ip
 
 from cloudjob import checkpoint, predict
