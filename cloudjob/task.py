@@ -204,8 +204,8 @@ def _compare(mask: predict.Mask, grid: Grid, scl: xr.DataArray) -> Receipt:
     row = np.floor((grid.y0 - scl.y.values) / grid.dy).astype(int)
     column = np.floor((scl.x.values - grid.x0) / grid.dx).astype(int)
     rows, columns = (row >= 0) & (row < grid.height), (column >= 0) & (column < grid.width)
-    ours = mask[np.ix_(row[rows], column[columns])]
-    theirs = _SCL_LABEL[scl.values[np.ix_(rows, columns)].astype(np.uint8)]
+    ours = mask[row[rows]][:, column[columns]]
+    theirs = _SCL_LABEL[scl.values[rows][:, columns].astype(np.uint8)]
     both = (ours <= predict.CLOUD) & (theirs <= predict.CLOUD)
     return Receipt(
         scl_compared=int(both.sum()),

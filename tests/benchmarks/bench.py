@@ -31,6 +31,8 @@ BANDS = ("red", "green", "blue", "nir")
 FULL = Grid(32633, 300_000, 5_300_040, 10, 10, 10980, 10980)
 """A whole Sentinel-2 tile."""
 
+WORLD = (-180.0, -90.0, 180.0, 90.0)
+
 
 def full_scene() -> Path:
     """An item collection of one scene: four bands of 10980 × 10980 pixels and a classification, as COGs.
@@ -120,7 +122,7 @@ def item(name: str, grid: Grid, folder: Path, when: str) -> dict[str, Any]:
 
 def run(client: Client, items: Path, out: Path, **more: Any) -> list[Receipt]:
     """Do a whole job on the cluster of `client`, from search to ledger; every scene must be done."""
-    asked = job.request(bbox=(-180, -90, 180, 90), dates="2000/..", catalog=items, out=out, **more)
+    asked = job.request(**{"bbox": WORLD, "dates": "2000/..", "catalog": items, "out": out, **more})
     _, *results = job.run(asked, lambda: contextlib.nullcontext(client))
     receipts = [result.receipt for result in results if isinstance(result, job.SceneResult)]
     if None in receipts:

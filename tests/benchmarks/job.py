@@ -82,7 +82,9 @@ def figures(turns: list[dict[str, float]], seen: int, scene: Scene) -> dict[str,
         "turns": len(turns),
         "job, CPU s": median(lambda t: t["worker"] + t["client"]),
         "unavoidable, CPU s": unavoidable,
-        "job over unavoidable (at most 1.20)": median(lambda t: (t["worker"] + t["client"]) / (t["bare"] + t["network"])),
+        "job over unavoidable (at most 1.20)": median(
+            lambda t: (t["worker"] + t["client"]) / (t["bare"] + t["network"])
+        ),
         **{f"share of the unavoidable, %: {name}": 100 * value / unavoidable for name, value in parts.items()},
         "halo, extra pixels, % (at most 25)": 100 * extra,
         "reading through stackstac over bare rasterio (at most 1.4)": median(lambda t: t["reading"] / t["bare"]),
