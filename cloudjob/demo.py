@@ -19,6 +19,7 @@ from cloudjob.grid import Grid
 from cloudjob.scene import OFFSET, OFFSET_BASELINE, SCALE
 from cloudjob.simulate import CLOUD_OPACITY, SURFACES, ground, overlay, sky
 
+COLLECTION = "simulated-sentinel-2-l2a"
 BANDS = ("red", "green", "blue", "nir")
 NO_DATA = 254
 """In the truth, as in the masks."""
@@ -94,6 +95,7 @@ def collection(folder: Path, *, seed: int = 7, shrink: int = 1) -> Path:
 
     with ThreadPoolExecutor(2) as pool:
         items = list(pool.map(write, range(len(PASSES))))
+    (folder / "collection.json").write_text(json.dumps(_collection(items), indent=1), encoding="utf-8")
     path = folder / "items.json"
     path.write_text(json.dumps({"type": "FeatureCollection", "features": items}, indent=1), encoding="utf-8")
     return path
@@ -112,9 +114,9 @@ def _landscape(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Float,
     town = ((columns - 0.24) / 0.05) ** 2 + ((rows - 0.42) / 0.13) ** 2 + 0.35 * rugged
     land, classes = ground(rng, shape, kinds=("farmland", "forest"))
     for kind, where in (("bare", height > 0.5), ("snow", height > 0.72), ("town", town < 1), ("water", lake < 1)):
-        painted, _ = ground(rng, shape, kinds=(kind,))
+        painted, its_classes = ground(rng, shape, kinds=(kind,))
         land = np.where(where, painted, land)
-        classes[where] = SURFACES.index(kind)
+        classes[where] = its_classes[where]
     return land, classes
 
 
@@ -160,11 +162,16 @@ def _doubled(values: Float) -> Float:
     return values
 
 
+def _swath_end(grid: Grid, edge: float, rows: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The column where the swath ends, by row: a line that slants as the orbit does at these latitudes."""
+    slant = 0.22 if edge else 0.0
+    return np.asarray(grid.width * (1 - edge) + slant * np.asarray(rows), np.float64)
+
+
 def _beyond_the_swath(grid: Grid, edge: float) -> npt.NDArray[np.bool_]:
-    """Pixels right of the slanting line where the swath ends."""
-    row, column = np.mgrid[: grid.height, : grid.width]
-    end = grid.width * (1 - edge) + 0.22 * row  # the orbit's inclination, as it looks at these latitudes
-    return np.asarray((column > end) & (edge > 0))
+    """Pixels (H, W) right of the line where the swath ends."""
+    end = _swath_end(grid, edge, np.arange(grid.height))
+    return np.asarray(np.arange(grid.width) >= end[:, None])
 
 
 def _classification(
@@ -210,9 +217,10 @@ def _write_cog(path: Path, values: npt.NDArray[Any], grid: Grid, overviews: Resa
 
 
 def _item(one: Pass, name: str, grid: Grid, coarse: Grid, offset: float, cloud_cover: float) -> dict[str, Any]:
-    """The scene as Earth Search v1 describes it (projection 2, raster 1)."""
-    left, bottom, right, top = grid.bounds
-    ring = [[left, bottom], [right, bottom], [right, top], [left, top], [left, bottom]]
+    """The scene as Earth Search v1 describes it: STAC 1.0, projection 1.1 (element84/earth-search#64), raster 1.1."""
+    left, bottom, _, top = grid.bounds
+    swath = [left + grid.dx * min(column, grid.width) for column in _swath_end(grid, one.edge, [0, grid.height])]
+    ring = [[left, bottom], [swath[1], bottom], [swath[0], top], [left, top], [left, bottom]]
     geometry = transform_geom(f"EPSG:{grid.epsg}", "EPSG:4326", {"type": "Polygon", "coordinates": [ring]})
     xs, ys = zip(*geometry["coordinates"][0], strict=True)
     sensed = datetime.fromisoformat(one.time)
@@ -229,21 +237,28 @@ def _item(one: Pass, name: str, grid: Grid, coarse: Grid, offset: float, cloud_c
         "stac_extensions": [
             "https://stac-extensions.github.io/eo/v1.1.0/schema.json",
             "https://stac-extensions.github.io/grid/v1.1.0/schema.json",
-            "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
+            "https://stac-extensions.github.io/mgrs/v1.0.0/schema.json",
+            "https://stac-extensions.github.io/projection/v1.1.0/schema.json",
             "https://stac-extensions.github.io/raster/v1.1.0/schema.json",
         ],
         "id": name,
-        "collection": "simulated-sentinel-2-l2a",
+        "collection": COLLECTION,
         "geometry": geometry,
         "bbox": [min(xs), min(ys), max(xs), max(ys)],
         "properties": {
             "datetime": one.time,
+            "created": generated,
+            "updated": generated,
             "platform": one.platform,
             "constellation": "sentinel-2",
             "instruments": ["msi"],
             "eo:cloud_cover": cloud_cover,
             "grid:code": f"MGRS-{one.tile}",
-            "proj:code": f"EPSG:{grid.epsg}",
+            "mgrs:utm_zone": int(one.tile[:2]),
+            "mgrs:latitude_band": one.tile[2],
+            "mgrs:grid_square": one.tile[3:],
+            "proj:epsg": grid.epsg,
+            "s2:sequence": name.split("_")[3],
             "s2:processing_baseline": one.baseline,
             "s2:product_uri": product,
             "s2:generation_time": generated,
@@ -251,8 +266,25 @@ def _item(one: Pass, name: str, grid: Grid, coarse: Grid, offset: float, cloud_c
             "earthsearch:boa_offset_applied": False,
             "description": "Simulated by cloudjob: not a real scene",
         },
-        "links": [],
+        "links": [{"rel": "collection", "href": "./collection.json", "type": "application/json"}],
         "assets": assets,
+    }
+
+
+def _collection(items: list[dict[str, Any]]) -> dict[str, Any]:
+    wests, souths, easts, norths = zip(*(item["bbox"] for item in items), strict=True)
+    times = sorted(item["properties"]["datetime"] for item in items)
+    return {
+        "type": "Collection",
+        "stac_version": "1.0.0",
+        "id": COLLECTION,
+        "description": "Scenes simulated by cloudjob in the form of Earth Search's sentinel-2-l2a, with their truth",
+        "license": "Apache-2.0",
+        "extent": {
+            "spatial": {"bbox": [[min(wests), min(souths), max(easts), max(norths)]]},
+            "temporal": {"interval": [[times[0], times[-1]]]},
+        },
+        "links": [],
     }
 
 

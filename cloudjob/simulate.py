@@ -152,7 +152,7 @@ def _tint(rng: np.random.Generator, kind: str, depths: Float, sun: tuple[float, 
 
 
 def _shadow(opacity: Float, distance: float, sun: tuple[float, float]) -> Float:
-    """A layer's shadow: its opacity, blurred a little and displaced away from the sun."""
+    """A layer's shadow: its opacity, displaced away from the sun."""
     down, right = (round(-distance * part) for part in sun)
     shadow = np.zeros_like(opacity)
     height, width = opacity.shape
