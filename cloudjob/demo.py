@@ -132,21 +132,21 @@ def _write_scene(
     season = 1 + 0.04 * rng.standard_normal((4, 1, 1), np.float32)  # the ground is not quite the same every time
     # Made at 20 m and then doubled: a quarter of the work, and files that compress.
     clouds = sky(rng, classes.shape, cover=one.cover, kinds=one.clouds)
-    seen = _doubled(overlay(land * season, clouds)[0])
-    truth = (_doubled(clouds.opacity) >= CLOUD_OPACITY).astype(np.uint8)
-    offset = -OFFSET if one.baseline >= OFFSET_BASELINE else 0.0
-    numbers = np.clip(np.rint((seen - offset) / (SCALE * STEP)), 1, 65535 // STEP).astype(np.uint16) * STEP
+    seen, _ = overlay(land * season, clouds)
     missing = _beyond_the_swath(grid, one.edge)
-    numbers[:, missing] = 0
-    truth[missing] = NO_DATA
-    scl = _classification(classes, clouds.opacity, clouds.shadow, rng)
-    scl[missing[::2, ::2]] = 0
     name = f"S{one.platform[-2:].upper()}_{one.tile}_{one.time[:10].replace('-', '')}_0_L2A"
     coarse = grid.coarsen(2)
-    for band, values in zip(BANDS, numbers, strict=True):
-        _write_cog(folder / name / f"{band}.tif", values, grid, Resampling.average)
-    _write_cog(folder / name / "scl.tif", scl, coarse, Resampling.nearest)
+    offset = -OFFSET if one.baseline >= OFFSET_BASELINE else 0.0
+    for band, values in zip(BANDS, seen, strict=True):
+        steps = np.clip(np.rint((_doubled(values) - offset) / (SCALE * STEP)), 1, 65535 // STEP)
+        steps[missing] = 0
+        _write_cog(folder / name / f"{band}.tif", steps.astype(np.uint16) * STEP, grid, Resampling.average)
+    truth = (_doubled(clouds.opacity) >= CLOUD_OPACITY).astype(np.uint8)
+    truth[missing] = NO_DATA
     _write_cog(folder / name / "truth.tif", truth, grid, Resampling.nearest, nodata=NO_DATA)
+    scl = _classification(classes, clouds.opacity, clouds.shadow, rng)
+    scl[missing[::2, ::2]] = 0
+    _write_cog(folder / name / "scl.tif", scl, coarse, Resampling.nearest)
     share = 100 * float(np.isin(scl, (8, 9, 10)).sum() / max((scl > 0).sum(), 1))
     return _item(one, name, grid, coarse, offset, round(share, 6))
 
