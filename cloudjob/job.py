@@ -232,10 +232,12 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Iter
         yield first
         yield from _untouched(first)
         return
+    del first  # two surveys of 10,000 scenes are 25 MB more than one
     started = datetime.now(UTC)
     with connect() as client, Lock(job.out) as lock:
         settings.claim(lock, job.settings, redo=job.redo)
         view = _compare(job, items)  # again: another run may have ended while the catalog was searched
+        del items
         yield view
         yield from _untouched(view)
         slots = store.prepare(
@@ -332,7 +334,8 @@ def _split(job: Job, planned: Planned, slot: store.Slot, pieces: int) -> Iterato
     for number, wanted in enumerate(ranges, start=1):
         name = planned.scene.id if len(ranges) == 1 else f"{planned.scene.id} {number} of {len(ranges)}"
         yield (
-            f"mask {name} {slot.token.id[:8]}",
+            # What stands before the hyphen is the kind of task: Dask keeps statistics of each kind for good.
+            f"mask-{name}-{slot.token.id[:8]}",
             Task(
                 scene=planned.scene,
                 tiles=tuple(sorted(tile for tile in planned.tiles if tile[0] in wanted)),

@@ -123,11 +123,13 @@ def item(name: str, grid: Grid, folder: Path, when: str) -> dict[str, Any]:
 def run(client: Client, items: Path, out: Path, **more: Any) -> list[Receipt]:
     """Do a whole job on the cluster of `client`, from search to ledger; every scene must be done."""
     asked = job.request(**{"bbox": WORLD, "dates": "2000/..", "catalog": items, "out": out, **more})
-    _, *results = job.run(asked, lambda: contextlib.nullcontext(client))
-    receipts = [result.receipt for result in results if isinstance(result, job.SceneResult)]
-    if None in receipts:
-        raise SystemExit(f"a scene failed: {results}")
-    return [receipt for receipt in receipts if receipt]
+    receipts = []
+    for event in job.run(asked, lambda: contextlib.nullcontext(client)):
+        if isinstance(event, job.SceneResult):
+            if event.receipt is None:
+                raise SystemExit(f"a scene failed: {event}")
+            receipts.append(event.receipt)
+    return receipts
 
 
 @contextlib.contextmanager
