@@ -15,6 +15,7 @@ from distributed import Client
 from cloudjob import checkpoint, cluster, demo_job, errors, export, job, show
 from cloudjob.errors import CloudjobError, UsageError, redact
 from cloudjob.out import Out
+from cloudjob.request import Job, request
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -231,7 +232,7 @@ def worker(*, address: str, workers: int | None) -> int:
     return errors.DONE if asyncio.run(cluster.serve(address, workers)) else errors.UNREACHABLE
 
 
-def _job(options: dict[str, Any]) -> job.Job:
+def _job(options: dict[str, Any]) -> Job:
     """The job that the options of `run` and `plan` describe."""
     assets = {}
     for text in options.pop("assets"):
@@ -239,7 +240,7 @@ def _job(options: dict[str, Any]) -> job.Job:
         if not (band and equals and key):
             raise UsageError(f"--asset is {text!r}; expected BAND=KEY", hint="for example --asset red=B04")
         assets[band] = key
-    return job.request(**options, assets=assets)
+    return request(**options, assets=assets)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from rasterio.warp import transform_geom
 
 from cloudjob.fractal import Float, noise
 from cloudjob.grid import Grid
-from cloudjob.scene import OFFSET, OFFSET_BASELINE, SCALE
+from cloudjob.metadata import OFFSET, OFFSET_BASELINE, SCALE
 from cloudjob.simulate import CLOUD_OPACITY, SURFACES, ground, overlay, sky
 
 COLLECTION = "simulated-sentinel-2-l2a"

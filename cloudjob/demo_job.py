@@ -15,6 +15,7 @@ from distributed import Client
 from cloudjob import job, show, store
 from cloudjob.demo import collection
 from cloudjob.predict import CLOUD, NO_DATA
+from cloudjob.request import request
 
 NEXT = """
 Now try
@@ -37,7 +38,7 @@ def run(out: Path, connect: Callable[[], AbstractContextManager[Client]]) -> int
     found = json.loads(items.read_text(encoding="utf-8"))["features"]
     wests, souths, easts, norths = zip(*(item["bbox"] for item in found), strict=True)
     bbox = (min(wests), min(souths), max(easts), max(norths))
-    asked = job.request(bbox=bbox, dates="2000/..", out=out / "masks", catalog=items)
+    asked = request(bbox=bbox, dates="2000/..", out=out / "masks", catalog=items)
     code = show.progress(job.run(asked, connect), as_json=False)
     masks = store.open_masks(asked.out)
     click.echo(f"{'scene':32} {'cloud':>7} {'truth':>7} {'agreement':>10} {'IoU':>6}")

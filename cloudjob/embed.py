@@ -15,6 +15,7 @@ from cloudjob.checkpoint import load
 from cloudjob.errors import ContractError
 from cloudjob.item import CLASSES
 from cloudjob.job import SceneResult
+from cloudjob.request import request
 
 
 def run(*, client: Client | None = None, workers: int | None = None, **options: Any) -> list[SceneResult]:
@@ -23,15 +24,15 @@ def run(*, client: Client | None = None, workers: int | None = None, **options: 
     Args:
         client: of a Dask cluster whose workers have cloudjob installed; a local cluster is started without.
         workers: processes of the local cluster; by default one per GPU, else one per core.
-        options: `bbox` or `geometry`, `dates`, `out`, and the others of `job.request`.
+        options: `bbox` or `geometry`, `dates`, `out`, and the others of `request.request`.
 
     Returns:
         What became of each scene that was not done already.
 
     Raises:
-        CloudjobError: see `job.request` and `job.run`.
+        CloudjobError: see `request.request` and `job.run`.
     """
-    asked = job.request(**options)
+    asked = request(**options)
 
     def connect() -> contextlib.AbstractContextManager[Client]:
         return contextlib.nullcontext(client) if client else cluster.connect("local", workers)

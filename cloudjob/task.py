@@ -18,9 +18,10 @@ from cloudjob import cluster, predict, read, signing, store
 from cloudjob.checkpoint import Contract
 from cloudjob.errors import CloudjobError, PassingError, SceneError
 from cloudjob.grid import Grid, Tile, Tiling, Window
+from cloudjob.metadata import OFFSET, OFFSET_BASELINE
 from cloudjob.out import Out
 from cloudjob.receipt import Receipt, merge
-from cloudjob.scene import OFFSET, OFFSET_BASELINE, Band, Scene, reflectance
+from cloudjob.scene import Band, Scene, reflectance
 from cloudjob.settings import Settings
 
 log = logging.getLogger(__name__)

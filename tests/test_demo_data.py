@@ -13,7 +13,8 @@ from pyproj import Transformer
 from rasterio.enums import Interleaving
 
 from cloudjob import demo, identity
-from cloudjob.scene import describe, reflectance, scaling
+from cloudjob.metadata import describe, scaling
+from cloudjob.scene import reflectance
 
 ASSETS = (*demo.BANDS, "scl", "truth")
 OLD = "S2B_33TUN_20210814_0_L2A"

@@ -16,7 +16,7 @@ from scenes import BANDS
 
 from cloudjob import embed, read
 from cloudjob.errors import PassingError, SceneError
-from cloudjob.scene import describe
+from cloudjob.metadata import describe
 
 NAMES = ("MON", "TUE", "WED", "THU", "FRI")
 

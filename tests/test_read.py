@@ -9,7 +9,8 @@ from scenes import BANDS, make_item
 from cloudjob import read
 from cloudjob.errors import PassingError, SceneError
 from cloudjob.grid import Tiling, Window
-from cloudjob.scene import Scene, describe, open_scene
+from cloudjob.metadata import describe
+from cloudjob.scene import Scene, open_scene
 
 
 @pytest.fixture(scope="module")

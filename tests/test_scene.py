@@ -13,7 +13,8 @@ from scenes import BANDS, make_item, write_cog
 from cloudjob import read
 from cloudjob.errors import SceneError
 from cloudjob.grid import Tiling
-from cloudjob.scene import Scene, describe, offset_doubt, open_scene, reflectance, scaling
+from cloudjob.metadata import describe, offset_doubt, scaling
+from cloudjob.scene import Scene, open_scene, reflectance
 
 ASSETS = {band: band for band in (*BANDS, "scl")}
 
@@ -39,9 +40,7 @@ GEOGRAPHIC = (0.0004167927321668823, 0, -113.639145, 0, -0.0002794513788098739, 
     ("transform", "epsg"),
     [((10, 0, 600_000, 0, -10, 5_200_020), 32633), (OFF_THE_LATTICE, 32633), (GEOGRAPHIC, 4326)],
 )
-def test_pixels_and_coordinates_are_those_of_the_files(
-    tmp_path: Path, transform: tuple[float, ...], epsg: int
-) -> None:
+def test_pixels_and_coordinates_are_those_of_the_files(tmp_path: Path, transform: tuple[float, ...], epsg: int) -> None:
     """`xy_coords`, `snap_bounds`, and `epsg` alone each shift or resample; none of that may be seen."""
     scene = described(make_item(tmp_path, transform=transform, epsg=epsg))
     cube = open_scene(scene, scene.bands, scene.grid)
@@ -70,7 +69,7 @@ def test_all_real_scenes_come_out_as_rasterio_reads_them() -> None:
 
 @pytest.mark.parametrize("where", ["item epsg", "item code", "asset code", "asset epsg"])
 def test_the_projection_is_found_wherever_a_catalog_puts_it(tmp_path: Path, where: str) -> None:
-    """pystac turns proj:epsg into proj:code, which stackstac 0.5 does not know."""
+    """Pystac turns proj:epsg into proj:code, which stackstac 0.5 does not know."""
     item = make_item(tmp_path)
     del item["properties"]["proj:epsg"]
     places = [item["properties"]] if "item" in where else list(item["assets"].values())
@@ -90,7 +89,7 @@ def test_the_header_tells_the_grid_where_the_item_does_not(tmp_path: Path) -> No
 
 
 def test_a_file_that_is_gone_fails_the_scene(tmp_path: Path) -> None:
-    """stackstac would fill it with no data."""
+    """Stackstac would fill it with no data."""
     item = make_item(tmp_path)
     Path(item["assets"]["nir"]["href"]).unlink()
     scene = described(item)
@@ -122,7 +121,7 @@ def test_a_file_of_floats_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_with_another_grid_than_its_item_says_is_refused(tmp_path: Path) -> None:
-    """stackstac would quietly resample it."""
+    """Stackstac would quietly resample it."""
     item = make_item(tmp_path)
     for asset in item["assets"].values():
         asset["proj:transform"][2] += 5
@@ -290,7 +289,14 @@ def test_sensing_time_comes_from_the_datastrip(tmp_path: Path) -> None:
     assert described(make_item(tmp_path / "b")).sensing == described(make_item(tmp_path / "b")).time
 
 
-def test_a_plan_holds_no_asset_that_no_job_reads(tmp_path: Path) -> None:
+def test_a_plan_holds_nothing_that_no_job_reads(tmp_path: Path) -> None:
     item = make_item(tmp_path)
     item["assets"]["thumbnail"] = {"href": "t.jpg"}
-    assert sorted(described(item).item["assets"]) == sorted(BANDS)
+    item["properties"]["anything"] = "https://h.example/preview?sig=secret"
+    slim = described(item).item
+    assert sorted(slim["assets"]) == sorted(BANDS)
+    assert "anything" not in slim["properties"]
+    again = described(slim)
+    assert (again.fingerprint, again.grid, again.bands) == tuple(
+        getattr(described(item), name) for name in ("fingerprint", "grid", "bands")
+    )

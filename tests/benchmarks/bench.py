@@ -22,6 +22,7 @@ from rasterio.warp import transform_geom
 from cloudjob import job, simulate
 from cloudjob.grid import Grid
 from cloudjob.receipt import Receipt
+from cloudjob.request import request
 
 HERE = Path(__file__).parent
 SCRATCH = Path(tempfile.gettempdir()) / "cloudjob-benchmarks"
@@ -122,7 +123,7 @@ def item(name: str, grid: Grid, folder: Path, when: str) -> dict[str, Any]:
 
 def run(client: Client, items: Path, out: Path, **more: Any) -> list[Receipt]:
     """Do a whole job on the cluster of `client`, from search to ledger; every scene must be done."""
-    asked = job.request(**{"bbox": WORLD, "dates": "2000/..", "catalog": items, "out": out, **more})
+    asked = request(**{"bbox": WORLD, "dates": "2000/..", "catalog": items, "out": out, **more})
     receipts = []
     for event in job.run(asked, lambda: contextlib.nullcontext(client)):
         if isinstance(event, job.SceneResult):

@@ -22,8 +22,9 @@ from cloudjob import checkpoint, cluster, predict, read, settings, store, task
 from cloudjob.catalog import PRESETS
 from cloudjob.grid import Tiling
 from cloudjob.lock import Token
+from cloudjob.metadata import describe
 from cloudjob.out import Out
-from cloudjob.scene import Scene, describe, reflectance
+from cloudjob.scene import Scene, reflectance
 from training import peer
 
 REPEATS = 3

@@ -1,0 +1,239 @@
+"""What a STAC item says of a scene: its grid, its bands' scaling, what tells it from others."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import rasterio
+
+from cloudjob.errors import SceneError
+from cloudjob.grid import Grid
+from cloudjob.scene import Band, Scene
+
+OFFSET_BASELINE = "04.00"
+"""From this processing baseline on (25 January 2022) ESA adds 1000 to every number of L1C and L2A, so that dark
+surfaces can be negative: https://sentiwiki.copernicus.eu/web/s2-products (Level-2A products)."""
+
+OFFSET = 0.1
+"""That addition as reflectance."""
+
+SCALE = 1e-4
+"""Reflectance of one number, where the item does not tell: ESA's quantification value of 10,000."""
+
+MGRS_SIDE = 109_800
+"""Side in metres of a whole Sentinel-2 tile (10980 pixels of 10 m)."""
+
+
+_KEPT = (
+    "datetime",
+    "start_",
+    "end_",
+    "platform",
+    "proj:",
+    "grid:",
+    "s2:",
+    "eo:",
+    "processing:",
+    "earthsearch:",
+    "sentinel:",
+)
+"""Prefixes of the item's properties that anything here reads."""
+
+
+def describe(item: dict[str, Any], assets: Mapping[str, str], bands: Sequence[str], resolution: float) -> Scene:
+    """Read what a job needs from a STAC item (1.0 or 1.1, projection extension 1.x or 2.x).
+
+    Args:
+        item: a STAC item as a plain dict with absolute hrefs.
+        assets: common band name → asset key; "scl" may be missing.
+        bands: the network's bands in order.
+        resolution: of the masks, metres.
+
+    Raises:
+        SceneError: the item lacks a band, a time, a projection or a north-up grid, or `resolution` cannot be had.
+    """
+    properties = item.get("properties", {})
+    missing = [assets[name] for name in bands if assets[name] not in item["assets"]]
+    if missing:
+        raise SceneError(
+            f"scene {item['id']} has no asset {', '.join(missing)}; it has {', '.join(sorted(item['assets']))}",
+            hint="name its assets with --asset, for example --asset red=B04",
+        )
+    time = _time(properties.get("datetime") or properties.get("start_datetime"), item["id"])
+    read = tuple(_band(item, name, assets[name]) for name in bands)
+    scl_key = assets.get("scl", "")
+    scl = _band(item, "scl", scl_key) if scl_key in item["assets"] else None
+    grid = _target(read[0].grid, resolution, item["id"])
+    baseline = str(properties.get("s2:processing_baseline") or properties.get("processing:version") or "")
+    return Scene(
+        id=item["id"],
+        collection=item.get("collection") or "",
+        item=_slim(item, read, scl),
+        group=_group(item, read[0].grid, grid),
+        grid=grid,
+        time=time,
+        platform=str(properties.get("platform", "")).lower(),
+        sensing=_sensing(properties) or time,
+        baseline=baseline,
+        generated=str(properties.get("s2:generation_time") or ""),
+        bands=read,
+        scl=scl,
+        fingerprint=_fingerprint(item, baseline, read),
+        provider_cloud_cover=properties.get("eo:cloud_cover"),
+    )
+
+
+def _slim(item: dict[str, Any], bands: Sequence[Band], scl: Band | None) -> dict[str, Any]:
+    """The item without what no job reads: a plan of 10,000 scenes is held in memory, and failures are written down."""
+    keys = {band.key for band in (*bands, scl) if band}
+    links = [link for link in item.get("links", []) if link.get("rel") in ("self", "collection")]
+    properties = {name: value for name, value in item["properties"].items() if name.startswith(_KEPT)}
+    assets = {key: item["assets"][key] for key in sorted(keys)}
+    return {**item, "properties": properties, "links": links, "assets": assets}
+
+
+def _band(item: dict[str, Any], name: str, key: str) -> Band:
+    asset = item["assets"][key]
+    grid = _grid(item, asset, key)
+    scale, offset = (1.0, 0.0) if name == "scl" else scaling(item["properties"], asset)
+    return Band(name, key, asset["href"], grid, scale, offset)
+
+
+def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any]) -> tuple[float, float]:
+    """Scale and offset from number to reflectance, decided from metadata alone.
+
+    The item's own flag that the offset has been taken off already comes first (Earth Search leaves the offset in
+    `raster:bands` although it is applied, element84/earth-search#66), then what the asset says, then the rule of
+    the processing baseline. The pixels are checked against it while they are read (`offset_doubt`).
+    """
+    band = {**next(iter(asset.get("raster:bands", [])), {}), **next(iter(asset.get("bands", [])), {}), **asset}
+    scale = float(band.get("raster:scale", band.get("scale", SCALE)))
+    stated = band.get("raster:offset", band.get("offset"))
+    applied = properties.get("earthsearch:boa_offset_applied", properties.get("sentinel:boa_offset_applied"))
+    if applied is True:
+        return scale, 0.0
+    if stated is not None and not (applied is False and stated == 0):
+        return scale, float(stated)
+    baseline = str(properties.get("s2:processing_baseline") or properties.get("processing:version") or "")
+    return scale, -OFFSET if baseline >= OFFSET_BASELINE else 0.0
+
+
+def offset_doubt(scene: Scene, valid: int, dark_all: int, dark_any: int, cloud_share: float) -> str | None:
+    """Compare the metadata's offset with the pixels.
+
+    Args:
+        scene: whose metadata.
+        valid: pixels with data.
+        dark_all: of them, those whose red, green and blue numbers all lie below the offset.
+        dark_any: of them, those of which one does.
+        cloud_share: 0 to 1; an overcast scene has no dark pixel to judge by.
+
+    Returns:
+        What does not fit together, or None.
+    """
+    if scene.baseline < OFFSET_BASELINE or not valid:
+        return None
+    offset = scene.bands[0].offset
+    # Ground that is negative in all three visible bands is rare; without the offset it is every dark surface.
+    if offset < 0 and dark_all / valid > 0.05:
+        share = 100 * dark_all / valid
+        return f"{share:.0f} % of its pixels are below zero: the offset {offset:g} seems to have been applied already"
+    if offset == 0 and dark_any == 0 and cloud_share < 0.5:
+        return (
+            f"no pixel is darker than the offset: baseline {scene.baseline}'s offset seems not to have been taken off"
+        )
+    return None
+
+
+def _grid(item: dict[str, Any], asset: dict[str, Any], key: str) -> Grid:
+    """The asset's grid from the projection extension; from the file's header where the item does not tell."""
+    properties = item["properties"]
+
+    def find(name: str) -> Any:
+        return asset.get(name, properties.get(name))
+
+    code, epsg = find("proj:code"), find("proj:epsg")
+    if code and str(code).upper().startswith("EPSG:"):
+        epsg = int(str(code)[5:])
+    shape, transform = find("proj:shape"), find("proj:transform")
+    if not (epsg and shape and transform):
+        return read_grid(asset["href"], item["id"], key)
+    return _north_up(epsg, transform, shape, f"scene {item['id']}, asset {key}")
+
+
+def read_grid(href: str, scene: str, key: str) -> Grid:
+    """The grid in a raster file's own header.
+
+    Raises:
+        SceneError: it cannot be opened, has no EPSG code or is rotated.
+    """
+    try:
+        with rasterio.open(href) as file:
+            epsg = file.crs.to_epsg() if file.crs else None
+            transform, shape = file.transform, file.shape
+    except rasterio.errors.RasterioError as error:
+        raise SceneError(f"scene {scene}, asset {key}: {error}") from None
+    if not epsg:
+        raise SceneError(f"scene {scene}, asset {key}: its coordinate reference system has no EPSG code")
+    return _north_up(epsg, transform, shape, f"scene {scene}, asset {key}")
+
+
+def _north_up(epsg: int, transform: Sequence[float], shape: Sequence[int], what: str) -> Grid:
+    a, b, c, d, e, f = (float(value) for value in tuple(transform)[:6])
+    if b or d or a <= 0 or e >= 0:
+        raise SceneError(f"{what}: its grid is not north-up (transform {[a, b, c, d, e, f]})")
+    return Grid(int(epsg), c, f, a, -e, int(shape[0]), int(shape[1]))
+
+
+def _target(native: Grid, resolution: float, scene: str) -> Grid:
+    """The native grid, or a coarser one of the same origin; never a finer one."""
+    height, width = native.metres
+    own = (height * width) ** 0.5
+    factor = max(1, round(resolution / own))
+    if abs(factor * own - resolution) > 0.01 * resolution and own < resolution and height == width:
+        raise SceneError(
+            f"scene {scene} has pixels of {own:g} m, which do not fit into {resolution:g} m",
+            hint=f"choose a --resolution that is a multiple of {own:g}",
+        )
+    return native.coarsen(factor) if factor > 1 else native
+
+
+def _group(item: dict[str, Any], native: Grid, grid: Grid) -> str:
+    properties = item["properties"]
+    code = str(properties.get("grid:code") or properties.get("s2:mgrs_tile") or "")
+    tile = re.sub(r"^MGRS-", "", code)
+    tile = tile if re.fullmatch(r"\d{1,2}[C-X][A-Z]{2}", tile) else ""
+    if tile and (native.height * native.dy, native.width * native.dx) == (MGRS_SIDE, MGRS_SIDE):
+        return tile
+    x, y = (f"{value:.6f}".rstrip("0").rstrip(".") for value in (grid.x0, grid.y0))
+    return f"{tile or grid.epsg}_{x}_{y}_{grid.width}x{grid.height}"
+
+
+def _time(text: str | None, scene: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(str(text))
+    except ValueError:
+        raise SceneError(f"scene {scene} has the datetime {text!r}; expected ISO 8601") from None
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _sensing(properties: Mapping[str, Any]) -> datetime | None:
+    """The sensing time in a datastrip's name: …_DS_2BPS_20240601T101559_S20240601T100600_N05.10."""
+    found = re.search(r"_S(\d{8}T\d{6})", str(properties.get("s2:datastrip_id", "")))
+    return datetime.strptime(found[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC) if found else None
+
+
+def _fingerprint(item: dict[str, Any], baseline: str, bands: Sequence[Band]) -> str:
+    """SHA-256 of what the pixels depend on; not `updated`, which a catalog that re-ingests sets to now for all."""
+    properties = item["properties"]
+    what = {
+        "product": properties.get("s2:product_uri") or properties.get("s2:generation_time"),
+        "baseline": baseline,
+        "bands": [(band.name, urlsplit(band.href).path, band.scale, band.offset) for band in bands],
+        "checksums": [item["assets"][band.key].get("file:checksum") for band in bands],
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
