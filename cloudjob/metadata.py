@@ -1,5 +1,6 @@
 """What a STAC item says of a scene: its grid, its bands' scaling, what tells it from others."""
 
+import functools
 import hashlib
 import json
 import re
@@ -92,8 +93,17 @@ def _slim(item: dict[str, Any], bands: Sequence[Band], scl: Band | None) -> dict
     keys = {band.key for band in (*bands, scl) if band}
     links = [link for link in item.get("links", []) if link.get("rel") in ("self", "collection")]
     properties = {name: value for name, value in item["properties"].items() if name.startswith(_KEPT)}
-    assets = {key: item["assets"][key] for key in sorted(keys)}
+    assets = {key: {name: _shared(value) for name, value in item["assets"][key].items()} for key in sorted(keys)}
     return {**item, "properties": properties, "links": links, "assets": assets}
+
+
+def _shared(value: Any) -> Any:
+    """A list of an asset (its shape, transform, bands) as one object for all assets that have the same."""
+    return _parsed(json.dumps(value)) if isinstance(value, list) else value
+
+
+_parsed = functools.lru_cache(10_000)(json.loads)
+_one_grid = functools.lru_cache(10_000)(Grid)
 
 
 def _band(item: dict[str, Any], name: str, key: str) -> Band:
@@ -186,7 +196,7 @@ def _north_up(epsg: int, transform: Sequence[float], shape: Sequence[int], what:
     a, b, c, d, e, f = (float(value) for value in tuple(transform)[:6])
     if b or d or a <= 0 or e >= 0:
         raise SceneError(f"{what}: its grid is not north-up (transform {[a, b, c, d, e, f]})")
-    return Grid(int(epsg), c, f, a, -e, int(shape[0]), int(shape[1]))
+    return _one_grid(int(epsg), c, f, a, -e, int(shape[0]), int(shape[1]))
 
 
 def _target(native: Grid, resolution: float, scene: str) -> Grid:
