@@ -98,7 +98,8 @@ def _patches(rng: np.random.Generator, height: Float, kinds: Sequence[str]) -> n
     outer = float(rng.uniform(60, 300))
     for name in names:
         score = noise(rng, height.shape, slope=1.3, outer=outer) if len(names) > 1 else np.zeros_like(height)
-        score += _HEIGHT[name] * height
+        # The second term leaves the middle to kinds that like it: forest between a lake and snow.
+        score += _HEIGHT[name] * height - np.float32(_HEIGHT[name] ** 2 / 8)
         higher = score > best
         second = np.where(higher, best, np.maximum(second, score))
         best = np.where(higher, score, best)

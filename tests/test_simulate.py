@@ -99,6 +99,25 @@ def test_bright_roofs_and_snow_in_shade_make_it_hard() -> None:
     assert max(spreads) > 0.5
 
 
+def test_slopes_away_from_the_sun_are_dark_and_bluish() -> None:
+    land, classes = ground(rng(2), (256, 256), kinds=("snow",))
+    snow = land[:, classes == SURFACES.index("snow")]
+    dark, bright = snow[:, snow[3] < np.percentile(snow[3], 5)], snow[:, snow[3] > np.percentile(snow[3], 60)]
+    assert dark[3].mean() < 0.7 * bright[3].mean()
+    assert dark[2].mean() / dark[3].mean() > 1.05 * bright[2].mean() / bright[3].mean()
+
+
+def test_water_lies_low_and_snow_high() -> None:
+    """So forest is found between them, and they hardly touch."""
+    water, forest, snow = (SURFACES.index(kind) for kind in ("water", "forest", "snow"))
+    touches = {forest: 0, snow: 0}
+    for seed in range(8):
+        _, classes = ground(rng(seed), (256, 256), kinds=("water", "snow", "forest"))
+        for other in touches:
+            touches[other] += int(((classes[1:] == water) & (classes[:-1] == other)).sum())
+    assert 2 * touches[snow] < touches[forest]
+
+
 @pytest.mark.parametrize("cover", [0.0, 0.3, 0.8, 1.0])
 @pytest.mark.parametrize("kind", ["cumulus", "stratus"])
 def test_cover(kind: str, cover: float) -> None:
@@ -160,3 +179,9 @@ def test_upper_clouds_hide_lower_ones() -> None:
     low = sky(rng(9), SHAPE, kinds=("cumulus",))  # the same numbers are drawn first
     assert (both.opacity >= low.opacity - 1e-6).all()
     assert (both.opacity > low.opacity + 0.05).any()
+
+
+@pytest.mark.parametrize("kind", CLOUDS)
+def test_the_colour_of_clouds_is_theirs_however_thin_they_are(kind: str) -> None:
+    clouds = sky(rng(6), SHAPE, kinds=(kind,))
+    assert clouds.colour[:, clouds.opacity > 0.001].min() > 0.1
