@@ -4,6 +4,7 @@ Items leave this module as plain dicts (pystac would rewrite `proj:epsg`), witho
 absolute and unsigned hrefs, and in one order, whatever the catalog.
 """
 
+import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -171,7 +172,7 @@ def _listed(catalog: Catalog, area: BaseGeometry, interval: Interval) -> Iterato
         yield item
 
 
-def _file_items(catalog: Catalog) -> list[Any]:
+def _file_items(catalog: Catalog) -> Iterator[Any]:
     """The items of a file, of one collection if one was asked for."""
     try:
         document = json.loads(Path(catalog.address).read_text(encoding="utf-8"))
@@ -190,7 +191,11 @@ def _file_items(catalog: Catalog) -> list[Any]:
             hint="a static catalog cannot be searched: gather its items in one item collection",
         )
     wanted = catalog.collection
-    return [item for item in items if not wanted or (isinstance(item, dict) and item.get("collection") == wanted)]
+    items.reverse()
+    while items:  # each is let go before the next one is copied
+        item = items.pop()
+        if not wanted or (isinstance(item, dict) and item.get("collection") == wanted):
+            yield item
 
 
 def _times(item: Item) -> tuple[datetime, datetime]:
@@ -225,8 +230,14 @@ def _tidy(item: Item, catalog: Catalog) -> Item:
     wanted = [key for key in catalog.assets.values() if key in item["assets"]]
     # One that lacks a band keeps all it has, so that the error can tell.
     missing = set(catalog.assets.values()) - set(wanted) - {catalog.assets.get("scl")}
-    assets = {key: item["assets"][key] for key in (item["assets"] if missing else wanted)}
-    return {**item, "links": _hrefs(links, base), "assets": _hrefs(assets, base)}
+    assets = {key: _hrefs(item["assets"][key], base) for key in (item["assets"] if missing else wanted)}
+    for asset in assets.values():
+        asset |= {name: _parsed(json.dumps(value)) for name, value in asset.items() if isinstance(value, list)}
+    return {**item, "links": _hrefs(links, base), "assets": assets}
+
+
+_parsed = functools.lru_cache(10_000)(json.loads)
+"""One object for all lists that say the same: shapes, transforms and bands are those of the neighbours."""
 
 
 def _hrefs(node: Any, base: str) -> Any:

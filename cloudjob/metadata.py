@@ -93,16 +93,10 @@ def _slim(item: dict[str, Any], bands: Sequence[Band], scl: Band | None) -> dict
     keys = {band.key for band in (*bands, scl) if band}
     links = [link for link in item.get("links", []) if link.get("rel") in ("self", "collection")]
     properties = {name: value for name, value in item["properties"].items() if name.startswith(_KEPT)}
-    assets = {key: {name: _shared(value) for name, value in item["assets"][key].items()} for key in sorted(keys)}
+    assets = {key: item["assets"][key] for key in sorted(keys)}
     return {**item, "properties": properties, "links": links, "assets": assets}
 
 
-def _shared(value: Any) -> Any:
-    """A list of an asset (its shape, transform, bands) as one object for all assets that have the same."""
-    return _parsed(json.dumps(value)) if isinstance(value, list) else value
-
-
-_parsed = functools.lru_cache(10_000)(json.loads)
 _one_grid = functools.lru_cache(10_000)(Grid)
 
 
