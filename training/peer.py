@@ -4,7 +4,9 @@ It needs `pip install ukis-csmask onnxruntime`. Its four-band networks (Efficien
 """
 
 import importlib.util
+import json
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +54,12 @@ def probability(reflectance: npt.NDArray[np.float32], level: str = "l2a") -> npt
 
 @cache
 def _session(level: str) -> tuple[Any, list[float], list[float]]:
-    import json  # noqa: PLC0415
-
-    import onnxruntime  # noqa: PLC0415
-    import ukis_csmask  # noqa: PLC0415
-
-    folder = Path(ukis_csmask.__file__).parent
+    # By name, for neither is a dependency: types are the same whether they are installed or not.
+    onnxruntime: Any = import_module("onnxruntime")
+    folder = Path(str(import_module("ukis_csmask").__file__)).parent
     statistics = json.loads((folder / f"model_4b_{level}.json").read_text())["data"]["dataset_statistics"]
-    options = onnxruntime.SessionOptions()  # type: ignore[attr-defined]
+    options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     model = str(folder / f"model_4b_{level}.onnx")
-    session = onnxruntime.InferenceSession(  # type: ignore[attr-defined]
-        model, options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return session, *statistics["img"]
