@@ -186,9 +186,12 @@ def _items(out: Out) -> list[Done]:
             if tags.get(entry.path) == entry.tag:
                 known[entry.path] = entry
     unknown = [path for path in tags if path not in known and not path.endswith(f"/{stac.INDEX}")]
-    for path, data in zip(unknown, out.each(out.get, unknown), strict=True):
-        if data:
-            known[path] = _from_item(out, path, tags[path], data)
+
+    def parsed(path: str) -> Done | None:
+        data = out.get(path)
+        return _from_item(out, path, tags[path], data) if data else None
+
+    known |= {path: found for path, found in zip(unknown, out.each(parsed, unknown), strict=True) if found}
     return [known[path] for path in tags if path in known]
 
 
