@@ -179,7 +179,7 @@ def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> N
 
 @cli.command()
 @click.argument("out")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+@_option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 def status(*, out: str, as_json: bool) -> None:
     """Say what OUT holds: scenes done, failed and abandoned, and the last run."""
     show.status(Out.at(out), as_json=as_json)
@@ -189,7 +189,7 @@ def status(*, out: str, as_json: bool) -> None:
 @click.argument("out")
 @click.argument("what", metavar="SCENE|DAY")
 @click.argument("path", type=click.Path(dir_okay=False))
-@click.option("--group", metavar="NAME", help="Whose day, where several groups have scenes of it.")
+@_option("--group", metavar="NAME", help="Whose day, where several groups have scenes of it.")
 def export_(*, out: str, what: str, path: str, group: str | None) -> None:
     """Write one scene's or one day's mask as a Cloud-Optimized GeoTIFF, for QGIS.
 
@@ -204,7 +204,7 @@ def export_(*, out: str, what: str, path: str, group: str | None) -> None:
 
 @cli.command()
 @click.argument("path", required=False, type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print the STAC MLM item.")
+@_option("--json", "as_json", is_flag=True, help="Print the STAC MLM item.")
 def model(*, path: str | None, as_json: bool) -> None:
     """Print a checkpoint's contract; that of the one that ships if no PATH is given."""
     show.model(checkpoint.load(path), as_json=as_json)

@@ -76,8 +76,16 @@ def plugin_name(sha256: str) -> str:
 
 
 def worker_model(sha256: str) -> predict.Model:
-    """The model of the worker that this task runs on."""
-    plugin: ModelPlugin = get_worker().plugins[plugin_name(sha256)]  # type: ignore[assignment]
+    """The model of the worker that this task runs on.
+
+    Raises:
+        UnreachableError: the worker could not load it. Dask only logs that of a worker that comes late, and would let
+            it fail one scene after the other.
+    """
+    worker = get_worker()
+    plugin = worker.plugins.get(plugin_name(sha256))
+    if not isinstance(plugin, ModelPlugin) or not hasattr(plugin, "model"):
+        raise UnreachableError(f"the worker {worker.address} could not load the network", hint="its log says why")
     return plugin.model
 
 
@@ -134,7 +142,7 @@ def connect(where: str = "local", workers: int | None = None) -> Iterator[Client
     check_address(where)
     try:
         client = Client(where, timeout=PATIENCE)
-    except (OSError, TimeoutError, ValueError) as error:
+    except (OSError, TimeoutError, ValueError, TypeError) as error:  # TypeError: tls:// without a certificate
         raise UnreachableError(
             f"no Dask scheduler answers at {redact(where)}: {error}",
             hint="start one with `dask scheduler`, and workers with `cloudjob worker ADDRESS`",
@@ -187,7 +195,7 @@ def stream(
     """
     queue = iter(work)
     running: dict[Future[Result], Work] = {}
-    done = as_completed()
+    done = as_completed(loop=client.loop)  # Otherwise of the default client, which may be another
 
     def submit() -> bool:
         for key, argument in queue:

@@ -14,6 +14,7 @@ from distributed import Client
 
 from cloudjob import job, show, store
 from cloudjob.demo import collection
+from cloudjob.errors import DONE
 from cloudjob.predict import CLOUD, NO_DATA
 from cloudjob.request import request
 
@@ -40,6 +41,8 @@ def run(out: Path, connect: Callable[[], AbstractContextManager[Client]]) -> int
     bbox = (min(wests), min(souths), max(easts), max(norths))
     asked = request(bbox=bbox, dates="2000/..", out=out / "masks", catalog=items)
     code = show.progress(job.run(asked, connect), as_json=False)
+    if code != DONE:
+        return code  # The scenes that failed have been named
     masks = store.open_masks(asked.out)
     click.echo(f"{'scene':32} {'cloud':>7} {'truth':>7} {'agreement':>10} {'IoU':>6}")
     for item in found:

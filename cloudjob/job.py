@@ -1,5 +1,6 @@
 """The job, top to bottom: search, plan, prepare, map over scenes, write, complete."""
 
+import contextlib
 import json
 import logging
 import math
@@ -11,7 +12,7 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 import shapely
-from distributed import Client
+from distributed import Client, KilledWorker
 
 from cloudjob import cluster, ledger, plan, settings, store
 from cloudjob.catalog import search
@@ -124,6 +125,8 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Iter
         del items
         yield view
         yield from _untouched(view)
+        if not view.plan.to_do:
+            return
         slots = store.prepare(
             lock,
             job.settings,
@@ -138,11 +141,12 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Iter
             for result in _map(job, view, slots, lock, client):
                 record.add(result)
                 yield result
-            record.ended = "complete"
-        finally:
-            lock.check()
-            ledger.refresh(job.out)
-            ledger.write_run(job.out, started, record.to_json())
+        except BaseException:
+            with contextlib.suppress(CloudjobError):  # What ended the run is told, not what its record met
+                record.write(lock)
+            raise
+        record.ended = "complete"
+        record.write(lock)
 
 
 def _compare(job: Job, items: list[dict[str, Any]]) -> Survey:
@@ -203,7 +207,7 @@ def _map(job: Job, view: Survey, slots: Mapping[str, store.Slot], lock: Lock, cl
         elif isinstance(outcome, CloudjobError) and not isinstance(outcome, SceneError):
             raise outcome  # the store or the contract: no scene will fare better
         else:
-            reason = str(outcome) if isinstance(outcome, SceneError) else f"{type(outcome).__name__}: {outcome}"
+            reason = _reason(scene, outcome)
             tiles = planned.pop(scene.id).tiles
             failure = store.fail(lock, view.ledger, scene, slot=slots[scene.id], tiles=tiles, reason=reason)
             yield SceneResult(scene.id, scene.group, "failed", reason=failure.reason)
@@ -233,6 +237,15 @@ def _split(job: Job, planned: Planned, slot: store.Slot, pieces: int) -> Iterato
         )
 
 
+def _reason(scene: Scene, error: BaseException) -> str:
+    """Why a scene failed, in the same words in every run: that is how `failures` knows that it is hopeless."""
+    if isinstance(error, SceneError):
+        return str(error)
+    if isinstance(error, KilledWorker):  # Its own words name the task, which is another in every run
+        return f"scene {scene.id}: {error.allowed_failures + 1} workers died of it, one after the other"
+    return f"{type(error).__name__}: {error}"
+
+
 def _with_doubt(scene: Scene, receipt: Receipt) -> Receipt:
     """Add a warning where the scene's offset does not fit its pixels."""
     doubt = offset_doubt(scene, receipt.valid, receipt.dark_all, receipt.dark_any, (receipt.cloud_cover or 0) / 100)
@@ -259,6 +272,12 @@ class _Record:
             {"id": result.id, "group": result.group, "state": result.state, "reason": result.reason}
             | ({"receipt": asdict(result.receipt)} if result.receipt else {})
         )
+
+    def write(self, lock: Lock) -> None:
+        """Write it, and the ledger's caches."""
+        lock.check()
+        ledger.refresh(lock.out)
+        ledger.write_run(lock.out, self.started, self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         ended = datetime.now(UTC)

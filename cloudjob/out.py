@@ -110,7 +110,7 @@ class Out:
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         # The first line says it. What follows is for the library's authors, and what a bucket answers quotes the key.
-        text = redact(str(error).splitlines()[0].split("<")[0])
+        text = redact((str(error) or type(error).__name__).splitlines()[0].split("<")[0])
         denied = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
         if denied or ": 401 " in text or ": 403 " in text:
             return UnreachableError(

@@ -85,7 +85,7 @@ def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[np
             multiples of the contract's stride.
 
     Yields:
-        (y, x) float32, 0 to 1, per window, in order; 0 for windows without any data.
+        (y, x) float32, 0 to 1, per window, in order; without meaning where there are no data.
     """
     contract = model.contract
     mean = torch.tensor(contract.mean)[:, None, None]
@@ -182,6 +182,7 @@ def mask(
     if reflectance.ndim != 3 or len(reflectance) != len(contract.bands):
         raise ValueError(f"reflectance has shape {reflectance.shape}; expected ({len(contract.bands)}, y, x)")
     reach = buffer_pixels(contract.buffer if buffer is None else buffer, pixel or (contract.resolution,) * 2)
+    limit = contract.threshold if threshold is None else threshold
     height, width = reflectance.shape[1:]
     tiling = Tiling(height, width, contract.tile, contract.padding(max(reach)), contract.stride)
     result = np.full((height, width), NOT_COMPUTED, np.uint8)
@@ -189,7 +190,7 @@ def mask(
         core, padded = tiling.core(tile), tiling.padded(tile)
         window = cut(reflectance, padded)
         (likely,) = probability(model, [window])
-        found = classify(likely, ~np.isnan(window[0]), threshold or contract.threshold, reach)
+        found = classify(likely, ~np.isnan(window[0]), limit, reach)
         result[core.slices] = trim(found, padded, core)
     return result
 

@@ -69,6 +69,7 @@ def check_files(scene: Scene, bands: Sequence[Band], hrefs: Mapping[str, str]) -
         try:
             with _gdal(), rasterio.open(hrefs.get(band.name, band.href)) as file:
                 kind, count, transform, shape = file.dtypes[0], file.count, file.transform, file.shape
+                epsg = file.crs.to_epsg() if file.crs else None
         except rasterio.errors.RasterioError as error:
             raise failed(error, scene, band) from None
         if kind not in INTEGERS or count != 1:
@@ -76,6 +77,10 @@ def check_files(scene: Scene, bands: Sequence[Band], hrefs: Mapping[str, str]) -
                 f"scene {scene.id}, asset {band.key}: {count} band(s) of {kind}; expected one of uint16 (or uint8)"
             )
         grid = band.grid
+        if epsg not in (None, grid.epsg):
+            raise SceneError(
+                f"scene {scene.id}, asset {band.key}: the file is in EPSG:{epsg}, its item says {grid.epsg}"
+            )
         tolerance = 1e-3 * min(grid.dx, grid.dy)  # a thousandth of a pixel
         said = (grid.dx, 0, grid.x0, 0, -grid.dy, grid.y0)
         if shape != grid.shape or not np.allclose(tuple(transform)[:6], said, rtol=0, atol=tolerance):
@@ -92,7 +97,7 @@ def rows(
 ) -> Iterator[RowOfTiles]:
     """Stream the rows of tiles from the top, reading ahead in a thread.
 
-    At most four tile rows of pixels are held. Chunks are cut at the tiles' own edges, which are also those of a
+    At most three tile rows of pixels are held. Chunks are cut at the tiles' own edges, which are also those of a
     COG's blocks where the tile side is a multiple of the block's: every block is decoded once.
 
     Args:
@@ -120,22 +125,30 @@ def rows(
     )[:, :, left:right]
 
     def read(top: int, bottom: int) -> npt.NDArray[np.uint16]:
+        values = np.empty((len(scene.bands), bottom - top, right - left), np.uint16)
         with _reading(scene):
-            values: npt.NDArray[np.uint16] = cube[:, top:bottom].data.compute(scheduler="synchronous")
+            for band in range(len(scene.bands)):  # all bands at once would be held twice
+                values[band] = cube[band, top:bottom].data.compute(scheduler="synchronous")
         return values
 
     needs = [[span for span in spans if span[0] < w.bottom and span[1] > w.top] for _, _, w in wanted]
-    held: dict[tuple[int, int], Future[npt.NDArray[np.uint16]]] = {}
+    following = [*needs[1:], []]
+    begins = [*(window.top for _, _, window in wanted[1:]), tiling.height]
+    held: dict[tuple[int, int], Future[npt.NDArray[np.uint16]]] = {}  # what is left of each span ends where it ends
     with ThreadPoolExecutor(1, thread_name_prefix="read") as ahead:
         try:
-            for (row, columns, window), need, following in zip(wanted, needs, [*needs[1:], []], strict=True):
-                for span in [*need, *following]:
+            for (row, columns, window), need, later, begin in zip(wanted, needs, following, begins, strict=True):
+                for span in [*need, *later]:
                     if span not in held:
                         held[span] = ahead.submit(read, *span)
                 raw = np.zeros((len(scene.bands), *window.shape), np.uint16)
-                for top, bottom in need:
-                    _paste(raw, window, held[top, bottom].result(), top, left)
-                held = {span: future for span, future in held.items() if span in following}
+                for span in need:
+                    part = held.pop(span).result()
+                    top = span[1] - part.shape[1]
+                    _paste(raw, window, part, top, left)
+                    if span in later:
+                        held[span] = Future()
+                        held[span].set_result(part if begin <= top else part[:, begin - top :].copy())
                 yield RowOfTiles(row, columns, window, raw)
         finally:
             ahead.shutdown(wait=False, cancel_futures=True)
@@ -148,9 +161,10 @@ def classification(scene: Scene, band: Band, window: Window, hrefs: Mapping[str,
         (y, x) uint16 on its own, usually coarser, grid.
     """
     down, across = scene.grid.dy / band.grid.dy, scene.grid.dx / band.grid.dx
-    top, bottom = math.floor(window.top * down), min(math.ceil(window.bottom * down), band.grid.height)
-    left, right = math.floor(window.left * across), min(math.ceil(window.right * across), band.grid.width)
-    chunks = _lengths([0, top, bottom, band.grid.height]), _lengths([0, left, right, band.grid.width])
+    height, width = band.grid.shape
+    top, bottom = min(math.floor(window.top * down), height), min(math.ceil(window.bottom * down), height)
+    left, right = min(math.floor(window.left * across), width), min(math.ceil(window.right * across), width)
+    chunks = _lengths([0, top, bottom, height]), _lengths([0, left, right, width])
     with _reading(scene):
         cube = open_scene(scene, [band], band.grid, hrefs=hrefs, chunks=chunks)
         values: xr.DataArray = cube[0, top:bottom, left:right].compute(scheduler="synchronous")
@@ -160,8 +174,8 @@ def classification(scene: Scene, band: Band, window: Window, hrefs: Mapping[str,
 def failed(error: BaseException, scene: Scene, band: Band | None = None) -> SceneError:
     """Tell a passing fault from a lasting one, as far as GDAL's words allow.
 
-    Files on a disk do not heal. On a server 401, 403 (an expired signature), 404 and 410 are answers; everything
-    else may be a cut connection, which GDAL often reports as "not recognized as a supported file format".
+    Files on a disk do not heal. On a server 401, 404 and 410 are answers. 403 may be a signature that has expired, and
+    everything else a cut connection, which GDAL often reports as "not recognized as a supported file format".
     """
     told = []
     cause: BaseException | None = error

@@ -69,5 +69,5 @@ def merge(receipts: list[Receipt]) -> Receipt:
 
 def _add(a: Receipt, b: Receipt) -> Receipt:
     sums = {f.name: getattr(a, f.name) + getattr(b, f.name) for f in fields(Receipt) if f.type in (int, float)}
-    warnings = tuple(dict.fromkeys(a.warnings + b.warnings))
+    warnings = tuple(sorted({*a.warnings, *b.warnings}))  # Tasks end in any order; the item must not tell
     return Receipt(**sums, device=a.device, precision=a.precision, warnings=warnings)

@@ -27,7 +27,7 @@ class Settings:
         buffer: metres by which clouds are widened.
         resolution: of the masks, metres.
         probability: whether probabilities are kept beside the mask.
-        geometry: SHA-256 of the normalised GeoJSON that masks are clipped to, or None.
+        geometry: SHA-256 of the geometry (normalised, as WKB) that masks are clipped to, or None.
         algorithm: `ALGORITHM` of the version that made them.
     """
 

@@ -37,7 +37,7 @@ def progress(events: Iterable[Survey | SceneResult], *, as_json: bool) -> int:
         count[event.state] += 1
         if event.receipt:
             pixels += event.receipt.valid + event.receipt.no_data
-        if event.state == "failed" or bar.disable:
+        if event.state != "done" or bar.disable:
             tqdm.write(_line(event), file=sys.stderr)
         for warning in event.receipt.warnings if event.receipt else ():
             tqdm.write(f"warning: {event.id}: {warning}", file=sys.stderr)

@@ -209,7 +209,8 @@ def open_masks(out: Out | str) -> xr.DataTree:
     ledger = ledgers.read(out)
     nodes = {}
     for name, ids in ledger.scenes.items():
-        done = [slot for slot, id_ in enumerate(ids) if id_ in ledger.done]
+        # By group, too: a newer version of a scene may lie in another one.
+        done = [slot for slot, id_ in enumerate(ids) if id_ in ledger.done and ledger.done[id_].group == name]
         with out.reached():
             # Not `group=`, with which xarray looks for consolidated metadata in the root only.
             side = groups.tile(ledger.groups[name])

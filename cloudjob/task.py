@@ -105,8 +105,9 @@ def mask_tiles(task: Task, model: predict.Model) -> Receipt:
     receipts = [Receipt(device=model.device_name, precision=model.precision, warnings=doubts)]
     started = time.perf_counter()
     for row in read.rows(scene, tiling, task.tiles, hrefs):
-        labels = read.classification(scene, scl, _cores(tiling, row), hrefs) if scl else None
-        receipts.append(Receipt(bytes_read=row.raw.nbytes, read_seconds=time.perf_counter() - started))
+        labels, doubts = _labels(scene, scl, _cores(tiling, row), hrefs)
+        seconds = time.perf_counter() - started
+        receipts.append(Receipt(bytes_read=row.raw.nbytes, read_seconds=seconds, warnings=doubts))
         started = time.perf_counter()
         for tile, mask, likely in _label(row, task, model, tiling):
             core = tiling.core(tile)
@@ -198,6 +199,21 @@ def _readable_scl(scene: Scene, hrefs: Mapping[str, str]) -> tuple[Band | None, 
     except SceneError as error:
         return None, (f"its scene classification is not compared: {error}",)
     return scene.scl, ()
+
+
+def _labels(
+    scene: Scene, scl: Band | None, window: Window, hrefs: Mapping[str, str]
+) -> tuple[xr.DataArray | None, tuple[str, ...]]:
+    """The scene classification of a row of tiles, if it can be read."""
+    if scl is None:
+        return None, ()
+    try:
+        return read.classification(scene, scl, window, hrefs), ()
+    except PassingError:
+        raise
+    except SceneError as error:
+        log.warning("%s", error)
+        return None, ("its scene classification is not compared everywhere: a part of it cannot be read",)
 
 
 def _compare(mask: predict.Mask, grid: Grid, scl: xr.DataArray) -> Receipt:

@@ -130,6 +130,14 @@ def test_a_file_with_another_grid_than_its_item_says_is_refused(tmp_path: Path) 
         read.check_files(scene, scene.bands, {})
 
 
+def test_a_file_in_another_projection_than_its_item_says_is_refused(tmp_path: Path) -> None:
+    item = make_item(tmp_path)
+    item["properties"]["proj:epsg"] = 32632
+    scene = described(item)
+    with pytest.raises(SceneError, match="the file is in EPSG:32633, its item says 32632"):
+        read.check_files(scene, scene.bands, {})
+
+
 def test_no_data_is_zero_with_or_without_a_tag(tmp_path: Path) -> None:
     pixels = np.full((130, 128), 4000, np.uint16)
     pixels[:50, :60] = 0

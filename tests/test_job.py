@@ -1,0 +1,113 @@
+"""The main path where it meets what seldom happens; the tasks run in this process. The rest is in test_end_to_end."""
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jobs
+import numpy as np
+import pytest
+from distributed import KilledWorker
+from scenes import write_cog
+
+from cloudjob import cluster, job, predict, task
+from cloudjob.checkpoint import load
+from cloudjob.errors import UnreachableError
+from cloudjob.job import SceneResult, Survey
+from cloudjob.request import Job, request
+
+Stream = Callable[[Any, Any, Iterable[tuple[str, task.Task]]], Iterator[tuple[task.Task, Any]]]
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """A job of one scene, whose tasks run here."""
+    checkpoint = jobs.random_checkpoint(tmp_path / "net.safetensors")
+    model = predict.prepare(load(checkpoint), "cpu")
+
+    def here(_: object, __: object, work: Iterable[tuple[str, task.Task]]) -> Iterator[tuple[task.Task, Any]]:
+        for _, part in work:
+            yield part, task.mask_tiles(part, model)
+
+    monkeypatch.setattr(cluster, "load", lambda *_: None)
+    monkeypatch.setattr(cluster, "lane_count", lambda _: 1)
+    monkeypatch.setattr(cluster, "stream", here)
+    item = jobs.make_scene(tmp_path / "files", "scene")
+    return request(
+        bbox=(-180, -90, 180, 90),
+        dates="2000/..",
+        out=tmp_path / "out",
+        catalog=jobs.write_catalog(tmp_path / "items.json", [item]),
+        checkpoint=checkpoint,
+    )
+
+
+def run(asked: Job) -> list[Survey | SceneResult]:
+    return list(job.run(asked, lambda: nullcontext(None)))  # type: ignore[arg-type]
+
+
+def test_another_run_may_do_the_work_while_the_cluster_starts(asked: Job) -> None:
+    @contextmanager
+    def slow() -> Iterator[None]:
+        run(asked)
+        yield
+
+    (survey,) = job.run(asked, slow)  # type: ignore[arg-type]
+    assert isinstance(survey, Survey)
+    assert [planned.state for planned in survey.plan.scenes] == ["done"]
+    assert len(asked.out.names("runs")) == 1
+
+
+def test_what_ended_a_run_is_told_also_when_its_lock_is_gone(asked: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> Iterator[tuple[task.Task, Any]]:
+        shutil.rmtree(f"{asked.out}/lock")
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(cluster, "stream", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(asked)
+
+
+def test_a_scene_that_kills_its_workers_is_abandoned_too(asked: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deadly(_: object, __: object, work: Iterable[tuple[str, task.Task]]) -> Iterator[tuple[task.Task, Any]]:
+        for key, part in work:
+            yield part, KilledWorker(key, SimpleNamespace(address="tcp://h:1"), 3)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cluster, "stream", deadly)
+    states = [run(asked)[-1].state for _ in range(4)]  # type: ignore[union-attr]
+    assert states == ["failed"] * 3 + ["abandoned"]
+
+
+def test_a_classification_that_is_cut_short_costs_only_the_comparison(asked: Job, tmp_path: Path) -> None:
+    file = tmp_path / "scl.tif"
+    classes = np.random.default_rng(1).integers(0, 12, (100, 85)).astype(np.uint8)
+    write_cog(file, classes, (20, 0, *jobs.GRID[2:4], -20, jobs.GRID[5]))
+    file.write_bytes(file.read_bytes()[:-2000])  # Its header is whole
+    item = jobs.make_scene(tmp_path / "files", "scene")
+    item["assets"]["scl"] = {
+        "href": str(file),
+        "proj:shape": [100, 85],
+        "proj:transform": [20, 0, *jobs.GRID[2:4], -20, jobs.GRID[5]],
+    }
+    jobs.write_catalog(tmp_path / "items.json", [item])
+    done = run(asked)[-1]
+    assert isinstance(done, SceneResult)
+    assert done.state == "done"
+    assert done.receipt
+    assert "its scene classification is not compared" in " ".join(done.receipt.warnings)
+
+
+def test_a_worker_without_the_network_ends_the_run_not_one_scene_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plugin = cluster.ModelPlugin("net", b"", "abc")  # Dask keeps one whose setup failed
+    worker = SimpleNamespace(address="tcp://h:1", plugins={plugin.name: plugin})
+    monkeypatch.setattr(cluster, "get_worker", lambda: worker)
+    for _ in range(2):
+        with pytest.raises(UnreachableError, match="could not load the network"):
+            cluster.worker_model("abc")
+        worker.plugins.clear()
