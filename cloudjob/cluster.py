@@ -39,7 +39,8 @@ ENVIRON = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    "GDAL_CACHEMAX": "256",  # MB; GDAL's default is 5 % of the machine's memory for every process
+    # MB; GDAL's default is 5 % of the machine's memory for every process. A band's part of a row of tiles needs 48.
+    "GDAL_CACHEMAX": "64",
 }
 """Environment of a worker process, set before it starts; variables that are already set win."""
 
