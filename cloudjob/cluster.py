@@ -39,8 +39,7 @@ ENVIRON = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    # MB; GDAL's default is 5 % of the machine's memory for every process. A band's part of a row of tiles needs 48.
-    "GDAL_CACHEMAX": "64",
+    "GDAL_CACHEMAX": "256",  # MB; GDAL's default is 5 % of the machine's memory for every process
 }
 """Environment of a worker process, set before it starts; variables that are already set win."""
 

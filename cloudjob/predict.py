@@ -99,9 +99,9 @@ def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[np
         for place, window in zip(stack, windows, strict=False):
             torch.nan_to_num(torch.from_numpy(window), nan=contract.outside_fill, out=place)
         stack.sub_(mean).div_(std)
-        stack = stack.to(model.device, model.dtype).contiguous(memory_format=torch.channels_last)
+        batch = stack.to(model.device, model.dtype).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            logits = model.network(stack)[: len(windows), 0]
+            logits = model.network(batch)[: len(windows), 0]
             yield from torch.sigmoid(logits.float()).cpu().numpy()
 
 
