@@ -1,5 +1,6 @@
-"""Real servers on loopback for deployment tests: PostgreSQL, a STAC API on it, nginx. All end with their test."""
+"""Real servers for deployment tests: PostgreSQL, a STAC API on it, nginx, S3. All end with their test."""
 
+import json
 import os
 import pwd
 import shutil
@@ -148,3 +149,48 @@ http {{
     command = ["nginx", "-c", config, "-p", folder, "-e", "stderr"]
     with running(command, folder / "nginx.log", lambda: answers(url)):
         yield url, folder / "access.log"
+
+
+S3_KEYS = {"AWS_ACCESS_KEY_ID": "AKIACLOUDJOBTEST", "AWS_SECRET_ACCESS_KEY": "word-of-the-test-store"}
+_S3_PORTS = ("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3", "s3.grpc")
+
+
+def s3_ports():
+    """A free port for each part of the S3 server."""
+    return {name: free_port() for name in _S3_PORTS}
+
+
+def s3_environment(ports, host="127.0.0.1"):
+    """How clients find the S3 server, as environment variables."""
+    return {**S3_KEYS, "AWS_ENDPOINT_URL": f"http://{host}:{ports['s3']}", "AWS_REGION": "us-east-1"}
+
+
+@contextmanager
+def s3(folder, ports, host="127.0.0.1"):
+    """An S3 server (SeaweedFS) that knows one key; what it holds stays in `folder`. Yields its process.
+
+    Buckets are made by the first write.
+    """
+    require(VENV / "weed")
+    credentials = [{"accessKey": S3_KEYS["AWS_ACCESS_KEY_ID"], "secretKey": S3_KEYS["AWS_SECRET_ACCESS_KEY"]}]
+    identity = {"name": "test", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List"]}
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    flags = {
+        "ip": host,
+        "ip.bind": host,
+        "dir": folder / "data",
+        "s3.config": folder / "s3.json",
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+        "s3.autoCreateBucket": "true",
+        "master.telemetry": "false",
+        "master.volumeSizeLimitMB": 64,
+        "volume.max": 20,
+    }
+    for name, port in ports.items():
+        flags[name.replace("grpc", "port.grpc") if "." in name else f"{name}.port"] = port
+    command = [VENV / "weed", "server", "-s3", *(f"-{name}={value}" for name, value in flags.items())]
+    health = f"http://{host}:{ports['s3']}/healthz"
+    with running(command, folder / "weed.log", lambda: answers(health), cwd=folder) as server:
+        yield server
