@@ -108,7 +108,8 @@ def _properties(
         "cloudjob:scl_agreement": None if agreement is None else round(agreement, 6),
         "cloudjob:scl_pixels": receipt.scl_compared,
         "cloudjob:reflectance": {
-            band.name: {"asset": band.key, "scale": band.scale, "offset": band.offset} for band in scene.bands
+            band.name: {"asset": band.key, "href": band.href, "scale": band.scale, "offset": band.offset}
+            for band in scene.bands
         },
         "cloudjob:model": {"name": settings.name, "version": settings.version, "sha256": settings.checkpoint},
         "cloudjob:threshold": settings.threshold,

@@ -152,7 +152,9 @@ def test_the_item_is_valid_stac_and_says_what_was_done(out: Out):
     assert item.properties["proj:transform"] == [10, 0, 600_000, 0, -10, 5_100_000]
     assert item.properties["grid:code"] == "MGRS-32TQM"
     assert item.properties["cloudjob:provider_cloud_cover"] == 12.5
-    assert item.properties["cloudjob:reflectance"] == {"red": {"asset": "red", "scale": 1e-4, "offset": -0.1}}
+    assert item.properties["cloudjob:reflectance"] == {
+        "red": {"asset": "red", "href": "/nowhere/red.tif", "scale": 1e-4, "offset": -0.1}
+    }
     assert item.properties["cloudjob:model"] == {"name": "net", "version": "1.0", "sha256": "a" * 64}
     assert item.properties["cloudjob:scl_agreement"] == pytest.approx(6 / 7, abs=1e-6)
     assert (item.properties["cloudjob:device"], item.properties["cloudjob:precision"]) == ("cpu", "float32")
