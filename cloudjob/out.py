@@ -27,8 +27,14 @@ if TYPE_CHECKING:
 
 _SCHEMES = ("s3", "gs", "az")
 _STAGED = re.compile(r"#\d+$")
-RETRY: "RetryConfig" = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
-"""A store that is back within a minute costs nobody anything: the waits double from 0.1 to 15 s."""
+RETRY: "RetryConfig" = {
+    "max_retries": 1000,  # The time decides
+    "retry_timeout": timedelta(minutes=1),
+    # A wait is random, up to `base` times the one before. With obstore's own base of 2 waits hardly grow: measured,
+    # ten retries are over in 2 s.
+    "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=15), "base": 4},
+}
+"""A store that is back within a minute costs nobody anything."""
 
 Answer = TypeVar("Answer")
 _AT_ONCE = 16  # Requests in flight when many small objects are read; a bucket answers one in 20 to 50 ms
@@ -120,6 +126,8 @@ class Out:
             return UnreachableError(f"{self} is full: {text}", hint="free some space, then run the same command again")
         if any(f"{kind} {number}" in text for kind in ("os error", "Errno") for number in (1, 13, 20, 30)):
             return UnreachableError(f"{self} cannot be written or read: {text}", hint="check who owns the folder")
+        if ": 404 " in text:  # Of a missing object obstore says so otherwise
+            return UnreachableError(f"{self}: there is no such bucket", hint="make it, or mend --out")
         return UnreachableError(f"{self} cannot be reached: {text}")
 
     @property

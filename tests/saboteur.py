@@ -4,6 +4,7 @@ The environment variable CLOUDJOB_TEST_SABOTAGE holds JSON (`sabotage` writes it
 its number `nth`, the `victim` ("self", "client", "group" for all that Ctrl-C reaches, or a process number), the
 `signal`, and a `marker`, a file that is made when, and only when, the signal is sent. Events are counted by process;
 of several that come to the nth one the first strikes. Local workers are spawned from this file: they are sabotaged too.
+CLOUDJOB_TEST_PATIENCE is for how many seconds a store that does not answer is asked again.
 """
 
 import json
@@ -12,13 +13,14 @@ import resource
 import signal
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import obstore
 import zarr
 
-from cloudjob import store
+from cloudjob import out, store
 from cloudjob.out import Out
 
 PLAN = json.loads(os.environ["CLOUDJOB_TEST_SABOTAGE"])
@@ -86,6 +88,9 @@ around(obstore, "delete", lambda place, path: f"deletion of {kind(path)}")
 around(store.Writer, "write", lambda *_: "shard")
 around(zarr.Array, "resize", lambda *_: "resize")
 around(zarr, "create_array", lambda *_, **__: "array")
+
+if seconds := os.environ.get("CLOUDJOB_TEST_PATIENCE"):
+    out.RETRY["retry_timeout"] = timedelta(seconds=float(seconds))
 
 if PLAN["signal"] == signal.SIGXFSZ:
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it; and only here, in the main thread, may it be set

@@ -4,6 +4,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -11,9 +12,12 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+import obstore
 import pytest
+from obstore.store import S3Store
 
 ROOT = Path(__file__).parents[2]
 VENV = ROOT / ".venv-deploy" / "bin"
@@ -43,7 +47,7 @@ def answers(url):
 
 
 @contextmanager
-def running(command, log, ready, *, seconds=60, **options):
+def running(command, log, ready, *, seconds=60, end=signal.SIGTERM, **options):
     """Run a server from when `ready()` until the block ends; its output goes to the file `log`."""
     with log.open("wb") as output:
         process = subprocess.Popen([*map(str, command)], stdout=output, stderr=subprocess.STDOUT, **options)
@@ -55,7 +59,7 @@ def running(command, log, ready, *, seconds=60, **options):
             time.sleep(0.1)
         yield process
     finally:
-        process.terminate()
+        process.send_signal(end)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
@@ -167,9 +171,9 @@ def s3_environment(ports, host="127.0.0.1"):
 
 @contextmanager
 def s3(folder, ports, host="127.0.0.1"):
-    """An S3 server (SeaweedFS) that knows one key; what it holds stays in `folder`. Yields its process.
+    """An S3 server (SeaweedFS) with a bucket, "masks", and one key; what it holds stays in `folder`.
 
-    Buckets are made by the first write.
+    Yields its process.
     """
     require(VENV / "weed")
     credentials = [{"accessKey": S3_KEYS["AWS_ACCESS_KEY_ID"], "secretKey": S3_KEYS["AWS_SECRET_ACCESS_KEY"]}]
@@ -192,5 +196,21 @@ def s3(folder, ports, host="127.0.0.1"):
         flags[name.replace("grpc", "port.grpc") if "." in name else f"{name}.port"] = port
     command = [VENV / "weed", "server", "-s3", *(f"-{name}={value}" for name, value in flags.items())]
     health = f"http://{host}:{ports['s3']}/healthz"
-    with running(command, folder / "weed.log", lambda: answers(health), cwd=folder) as server:
+    # Asked to end it takes more than 20 s
+    with running(command, folder / "weed.log", lambda: answers(health), end=signal.SIGKILL, cwd=folder) as server:
+        obstore.put(s3_store(s3_environment(ports, host), "s3://masks"), "made", b"")
         yield server
+
+
+def s3_store(environment, address):
+    """A place in the S3 server as obstore sees it, without cloudjob."""
+    parts = urlsplit(address)
+    return S3Store(
+        parts.netloc,
+        prefix=parts.path.strip("/") or None,
+        access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        endpoint=environment["AWS_ENDPOINT_URL"],
+        region=environment["AWS_REGION"],
+        client_options={"allow_http": True},
+    )
