@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 import click
 from distributed import Client
 
-from cloudjob import checkpoint, cluster, demo_job, errors, export, job, show
+from cloudjob import checkpoint, cluster, demo_job, errors, export, job, report, show
 from cloudjob.errors import CloudjobError, UsageError, redact
 from cloudjob.out import Out
 from cloudjob.request import Job, request
+from cloudjob.worker import serve
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -90,8 +91,8 @@ def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:
     return click.option(*names, envvar=variable, **settings)
 
 
-def _cluster(_: click.Context, __: click.Parameter, where: str) -> str:
-    if where != "local":
+def _address(_: click.Context, __: click.Parameter, where: str | None) -> str | None:
+    if where not in (None, "local"):
         cluster.check_address(where)
     return where
 
@@ -131,7 +132,7 @@ def _what(command: Command) -> Command:
                 "where",
                 default="local",
                 show_default=True,
-                callback=_cluster,
+                callback=_address,
                 help="local, or a Dask scheduler's tcp://…",
             ),
             _option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per GPU or core]"),
@@ -144,7 +145,13 @@ def _what(command: Command) -> Command:
 
 @cli.command(epilog=EXIT_CODES)
 @_what
-def run(*, where: str, workers: int | None, as_json: bool, **options: Any) -> int:
+@_option(
+    "--listen",
+    callback=_address,
+    metavar="tcp://HOST:PORT",
+    help="Also take workers of other machines here: `cloudjob worker`. [default: none]",
+)
+def run(*, where: str, workers: int | None, listen: str | None, as_json: bool, **options: Any) -> int:
     """Find scenes, mask their clouds and write the masks to Zarr.
 
     What is done is left alone and failed scenes are tried again: run the same command every night.
@@ -155,7 +162,11 @@ def run(*, where: str, workers: int | None, as_json: bool, **options: Any) -> in
       cloudjob run --geometry basin.geojson --dates 10d --out s3://bucket/masks
       cloudjob run --bbox 11.2 46.4 11.5 46.6 --dates 2024 --out masks --catalog planetary-computer
     """
-    return show.progress(job.run(_job(options), lambda: _connect(where, workers)), as_json=as_json)
+    if listen and where != "local":
+        raise UsageError(
+            f"--listen is for a scheduler of this run's own, not for the one at {where}", hint="leave one out"
+        )
+    return show.progress(job.run(_job(options), lambda: _connect(where, workers, listen)), as_json=as_json)
 
 
 @cli.command()
@@ -202,6 +213,18 @@ def export_(*, out: str, what: str, path: str, group: str | None) -> None:
         click.echo(scene)
 
 
+@cli.command("report")
+@click.argument("out")
+def report_(*, out: str) -> None:
+    """Write OUT/report/index.html: runs, scenes with pictures, cloud over time, and what to look at.
+
+    \b
+    One page that needs no network. Every night:
+      cloudjob run --geometry basin.geojson --dates 10d --out masks; cloudjob report masks
+    """
+    click.echo(report.write(Out.at(out)))
+
+
 @cli.command()
 @click.argument("path", required=False, type=click.Path())
 @_option("--json", "as_json", is_flag=True, help="Print the STAC MLM item.")
@@ -229,7 +252,7 @@ def worker(*, address: str, workers: int | None) -> int:
 
     Exits with 0 when the scheduler closed it, with 4 when the scheduler was lost.
     """
-    return errors.DONE if asyncio.run(cluster.serve(address, workers)) else errors.UNREACHABLE
+    return errors.DONE if asyncio.run(serve(address, workers)) else errors.UNREACHABLE
 
 
 def _job(options: dict[str, Any]) -> Job:
@@ -244,8 +267,8 @@ def _job(options: dict[str, Any]) -> Job:
 
 
 @contextlib.contextmanager
-def _connect(where: str, workers: int | None) -> Iterator[Client]:
+def _connect(where: str, workers: int | None, listen: str | None = None) -> Iterator[Client]:
     """Open the cluster and say where it can be watched."""
-    with cluster.connect(where, workers) as client:
+    with cluster.connect(where, workers, listen) as client:
         click.echo(f"dashboard: {client.dashboard_link}", err=True)
         yield client

@@ -1,11 +1,13 @@
 """Where the work runs: lanes on this machine or a scheduler's address, each with the network loaded once."""
 
-import asyncio
 import contextlib
+import itertools
 import logging
+import math
 import os
 import re
 import signal
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -13,8 +15,7 @@ from typing import Any, TypeVar
 import dask
 import torch
 from distributed import Client, Future, Nanny, Scheduler, SpecCluster, WorkerPlugin, as_completed, get_worker
-from distributed.comm.addressing import get_address_host
-from distributed.utils import get_ip
+from distributed.comm.addressing import get_address_host_port
 
 from cloudjob import checkpoint, predict
 from cloudjob.errors import UnreachableError, UsageError, redact
@@ -26,6 +27,12 @@ LOOPBACK = "127.0.0.1"
 DASHBOARD_PORT = 8787
 PATIENCE = 20
 """Seconds in which a scheduler must answer."""
+
+WINDOW = 100
+"""Tasks handed in at once, at least: workers that come late shall find some."""
+
+COUNTED = 10
+"""Seconds after which workers are counted anew."""
 
 ENVIRON = {
     # Dask's nanny lets malloc give memory back at once; with tiles of some MB a third of the time is then spent
@@ -102,13 +109,13 @@ def lanes(workers: int | None = None) -> list[dict[str, str]]:
     return [{} for _ in range(workers or len(os.sched_getaffinity(0)))]
 
 
-_WORKER: dict[str, Any] = {"nthreads": 1, "memory_limit": "auto", "preload": [__name__]}
+WORKER: dict[str, Any] = {"nthreads": 1, "memory_limit": "auto", "preload": [__name__]}
 """What every worker process is started with; `preload` has it call `dask_setup`."""
 
 
-def _listen(host: str) -> dict[str, str]:
+def listen_at(host: str, dashboard: int = 0) -> dict[str, str]:
     """Where a worker listens: on one address of this machine. Dask's own choice is all of them."""
-    return {"host": host, "dashboard_address": f"{host}:0"}
+    return {"host": host, "dashboard_address": f"{host}:{dashboard}"}
 
 
 def dask_setup(worker: Any) -> None:
@@ -119,25 +126,29 @@ def dask_setup(worker: Any) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """False for a scene that failed: the run tells it in a line, Dask in a page of traceback."""
-    return not re.search(r"Exception: ['\"](Scene|Passing)Error\(", record.getMessage())
+    """False for an error of ours: the run tells it in a line, Dask in a page of traceback."""
+    return not re.search(r"Exception: ['\"](Scene|Passing|Unreachable|LockLost|Contract)Error\(", record.getMessage())
 
 
 @contextlib.contextmanager
-def connect(where: str = "local", workers: int | None = None) -> Iterator[Client]:
+def connect(where: str = "local", workers: int | None = None, listen: str | None = None) -> Iterator[Client]:
     """Start workers on this machine, or connect to a running scheduler.
 
     Args:
         where: "local" or a scheduler's address (tcp://host:port or tls://host:port).
         workers: how many local worker processes; by default one per GPU, else one per core.
+        listen: where the scheduler of a local cluster takes workers of other machines, such as tcp://0.0.0.0:8786;
+            by default it listens on loopback only.
 
     Raises:
         UsageError: `where` is neither.
-        UnreachableError: no scheduler answers there.
+        UnreachableError: no scheduler answers there, or it cannot listen where it should.
     """
     if where == "local":
-        with _local(workers) as cluster, Client(cluster) as client:
+        with _local(workers, listen) as cluster, Client(cluster) as client:
             yield client
+            assert cluster.scheduler
+            cluster.scheduler.in_order = True
         return
     check_address(where)
     try:
@@ -151,19 +162,57 @@ def connect(where: str = "local", workers: int | None = None) -> Iterator[Client
         yield client
 
 
+class _Scheduler(Scheduler):
+    """A scheduler of a run, which tells workers of other machines whether it ended in good order.
+
+    If so they are let go. If not they see it vanish, as if it had been killed: whoever started them starts them anew,
+    and the run that is started anew finds them.
+    """
+
+    in_order = False
+
+    async def close(self, *args: Any, **options: Any) -> None:
+        """Called when the workers of this machine have ended."""
+        if not self.in_order:
+            for comm in list(self.stream_comms.values()):
+                comm.abort()
+        await super().close(*args, **options)
+
+
 @contextlib.contextmanager
-def _local(workers: int | None) -> Iterator[SpecCluster]:
-    options = {**_WORKER, **_listen(LOOPBACK), "local_directory": None, "silence_logs": logging.ERROR}
+def _local(workers: int | None, listen: str | None) -> Iterator[SpecCluster]:
+    options = {**WORKER, **listen_at(LOOPBACK), "local_directory": None, "silence_logs": logging.ERROR}
     specs = {number: {"cls": Nanny, "options": {**options, "env": env}} for number, env in enumerate(lanes(workers))}
     scheduler = {
-        "cls": Scheduler,
-        "options": {"host": LOOPBACK, "port": 0, "dashboard_address": f"{LOOPBACK}:{DASHBOARD_PORT}"},
+        "cls": _Scheduler,
+        "options": {**_door(listen), "dashboard_address": f"{LOOPBACK}:{DASHBOARD_PORT}"},
     }
-    with dask.config.set(CONFIG), warnings.catch_warnings():
+    link = f"http://{LOOPBACK}:{{port}}/status"  # Dask's own names the address that the scheduler listens on
+    with dask.config.set({**CONFIG, "distributed.dashboard.link": link}), warnings.catch_warnings():
         # Another job's dashboard may hold the port; ours then takes a free one, and its address is printed.
         warnings.filterwarnings("ignore", message="Port .* is already in use")
-        with SpecCluster(workers=specs, scheduler=scheduler, silence_logs=logging.ERROR, name="cloudjob") as cluster:
+        try:
+            cluster = SpecCluster(workers=specs, scheduler=scheduler, silence_logs=logging.ERROR, name="cloudjob")
+        except RuntimeError as error:
+            cause: BaseException = error
+            while cause.__cause__:
+                cause = cause.__cause__
+            if listen and isinstance(cause, OSError):
+                raise UnreachableError(f"cannot listen at {redact(listen)}: {cause}") from None
+            raise
+        with cluster:
             yield cluster
+
+
+def _door(listen: str | None) -> dict[str, str | int]:
+    """Where the scheduler of a local cluster listens, and where the workers of this machine find it."""
+    if not listen:
+        return {"host": LOOPBACK, "port": 0}
+    check_address(listen)
+    host, port = get_address_host_port(listen)
+    protocol = listen.partition(":")[0]
+    everywhere = {"contact_address": f"{protocol}://{LOOPBACK}:{port}"} if host == "0.0.0.0" else {}  # noqa: S104
+    return {"protocol": protocol, "host": host, "port": port, **everywhere}
 
 
 def load(client: Client, path: str, data: bytes, sha256: str) -> None:
@@ -196,18 +245,18 @@ def stream(
     queue = iter(work)
     running: dict[Future[Result], Work] = {}
     done = as_completed(loop=client.loop)  # Otherwise of the default client, which may be another
+    window, counted = 0, -math.inf
 
-    def submit() -> bool:
-        for key, argument in queue:
+    def submit() -> None:
+        nonlocal window, counted
+        if time.monotonic() > counted + COUNTED:
+            window, counted = max(WINDOW, 2 * lane_count(client)), time.monotonic()
+        for key, argument in itertools.islice(queue, max(0, window - len(running))):
             future = client.submit(function, argument, key=key, pure=False)
             running[future] = argument
             done.add(future)
-            return True
-        return False
 
-    for _ in range(2 * lane_count(client) + 2):
-        if not submit():
-            break
+    submit()
     try:
         for future in done:
             argument = running.pop(future)
@@ -221,39 +270,6 @@ def stream(
         if running:
             with contextlib.suppress(OSError, TimeoutError):
                 client.cancel(list(running), force=True)
-
-
-class _Lane(Nanny):
-    """A nanny that remembers why its worker was closed."""
-
-    reason = ""
-
-    def close_gracefully(self, reason: str = "") -> None:
-        """Called by the worker before it closes for good."""
-        self.reason = reason
-        super().close_gracefully(reason)
-
-
-async def serve(address: str, workers: int | None = None) -> bool:
-    """Run this machine's lanes as workers of a scheduler elsewhere, until it lets them go.
-
-    Returns:
-        True when the scheduler closed them or retired them, False when one of them lost it.
-
-    Raises:
-        UsageError: no address of a scheduler.
-        UnreachableError: no scheduler answers.
-    """
-    check_address(address)
-    with dask.config.set(CONFIG):
-        here = _listen(get_ip(get_address_host(address)))
-        nannies = [_Lane(address, env=env, **_WORKER, **here) for env in lanes(workers)]
-        try:
-            await asyncio.gather(*(asyncio.wait_for(nanny.start(), PATIENCE) for nanny in nannies))
-        except (OSError, TimeoutError) as error:
-            raise UnreachableError(f"no Dask scheduler answers at {redact(address)}: {error}") from None
-        await asyncio.gather(*(nanny.finished() for nanny in nannies))
-    return not any("connection-broken" in nanny.reason for nanny in nannies)
 
 
 def check_address(address: str) -> None:

@@ -15,7 +15,7 @@ import torch
 from distributed import Client
 from faulty import call
 
-from cloudjob import checkpoint, cluster, predict
+from cloudjob import checkpoint, cluster, predict, worker
 from cloudjob.errors import UnreachableError, UsageError
 
 
@@ -156,11 +156,29 @@ def test_submissions_stay_within_a_window(number: int, client: Client) -> None:
         seen[argument] = result
     assert seen == {each: 2 * each for each in range(number)}
     in_hand = 1  # The next one is submitted before a result is looked at
-    assert most == min(number, 2 * cluster.lane_count(client) + 2 + in_hand)
+    assert most == min(number, cluster.WINDOW + in_hand)
 
 
 def double(number: int) -> int:
     return 2 * number
+
+
+def test_the_window_grows_with_workers_that_come_late(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with `--listen`, where the others join after the run has begun."""
+    monkeypatch.setattr(cluster, "WINDOW", 3)
+    monkeypatch.setattr(cluster, "COUNTED", 0)
+    lanes = iter([2, 2])
+    monkeypatch.setattr(cluster, "lane_count", lambda _: next(lanes, 20))
+    submitted = []
+
+    def work() -> Iterator[tuple[str, int]]:
+        for each in range(60):
+            submitted.append(each)
+            yield f"late {each}", each
+
+    handed_in = [len(submitted) for _ in cluster.stream(client, double, work())]
+    assert handed_in[:3] == [5, 42, 43]
+    assert handed_in[-1] == 60
 
 
 def test_an_error_is_a_result_and_ends_nothing(client: Client) -> None:
@@ -232,6 +250,7 @@ def test_a_worker_without_a_scheduler_exits_with_4(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "PATIENCE", 2)
+    monkeypatch.setattr(worker, "ARRIVAL", 1)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
@@ -244,15 +263,88 @@ def test_a_worker_without_a_scheduler_exits_with_4(
 def test_a_worker_that_is_let_go_exits_with_0() -> None:
     with (
         jobs.started(*jobs.SCHEDULER, until=jobs.LISTENS) as (_, address),
-        jobs.worker_of(address, GDAL_CACHEMAX="99") as worker,
+        jobs.worker_of(address, GDAL_CACHEMAX="99") as process,
         Client(address) as client,
     ):
         client.wait_for_workers(1, timeout=60)
         (environment,) = client.run(started_with()).values()
         assert {name: environment[name] for name in cluster.ENVIRON} == {**cluster.ENVIRON, "GDAL_CACHEMAX": "99"}
-        serving = psutil.Process(worker.pid)
+        serving = psutil.Process(process.pid)
         found = listening(serving, *serving.children(recursive=True))
         assert len(found) == 2, "the worker and who watches over it"
         assert set.union(*found.values()) == {"127.0.0.1"}, "the address that faces the scheduler"
         client.shutdown()
-        assert worker.wait(60) == 0
+        assert process.wait(60) == 0
+
+
+# A scheduler of the run's own that takes workers from elsewhere
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.fixture
+def listening_at(monkeypatch: pytest.MonkeyPatch) -> str:
+    """An address for a run to listen at."""
+    monkeypatch.setattr(cluster, "DASHBOARD_PORT", 0)
+    for name in cluster.ENVIRON:
+        monkeypatch.setenv(name, cluster.ENVIRON[name])
+    return free_address()
+
+
+def test_a_run_takes_workers_from_elsewhere_and_lets_them_go(listening_at: str) -> None:
+    with jobs.worker_of(listening_at) as process:  # Before there is a scheduler, as in a Job of Kubernetes
+        time.sleep(2)
+        with cluster.connect("local", 1, listening_at) as client:
+            client.wait_for_workers(2, timeout=60)
+            assert cluster.lane_count(client) == 2
+            work = [(f"elsewhere-{number}", number) for number in range(20)]
+            pids = {pid for _, pid in cluster.stream(client, lambda _: (time.sleep(0.05), os.getpid())[1], work)}
+            assert len(pids) == 2
+        assert process.wait(60) == 0
+
+
+def test_a_run_that_fails_does_not_let_workers_go(listening_at: str) -> None:
+    """They exit as if the scheduler had been killed, and so are started again for the run's next try."""
+    with jobs.worker_of(listening_at) as process:
+        with (  # noqa: PT012
+            pytest.raises(UnreachableError, match="the store"),
+            cluster.connect("local", 1, listening_at) as client,
+        ):
+            client.wait_for_workers(2, timeout=60)
+            raise UnreachableError("the store does not answer")
+        assert process.wait(60) == 4
+
+
+def test_everywhere_means_everywhere_but_the_dashboard_and_this_machines_lanes(listening_at: str) -> None:
+    port = listening_at.rpartition(":")[2]
+    with cluster.connect("local", 1, f"tcp://0.0.0.0:{port}") as client:
+        client.wait_for_workers(1, timeout=60)
+        me = psutil.Process()
+        found = listening(me, *me.children(recursive=True))
+        assert sum("0.0.0.0" in addresses for addresses in found.values()) == 1
+        assert set.union(*found.values()) == {"0.0.0.0", "127.0.0.1"}
+        open_ports = {c.laddr.port for c in me.net_connections("inet") if c.laddr and c.laddr.ip == "0.0.0.0"}
+        assert open_ports == {int(port)}
+        assert client.dashboard_link.startswith("http://127.0.0.1:")
+
+
+def test_a_port_that_is_taken_is_told(listening_at: str) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", int(listening_at.rpartition(":")[2])))
+        other.listen()
+        with (
+            pytest.raises(UnreachableError, match=f"cannot listen at {listening_at}"),
+            cluster.connect("local", 1, listening_at),
+        ):
+            pass
+
+
+def test_a_run_has_one_scheduler(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    where = ("--cluster", "tcp://127.0.0.1:8786", "--listen", "tcp://127.0.0.1:8787")
+    result = call(capfd, "run", *jobs.EVERYWHERE, "--out", str(tmp_path / "out"), *where)
+    assert result.code == 2
+    assert "--listen is for a scheduler of this run's own" in result.stderr
