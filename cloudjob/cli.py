@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import click
 from distributed import Client
 
-from cloudjob import checkpoint, cluster, demo_job, errors, export, job, report, show
-from cloudjob.errors import CloudjobError, UsageError, redact
+from cloudjob import checkpoint, cluster, demo_job, errors, export, job, logs, metrics, report, show
+from cloudjob.errors import CloudjobError, UsageError
 from cloudjob.out import Out
 from cloudjob.request import Job, request
 from cloudjob.worker import serve
@@ -31,8 +31,13 @@ Exit codes:
 """
 
 
+KEPT = "everything finished is kept; run the same command again for the rest"
+
+
 class Terminated(BaseException):
     """SIGTERM, as Kubernetes, systemd and SLURM send it."""
+
+    exit_code = errors.TERMINATED
 
 
 def main() -> None:
@@ -41,20 +46,25 @@ def main() -> None:
     try:
         code = cli.main(standalone_mode=False) or errors.DONE
     except click.ClickException as error:
-        error.show()
+        if logs.is_json():
+            _say_error(error.format_message(), error.exit_code)
+        else:
+            error.show()
         code = error.exit_code
     except CloudjobError as error:
-        click.echo(f"error: {error}", err=True)
-        if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
         code = error.exit_code
+        _say_error(str(error), code, error.hint)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: everything finished is kept; run the same command again for the rest", err=True)
         code = errors.INTERRUPTED
+        logs.say("interrupted: " + KEPT, "interrupted", exit_code=code)
     except Terminated:
-        click.echo("terminated: everything finished is kept; run the same command again for the rest", err=True)
         code = errors.TERMINATED
+        logs.say("terminated: " + KEPT, "terminated", exit_code=code)
     sys.exit(code)
+
+
+def _say_error(message: str, code: int, hint: str | None = None) -> None:
+    logs.say(message, "error", level=logging.ERROR, hint=hint, exit_code=code)
 
 
 def _terminate(*_: object) -> None:
@@ -64,7 +74,16 @@ def _terminate(*_: object) -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EXIT_CODES)
 @click.version_option(package_name="cloudjob")
 @click.option("-v", "--verbose", is_flag=True, envvar="CLOUDJOB_VERBOSE", help="Say more on stderr.")
-def cli(*, verbose: bool) -> None:
+@click.option(
+    "--log-format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    envvar=logs.FORMAT,
+    help="Of stderr: lines for people, or one JSON object a line.",
+)
+def cli(*, verbose: bool, form: logs.Format) -> None:
     """From a bounding box and a date range to cloud masks in Zarr.
 
     \b
@@ -72,17 +91,7 @@ def cli(*, verbose: bool) -> None:
     Every option can also be set in the environment: --out as CLOUDJOB_OUT, and so on.
     There is no class for cloud shadows.
     """
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s")
-    logging.getLogger("distributed").setLevel(logging.WARNING if verbose else logging.ERROR)
-    # Its client tells of a lost scheduler in a page of traceback; ours says so in a line.
-    logging.getLogger("distributed.client").setLevel(logging.WARNING if verbose else logging.CRITICAL)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_redacted)
-
-
-def _redacted(record: logging.LogRecord) -> bool:
-    record.msg, record.args = redact(record.getMessage()), None
-    return True
+    logs.setup(form, verbose=verbose)
 
 
 def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:
@@ -151,7 +160,21 @@ def _what(command: Command) -> Command:
     metavar="tcp://HOST:PORT",
     help="Also take workers of other machines here: `cloudjob worker`. [default: none]",
 )
-def run(*, where: str, workers: int | None, listen: str | None, as_json: bool, **options: Any) -> int:
+@_option(
+    "--metrics-file",
+    type=click.Path(dir_okay=False),
+    metavar="PATH",
+    help="Also write the run's Prometheus series here, every minute and at the end: a .prom for node_exporter.",
+)
+def run(
+    *,
+    where: str,
+    workers: int | None,
+    listen: str | None,
+    metrics_file: str | None,
+    as_json: bool,
+    **options: Any,
+) -> int:
     """Find scenes, mask their clouds and write the masks to Zarr.
 
     What is done is left alone and failed scenes are tried again: run the same command every night.
@@ -166,7 +189,10 @@ def run(*, where: str, workers: int | None, listen: str | None, as_json: bool, *
         raise UsageError(
             f"--listen is for a scheduler of this run's own, not for the one at {where}", hint="leave one out"
         )
-    return show.progress(job.run(_job(options), lambda: _connect(where, workers, listen)), as_json=as_json)
+    with metrics.Watch(Out.at(options["out"]), Path(metrics_file) if metrics_file else None) as watch:
+        events = job.run(_job(options), lambda: _connect(where, workers, listen, watch))
+        watch.code = show.progress(watch.follow(events), as_json=as_json)
+    return watch.code
 
 
 @cli.command()
@@ -267,8 +293,12 @@ def _job(options: dict[str, Any]) -> Job:
 
 
 @contextlib.contextmanager
-def _connect(where: str, workers: int | None, listen: str | None = None) -> Iterator[Client]:
+def _connect(
+    where: str, workers: int | None, listen: str | None = None, watch: metrics.Watch | None = None
+) -> Iterator[Client]:
     """Open the cluster and say where it can be watched."""
     with cluster.connect(where, workers, listen) as client:
-        click.echo(f"dashboard: {client.dashboard_link}", err=True)
+        logs.say(f"dashboard: {client.dashboard_link}", "dashboard", address=client.dashboard_link)
+        if watch:
+            watch.client = client
         yield client

@@ -17,7 +17,7 @@ import torch
 from distributed import Client, Future, Nanny, Scheduler, SpecCluster, WorkerPlugin, as_completed, get_worker
 from distributed.comm.addressing import get_address_host_port
 
-from cloudjob import checkpoint, predict
+from cloudjob import checkpoint, logs, predict
 from cloudjob.errors import UnreachableError, UsageError, redact
 
 Work = TypeVar("Work")
@@ -122,6 +122,7 @@ def dask_setup(worker: Any) -> None:
     """Called by Dask in a worker process: Ctrl-C on a terminal reaches it too, but it is the client that stops it."""
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logs.inherit()
     logging.getLogger("distributed.worker").addFilter(_is_news)
 
 

@@ -58,6 +58,13 @@ class PassingError(SceneError):
     """A read failed in a way that may be over soon (5xx, a time-out, a cut connection)."""
 
 
+def exit_code(error: BaseException) -> int:
+    """The exit code of a process that ends with an error."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return int(getattr(error, "exit_code", SOME_FAILED))
+
+
 def _rebuild(kind: type[CloudjobError], message: str, hint: str | None) -> CloudjobError:
     return kind(message, hint=hint)
 

@@ -23,7 +23,7 @@ class Receipt:
         read_seconds: waiting for pixels.
         network_seconds: preparing arrays and running the network.
         write_seconds: compressing and writing shards.
-        device: kind of device, such as "cpu" or "NVIDIA H200".
+        device: kind of device, such as "cpu" or "NVIDIA H200"; "NVIDIA H200 + cpu" if parts were done on both.
         precision: of the network, such as "float32".
         warnings: what a person should know about this scene.
     """
@@ -42,8 +42,8 @@ class Receipt:
     read_seconds: float = 0.0
     network_seconds: float = 0.0
     write_seconds: float = 0.0
-    device: str = "cpu"
-    precision: str = "float32"
+    device: str = ""
+    precision: str = ""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -70,4 +70,9 @@ def merge(receipts: list[Receipt]) -> Receipt:
 def _add(a: Receipt, b: Receipt) -> Receipt:
     sums = {f.name: getattr(a, f.name) + getattr(b, f.name) for f in fields(Receipt) if f.type in (int, float)}
     warnings = tuple(sorted({*a.warnings, *b.warnings}))  # Tasks end in any order; the item must not tell
-    return Receipt(**sums, device=a.device, precision=a.precision, warnings=warnings)
+    device, precision = _both(a.device, b.device), _both(a.precision, b.precision)
+    return Receipt(**sums, device=device, precision=precision, warnings=warnings)
+
+
+def _both(a: str, b: str) -> str:
+    return " + ".join(sorted({*a.split(" + "), *b.split(" + ")} - {""}))

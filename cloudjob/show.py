@@ -1,7 +1,7 @@
 """What a person sees on a terminal: progress, and the tables of `plan`, `status` and `model`."""
 
 import json
-import sys
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ from dataclasses import asdict
 import click
 from tqdm import tqdm
 
-from cloudjob import checkpoint, ledger
+from cloudjob import checkpoint, ledger, logs
 from cloudjob.checkpoint import Checkpoint
 from cloudjob.errors import DONE, SOME_FAILED
 from cloudjob.job import SceneResult, Survey
@@ -31,16 +31,17 @@ def progress(events: Iterable[Survey | SceneResult], *, as_json: bool) -> int:
     bar = tqdm(disable=True)
     for event in events:
         if isinstance(event, Survey):
-            click.echo(_sentence(event), err=True)
-            bar = tqdm(total=len(event.plan.to_do), bar_format=BAR, disable=None if event.plan.to_do else True)
+            logs.say(_sentence(event), "survey", scenes=event.plan.counts, refused=len(event.refused))
+            hidden = True if logs.is_json() or not event.plan.to_do else None
+            bar = tqdm(total=len(event.plan.to_do), bar_format=BAR, disable=hidden)
             continue
         count[event.state] += 1
         if event.receipt:
             pixels += event.receipt.valid + event.receipt.no_data
         if event.state != "done" or bar.disable:
-            tqdm.write(_line(event), file=sys.stderr)
+            _say(event)
         for warning in event.receipt.warnings if event.receipt else ():
-            tqdm.write(f"warning: {event.id}: {warning}", file=sys.stderr)
+            logs.say(f"{event.id}: {warning}", "warning", level=logging.WARNING, scene=event.id)
         if as_json:
             click.echo(json.dumps({key: value for key, value in asdict(event).items() if value not in ("", None)}))
         rate = pixels / 1e6 / max(time.monotonic() - started, 1e-9)
@@ -50,8 +51,18 @@ def progress(events: Iterable[Survey | SceneResult], *, as_json: bool) -> int:
     if count:
         seconds = time.monotonic() - started
         told = ", ".join(f"{count[state]} {state}" for state in ("done", "failed", "abandoned") if count[state])
-        click.echo(f"{told} in {seconds:.0f} s ({pixels / 1e6:.1f} Mpx)", err=True)
+        summary = f"{told} in {seconds:.0f} s ({pixels / 1e6:.1f} Mpx)"
+        logs.say(summary, "summary", **count, seconds=round(seconds, 1), pixels=pixels)
     return SOME_FAILED if count["failed"] else DONE
+
+
+def _say(result: SceneResult) -> None:
+    """Tell what became of a scene."""
+    fields = asdict(result.receipt) | {"cloud_cover": result.receipt.cloud_cover} if result.receipt else {}
+    fields.pop("warnings", None)  # Each is told by itself
+    level = logging.WARNING if result.state == "failed" else logging.INFO
+    about = {"scene": result.id, "group": result.group or None, "state": result.state, "reason": result.reason or None}
+    logs.say(_line(result), "scene", level=level, **about, **fields)
 
 
 def plan(view: Survey, cost: Cost, *, as_json: bool) -> None:

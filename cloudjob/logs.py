@@ -1,0 +1,124 @@
+"""What is said on stderr: lines for people, or one JSON object a line for machines."""
+
+import json
+import logging
+import os
+import sys
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from cloudjob.errors import redact
+
+Format = Literal["text", "json"]
+
+FORMAT = "CLOUDJOB_LOG_FORMAT"
+"""Environment variable that tells the worker processes of this machine."""
+
+DASK = ("distributed", "distributed.client", "bokeh", "tornado", "tornado.application")
+"""Loggers to which Dask gives handlers of its own when it is imported."""
+
+_told = logging.getLogger("cloudjob.told")
+_told.setLevel(logging.INFO)
+
+
+def say(message: str, event: str, *, level: int = logging.INFO, **fields: Any) -> None:
+    """Tell what is always told, whatever the log level.
+
+    Args:
+        message: for people.
+        event: what kind of thing happened; "warning" and "error" are put in front of a line for people.
+        level: of `logging`.
+        fields: JSON types, for machines.
+    """
+    _told.log(level, "%s", message, extra={"event": event, "fields": fields})
+
+
+def setup(form: Format = "text", *, verbose: bool = False) -> None:
+    """Have all that this process logs, and its worker processes if they are to log JSON, go to stderr in one form."""
+    os.environ[FORMAT] = form
+    _handle(form)
+    logging.getLogger().setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger("distributed").setLevel(logging.WARNING if verbose else logging.ERROR)
+    # Its client tells of a lost scheduler in a page of traceback; ours says so in a line.
+    logging.getLogger("distributed.client").setLevel(logging.WARNING if verbose else logging.CRITICAL)
+
+
+def inherit() -> None:
+    """In a worker process: log as JSON if the process that started it does."""
+    if is_json():
+        _handle("json")
+
+
+def is_json() -> bool:
+    """Whether stderr is for machines."""
+    return os.environ.get(FORMAT) == "json"
+
+
+def _handle(form: Format) -> None:
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, _Stderr)]:
+        root.removeHandler(handler)
+    root.addHandler(_Stderr(_Json() if form == "json" else _Text()))
+    if form == "json":
+        logging.captureWarnings(capture=True)
+        sys.excepthook = _crashed
+        for logger in map(logging.getLogger, DASK):
+            logger.handlers.clear()
+            logger.propagate = True
+
+
+class _Stderr(logging.Handler):
+    """Writes above a progress bar, to what is stderr at that time."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:  # noqa: BLE001 -- as every handler of `logging` does it
+            self.handleError(record)
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        event = getattr(record, "event", None)
+        prefix = {None: f"{record.levelname} ", "warning": "warning: ", "error": "error: "}.get(event, "")
+        lines = [prefix + record.getMessage()]
+        if hint := getattr(record, "fields", {}).get("hint"):
+            lines.append(f"hint: {hint}")
+        if record.exc_info:
+            lines.append(self.formatException(record.exc_info))
+        return redact("\n".join(lines))
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        document = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": getattr(record, "event", "log"),
+            "message": record.getMessage(),
+        }
+        if not hasattr(record, "event"):
+            document["logger"] = record.name
+        document |= {name: value for name, value in getattr(record, "fields", {}).items() if value is not None}
+        if record.exc_info:
+            document["traceback"] = self.formatException(record.exc_info)
+        return json.dumps({name: _redacted(value) for name, value in document.items()}, ensure_ascii=False)
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    return [_redacted(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A crash, said as everything else is."""
+    message = f"{kind.__name__}: {error}"
+    _told.critical("%s", message, exc_info=(kind, error, trace), extra={"event": "crash"})
