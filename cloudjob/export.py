@@ -17,8 +17,9 @@ from cloudjob.item import CLASSES
 from cloudjob.ledger import Done, Ledger
 from cloudjob.out import Out
 
-COLOURS = {0: (64, 112, 72, 255), 1: (255, 255, 255, 255), 254: (90, 90, 90, 255), 255: (0, 0, 0, 0)}
-"""RGBA of each class: clear green, clouds white, no data grey; not computed lets the map below shine through."""
+COLOURS = {0: (84, 146, 100, 255), 1: (255, 255, 255, 255), 254: (40, 40, 46, 255), 255: (0, 0, 0, 0)}
+"""RGBA of each class: clear green, clouds white, no data nearly black; not computed lets the map below shine through.
+Told apart by lightness alone, too: each is at least three times as light as the next."""
 
 
 def export(out: Out, what: str, path: str | Path, *, group: str | None = None) -> list[str]:

@@ -71,9 +71,7 @@ def check(out: Out, settings: Settings, *, redo: bool = False) -> None:
     """
     known = read(out)
     if known is None:
-        others = sorted(out.names() - {LOCK})
-        if others:
-            raise _foreign(out, f"it holds {', '.join(others[:3])} but no {FILE}")
+        check_ours(out)
     elif known != settings and not redo:
         differing = "; ".join(
             f"{field} was {_short(old)}, now {_short(asdict(settings)[field])}"
@@ -84,6 +82,18 @@ def check(out: Out, settings: Settings, *, redo: bool = False) -> None:
             f"{out} was made with other settings: {differing}",
             hint="--redo deletes its masks and makes those asked for anew; or choose another --out",
         )
+
+
+def check_ours(out: Out) -> None:
+    """Make sure that an OUT without a contract holds nothing of somebody else's.
+
+    Raises:
+        ContractError: it does.
+        UnreachableError: the store does not answer.
+    """
+    others = sorted(out.names() - {LOCK, "report"})  # Either may be there before the first run has claimed the OUT
+    if others:
+        raise _foreign(out, f"it holds {', '.join(others[:3])} but no {FILE}")
 
 
 def claim(lock: Lock, settings: Settings, *, redo: bool = False) -> None:
