@@ -132,11 +132,13 @@ def _disagreements(rows: Sequence[Row], runs: Sequence[Run]) -> list[Alarm]:
     )
     recent = tuple(row for row in odd if row.id in new)
     older = tuple(row for row in odd if row.id not in new)
-    groups: tuple[tuple[Level, str, tuple[Row, ...]], ...] = (
-        ("alarm", "of the last run", recent),
-        ("notice", "of earlier runs", older),
-    )
-    return [Alarm(level, _disagree(members, which), rule, members) for level, which, members in groups if members]
+    found = []
+    if recent:
+        found.append(Alarm("alarm", _disagree(recent, "of the last run"), rule, recent))
+    if older:
+        rule = "By the same limits; known from earlier reports." if recent else rule
+        found.append(Alarm("notice", _disagree(older, "of earlier runs"), rule, older))
+    return found
 
 
 def _disagree(rows: Sequence[Row], which: str) -> str:

@@ -37,7 +37,7 @@ class Row:
         computed: share of the scene's pixels that were computed, 0 to 1.
         tiles: how many of them were computed.
         all_tiles: how many the scene has.
-        model: name and version.
+        version: of the model.
         checkpoint: SHA-256, hexadecimal.
         software: version of cloudjob.
         warnings: what the job noticed about the scene.
@@ -57,7 +57,7 @@ class Row:
     computed: float
     tiles: int
     all_tiles: int
-    model: str
+    version: str
     checkpoint: str
     software: str
     warnings: tuple[str, ...]
@@ -150,7 +150,7 @@ def _row(out: Out, entry: Done, data: bytes, side: int) -> Row:
             computed=computed / (height * width),
             tiles=len(entry.tiles),
             all_tiles=-(-height // side) * -(-width // side),
-            model=f"{model['name']} {model['version']}",
+            version=model["version"],
             checkpoint=model["sha256"],
             software=told["processing:software"]["cloudjob"],
             warnings=tuple(told.get("cloudjob:warnings", ())),

@@ -35,10 +35,10 @@ FOLDER = "report/pictures"
 SIDE = 112
 """Pixels of a picture's longer side, at most: 1,000 scenes are some 5 MB of pictures."""
 
-WHITE = 0.5
-"""Reflectance shown as white; clouds are brighter. The same in every picture, so that they can be compared."""
+WHITE, GAMMA = 0.9, 2.2
+"""Reflectance shown as white, and how much dark ground is lifted: both can be seen, thick clouds and the ground. The
+same in every picture, so that they can be compared."""
 
-GAMMA = 1.7
 QUALITY = 45
 PATIENCE = 10
 """After so many images in a row that cannot be read, others are not tried in this report."""

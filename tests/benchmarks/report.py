@@ -73,9 +73,11 @@ def scenes(folder: Path, count: int) -> tuple[list[Scene], dict[str, np.ndarray]
         group, index = number % GROUPS, number // GROUPS
         (cloud, place), grid = variants[group, index % VARIANTS]
         moment = datetime(2023, 1, 1, tzinfo=UTC) + timedelta(days=5 * index, seconds=group)
-        item = bench.item(f"S2A_33U{chr(65 + group)}P_{moment:%Y%m%d}_{group}_L2A", grid, place, moment.isoformat())
+        letter = "CDEFGHJKLMNPQRSTUVWX"[group]
+        item = bench.item(f"S2A_33U{letter}P_{moment:%Y%m%d}_{group}_L2A", grid, place, moment.isoformat())
         share = 100 * float((cloud == 1).mean())
-        item["properties"]["eo:cloud_cover"] = min(100.0, max(0.0, share + (number * 7 % 41 - 20) * 0.9))
+        told = {"eo:cloud_cover": min(100.0, max(0.0, share + number * 7 % 33 - 16)), "grid:code": f"MGRS-33U{letter}P"}
+        item["properties"] |= told
         made.append(describe(item, KEYS, bench.BANDS, 10))
         masks[made[-1].id] = cloud
     return made, masks
@@ -122,7 +124,7 @@ def fill(out: Out, made: list[Scene], masks: dict[str, np.ndarray]) -> None:
                 writer.write(tiling.core(each), mask[tiling.core(each).slices])
             cloud = int(mask.sum())
             receipt = Receipt(
-                clear=mask.size - cloud, cloud=cloud, scl_compared=mask.size // 4, scl_agreed=mask.size // 5
+                clear=mask.size - cloud, cloud=cloud, scl_compared=mask.size // 4, scl_agreed=mask.size * 24 // 100
             )
             store.complete(lock, SETTINGS, scene, slot=slots[scene.id], receipt=receipt, tiles=tiling.all())
         ledger.refresh(out)
