@@ -87,6 +87,7 @@ def run(
         for one in todo:
             slot, tiles = slots[one.scene.id], sorted(one.tiles)
             reason = failing.get(one.scene.id)
+            store.begin(lock, before, one.scene, slot=slot)
             write(out, one.scene, slot, tiles[:1] if reason else tiles, contract)
             if reason:
                 store.fail(lock, before, one.scene, slot=slot, tiles=tiles, reason=reason)
@@ -108,7 +109,16 @@ def write(out: Out, scene: Scene, slot: store.Slot, tiles: Iterable[Tile], contr
 def receipt_of(scene: Scene, tiles: Iterable[Tile]) -> Receipt:
     counts = np.bincount(np.concatenate([values(scene, tile).ravel() for tile in tiles]), minlength=256)
     clear, cloud, no_data, outside = (int(counts[value]) for value in (0, 1, 254, 255))
-    return Receipt(clear=clear, cloud=cloud, no_data=no_data, outside=outside, scl_compared=7, scl_agreed=6)
+    return Receipt(
+        clear=clear,
+        cloud=cloud,
+        no_data=no_data,
+        outside=outside,
+        scl_compared=7,
+        scl_agreed=6,
+        device="cpu",
+        precision="float32",
+    )
 
 
 def expected(scene: Scene, tiles: Iterable[Tile] = ALL) -> np.ndarray:

@@ -5,6 +5,8 @@ cd "$(dirname "$0")/../.."
 
 # A real STAC API (PostgreSQL with PostGIS) and a real HTTP server in front of the images.
 packages="nginx postgresql-15 postgresql-15-postgis-3"
+# What watches runs.
+packages="$packages prometheus prometheus-node-exporter"
 # shellcheck disable=SC2086  # One word per package is meant.
 if ! dpkg-query --show --showformat='${db:Status-Status}\n' $packages 2>/dev/null |
     awk -v wanted="$(echo $packages | wc -w)" '$0 == "installed" { n++ } END { exit n != wanted }'; then
