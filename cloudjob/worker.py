@@ -60,7 +60,8 @@ async def _arrival(address: str) -> None:
     arguments = Security().get_connection_args("worker")
     while True:
         try:
-            comm = await connect(address, timeout=cluster.PATIENCE, **arguments)
+            # Dask's own pauses between tries grow with the time it is given
+            comm = await connect(address, timeout=5, **arguments)
         except (OSError, TimeoutError) as error:
             if time.monotonic() > deadline:
                 raise UnreachableError(f"no Dask scheduler answers at {redact(address)}: {error}") from None
