@@ -8,6 +8,7 @@ import base64
 import functools
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -125,7 +126,8 @@ class Album:
             pixels = self._image(entry, item, (found.height, found.width))
         except (rasterio.errors.RasterioError, SceneError, OSError, LookupError, ValueError) as error:
             self._misses += 1
-            return replace(found, why=f"the image cannot be read: {redact(str(error)) or type(error).__name__}")
+            told = re.sub(r"[^\s'\"]*/", "", redact(str(error)))  # Where the file lies stands in the item
+            return replace(found, why=f"the image cannot be read: {told or type(error).__name__}")
         self._misses = 0
         return replace(found, image=_webp(pixels, QUALITY=QUALITY))
 
