@@ -11,7 +11,6 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -42,7 +41,7 @@ def answers(url):
     try:
         with urlopen(url, timeout=5):
             return True
-    except URLError as error:
+    except OSError as error:  # Reset while it starts
         return hasattr(error, "code")
 
 
