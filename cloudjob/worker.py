@@ -47,9 +47,10 @@ async def serve(address: str, workers: int | None = None) -> bool:
             for n, env in enumerate(cluster.lanes(workers))
         ]
         try:
-            await asyncio.gather(*(asyncio.wait_for(nanny.start(), cluster.PATIENCE) for nanny in nannies))
+            # A crowded machine takes its time to load torch
+            await asyncio.gather(*(asyncio.wait_for(nanny.start(), ARRIVAL) for nanny in nannies))
         except (OSError, TimeoutError) as error:
-            raise UnreachableError(f"no Dask scheduler answers at {redact(address)}: {error}") from None
+            raise UnreachableError(f"could not join the Dask scheduler at {redact(address)}: {error}") from None
         await asyncio.gather(*(nanny.finished() for nanny in nannies))
     return not any("connection-broken" in nanny.reason for nanny in nannies)
 
