@@ -39,6 +39,10 @@ def say(message: str, event: str, *, level: int = logging.INFO, **fields: Any) -
 def setup(form: Format = "text", *, verbose: bool = False) -> None:
     """Have all that this process logs, and its worker processes if they are to log JSON, go to stderr in one form."""
     os.environ[FORMAT] = form
+    if form == "json":
+        # What a worker process says before `inherit` is called, and after it has ended, would be in another form
+        os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")
+        os.environ.setdefault("PYTHONWARNINGS", "ignore:Port:UserWarning,ignore:resource_tracker:UserWarning")
     _handle(form)
     logging.getLogger().setLevel(logging.INFO if verbose else logging.WARNING)
     logging.getLogger("distributed").setLevel(logging.WARNING if verbose else logging.ERROR)

@@ -55,7 +55,7 @@ class Watch(Collector):
         self.client: Client | None = None
         self.code: int | None = None
         self.started = self.ended = self.beaten = self.progress = 0.0
-        self.planned = 0
+        self.planned: int | None = None  # Until the catalog has answered
         self.scenes: Counter[str] = Counter()
         self.sum = Receipt()
         self.times: dict[str, float] = {}
@@ -123,7 +123,7 @@ class Watch(Collector):
         yield self._family(
             "run_scenes", "Scenes of the run by what became of them", states | {"remaining": len(self.times)}, "state"
         )
-        yield self._family("run_scenes_planned", "Scenes that the run is to do", self.planned)
+        yield self._family("run_scenes_planned", "Scenes that the run is to do", self.planned or 0)
         labels = {label: getattr(self.sum, label) for label in ("clear", "cloud", "no_data")}
         yield self._family("run_pixels", "Pixels that the run has written by their label", labels, "label")
         if self.sum.cloud_cover is not None:
@@ -153,15 +153,18 @@ class Watch(Collector):
 
     def _say(self) -> None:
         """Tell that the run lives, and what it is at."""
-        ended, silent = self.planned - len(self.times), self.beaten - self.progress
-        under_way = _under_way(self.client)
+        silent = round(self.beaten - self.progress)
+        if self.planned is None:
+            logs.say(f"looking for scenes for {silent} s", "heartbeat", silent_seconds=silent)
+            return
+        ended, under_way = self.planned - len(self.times), _under_way(self.client)
         at = f"; under way: {', '.join(under_way)}" if under_way else ""
         logs.say(
-            f"at work: {ended} of {self.planned} scenes, nothing new for {silent:.0f} s{at}",
+            f"{ended} of {self.planned} scenes, nothing new for {silent} s{at}",
             "heartbeat",
             ended=ended,
             planned=self.planned,
-            silent_seconds=round(silent),
+            silent_seconds=silent,
             under_way=under_way,
         )
 
