@@ -113,7 +113,8 @@ def search(
 
     Raises:
         UnreachableError: if the API does not answer, after some patience.
-        ContractError: if the answer, or the file, is not STAC.
+        ContractError: if the answer, or the file, is not STAC. (One item whose time or place cannot be read is given
+            like the others: it is `metadata.describe` that refuses it.)
         UsageError: if an option makes no sense, or an API has no such collection.
     """
     if max_cloud_cover is not None and not 0 <= max_cloud_cover <= 100:
@@ -122,16 +123,28 @@ def search(
         raise UsageError(f"limit is {limit}, expected 1 or more")
     found: dict[tuple[str, str], Item] = {}
     for item in _listed(catalog, area, interval):
-        if (
-            interval.touches(*_times(item))
-            and (max_cloud_cover is None or _cloud_cover(item) <= max_cloud_cover)
-            and footprint(item).intersection(area).area > 0
-        ):
+        if (max_cloud_cover is None or _cloud_cover(item) <= max_cloud_cover) and _wanted(item, area, interval):
             key = item.get("collection") or "", item["id"]
             tidy = _tidy(item, catalog)
             found[key] = max(found.get(key, tidy), tidy, key=lambda one: str(one["properties"].get("updated")))
-    items = sorted(found.values(), key=lambda item: (*_times(item), item["id"], item.get("collection") or ""))
+    items = sorted(found.values(), key=_order)
     return iter(items[-limit if limit else 0 :])
+
+
+def _wanted(item: Item, area: BaseGeometry, interval: Interval) -> bool:
+    """Whether time and place of an item are asked for. Where it tells none it stays, for `describe` to refuse it."""
+    try:
+        return interval.touches(*_times(item)) and footprint(item).intersection(area).area > 0
+    except ContractError:
+        return True
+
+
+def _order(item: Item) -> tuple[datetime, datetime, str, str]:
+    try:
+        first, last = _times(item)
+    except ContractError:
+        first = last = datetime.min.replace(tzinfo=UTC)
+    return first, last, item["id"], item.get("collection") or ""
 
 
 def _named(name_or_address: str) -> Catalog:

@@ -117,11 +117,19 @@ def load(path: str | Path | None = None) -> Checkpoint:
             MLM record, or its weights do not fit the architecture it names.
     """
     path = Path(path) if path is not None else shipped()
+    return parse(read_file(path), str(path))
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a checkpoint's file; `parse` checks them.
+
+    Raises:
+        ContractError: it cannot be read.
+    """
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ContractError(f"checkpoint {path}: {error.strerror}", hint=HINT) from None
-    return parse(data, str(path))
 
 
 def parse(data: bytes, path: str) -> Checkpoint:

@@ -36,6 +36,8 @@ class Failure:
         last: when the last of them was.
         identity: `Identity.to_json`.
         item: the source item, unsigned, so that a later run can try again whatever its dates.
+        assets: its bands' common names → asset keys; the later run may use another catalog.
+        signing: how its hrefs are signed when opened, or "".
     """
 
     id: str
@@ -48,6 +50,8 @@ class Failure:
     last: str
     identity: dict[str, Any]
     item: dict[str, Any]
+    assets: dict[str, str]
+    signing: str
 
     @property
     def abandoned(self) -> bool:
@@ -103,6 +107,8 @@ def record(lock: Lock, before: Failure | None, scene: Scene, tiles: Iterable[Til
         last=now,
         identity=Identity.of(scene).to_json(),
         item=scene.item,
+        assets=scene.assets,
+        signing=scene.signing,
     )
     lock.check()
     lock.out.put(failure.path, dump(asdict(failure) | {"tiles": sorted(failure.tiles)}))

@@ -86,6 +86,14 @@ def tile(metadata: Metadata) -> int:
     return side
 
 
+def grid_of(metadata: Metadata) -> Grid:
+    """The grid of a group's masks."""
+    attributes = metadata["attributes"]
+    dx, _, x0, _, dy, y0 = attributes["spatial:transform"]
+    height, width = _member(metadata, "cloud")["shape"][1:]
+    return Grid(int(attributes["proj:code"].removeprefix("EPSG:")), x0, y0, dx, -dy, height, width)
+
+
 def open_array(out: Out, group: str, name: str) -> zarr.Array[Any]:
     """Open one array for writing; never by consolidated metadata, which may be behind."""
     with out.reached():
@@ -176,16 +184,10 @@ def check_grid(out: Out, group: str, metadata: Metadata, grid: Grid, side: int) 
     Raises:
         ContractError: it has another one, or other tiles.
     """
-    known = (
-        metadata["attributes"]["proj:code"],
-        tuple(metadata["attributes"]["spatial:transform"]),
-        tuple(_member(metadata, "cloud")["shape"][1:]),
-        tile(metadata),
-    )
-    asked = (f"EPSG:{grid.epsg}", grid.transform, grid.shape, side)
+    known, asked = (grid_of(metadata), tile(metadata)), (grid, side)
     if known != asked:
         raise ContractError(
-            f"{out}: group {group} has (CRS, transform, shape, tile) {known}, but its scenes now have {asked}",
+            f"{out}: group {group} has (grid, tile) {known}, but its scenes now have {asked}",
             hint="choose another --out",
         )
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from cloudjob import cluster, ledger, plan, settings, store
 from cloudjob.catalog import search
 from cloudjob.errors import CloudjobError, ContractError, SceneError
 from cloudjob.grid import Tile
+from cloudjob.group import grid_of
 from cloudjob.identity import merge as merge_versions
 from cloudjob.ledger import Ledger
 from cloudjob.lock import Lock
@@ -124,7 +125,10 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Iter
         view = _compare(job, items)  # again: another run may have ended while the catalog was searched
         del items
         yield view
-        yield from _untouched(view)
+        record = _Record(job, started)
+        for result in _untouched(view):
+            record.add(result)
+            yield result
         if not view.plan.to_do:
             return
         slots = store.prepare(
@@ -135,7 +139,6 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Iter
             replaces=view.plan.replaces,
             tile=job.checkpoint.contract.tile,
         )
-        record = _Record(job, started)
         try:
             cluster.load(client, job.checkpoint.contract.name, job.data, job.checkpoint.sha256)
             for result in _map(job, view, slots, lock, client):
@@ -153,21 +156,45 @@ def _compare(job: Job, items: list[dict[str, Any]]) -> Survey:
     """Describe the items found, and the ones that failed before, and plan what to do."""
     # What was made with other settings does not count: the run will delete it (`settings.claim`), or is refused.
     known = ledger.read(job.out) if settings.read(job.out) == job.settings else Ledger()
-    items = items + [failure.item for failure in known.to_retry()]
-    scenes, refused = [], {}
-    for item in items:
-        try:
-            scenes.append(describe(item, job.catalog.assets, job.settings.bands, job.settings.resolution))
-        except SceneError as error:
-            refused[item["id"]] = str(error)
+    catalog = job.catalog
+    scenes, refused = _described(job, ((item, catalog.assets, catalog.signing) for item in items))
     if refused and not scenes:
         example = next(iter(refused.values()))
         raise ContractError(f"none of the {len(items)} items can be used: {example}", hint="see --asset and --catalog")
-    kept, older = merge_versions(scenes)
+    again, hopeless = _described(job, ((each.item, each.assets, each.signing) for each in known.to_retry()))
+    fitting, misfits = _on_one_grid([*scenes, *again], known)
+    refused |= hopeless | misfits
+    kept, older = merge_versions(fitting)
     for scene, newer in older:
         if scene.id != newer.id:
             log.info("scene %s is an older version of %s", scene.id, newer.id)
     return Survey(plan.make(kept, known, lambda scene: _tiles(job, scene)), refused, known)
+
+
+def _described(
+    job: Job, items: Iterable[tuple[dict[str, Any], Mapping[str, str], str]]
+) -> tuple[list[Scene], dict[str, str]]:
+    """The scenes that items (with their assets' names and signing) describe, and why others describe none."""
+    scenes, refused = [], {}
+    for item, assets, signing in items:
+        try:
+            scenes.append(describe(item, assets, job.settings.bands, job.settings.resolution, signing))
+        except SceneError as error:
+            refused[item["id"]] = str(error)
+    return scenes, refused
+
+
+def _on_one_grid(scenes: Iterable[Scene], known: Ledger) -> tuple[list[Scene], dict[str, str]]:
+    """The scenes that lie on the grid of their group, and why others do not: one odd item must not cost the rest."""
+    grids = {name: grid_of(metadata) for name, metadata in known.groups.items()}
+    fitting, refused = [], {}
+    for scene in scenes:
+        grid = grids.setdefault(scene.group, scene.grid)
+        if scene.grid == grid:
+            fitting.append(scene)
+        else:
+            refused[scene.id] = f"scene {scene.id} lies on {scene.grid}, but others of {scene.group} on {grid}"
+    return fitting, refused
 
 
 def _tiles(job: Job, scene: Scene) -> frozenset[Tile]:
@@ -190,8 +217,13 @@ def _map(job: Job, view: Survey, slots: Mapping[str, store.Slot], lock: Lock, cl
     to_do = view.plan.to_do
     planned = {each.scene.id: each for each in to_do}
     pieces = math.ceil(cluster.lane_count(client) / len(to_do))
-    work = (part for each in to_do for part in _split(job, each, slots[each.scene.id], pieces))
-    for part, outcome in cluster.stream(client, process, work):
+
+    def submissions() -> Iterator[tuple[str, Task]]:
+        for each in to_do:
+            store.begin(lock, view.ledger, each.scene, slot=slots[each.scene.id])
+            yield from _split(job, each, slots[each.scene.id], pieces)
+
+    for part, outcome in cluster.stream(client, process, submissions()):
         scene = part.scene
         if scene.id not in planned:
             continue  # another part of it has failed
@@ -231,7 +263,6 @@ def _split(job: Job, planned: Planned, slot: store.Slot, pieces: int) -> Iterato
                 out=job.out,
                 slot=slot,
                 settings=job.settings,
-                signing=job.catalog.signing,
                 clip=job.clip,
             ),
         )

@@ -5,13 +5,16 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple, replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import rasterio
+from pyproj.exceptions import CRSError
 
-from cloudjob.errors import SceneError
+from cloudjob.area import footprint
+from cloudjob.errors import ContractError, SceneError
 from cloudjob.grid import Grid
 from cloudjob.scene import Band, Scene
 
@@ -45,7 +48,9 @@ _KEPT = (
 """Prefixes of the item's properties that anything here reads."""
 
 
-def describe(item: dict[str, Any], assets: Mapping[str, str], bands: Sequence[str], resolution: float) -> Scene:
+def describe(
+    item: dict[str, Any], assets: Mapping[str, str], bands: Sequence[str], resolution: float, signing: str = ""
+) -> Scene:
     """Read what a job needs from a STAC item (1.0 or 1.1, projection extension 1.x or 2.x).
 
     Args:
@@ -53,17 +58,32 @@ def describe(item: dict[str, Any], assets: Mapping[str, str], bands: Sequence[st
         assets: common band name → asset key; "scl" may be missing.
         bands: the network's bands in order.
         resolution: of the masks, metres.
+        signing: how its hrefs are signed when opened, or "".
 
     Raises:
-        SceneError: the item lacks a band, a time, a projection or a north-up grid, or `resolution` cannot be had.
+        SceneError: the item lacks a band, a time, a projection or a north-up grid, or `resolution` cannot be had, or
+            its metadata make no sense.
     """
-    properties = item.get("properties", {})
+    try:
+        return replace(_describe(item, assets, bands, resolution), signing=signing)
+    except ContractError as error:
+        raise SceneError(f"scene {item.get('id')}: {error}") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, CRSError) as error:
+        raise SceneError(
+            f"scene {item.get('id')}: its metadata make no sense: {type(error).__name__}: {error}",
+            hint="report it to whoever publishes the catalog",
+        ) from None
+
+
+def _describe(item: dict[str, Any], assets: Mapping[str, str], bands: Sequence[str], resolution: float) -> Scene:
+    properties = item["properties"]
     missing = [assets[name] for name in bands if assets[name] not in item["assets"]]
     if missing:
         raise SceneError(
             f"scene {item['id']} has no asset {', '.join(missing)}; it has {', '.join(sorted(item['assets']))}",
             hint="name its assets with --asset, for example --asset red=B04",
         )
+    footprint(item)  # raises where it cannot be read
     time = _time(properties.get("datetime") or properties.get("start_datetime"), item["id"])
     read = tuple(_band(item, name, assets[name]) for name in bands)
     scl_key = assets.get("scl", "")
@@ -114,7 +134,9 @@ def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any]) -> tuple[fl
     `raster:bands` although it is applied, element84/earth-search#66), then what the asset says, then the rule of
     the processing baseline. The pixels are checked against it while they are read (`offset_doubt`).
     """
-    band = {**next(iter(asset.get("raster:bands", [])), {}), **next(iter(asset.get("bands", [])), {}), **asset}
+    band: dict[str, Any] = {}
+    for told in (*(asset.get("raster:bands") or [])[:1], *(asset.get("bands") or [])[:1], asset):
+        band |= {name: value for name, value in told.items() if value is not None}
     scale = float(band.get("raster:scale", band.get("scale", SCALE)))
     stated = band.get("raster:offset", band.get("offset"))
     applied = properties.get("earthsearch:boa_offset_applied", properties.get("sentinel:boa_offset_applied"))
@@ -161,8 +183,8 @@ def _grid(item: dict[str, Any], asset: dict[str, Any], key: str) -> Grid:
         return asset.get(name, properties.get(name))
 
     code, epsg = find("proj:code"), find("proj:epsg")
-    if code and str(code).upper().startswith("EPSG:"):
-        epsg = int(str(code)[5:])
+    if horizontal := re.fullmatch(r"EPSG:(\d+)(\+\d+)?", str(code), re.IGNORECASE):  # what stands after + is vertical
+        epsg = int(horizontal[1])
     shape, transform = find("proj:shape"), find("proj:transform")
     if not (epsg and shape and transform):
         return read_grid(asset["href"], item["id"], key)
@@ -238,6 +260,7 @@ def _fingerprint(item: dict[str, Any], baseline: str, bands: Sequence[Band]) -> 
         "product": properties.get("s2:product_uri") or properties.get("s2:generation_time"),
         "baseline": baseline,
         "bands": [(band.name, urlsplit(band.href).path, band.scale, band.offset) for band in bands],
+        "grid": astuple(bands[0].grid),
         "checksums": [item["assets"][band.key].get("file:checksum") for band in bands],
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

@@ -203,8 +203,8 @@ def _moment(sensing: datetime) -> int:
 def _plan(scene: Scene, ledger: Ledger, wanted: frozenset[Tile], replaces: str | None) -> Planned:
     nothing: frozenset[Tile] = frozenset()
     done, failure = ledger.done.get(scene.id), ledger.failures.get(scene.id)
-    if done and done.fingerprint != scene.fingerprint:
-        return Planned(scene, "changed", wanted | done.tiles)
+    if done and (done.group, done.fingerprint) != (scene.group, scene.fingerprint):
+        return Planned(scene, "changed", wanted | done.tiles if done.group == scene.group else wanted)
     if done:
         return Planned(scene, "done", nothing) if wanted <= done.tiles else Planned(scene, "grown", wanted | done.tiles)
     tiles = wanted | ledger.partial.get(scene.id, nothing)

@@ -99,9 +99,9 @@ def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[np
         for place, window in zip(stack, windows, strict=False):
             torch.nan_to_num(torch.from_numpy(window), nan=contract.outside_fill, out=place)
         stack.sub_(mean).div_(std)
-        batch = stack.to(model.device, model.dtype).contiguous(memory_format=torch.channels_last)
+        stack = stack.to(model.device, model.dtype).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            logits = model.network(batch)[: len(windows), 0]
+            logits = model.network(stack)[: len(windows), 0]
             yield from torch.sigmoid(logits.float()).cpu().numpy()
 
 
@@ -233,5 +233,6 @@ def _batch(contract: Contract, device: torch.device, dtype: torch.dtype) -> int:
     side = contract.tile + 2 * contract.padding()
     # Alive at once at the finest level: the skip, its concatenation, two activations and their workspace.
     per_pixel = 8 * contract.widths[0] / contract.stem**2 * dtype.itemsize
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(1, min(16, int(0.5 * free / (per_pixel * side**2))))
+    # Of all its memory, not of what is free: the batch decides which algorithms run, and so the last bits of a mask.
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return max(1, min(16, int(0.4 * memory / (per_pixel * side**2))))

@@ -11,7 +11,7 @@ from shapely.geometry.base import BaseGeometry
 
 from cloudjob.area import parse_bbox, read_geometry
 from cloudjob.catalog import Catalog, catalog_for
-from cloudjob.checkpoint import Checkpoint, load, shipped
+from cloudjob.checkpoint import Checkpoint, parse, read_file, shipped
 from cloudjob.dates import Interval, parse_dates
 from cloudjob.errors import UsageError
 from cloudjob.out import Out
@@ -95,7 +95,8 @@ def request(
     wanted = parse_bbox(*bbox) if bbox else read_geometry(str(geometry))
     clip = None if bbox else wanted
     path = Path(checkpoint) if checkpoint else shipped()
-    network = load(path)
+    data = read_file(path)
+    network = parse(data, str(path))
     contract = network.contract
     where = catalog_for(str(catalog), collection=collection, assets=assets)
     if missing := [band for band in contract.bands if band not in where.assets]:
@@ -109,7 +110,7 @@ def request(
         area=wanted,
         dates=parse_dates(dates, datetime.now(UTC).date()),
         checkpoint=network,
-        data=path.read_bytes(),
+        data=data,
         settings=Settings(
             checkpoint=network.sha256,
             name=contract.name,

@@ -10,6 +10,8 @@ import numpy.typing as npt
 import stackstac
 import xarray as xr
 from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+from stackstac.rio_reader import AutoParallelRioReader, SingleThreadedRioDataset
 
 from cloudjob.grid import Grid
 
@@ -57,6 +59,7 @@ class Scene:
         scl: the scene classification's asset, or None.
         fingerprint: changes when the scene's pixels may have changed.
         provider_cloud_cover: `eo:cloud_cover` of the item, percent, or None.
+        signing: how hrefs are signed when opened (`signing.open_href`), or "".
     """
 
     id: str
@@ -73,6 +76,12 @@ class Scene:
     scl: Band | None
     fingerprint: str
     provider_cloud_cover: float | None = None
+    signing: str = ""
+
+    @property
+    def assets(self) -> dict[str, str]:
+        """Common band name → asset key, as `metadata.describe` was told."""
+        return {band.name: band.key for band in (*self.bands, self.scl) if band}
 
 
 def open_scene(
@@ -122,10 +131,26 @@ def open_scene(
         errors_as_nodata=(),  # a failed read must fail the scene, not pass for no data
         chunksize=chunks,
         resampling=resampling,
+        reader=_Reader,
         properties=False,
         band_coords=False,
     )
     return cube.isel(time=0, drop=True).drop_vars("id", errors="ignore")
+
+
+class _Reader(AutoParallelRioReader):
+    """Takes 0 for no data where a file does not say so: at the edge of a swath averages would mix both."""
+
+    def _open(self) -> Any:
+        opened = super()._open()
+        zero = {"src_nodata": NO_DATA, "nodata": NO_DATA, "add_alpha": False}
+        if isinstance(opened, SingleThreadedRioDataset):  # JPEG 2000 and the like
+            if opened.vrt and opened.vrt.src_nodata is None:
+                opened.vrt = WarpedVRT(opened.ds, resampling=self.resampling, **self.spec.vrt_params, **zero)
+        elif opened._vrt_params and opened._vrt_params["src_nodata"] is None:  # type: ignore[attr-defined]  # noqa: SLF001
+            opened._vrt_params |= zero  # type: ignore[attr-defined]  # noqa: SLF001
+            opened.close()  # what is open; it opens again with these
+        return opened
 
 
 def reflectance(raw: npt.NDArray[np.uint16], bands: Sequence[Band]) -> npt.NDArray[np.float32]:

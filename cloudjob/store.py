@@ -27,7 +27,7 @@ from cloudjob.receipt import Receipt
 from cloudjob.scene import Scene
 from cloudjob.settings import Settings
 
-__all__ = ["Lock", "Out", "Settings", "Slot", "Writer", "complete", "fail", "open_masks", "prepare"]
+__all__ = ["Lock", "Out", "Settings", "Slot", "Writer", "begin", "complete", "fail", "open_masks", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def prepare(
     """Give every scene a slot before any task starts, and mend what an interrupted run left.
 
     Its order makes a kill harmless: arrays grow, times and statuses are written, the list of slots is committed, and
-    only then the items of scenes that will be computed anew are deleted. An item whose slot the list gives to another
-    scene no longer counts.
+    only then the items are deleted whose slots it gives to newer versions: from then on they no longer count. Items of
+    scenes that are computed anew stay until `begin`.
 
     Args:
         lock: of this run on an OUT that it has claimed (`settings.claim`).
@@ -94,12 +94,31 @@ def prepare(
             groups.create(out, name, wanted[0].grid, tile, probability=settings.probability)
         order = _allocate(owners.get(name, ()), wanted, replaces)
         times = {scene.id: _microseconds(scene.time) for scene in wanted}
-        statuses = [PLANNED if id_ in times else _status(ledger, id_) for id_ in order]
+        statuses = [_status(ledger, id_, retried=id_ in times) for id_ in order]
         groups.commit(out, name, order, times=times, statuses=statuses, grid=wanted[0].grid if new else None)
         index = {id_: slot for slot, id_ in enumerate(order)}
         slots |= {scene.id: Slot(name, index[scene.id], lock.token) for scene in wanted}
     out.delete(_outdated(ledger, scenes, replaces))
     return slots
+
+
+def begin(lock: Lock, ledger: Ledger, scene: Scene, *, slot: Slot) -> None:
+    """Take back a scene's item before its first shard is overwritten. Until then its old mask counts.
+
+    Args:
+        lock: of this run.
+        ledger: as it was when the run began.
+        scene: to be computed.
+        slot: its place.
+
+    Raises:
+        UnreachableError: the store does not answer, or the lock is lost.
+    """
+    if scene.id in ledger.done:
+        lock.check()
+        _set_status(lock.out, slot, PLANNED)
+        lock.check()
+        lock.out.delete([ledger.done[scene.id].path])
 
 
 class Writer:
@@ -235,18 +254,16 @@ def _allocate(owners: Sequence[str], scenes: Iterable[Scene], replaces: Mapping[
     return order
 
 
-def _status(ledger: Ledger, id_: str) -> int:
+def _status(ledger: Ledger, id_: str, *, retried: bool) -> int:
     if id_ in ledger.done:
         return COMPLETE
-    return FAILED if id_ in ledger.failures else PLANNED
+    return FAILED if id_ in ledger.failures and not retried else PLANNED
 
 
 def _outdated(ledger: Ledger, scenes: Iterable[Scene], replaces: Mapping[str, str]) -> Iterator[str]:
-    """Items of scenes that are computed anew, what their newer versions retire, and what no longer counts anyway."""
+    """What newer versions retire, and what no longer counts anyway."""
     yield from ledger.leftovers
     for scene in scenes:
-        if scene.id in ledger.done:
-            yield ledger.done[scene.id].path
         old = replaces.get(scene.id)
         if old in ledger.done:
             yield ledger.done[old].path

@@ -51,7 +51,6 @@ class Task:
         out: where the store lies.
         slot: where in the store the scene goes.
         settings: threshold, buffer and the like.
-        signing: how hrefs are signed when opened, or "".
         clip: pixels outside this geometry (longitude, latitude; WKB) stay "not computed", or None.
     """
 
@@ -61,7 +60,6 @@ class Task:
     out: Out
     slot: store.Slot
     settings: Settings
-    signing: str = ""
     clip: bytes | None = None
 
 
@@ -84,28 +82,28 @@ def process(task: Task) -> Receipt:
 def _patiently(task: Task, model: predict.Model) -> Receipt:
     for attempt in range(1, ATTEMPTS):
         try:
-            return mask_tiles(task, model)
+            return mask_tiles(task, model, patient=True)
         except PassingError as error:
             pause = PAUSE * 4 ** (attempt - 1)
             log.warning("%s; attempt %d of %d in %g s", error, attempt + 1, ATTEMPTS, pause)
             for band in task.scene.bands:
-                signing.forget(task.signing, band.href)
+                signing.forget(task.scene.signing, band.href)
             time.sleep(pause)
     return mask_tiles(task, model)
 
 
-def mask_tiles(task: Task, model: predict.Model) -> Receipt:
-    """Compute and write the tiles of a task, row by row."""
+def mask_tiles(task: Task, model: predict.Model, *, patient: bool = False) -> Receipt:
+    """Compute and write the tiles of a task, row by row; `patient` if there will be another attempt."""
     scene = task.scene
-    hrefs = {band.name: signing.open_href(task.signing, band.href) for band in (*scene.bands, scene.scl) if band}
+    hrefs = {band.name: signing.open_href(scene.signing, band.href) for band in (*scene.bands, scene.scl) if band}
     tiling = tiling_of(scene.grid, model.contract, task.settings.buffer)
     read.check_files(scene, scene.bands, hrefs)
-    scl, doubts = _readable_scl(scene, hrefs)
+    scl, doubts = _readable_scl(scene, hrefs, patient=patient)
     writer = store.Writer(task.out, task.slot, task.settings)
     receipts = [Receipt(device=model.device_name, precision=model.precision, warnings=doubts)]
     started = time.perf_counter()
     for row in read.rows(scene, tiling, task.tiles, hrefs):
-        labels, doubts = _labels(scene, scl, _cores(tiling, row), hrefs)
+        labels, doubts = _labels(scene, scl, _cores(tiling, row), hrefs, patient=patient)
         seconds = time.perf_counter() - started
         receipts.append(Receipt(bytes_read=row.raw.nbytes, read_seconds=seconds, warnings=doubts))
         started = time.perf_counter()
@@ -188,30 +186,30 @@ def _tally(mask: predict.Mask, raw: npt.NDArray[np.uint16], scene: Scene, seen: 
     )
 
 
-def _readable_scl(scene: Scene, hrefs: Mapping[str, str]) -> tuple[Band | None, tuple[str, ...]]:
+def _readable_scl(scene: Scene, hrefs: Mapping[str, str], *, patient: bool) -> tuple[Band | None, tuple[str, ...]]:
     """The scene classification if it can be opened. It is only compared with: a scene is not failed for it."""
     if scene.scl is None:
         return None, ()
     try:
         read.check_files(scene, [scene.scl], hrefs)
-    except PassingError:
-        raise
     except SceneError as error:
+        if patient and isinstance(error, PassingError):
+            raise
         return None, (f"its scene classification is not compared: {error}",)
     return scene.scl, ()
 
 
 def _labels(
-    scene: Scene, scl: Band | None, window: Window, hrefs: Mapping[str, str]
+    scene: Scene, scl: Band | None, window: Window, hrefs: Mapping[str, str], *, patient: bool
 ) -> tuple[xr.DataArray | None, tuple[str, ...]]:
     """The scene classification of a row of tiles, if it can be read."""
     if scl is None:
         return None, ()
     try:
         return read.classification(scene, scl, window, hrefs), ()
-    except PassingError:
-        raise
     except SceneError as error:
+        if patient and isinstance(error, PassingError):
+            raise
         log.warning("%s", error)
         return None, ("its scene classification is not compared everywhere: a part of it cannot be read",)
 

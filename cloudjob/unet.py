@@ -86,6 +86,7 @@ class SimpleUNet(nn.Module):
         x = self.bottleneck(x)
         for level in range(self.depth, 0, -1):
             x = self.get_submodule(f"up{level}")(x)
-            x = self.get_submodule(f"dec{level}")(torch.cat([skips.pop(), x], dim=1))
+            x = torch.cat([skips.pop(), x], dim=1)  # in a line of its own it lets go of both
+            x = self.get_submodule(f"dec{level}")(x)
         x = self.final(x)
         return nn.functional.pixel_shuffle(x, self.stem) if self.stem > 1 else x

@@ -198,13 +198,15 @@ def test_passing_and_lasting(text: str, kind: type[SceneError], world: World) ->
     assert type(read.failed(RuntimeError(text), scene)) is kind
 
 
-def test_a_missing_or_broken_classification_costs_no_scene(
-    world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("address", ["{files}/none/{id}/scl.tif", "http://127.0.0.1:9/{id}/scl.tif"])
+def test_a_missing_or_unreachable_classification_costs_no_scene(
+    address: str, world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """It is only compared with."""
     found = json.loads(world.catalog.read_text())
     for item in found["features"]:
-        item["assets"]["scl"] = {**item["assets"]["red"], "href": f"{world.files.url}/none/{item['id']}/scl.tif"}
+        href = address.format(files=world.files.url, id=item["id"])
+        item["assets"]["scl"] = {**item["assets"]["red"], "href": href}
     catalog = tmp_path / "items.json"
     catalog.write_text(json.dumps(found))
     what = ("--catalog", catalog, "--checkpoint", world.checkpoint, "--cluster", world.cluster)

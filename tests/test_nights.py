@@ -237,6 +237,34 @@ def test_a_scene_that_fails_three_times_is_abandoned(world: World, out: Path, tm
     np.testing.assert_array_equal(mask_of(out, LATE), world.expected(LATE))
 
 
+def test_odd_items_cost_no_other_scene_and_are_written_down(world: World, tmp_path: Path) -> None:
+    odd = [json.loads(json.dumps(world.items[LATE])) | {"id": name} for name in ("time", "place", "grid", "bands")]
+    odd[0]["properties"]["datetime"] = "last week"
+    odd[1]["geometry"] = {"type": "Polygon"}
+    for asset in odd[2]["assets"].values():
+        asset["proj:transform"] = [10, 0]
+    del odd[3]["assets"]["nir"]
+    result = world.run(tmp_path / "out", FIRST, *odd, SECOND)
+    assert result.code == 1
+    assert_same(tmp_path / "out", world.base)
+    (record,) = (tmp_path / "out" / "runs").iterdir()
+    states = {scene["id"]: scene["state"] for scene in json.loads(record.read_text())["scenes"]}
+    assert states == {FIRST: "done", SECOND: "done"} | dict.fromkeys(("time", "place", "grid", "bands"), "failed")
+    assert all(f"failed    {name}: " in result.stderr for name in ("time", "place", "grid", "bands"))
+
+
+def test_a_failed_scene_is_tried_again_by_the_names_it_was_found_with(world: World, out: Path, tmp_path: Path) -> None:
+    """The next run may use another catalog, which names its assets otherwise."""
+    broken = break_scene(world, tmp_path)
+    broken["assets"] = {f"B-{name}": asset for name, asset in broken["assets"].items()}
+    names = [part for band in ("red", "green", "blue", "nir", "scl") for part in ("--asset", f"{band}=B-{band}")]
+    assert world.run(out, broken, more=tuple(names)).code == 1
+    shutil.copy(world.items[LATE]["assets"]["nir"]["href"], tmp_path / "nir.tif")
+    second = world.run(out, FIRST, SECOND)
+    assert second.code == 0, second.stderr
+    np.testing.assert_array_equal(mask_of(out, LATE), world.expected(LATE))
+
+
 def test_two_halves_of_a_tile_have_slots_of_their_own(world: World, tmp_path: Path) -> None:
     """The swath's two datastrips: one tile, one day, one time, complementary footprints."""
     out = tmp_path / "out"

@@ -1,6 +1,7 @@
 """Each trap of stackstac, GDAL and the catalogs that FACTS names is held here by a test."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,15 @@ def test_saturated_pixels_are_data() -> None:
     assert reflectance(np.full((4, 1, 1), 65535, np.uint16), described_bands())[0, 0, 0] == pytest.approx(6.4535)
 
 
+@pytest.mark.parametrize("tag", [0, None])
+def test_averages_at_the_edge_of_the_swath_are_of_data_only(tmp_path: Path, tag: int | None) -> None:
+    pixels = np.full((240, 240), 4000, np.uint16)
+    pixels[:, :121] = 0
+    scene = described(make_item(tmp_path, values=dict.fromkeys(BANDS, pixels), nodata=tag), 20)
+    cube = open_scene(scene, scene.bands, scene.grid, resampling=rasterio.enums.Resampling.average)
+    assert set(np.unique(cube)) == {0, 4000}
+
+
 @pytest.mark.parametrize(("resolution", "factor"), [(20, 2), (60, 6)])
 def test_coarser_masks_are_served_from_the_same_origin(tmp_path: Path, resolution: float, factor: int) -> None:
     rows = np.arange(600, dtype=np.uint16)[:, None] + np.zeros(600, np.uint16) + 1000
@@ -197,6 +207,49 @@ def test_rotated_grids_are_refused(tmp_path: Path) -> None:
     item["assets"]["red"]["proj:transform"] = [9, 1, 600_000, 1, -9, 5_200_020]
     with pytest.raises(SceneError, match="not north-up"):
         described(item)
+
+
+@pytest.mark.parametrize(
+    ("asset", "properties", "says"),
+    [
+        ({"proj:transform": [10, 0]}, {}, "its metadata make no sense: ValueError"),
+        ({"proj:shape": ["a", 3]}, {}, "its metadata make no sense: ValueError"),
+        ({"proj:epsg": 999_999}, {}, "its metadata make no sense: CRSError"),
+        ({"raster:bands": [{"scale": "small"}]}, {}, "could not convert string to float: 'small'"),
+        ({"raster:bands": 7}, {}, "its metadata make no sense: TypeError"),
+        ({}, {"datetime": "last week"}, "has the datetime 'last week'"),
+    ],
+)
+def test_metadata_that_make_no_sense_refuse_their_scene(
+    asset: dict[str, Any], properties: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    item = make_item(tmp_path)
+    item["assets"]["red"] |= asset
+    item["properties"] |= properties
+    with pytest.raises(SceneError, match=re.escape(says)):
+        described(item)
+
+
+def test_nothing_said_is_not_said_to_be_nothing(tmp_path: Path) -> None:
+    item = make_item(tmp_path)
+    before = described(item)
+    for asset in item["assets"].values():
+        asset |= {"bands": None, "raster:scale": None, "raster:offset": None}
+    assert described(item).bands == before.bands
+
+
+def test_a_vertical_datum_is_not_asked_for(tmp_path: Path) -> None:
+    item = make_item(tmp_path)
+    item["properties"]["proj:code"] = "EPSG:32633+5773"
+    assert described(item).grid.epsg == 32633
+
+
+def test_another_grid_is_another_fingerprint(tmp_path: Path) -> None:
+    item = make_item(tmp_path)
+    before = described(item).fingerprint
+    for asset in item["assets"].values():
+        asset["proj:transform"] = [10, 0, 600_005, 0, -10, 5_200_025]
+    assert described(item).fingerprint != before
 
 
 def test_a_missing_band_is_named(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from cloudjob.grid import Grid, Window
 from cloudjob.lock import Lock, LockLostError
 from cloudjob.out import Out
 from cloudjob.receipt import Receipt
-from cloudjob.store import Slot, Writer, _allocate, complete, open_masks, prepare
+from cloudjob.store import Slot, Writer, _allocate, begin, complete, open_masks, prepare
 
 
 @pytest.fixture
@@ -279,15 +279,18 @@ def test_a_tile_that_became_empty_is_emptied(out: Out):
     assert np.array_equal(array(out)[0, 32:], expected(scene)[32:])
 
 
-def test_the_item_is_gone_before_a_shard_is_overwritten(out: Out):
-    run(out, [make_scene(0)])
-    changed = make_scene(0, fingerprint="f2")
+def test_the_item_is_gone_before_a_shard_is_overwritten_and_no_sooner(out: Out):
+    run(out, [make_scene(0), make_scene(1)])
+    changed, waiting = make_scene(0, fingerprint="f2"), make_scene(1, fingerprint="f2")
     with Lock(out) as lock:
         before = ledger.read(out)
-        assert plan.make([changed], before, lambda _: ALL).counts == {"changed": 1}
-        prepare(lock, SETTINGS, before, [changed], tile=TILE)
-        assert not (Path(out.address) / f"items/32TQM/{changed.id}.json").exists()
-        assert list(array(out, "status")) == [0]
+        assert plan.make([changed, waiting], before, lambda _: ALL).counts == {"changed": 2}
+        slots = prepare(lock, SETTINGS, before, [changed, waiting], tile=TILE)
+        assert set(ledger.read(out).done) == {changed.id, waiting.id}
+        begin(lock, before, changed, slot=slots[changed.id])
+    # Killed here: the scene that was not begun keeps its mask.
+    assert set(ledger.read(out).done) == {waiting.id}
+    assert list(array(out, "status")) == [0, 1]
 
 
 def test_a_group_of_another_grid_is_refused(out: Out):
