@@ -101,6 +101,7 @@ def make_samples(chosen: settings.Settings, learn: Sequence[Patch], soft: dict[s
         skies=chosen.data.simulated,
         soft=soft,
         whole=training.samples == 0,
+        widened=chosen.data.widened,
     )
     if training.samples == 0:
         samples.length = chosen.data.patches or len(samples.labelled)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.ndimage import gaussian_filter  # type: ignore[attr-defined]  # scipy's own lists hide it
+from scipy.ndimage import gaussian_filter, maximum_filter  # type: ignore[attr-defined]  # scipy's own lists hide it
 from torch.utils.data import Dataset
 
 from cloudjob import simulate
@@ -25,6 +25,8 @@ Sample = tuple[Float, Float]
 
 SKY_SIDE = 384  # pixels of a simulated sky, of which a crop is used
 BRIGHTEST = 2.0  # reflectance; one bad number would spoil the BatchNorm of a whole batch
+HARD = (("bare", "forest", "snow"), ("bare", "snow", "ice"), ("town", "farmland"), None, None)
+"""Kinds of simulated ground in turn: what passes for cloud most easily, and anything."""
 KEPT = 200  # patches kept in memory; larger data sets are read again every epoch
 DOUBTFUL = (0.06, 0.25)  # opacity between thin haze and thin cloud, where people disagree: not taught
 
@@ -68,6 +70,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         augment: whether crops are zoomed, turned and their radiometry changed.
         skies: number of simulated skies (and of simulated grounds).
         soft: targets (height, width) that replace a patch's label, by its name; see `training.teach`.
+        widened: pixels by which targets' clouds are widened.
         whole: show `length` crops, fixed by the seed, once an epoch in random order, instead of new ones.
     """
 
@@ -82,6 +85,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     skies: int = 400
     soft: dict[str, Float] = field(default_factory=dict)
     whole: bool = False
+    widened: int = 0
     _cache: dict[str, Sample] = field(default_factory=dict)
     _skies: dict[int, npt.NDArray[np.float16]] = field(default_factory=dict)
     _grounds: dict[int, npt.NDArray[np.float16]] = field(default_factory=dict)
@@ -90,7 +94,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.labelled = [p for p in self.patches if p.label is not None or p.name in self.soft]
         self.scenes = _by_scene(self.labelled)
         self.opaque = _by_scene([p for p in self.labelled if self._has_opaque_clouds(p)])
-        self.clear = _by_scene([p for p in self.patches if p.clear])
+        self.clear = [p for p in self.patches if p.clear]
 
     def warm(self) -> None:
         """Make everything that is kept in memory, before loading processes are forked and would each make their own."""
@@ -118,7 +122,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         elif kind == 1 and rng.random() < 0.3 and self.mix.simulated:
             image, target = self._painted(rng)
         elif kind == 1:
-            image, target = self._crop(rng, self._draw(rng, self.clear))
+            image, target = self._crop(rng, self.clear[rng.integers(len(self.clear))])
         elif kind == 2:
             image, target = self._pasted(rng)
         else:
@@ -135,7 +139,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def _crop(self, rng: np.random.Generator, patch: Patch, place: np.random.Generator | None = None) -> Sample:
         """A crop, zoomed and turned when augmenting; `place` says where, else it is anywhere."""
         image, target = self._read(patch)
-        zoom = float(np.exp(rng.uniform(-0.7, 0.7))) if self.augment and rng.random() < 0.5 else 1.0
+        zoom = float(np.exp(rng.uniform(-0.7, 0.7))) if self.augment and rng.random() < 0.3 else 1.0
         height, width = target.shape
         side = min(round(self.crop * zoom), height, width) if zoom != 1 else self.crop
         row, column = (int((place or rng).integers(max(0, full - side) + 1)) for full in (height, width))
@@ -155,6 +159,9 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         target[label == UNKNOWN] = np.nan
         if patch.name in self.soft:
             target = np.where((image != 0).any(axis=0), self.soft[patch.name], np.nan).astype(np.float32)
+        if self.widened:
+            wide = maximum_filter(np.nan_to_num(target), 2 * self.widened + 1)
+            target = np.where(np.isnan(target), target, wide).astype(np.float32)
         if len(self._cache) < KEPT:
             self._cache[patch.name] = image, target
         return image, target
@@ -169,7 +176,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def _pasted(self, rng: np.random.Generator) -> Sample:
         """The clouds of one patch over the clear ground of another, wherever they are the brighter."""
-        image, target = self._crop(rng, self._draw(rng, self.clear))
+        image, target = self._crop(rng, self.clear[rng.integers(len(self.clear))])
         clouds, label = self._crop(rng, self._draw(rng, self.opaque))
         matte = gaussian_filter(np.nan_to_num(label), 3)
         matte = np.clip(2 * matte, 0, 1).astype(np.float32)
@@ -184,7 +191,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         elif self.labelled and rng.random() < 0.2:
             image, target = self._crop(rng, self._draw(rng, self.scenes))
         else:
-            image, target = self._crop(rng, self._draw(rng, self.clear))
+            image, target = self._crop(rng, self.clear[rng.integers(len(self.clear))])
         parts = self._sky(int(rng.integers(self.skies)))
         parts, _ = turn(rng, *_window(rng, parts, parts[0], self.crop))
         sky = simulate.Sky(opacity=parts[0].copy(), colour=parts[2:].copy(), shadow=parts[1].copy())
@@ -211,7 +218,11 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def _ground(self, number: int) -> Float:
         if number not in self._grounds:
             rng = np.random.default_rng((self.seed, 1_000_033, number))
-            self._grounds[number] = simulate.ground(rng, (SKY_SIDE, SKY_SIDE))[0].astype(np.float16)
+            kinds = HARD[number // 2 % len(HARD)]
+            # Every other one is painted in pixels of 20 m: mountains and roofs come in more than one size.
+            times = 1 + number % 2
+            image = simulate.ground(rng, (SKY_SIDE // times, SKY_SIDE // times), kinds=kinds)[0]
+            self._grounds[number] = image.repeat(times, axis=1).repeat(times, axis=2).astype(np.float16)
         return self._grounds[number].astype(np.float32)
 
 
@@ -223,7 +234,7 @@ def sensor(rng: np.random.Generator, image: Float, target: Float) -> Sample:
     """
     empty = (image == 0).all(axis=0)
     bands = len(image)
-    gain = np.exp(rng.normal(0, 0.09) + rng.normal(0, 0.03, bands))
+    gain = np.exp(rng.normal(0, 0.06) + rng.normal(0, 0.02, bands))
     offset = rng.normal(0, 0.006) + rng.normal(0, 0.004, bands)
     if rng.random() < 0.2:
         # Path radiance grows towards short waves, about as wavelength^−4 (Rayleigh): red, green, blue, near infrared.

@@ -47,6 +47,8 @@ class Data:
         teacher: scenes whose target is what `ukis-csmask` thinks of them (a probability), not their label.
         confirmed: scenes whose label is by an algorithm; cloud counts only where `ukis-csmask` agrees.
         simulated: grounds and skies to simulate.
+        widened: pixels by which the clouds of labels and of the teacher are widened: people differ in how far outside
+            a cloud they draw its edge, and who uses a mask would rather lose a clear pixel than keep a hazy one.
     """
 
     patches: int = 0
@@ -57,6 +59,7 @@ class Data:
     teacher: tuple[str, ...] = ()
     confirmed: tuple[str, ...] = ()
     simulated: int = 400
+    widened: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Training:
         decay: weight decay.
         average: decay per step of the running average of the weights, which is what is kept; 0 for none.
         augment: zoom, turn and change the radiometry of crops.
+        seams: weight of the mean change of probability when all beyond the network's halo is cut off, so that tiles
+            fit together though the network sees farther than its halo; 0 for none.
         seed: of everything that is random.
     """
 
@@ -83,6 +88,7 @@ class Training:
     decay: float = 1e-2
     average: float = 0.0
     augment: bool = True
+    seams: float = 0.0
     seed: int = 0
 
 
