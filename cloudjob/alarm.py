@@ -54,7 +54,8 @@ def disagreement(row: Row) -> list[str]:
     """In which ways a scene disagrees with its provider: one short phrase each."""
     found = []
     if row.difference is not None and row.computed >= WHOLE and abs(row.difference) > DIFFERENCE:
-        found.append(f"{row.difference:+.0f} points of cloud against the provider")
+        points = f"{row.difference:+.0f}".replace("-", "−")
+        found.append(f"{points} points of cloud against the provider")
     if row.agreement is not None and row.compared >= COMPARED and row.agreement < AGREEMENT:
         found.append(f"{row.agreement:.0f} % agreement with SCL")
     return found

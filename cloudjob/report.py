@@ -64,7 +64,7 @@ def write(out: Out) -> str:
         rows=rows,
         runs=runs,
         mean=_mean([row.cloud for row in rows if row.cloud is not None]),
-        failures=sorted(ledger.failures.values(), key=lambda failure: failure.last, reverse=True),
+        failures=sorted(ledger.failures.values(), key=lambda failure: (failure.abandoned, failure.last), reverse=True),
         incomplete=(incomplete := _incomplete(ledger)),
         alarms=alarms(rows, runs, ledger, incomplete),
         compared=sum(comparable(row) for row in rows),

@@ -36,7 +36,7 @@ def options(command: click.Command) -> list[click.Option]:
 
 
 def test_the_commands_of_the_design() -> None:
-    assert cli.cli.commands.keys() >= {"run", "plan", "status", "export", "model", "demo", "worker"}
+    assert cli.cli.commands.keys() >= {"run", "plan", "status", "export", "report", "model", "demo", "worker"}
 
 
 @pytest.mark.parametrize(("name", "command"), NAMED)

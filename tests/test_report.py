@@ -304,7 +304,7 @@ def test_a_scene_that_disagrees_with_its_provider_is_an_alarm(world: World, capf
     assert "1 alarm" in made(capfd, world.out).look()
     shutil.rmtree(world.out / "runs")  # It was not the last run that made it
     page = made(capfd, world.out)
-    assert "No alarm, 1 to know" in page.look()
+    assert "No alarm, 1 notice" in page.look()
     assert "1 scene of earlier runs disagrees" in page.look()
 
 
@@ -356,7 +356,7 @@ def test_failures_with_their_reasons(tmp_path: Path, capfd: Capfd) -> None:
     assert "1 scene abandoned" in page.look()
     told = page.text[page.text.index("Not done") : page.text.index("Scenes in all")]
     assert re.search(rf"{lost}\s+abandoned\s+HTTP 404\s+3 runs in a row", told)
-    assert re.search(rf"{late}\s+failed\s+timed out after 30 s\s+1 run in a row", told)
+    assert re.search(rf"{late}\s+failed\s+timed out after 30 s\s+Once, last 20", told)
     assert [next(a["data-v"] for _, a in parts if a.get("class") == "name") for parts in page.rows.values()] == [fine]
 
 

@@ -24,8 +24,8 @@
       row.hidden = (odd.checked && row.className !== "odd") || !row.cells[1].textContent.toLowerCase().includes(text);
       shown += !row.hidden;
     }
-    document.getElementById("shown").textContent =
-      shown === rows.length ? `${shown.toLocaleString("en")} scenes` : `${shown.toLocaleString("en")} of ${rows.length.toLocaleString("en")} scenes`;
+    const some = shown === rows.length ? "" : `${shown.toLocaleString("en")} of `;
+    document.getElementById("shown").textContent = `${some}${rows.length.toLocaleString("en")} scene${rows.length === 1 ? "" : "s"}`;
   };
 
   if (table) {

@@ -7,6 +7,8 @@ cd "$(dirname "$0")/../.."
 packages="nginx postgresql-15 postgresql-15-postgis-3"
 # What watches runs.
 packages="$packages prometheus prometheus-node-exporter"
+# A browser for the report and the dashboard; Playwright's own is never downloaded.
+packages="$packages chromium fonts-dejavu-core"
 # shellcheck disable=SC2086  # One word per package is meant.
 if ! dpkg-query --show --showformat='${db:Status-Status}\n' $packages 2>/dev/null |
     awk -v wanted="$(echo $packages | wc -w)" '$0 == "installed" { n++ } END { exit n != wanted }'; then
