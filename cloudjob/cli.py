@@ -189,8 +189,11 @@ def run(
         raise UsageError(
             f"--listen is for a scheduler of this run's own, not for the one at {where}", hint="leave one out"
         )
-    with metrics.Watch(Out.at(options["out"]), Path(metrics_file) if metrics_file else None) as watch:
-        events = job.run(_job(options), lambda: _connect(where, workers, listen, watch))
+    with (
+        metrics.Watch(Out.at(options["out"]), Path(metrics_file) if metrics_file else None) as watch,
+        # Ctrl-C may strike outside of it: then, too, it gives back its lock and its cluster before anything else ends.
+        contextlib.closing(job.run(_job(options), lambda: _connect(where, workers, listen, watch))) as events,
+    ):
         watch.code = show.progress(watch.follow(events), as_json=as_json)
     return watch.code
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -97,7 +97,9 @@ def estimate(job: Job, view: Survey, lanes: int) -> Cost:
     )
 
 
-def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Iterator[Survey | SceneResult]:
+def run(
+    job: Job, connect: Callable[[], AbstractContextManager[Client]]
+) -> Generator[Survey | SceneResult, None, None]:
     """Do a job: first its survey, then each scene's result as it comes.
 
     Everything that can be found wrong beforehand is found before anything is written. A job with nothing to do

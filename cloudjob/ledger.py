@@ -158,7 +158,7 @@ def write_run(out: Out, started: datetime, record: Mapping[str, Any]) -> str:
 
 
 def summary(out: Out) -> Summary:
-    """The state of an OUT in a few figures."""
+    """The state of an OUT in a few figures; all of them nothing where no run has written yet."""
     ledger = read(out)
     covers = [entry.cloud_cover for entry in ledger.done.values() if entry.cloud_cover is not None]
     times = sorted(entry.time for entry in ledger.done.values())
