@@ -21,6 +21,7 @@ from cloudjob.request import request
 NEXT = """
 Now try
   cloudjob status {masks}
+  cloudjob report {masks}
   cloudjob export {masks} {scene} mask.tif
   python -c "import xarray; print(xarray.open_zarr('{masks}/masks.zarr/{group}'))"
 """

@@ -125,6 +125,18 @@ def test_other_commands(work, server, out, tmp_path):
     assert exported.code == 0, exported.stderr
     with rasterio.open(tmp_path / "mask.tif") as file:
         np.testing.assert_array_equal(file.read(1), jobs.mask_of(work / "reference", scene))
+    place, before = s3_store(server, out), {}
+    for _ in range(2):
+        report = jobs.cloudjob("report", out, **server)
+        assert report.code == 0, report.stderr
+        assert report.stdout == f"{out}/report/index.html\n"
+        page = bytes(obstore.get(place, "report/index.html").bytes()).decode()
+        assert page.count("data:image/webp;base64,") == 4
+        assert not any(key in page for key in S3_KEYS.values())
+        pictures = {path: tag for path, tag in written(place).items() if path.startswith("report/pictures/")}
+        assert len(pictures) == 2
+        assert pictures == (before or pictures)  # The second time they are kept
+        before = pictures
 
 
 READ = """
