@@ -12,6 +12,9 @@ WIDTH, HEIGHT = 340, 140
 LEFT, RIGHT, TOP, BOTTOM = 44, 330, 10, 114
 """Edges of the drawing's field; its unit is about a CSS pixel."""
 
+CROWD = 150
+"""Of more scenes than these the dots are smaller and the lines to the provider's figures left out."""
+
 
 def cloud_share(rows: Sequence[Row], first: datetime, last: datetime) -> Markup:
     """Draw our cloud cover as dots, each with a line to the provider's figure.
@@ -34,23 +37,24 @@ def cloud_share(rows: Sequence[Row], first: datetime, last: datetime) -> Markup:
 
     shown = [row for row in reversed(rows) if row.cloud is not None]
     parts = [_axes(first, last, x, y)]
-    stems = [f"M{x(r.time)} {y(r.provider)}V{y(r.cloud or 0)}m-3 0" for r in shown if r.provider is not None]
-    ends = [f"M{x(r.time) - 3:g} {y(r.provider)}h6" for r in shown if r.provider is not None]
+    told = [row for row in shown if row.provider is not None and len(shown) <= CROWD]
+    stems = [f"M{x(r.time)} {y(r.provider)}V{y(r.cloud or 0)}m-3 0" for r in told]
+    ends = [f"M{x(r.time) - 3:g} {y(r.provider)}h6" for r in told]
     parts.append(Markup('<path class="theirs" d="{}"/>').format("".join([*stems, *ends])))
-    parts += [_dot(row, x(row.time), y(row.cloud or 0)) for row in shown]
+    parts += [_dot(row, x(row.time), y(row.cloud or 0), 3.5 if len(shown) <= CROWD else 2) for row in shown]
     label = f"Cloud share of {rows[0].tile}, {len(shown)} scenes from {first:%Y-%m-%d} to {last:%Y-%m-%d}"
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, label, Markup().join(parts)
     )
 
 
-def _dot(row: Row, x: float, y: float) -> Markup:
+def _dot(row: Row, x: float, y: float, radius: float) -> Markup:
     theirs = "" if row.provider is None else f", provider {row.provider:.1f} %"
     told = f"{row.time:%Y-%m-%d}: {row.cloud:.1f} %{theirs}, {row.id}"
     if disagreement(row):  # Another shape, too: nothing is told by colour alone
         diamond = f"M{x} {y - 5.5:g}l5.5 5.5-5.5 5.5-5.5-5.5z"
         return Markup('<path class="odd" d="{}"><title>{}, disagrees</title></path>').format(diamond, told)
-    return Markup('<circle class="dot" cx="{}" cy="{}" r="3.5"><title>{}</title></circle>').format(x, y, told)
+    return Markup('<circle class="dot" cx="{}" cy="{}" r="{}"><title>{}</title></circle>').format(x, y, radius, told)
 
 
 def _axes(first: datetime, last: datetime, x: Callable[[datetime], float], y: Callable[[float], float]) -> Markup:
