@@ -17,7 +17,7 @@ import torch
 from distributed import Client, Future, Nanny, Scheduler, SpecCluster, WorkerPlugin, as_completed, get_worker
 from distributed.comm.addressing import get_address_host_port
 
-from cloudjob import checkpoint, logs, predict
+from cloudjob import checkpoint, logs, predict, tls
 from cloudjob.errors import UnreachableError, UsageError, redact
 
 Work = TypeVar("Work")
@@ -152,9 +152,10 @@ def connect(where: str = "local", workers: int | None = None, listen: str | None
             cluster.scheduler.in_order = True
         return
     check_address(where)
+    tls.check(where, "client")
     try:
         client = Client(where, timeout=PATIENCE)
-    except (OSError, TimeoutError, ValueError, TypeError) as error:  # TypeError: tls:// without a certificate
+    except (OSError, TimeoutError, ValueError) as error:
         raise UnreachableError(
             f"no Dask scheduler answers at {redact(where)}: {error}",
             hint="start one with `dask scheduler`, and workers with `cloudjob worker ADDRESS`",
@@ -208,8 +209,10 @@ def _local(workers: int | None, listen: str | None) -> Iterator[SpecCluster]:
 def _door(listen: str | None) -> dict[str, str | int]:
     """Where the scheduler of a local cluster listens, and where the workers of this machine find it."""
     if not listen:
-        return {"host": LOOPBACK, "port": 0}
+        encrypted = dask.config.get("distributed.comm.require-encryption")
+        listen = f"{'tls' if encrypted else 'tcp'}://{LOOPBACK}:0"
     check_address(listen)
+    tls.check(listen, "scheduler")
     host, port = get_address_host_port(listen)
     protocol = listen.partition(":")[0]
     everywhere = {"contact_address": f"{protocol}://{LOOPBACK}:{port}"} if host == "0.0.0.0" else {}  # noqa: S104
@@ -217,8 +220,18 @@ def _door(listen: str | None) -> dict[str, str | int]:
 
 
 def load(client: Client, path: str, data: bytes, sha256: str) -> None:
-    """Have every worker, also those that come later, load the network."""
-    client.register_plugin(ModelPlugin(path, data, sha256))
+    """Have every worker, also those that come later, load the network.
+
+    Raises:
+        UnreachableError: one cannot.
+    """
+    try:
+        client.register_plugin(ModelPlugin(path, data, sha256))
+    except Exception as error:  # noqa: BLE001 -- Dask raises a bare one, whatever happened there
+        raise UnreachableError(
+            f"a worker cannot load the network: {error}",
+            hint="cloudjob must be installed where workers run, in this version: start them with `cloudjob worker`",
+        ) from None
 
 
 def lane_count(client: Client) -> int:

@@ -9,7 +9,7 @@ from distributed.comm.addressing import get_address_host
 from distributed.comm.core import connect
 from distributed.utils import get_ip
 
-from cloudjob import cluster
+from cloudjob import cluster, tls
 from cloudjob.errors import UnreachableError, redact
 
 ARRIVAL = 600
@@ -38,12 +38,20 @@ async def serve(address: str, workers: int | None = None) -> bool:
         UnreachableError: no scheduler answers.
     """
     cluster.check_address(address)
+    tls.check(address, "worker")
+    protocol = address.partition(":")[0]  # Or workers would talk among themselves without encryption
     with dask.config.set(cluster.CONFIG):
         await _arrival(address)
         host = get_ip(get_address_host(address))
         nannies = [
             # The first has the port at which a health check asks
-            _Lane(address, env=env, **cluster.WORKER, **cluster.listen_at(host, 0 if n else cluster.DASHBOARD_PORT))
+            _Lane(
+                address,
+                protocol=protocol,
+                env=env,
+                **cluster.WORKER,
+                **cluster.listen_at(host, 0 if n else cluster.DASHBOARD_PORT),
+            )
             for n, env in enumerate(cluster.lanes(workers))
         ]
         try:
