@@ -37,11 +37,12 @@ def cloud_share(rows: Sequence[Row], first: datetime, last: datetime) -> Markup:
 
     shown = [row for row in reversed(rows) if row.cloud is not None]
     parts = [_axes(first, last, x, y)]
-    told = [row for row in shown if row.provider is not None and len(shown) <= CROWD]
-    stems = [f"M{x(r.time)} {y(r.provider)}V{y(r.cloud or 0)}m-3 0" for r in told]
-    ends = [f"M{x(r.time) - 3:g} {y(r.provider)}h6" for r in told]
-    parts.append(Markup('<path class="theirs" d="{}"/>').format("".join([*stems, *ends])))
-    parts += [_dot(row, x(row.time), y(row.cloud or 0), 3.5 if len(shown) <= CROWD else 2) for row in shown]
+    radius = 3.5 if len(shown) <= CROWD else 2
+    if len(shown) <= CROWD:
+        told = [(x(row.time), y(row.provider), y(row.cloud or 0)) for row in shown if row.provider is not None]
+        lines = "".join(f"M{at} {theirs}V{ours}M{at - 3:g} {theirs}h6" for at, theirs, ours in told)
+        parts.append(Markup('<path class="theirs" d="{}"/>').format(lines))
+    parts += [_dot(row, x(row.time), y(row.cloud or 0), radius) for row in shown]
     label = f"Cloud share of {rows[0].tile}, {len(shown)} scenes from {first:%Y-%m-%d} to {last:%Y-%m-%d}"
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, label, Markup().join(parts)

@@ -329,6 +329,28 @@ def test_nothing_from_outside_becomes_markup(tmp_path: Path, capfd: Capfd) -> No
     assert "1 scene with a warning" in page.look()
 
 
+def test_images_of_the_planetary_computer_are_signed(
+    world: World, capfd: Capfd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def sign(how: str, href: str) -> str:
+        asked.append((how, href))
+        return href
+
+    monkeypatch.setattr("cloudjob.signing.open_href", sign)
+    made(capfd, world.out)
+    assert {how for how, _ in asked} == {""}
+    shutil.rmtree(world.out / "report")
+    asked.clear()
+    (path,) = (world.out / "runs").glob("*.json")
+    address = "https://planetarycomputer.microsoft.com/api/stac/v1"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"catalog": address}))
+    made(capfd, world.out)
+    assert {how for how, _ in asked} == {"planetary-computer"}
+    assert {Path(href).name for _, href in asked} == {"red.tif", "green.tif", "blue.tif"}
+
+
 def test_no_secret_is_shown(world: World, tmp_path: Path, capfd: Capfd) -> None:
     signed = "https://127.0.0.1:9/green.tif?se=2034&sig=SECRETSIGNATURE%3D"
     edit(world.out, SNOW, lambda told: told["cloudjob:reflectance"]["green"].update(href=signed))
@@ -457,4 +479,8 @@ def test_dots_lie_where_they_should() -> None:
     assert len(points) == len(days)
     assert all(44 <= x <= 330 and 0 <= y <= 114 for x, y in points)
     assert len({x for x, _ in points}) == len(days)
+    assert drawn.count("h6") == len(days)  # The provider's figures
+    crowd = str(cloud_share([ROW] * 151, ROW.time, ROW.time))
+    assert "h6" not in crowd
+    assert crowd.count("<circle") == 151
     assert "01 Jun 2024" in drawn
