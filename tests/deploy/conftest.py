@@ -3,6 +3,7 @@
 import pytest
 
 from .servers import nginx, postgres, stac_api
+from .simulated import make
 from .skips import pytest_make_collect_report, pytest_runtest_makereport
 
 __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
@@ -29,3 +30,9 @@ def images(request, tmp_path_factory):
 
     with nginx(tmp_path_factory.mktemp("nginx"), REAL.parent) as served:
         yield served
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory):
+    """A folder with the demo's catalog and what a run on this machine makes of it; see simulated.py."""
+    return make(tmp_path_factory.mktemp("simulated"))

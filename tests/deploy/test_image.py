@@ -5,17 +5,15 @@ import json
 import re
 import time
 
-import jobs
-import numpy as np
 import pytest
 import yaml
 
 from cloudjob import errors
-from cloudjob.demo import collection
 
 from . import containers, manifests
 from .containers import IMAGE, NETWORK, SUBNET
 from .servers import S3_KEYS, s3, s3_environment, s3_ports, s3_store
+from .simulated import SCENES, assert_same_masks
 from .test_s3 import copied
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
@@ -23,7 +21,6 @@ pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
 HARDENED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--tmpfs=/tmp:size=512m,mode=1777")
 JOB = "cloudjob-29400137"
 """As the CronJob would name it."""
-SCENES = 6
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +30,6 @@ def engine():
     with containers.podman() as engine:
         (engine.folder / "build.log").write_text(containers.build(engine))
         yield engine
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    """A folder with the demo's catalog, and the masks of a run on this machine."""
-    folder = tmp_path_factory.mktemp("image-work")
-    collection(folder / "catalog", shrink=2)
-    where = ("--out", folder / "reference", "--workers", 1)
-    done = jobs.cloudjob("run", *jobs.EVERYWHERE, "--catalog", folder / "catalog/items.json", *where)
-    assert done.code == 0, done.stderr
-    for path in (folder, *folder.parents[:2], *folder.rglob("*")):  # pytest keeps its folders to itself
-        path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o644))
-    return folder
 
 
 def run(engine, *arguments, options=(), network="none"):
@@ -131,7 +115,7 @@ def said(engine, name, text, seconds=120):
 
 
 @pytest.fixture
-def night(engine, work, tmp_path):
+def night(engine, simulated, tmp_path):
     """An S3 server on the network of the Pods: a function that starts one, and the environment of the store."""
     ports = s3_ports()
     gateway = f"{SUBNET}1"
@@ -149,14 +133,14 @@ def night(engine, work, tmp_path):
     holder = engine("run", "--detach", "--rm", f"--network={NETWORK}", "--entrypoint=sleep", IMAGE, "infinity")
     try:
         with s3(tmp_path, ports, gateway):
-            yield lambda number, **other: play(engine, number, {**settings, **other}, work), store
+            yield lambda number, **other: play(engine, number, {**settings, **other}, simulated), store
     finally:
         engine.start("podman", "pod", "rm", "--all", "--force", "--time", 0)
         engine.start("podman", "rm", "--force", "--time", 0, holder)
         engine.start("podman", "secret", "rm", "cloudjob-store")
 
 
-def test_a_night_in_pods_with_a_worker_killed(engine, night, work, tmp_path):
+def test_a_night_in_pods_with_a_worker_killed(engine, night, simulated, tmp_path):
     """Scheduler and two workers, one of them killed in the middle: the masks of a run on this machine."""
     start, store = night
     workers = [start(1), start(2)]  # They wait for their scheduler, whose Pod may come late
@@ -172,23 +156,7 @@ def test_a_night_in_pods_with_a_worker_killed(engine, night, work, tmp_path):
     everything = "".join(map(engine.logs, (run, *workers)))
     assert not [key for key in S3_KEYS.values() if key in everything]
     assert f"{SCENES} done" in everything
-    assert_same_masks(copied(s3_store(store, "s3://masks/night"), tmp_path / "night"), work / "reference")
-
-
-def assert_same_masks(out, reference):
-    """Both have the same scenes with the same masks. Slots may differ: they are handed out in order of arrival."""
-    ours, theirs = (dict(masks_by_scene(each)) for each in (out, reference))
-    assert len(ours) == SCENES
-    assert ours.keys() == theirs.keys()
-    for key, mask in theirs.items():
-        np.testing.assert_array_equal(ours[key], mask)
-
-
-def masks_by_scene(out):
-    slots = jobs.slots(out)
-    for group, arrays in jobs.masks(out).items():
-        for scene, mask in zip(slots[group], arrays["cloud"], strict=True):
-            yield (group, scene), mask
+    assert_same_masks(copied(s3_store(store, "s3://masks/night"), tmp_path / "night"), simulated / "reference")
 
 
 def test_what_ends_a_night_early(engine, night):
@@ -197,15 +165,14 @@ def test_what_ends_a_night_early(engine, night):
     early = {
         errors.USAGE: {"CLOUDJOB_DATES": "tonight"},
         errors.CONTRACT: {"CLOUDJOB_CHECKPOINT": "/catalog/items.json"},
-        errors.UNREACHABLE: {"CLOUDJOB_OUT": "s3://masks/early", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
     }
     for code, settings in early.items():
         run = start(0, **settings)
         assert ended(engine, run) == code, engine.logs(run)
+        assert manifests.reaction(code) == "fails"
         assert "Traceback" not in engine.logs(run)
         assert not [key for key in S3_KEYS.values() if key in engine.logs(run)]
         engine("pod", "rm", "--force", "--time", 0, f"{JOB}-0")
-    assert [manifests.reaction(code) for code in early] == ["fails", "fails", "replaced"]
 
 
 def test_a_scheduler_that_is_killed(engine, night):
@@ -227,6 +194,7 @@ def test_a_scheduler_that_is_killed(engine, night):
         engine("pod", "rm", "--all", "--force", "--time", 0)
         if manifests.reaction(code) != "replaced":
             break
+        assert code == errors.UNREACHABLE
         assert "another run is at work" in told
     assert code == 0, told
     assert re.search(r"\d done in", told)
