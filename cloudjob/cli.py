@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 from distributed import Client
 
-from cloudjob import checkpoint, cluster, demo_job, errors, export, job, logs, metrics, report, show
+from cloudjob import checkpoint, cluster, demo_job, errors, export, job, logs, metrics, report, show, survey
 from cloudjob.errors import CloudjobError, UsageError
 from cloudjob.out import Out
 from cloudjob.request import Job, request
@@ -44,7 +44,7 @@ def main() -> None:
     """Entry point: run a command and exit with DESIGN's codes."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = cli.main(standalone_mode=False) or errors.DONE
+        code = cli.main(prog_name="cloudjob", standalone_mode=False) or errors.DONE
     except click.ClickException as error:
         if logs.is_json():
             _say_error(error.format_message(), error.exit_code)
@@ -208,13 +208,13 @@ def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> N
     failed before, abandoned (failed three times for one reason) or done.
     """
     asked = _job(options)
-    view = job.survey(asked)
+    view = survey.make(asked)
     if where == "local":
         lanes = len(cluster.lanes(workers))
     else:
         with cluster.connect(where) as client:
             lanes = cluster.lane_count(client)
-    show.plan(view, job.estimate(asked, view, lanes), as_json=as_json)
+    show.plan(view, survey.estimate(asked, view, lanes), as_json=as_json)
 
 
 @cli.command()

@@ -2,9 +2,8 @@
 
 import contextlib
 import json
-import logging
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -14,25 +13,16 @@ from typing import Any, Literal
 import shapely
 from distributed import Client, KilledWorker
 
-from cloudjob import cluster, ledger, plan, settings, store
-from cloudjob.catalog import search
-from cloudjob.errors import CloudjobError, ContractError, SceneError
-from cloudjob.grid import Tile
-from cloudjob.group import grid_of
-from cloudjob.identity import merge as merge_versions
-from cloudjob.ledger import Ledger
+from cloudjob import cluster, ledger, settings, store, survey
+from cloudjob.errors import CloudjobError, SceneError
 from cloudjob.lock import Lock
-from cloudjob.metadata import describe, offset_doubt
-from cloudjob.plan import Cost, Plan, Planned
+from cloudjob.metadata import offset_doubt
+from cloudjob.plan import Planned
 from cloudjob.receipt import Receipt, merge
 from cloudjob.request import Job
 from cloudjob.scene import Scene
-from cloudjob.task import Task, process, tiling_of
-
-log = logging.getLogger(__name__)
-
-ASSUMED_SPEED = 1.5
-"""Million pixels per second and lane before any run was measured: a slow core with its files at hand."""
+from cloudjob.survey import Survey
+from cloudjob.task import Task, process
 
 
 @dataclass(frozen=True)
@@ -54,52 +44,7 @@ class SceneResult:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What a catalog holds for a job, and what is to be done about it.
-
-    Attributes:
-        plan: of the scenes that can be masked.
-        refused: id → why no mask can be made from that item's metadata.
-        ledger: the state of the OUT that the plan was made against.
-    """
-
-    plan: Plan
-    refused: dict[str, str]
-    ledger: Ledger
-
-
-def survey(job: Job) -> Survey:
-    """Search the catalog and compare it with the ledger. Writes nothing.
-
-    Raises:
-        UnreachableError: the catalog or the store does not answer.
-        ContractError: the OUT was made with other settings, or no item found has the bands.
-    """
-    settings.check(job.out, job.settings, redo=job.redo)
-    found = search(job.catalog, job.area, job.dates, max_cloud_cover=job.max_cloud_cover, limit=job.limit)
-    return _compare(job, list(found))
-
-
-def estimate(job: Job, view: Survey, lanes: int) -> Cost:
-    """What a survey's plan will cost, at the speed of the last run if there was one, else at an assumed one."""
-    summary = ledger.summary(job.out)
-    receipts = [scene["receipt"] for scene in (summary.last_run or {}).get("scenes", []) if "receipt" in scene]
-    seconds = sum(each["read_seconds"] + each["network_seconds"] + each["write_seconds"] for each in receipts)
-    seen = sum(each["seen"] for each in receipts)
-    measured = seconds > 0 and seen > 0
-    return plan.cost(
-        view.plan,
-        lambda scene: tiling_of(scene.grid, job.checkpoint.contract, job.settings.buffer),
-        speed=seen / 1e6 / seconds if measured else ASSUMED_SPEED,
-        lanes=lanes,
-        measured=measured,
-    )
-
-
-def run(
-    job: Job, connect: Callable[[], AbstractContextManager[Client]]
-) -> Generator[Survey | SceneResult, None, None]:
+def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Generator[Survey | SceneResult, None, None]:
     """Do a job: first its survey, then each scene's result as it comes.
 
     Everything that can be found wrong beforehand is found before anything is written. A job with nothing to do
@@ -111,11 +56,10 @@ def run(
 
     Raises:
         UnreachableError: catalog, store or cluster do not answer, or another run is at work.
-        ContractError: see `survey`.
+        ContractError: see `survey.make`.
     """
-    settings.check(job.out, job.settings, redo=job.redo)
-    items = list(search(job.catalog, job.area, job.dates, max_cloud_cover=job.max_cloud_cover, limit=job.limit))
-    first = _compare(job, items)
+    items = survey.find(job)
+    first = survey.compare(job, items)
     if not first.plan.to_do:
         yield first
         yield from _untouched(first)
@@ -124,7 +68,7 @@ def run(
     started = datetime.now(UTC)
     with connect() as client, Lock(job.out) as lock:
         settings.claim(lock, job.settings, redo=job.redo)
-        view = _compare(job, items)  # again: another run may have ended while the catalog was searched
+        view = survey.compare(job, items)  # again: another run may have ended while the catalog was searched
         del items
         yield view
         record = _Record(job, started)
@@ -152,56 +96,6 @@ def run(
             raise
         record.ended = "complete"
         record.write(lock)
-
-
-def _compare(job: Job, items: list[dict[str, Any]]) -> Survey:
-    """Describe the items found, and the ones that failed before, and plan what to do."""
-    # What was made with other settings does not count: the run will delete it (`settings.claim`), or is refused.
-    known = ledger.read(job.out) if settings.read(job.out) == job.settings else Ledger()
-    catalog = job.catalog
-    scenes, refused = _described(job, ((item, catalog.assets, catalog.signing) for item in items))
-    if refused and not scenes:
-        example = next(iter(refused.values()))
-        raise ContractError(f"none of the {len(items)} items can be used: {example}", hint="see --asset and --catalog")
-    again, hopeless = _described(job, ((each.item, each.assets, each.signing) for each in known.to_retry()))
-    fitting, misfits = _on_one_grid([*scenes, *again], known)
-    refused |= hopeless | misfits
-    kept, older = merge_versions(fitting)
-    for scene, newer in older:
-        if scene.id != newer.id:
-            log.info("scene %s is an older version of %s", scene.id, newer.id)
-    return Survey(plan.make(kept, known, lambda scene: _tiles(job, scene)), refused, known)
-
-
-def _described(
-    job: Job, items: Iterable[tuple[dict[str, Any], Mapping[str, str], str]]
-) -> tuple[list[Scene], dict[str, str]]:
-    """The scenes that items (with their assets' names and signing) describe, and why others describe none."""
-    scenes, refused = [], {}
-    for item, assets, signing in items:
-        try:
-            scenes.append(describe(item, assets, job.settings.bands, job.settings.resolution, signing))
-        except SceneError as error:
-            refused[item["id"]] = str(error)
-    return scenes, refused
-
-
-def _on_one_grid(scenes: Iterable[Scene], known: Ledger) -> tuple[list[Scene], dict[str, str]]:
-    """The scenes that lie on the grid of their group, and why others do not: one odd item must not cost the rest."""
-    grids = {name: grid_of(metadata) for name, metadata in known.groups.items()}
-    fitting, refused = [], {}
-    for scene in scenes:
-        grid = grids.setdefault(scene.group, scene.grid)
-        if scene.grid == grid:
-            fitting.append(scene)
-        else:
-            refused[scene.id] = f"scene {scene.id} lies on {scene.grid}, but others of {scene.group} on {grid}"
-    return fitting, refused
-
-
-def _tiles(job: Job, scene: Scene) -> frozenset[Tile]:
-    tiling = tiling_of(scene.grid, job.checkpoint.contract, job.settings.buffer)
-    return frozenset(tiling.touched(scene.grid, job.area))
 
 
 def _untouched(view: Survey) -> Iterator[SceneResult]:

@@ -22,9 +22,10 @@ from prometheus_client.registry import Collector
 
 from cloudjob import logs
 from cloudjob.errors import SOME_FAILED, UsageError, exit_code
-from cloudjob.job import SceneResult, Survey
+from cloudjob.job import SceneResult
 from cloudjob.out import Out
 from cloudjob.receipt import Receipt, merge
+from cloudjob.survey import Survey
 
 HEARTBEAT = 60.0
 """Seconds between two signs of life."""

@@ -13,9 +13,10 @@ from tqdm import tqdm
 from cloudjob import checkpoint, ledger, logs
 from cloudjob.checkpoint import Checkpoint
 from cloudjob.errors import DONE, SOME_FAILED
-from cloudjob.job import SceneResult, Survey
+from cloudjob.job import SceneResult
 from cloudjob.out import Out
 from cloudjob.plan import Cost
+from cloudjob.survey import Survey
 
 BAR = "{n_fmt}/{total_fmt} scenes |{bar:24}| {elapsed} gone, {remaining} left{postfix}"
 

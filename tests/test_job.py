@@ -16,8 +16,9 @@ from scenes import write_cog
 from cloudjob import cluster, job, predict, task
 from cloudjob.checkpoint import load
 from cloudjob.errors import UnreachableError
-from cloudjob.job import SceneResult, Survey
+from cloudjob.job import SceneResult
 from cloudjob.request import Job, request
+from cloudjob.survey import Survey
 
 Stream = Callable[[Any, Any, Iterable[tuple[str, task.Task]]], Iterator[tuple[task.Task, Any]]]
 

@@ -5,6 +5,7 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import jobs
@@ -14,14 +15,15 @@ from faulty import call
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cloudjob import cluster, logs, metrics
+from cloudjob import cluster, embed, logs, metrics
 from cloudjob.errors import ContractError, UnreachableError, UsageError
-from cloudjob.job import SceneResult, Survey
+from cloudjob.job import SceneResult
 from cloudjob.ledger import Ledger
 from cloudjob.metrics import Watch
 from cloudjob.out import Out
 from cloudjob.plan import Plan, Planned
 from cloudjob.receipt import Receipt
+from cloudjob.survey import Survey
 
 Series = dict[str, dict[str, float]]
 
@@ -220,6 +222,30 @@ def test_the_dashboard_serves_them_and_the_heartbeat_says_what_is_under_way(
     assert series(text)["run_scenes"] == {"done": 1, "failed": 0, "abandoned": 0, "remaining": 2}
     assert "dask_scheduler_workers" in text
     assert beaten > watch.started
+
+
+def test_the_dashboard_knows_a_tasks_stages(
+    two_runs: tuple[Path, jobs.Result, Series], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dask's own metrics of a task, which its page "Fine Performance Metrics" shows."""
+    monkeypatch.setattr(cluster, "DASHBOARD_PORT", 0)
+    for name in cluster.ENVIRON:
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+    folder = two_runs[0]
+    what = {"catalog": folder / "items.json", "checkpoint": folder / "net.safetensors", "out": tmp_path / "out"}
+
+    def stages(dask_scheduler: Any) -> dict[str, float]:
+        found = dask_scheduler.cumulative_worker_metrics.items()
+        return {key[2]: value for key, value in found if key[:2] == ("execute", "mask") and key[3] == "seconds"}
+
+    with cluster.connect("local", 1) as client:
+        results = embed.run(client=client, bbox=(-180, -90, 180, 90), dates="2000/..", **what)
+        deadline = time.monotonic() + 30
+        while not (found := client.run_on_scheduler(stages)).keys() >= {"read", "network", "write"}:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.2)
+    receipts = [result.receipt for result in results if result.receipt]
+    assert found["network"] == pytest.approx(sum(receipt.network_seconds for receipt in receipts), abs=1e-3)
 
 
 def test_no_heartbeat_while_scenes_end(
