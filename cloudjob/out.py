@@ -23,6 +23,7 @@ from zarr.storage import ObjectStore as ZarrStore
 from cloudjob.errors import UnreachableError, UsageError, redact
 
 if TYPE_CHECKING:
+    from obstore.auth.boto3 import Boto3CredentialProvider
     from obstore.store import RetryConfig  # Exists for type checkers only
 
 _SCHEMES = ("s3", "gs", "az")
@@ -95,7 +96,12 @@ class Out:
             # A plain http:// endpoint (a store of one's own) is refused by obstore unless told that it is meant.
             endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT", "")
             allow_http = endpoint.startswith("http://")
-            return from_url(self.address, client_options={"allow_http": allow_http}, retry_config=RETRY)
+            return from_url(
+                self.address,
+                client_options={"allow_http": allow_http},
+                retry_config=RETRY,
+                credential_provider=_profile(self.address),
+            )
 
     @property
     def zarr(self) -> ZarrStore[ObjectStore]:
@@ -238,6 +244,26 @@ class Out:
                     Path(parent, name).unlink(missing_ok=True)
                     removed += 1
         return removed
+
+
+def _profile(address: str) -> "Boto3CredentialProvider | None":
+    """The credentials of AWS_PROFILE; None leaves it to obstore, which reads variables and roles but no profiles.
+
+    Raises:
+        UsageError: there is no such profile, or no boto3 to read it.
+    """
+    profile = os.environ.get("AWS_PROFILE")
+    if not profile or not address.startswith("s3://") or "AWS_ACCESS_KEY_ID" in os.environ:
+        return None
+    try:
+        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415 -- an extra
+
+        return Boto3CredentialProvider()
+    except ImportError:
+        fault, hint = "boto3 is not installed", "pip install boto3, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    except Exception as error:  # noqa: BLE001 -- its kind is botocore's
+        fault, hint = str(error), "see ~/.aws"
+    raise UsageError(f"the profile that AWS_PROFILE names, {profile!r}, cannot be read: {fault}", hint=hint)
 
 
 def dump(document: Any) -> bytes:

@@ -209,6 +209,19 @@ def test_a_wrong_key(work, server, out, tmp_path, wrong):
             assert key not in done.stdout + done.stderr
 
 
+def test_a_profile(server, out, tmp_path):
+    """As the AWS tools write it; variables win, and a profile that is none is told."""
+    id_, secret = S3_KEYS.values()
+    (tmp_path / "credentials").write_text(f"[nightly]\naws_access_key_id = {id_}\naws_secret_access_key = {secret}\n")
+    found = {name: value for name, value in server.items() if name not in S3_KEYS}
+    found |= {"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"), "AWS_EC2_METADATA_DISABLED": "true"}
+    assert jobs.cloudjob("status", out, **found, AWS_PROFILE="nightly").code == 0
+    assert jobs.cloudjob("status", out, **found, **S3_KEYS, AWS_PROFILE="daily").code == 0
+    done = jobs.cloudjob("status", out, **found, AWS_PROFILE="daily")
+    assert done.code == 2
+    assert "AWS_PROFILE names, 'daily', cannot be read: The config profile (daily) could not be found" in done.stderr
+
+
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_the_server_is_killed_in_the_middle(work, out, tmp_path, comes_back):
     """A store that is back soon costs nothing; one that stays away ends the run, and the next one finishes."""
