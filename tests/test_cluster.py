@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -348,3 +349,26 @@ def test_a_run_has_one_scheduler(capfd: pytest.CaptureFixture[str], tmp_path: Pa
     result = call(capfd, "run", *jobs.EVERYWHERE, "--out", str(tmp_path / "out"), *where)
     assert result.code == 2
     assert "--listen is for a scheduler of this run's own" in result.stderr
+
+
+PLAIN = """
+import sys
+sys.modules["cloudjob"] = None  # As where it is not installed
+from distributed.cli.dask_worker import main
+main()
+"""
+
+
+def test_a_worker_without_cloudjob_ends_the_run_with_4(tmp_path: Path) -> None:
+    jobs.write_catalog(tmp_path / "items.json", [jobs.make_scene(tmp_path, "S1")])
+    jobs.random_checkpoint(tmp_path / "net.safetensors")
+    with jobs.started(*jobs.SCHEDULER, until=jobs.LISTENS) as (_, address):
+        plain = (sys.executable, "-c", PLAIN, address, "--no-nanny", "--no-dashboard", "--nthreads", "1")
+        with jobs.started(*plain, until="Registered to"):
+            done = jobs.run_job(
+                tmp_path / "items.json", tmp_path / "net.safetensors", tmp_path / "out", "--cluster", address
+            )
+    assert done.code == 4, done.stderr
+    assert "error: a worker cannot load the network: ModuleNotFoundError" in done.stderr
+    assert "hint: cloudjob must be installed where workers run" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -22,7 +22,7 @@ from cloudjob.ledger import Ledger
 from cloudjob.metrics import Watch
 from cloudjob.out import Out
 from cloudjob.plan import Plan, Planned
-from cloudjob.receipt import Receipt
+from cloudjob.receipt import Receipt, merge
 from cloudjob.survey import Survey
 
 Series = dict[str, dict[str, float]]
@@ -90,6 +90,18 @@ def test_what_a_run_counts(out: Out, file: Path) -> None:
     assert abs(found["run_ended_timestamp_seconds"][""] - time.time()) < 60
     assert f'out="{out}"' in file.read_text()
     assert "cloudjob_" not in generate_latest(REGISTRY).decode(), "of a run that has ended"
+
+
+def test_a_scene_done_on_two_kinds_of_device_names_both() -> None:
+    parts = [
+        Receipt(device="cpu", precision="float32", clear=1),
+        Receipt(clear=1),
+        Receipt(device="NVIDIA H200", precision="float32", clear=1),
+        Receipt(device="cpu", precision="float32", clear=1),
+    ]
+    whole = merge(parts)
+    assert (whole.device, whole.precision, whole.clear) == ("NVIDIA H200 + cpu", "float32", 4)
+    assert merge(parts[::-1]) == whole
 
 
 @pytest.mark.parametrize(
