@@ -209,6 +209,12 @@ def test_a_wrong_key(work, server, out, tmp_path, wrong):
             assert key not in done.stdout + done.stderr
 
 
+def test_no_such_bucket(server):
+    done = jobs.cloudjob("status", "s3://nowhere/masks", **server)
+    assert done.code == 4
+    assert done.stderr == "error: s3://nowhere/masks: there is no such bucket\nhint: make it, or mend --out\n"
+
+
 def test_a_profile(server, out, tmp_path):
     """As the AWS tools write it; variables win, and a profile that is none is told."""
     id_, secret = S3_KEYS.values()
