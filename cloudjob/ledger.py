@@ -173,8 +173,19 @@ def summary(out: Out) -> Summary:
         cloud_cover=(min(covers), sum(covers) / len(covers), max(covers)) if covers else None,
         first=times[0] if times else "",
         last=times[-1] if times else "",
-        last_run=out.get_json(f"runs/{runs[-1]}") if runs else None,
+        last_run=_run(out, f"runs/{runs[-1]}") if runs else None,
     )
+
+
+def _run(out: Out, path: str) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = out.get_json(path)
+        "{started} {how} {seconds}".format_map(record)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ContractError(
+            f"{out}/{path} is not a record that cloudjob wrote: {error!r}", hint="move it away"
+        ) from None
+    return record
 
 
 def _items(out: Out) -> list[Done]:

@@ -126,22 +126,27 @@ def _duration(hours: float) -> str:
 
 def _sentence(view: Survey) -> str:
     """Such as "14 scenes: 5 new, 9 done"."""
-    states = Counter(planned.state for planned in view.plan.scenes)
-    if not states and not view.refused:
+    states = Counter[str](planned.state for planned in view.plan.scenes)
+    states |= {"refused": len(view.refused), "older versions": len(view.plan.superseded)}
+    found = ", ".join(f"{number} {state}" for state, number in states.items() if number)
+    if not found:
         return "no scenes found for this area and these dates: nothing to do"
-    found = ", ".join(f"{number} {state}" for state, number in states.items())
     return f"{sum(states.values())} scenes: {found}"
 
 
 def _line(result: SceneResult) -> str:
     if result.receipt is None:
-        return f"{result.state:9} {result.id}: {result.reason}"
+        reason = result.reason.removeprefix(f"scene {result.id}").lstrip(":, ")  # It need not be named twice
+        return f"{result.state:9} {result.id}: {reason}"
     cover = result.receipt.cloud_cover
     share = "no valid pixel" if cover is None else f"cloud {cover:5.1f} %"
     return f"{result.state:9} {result.id}  {result.group}  {share}"
 
 
 def _status_lines(found: ledger.Summary) -> Iterator[str]:
+    if not found.groups and not found.last_run:
+        yield "0 scenes done: no run has written here yet"
+        return
     yield f"{found.done} scenes done in {len(found.groups)} groups"
     if found.first:
         yield f"from {found.first} to {found.last}"

@@ -166,4 +166,4 @@ def test_status_of_a_place_that_holds_nothing(options: list[str], capfd: Capfd, 
     if options:
         assert json.loads(result.stdout)["done"] == 0
     else:
-        assert result.stdout.startswith("0 scenes done")
+        assert result.stdout == "0 scenes done: no run has written here yet\n"

@@ -195,18 +195,28 @@ def test_a_failure_that_is_none_is_an_error_that_names_it(out: Out):
 
 # Runs
 
+RAN = {"started": "2024-06-02T01:00:00+00:00", "how": "complete", "seconds": 1.5}
+
+
+@pytest.mark.parametrize("damaged", [b"{", b"[]", b"{}"])
+def test_a_damaged_record_of_a_run_is_named(damaged: bytes, out: Out):
+    path = ledger.write_run(out, datetime(2024, 6, 2, 1, tzinfo=UTC), RAN)
+    out.put(path, damaged)
+    with pytest.raises(ContractError, match=path):
+        ledger.summary(out)
+
 
 def test_the_summary(out: Out):
     run(out, [make_scene(0), make_scene(3), make_scene(1)], failing={make_scene(1).id: "no"})
-    ledger.write_run(out, datetime(2024, 6, 2, 1, tzinfo=UTC), {"done": 1})
-    path = ledger.write_run(out, datetime(2024, 6, 3, 1, tzinfo=UTC), {"done": 2, "why": "https://x.y/z?sig=S3CRET"})
+    ledger.write_run(out, datetime(2024, 6, 2, 1, tzinfo=UTC), RAN)
+    path = ledger.write_run(out, datetime(2024, 6, 3, 1, tzinfo=UTC), {**RAN, "why": "https://x.y/z?sig=S3CRET"})
     assert path == "runs/20240603T010000.000000Z.json"
     found = ledger.summary(out)
     covers = [done.cloud_cover for done in ledger.read(out).done.values()]
     assert (found.groups, found.done, found.failed, found.abandoned) == ({"32TQM": 2}, 2, {make_scene(1).id: "no"}, {})
     assert found.cloud_cover == pytest.approx((min(covers), sum(covers) / 2, max(covers)))
     assert (found.first, found.last) == ("2024-06-01T10:15:59.024000Z", "2024-06-04T10:15:59.024000Z")
-    assert found.last_run == {"done": 2, "why": "https://x.y/z"}
+    assert found.last_run == {**RAN, "why": "https://x.y/z"}
     assert found.incomplete == ()
 
 
