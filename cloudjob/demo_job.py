@@ -12,7 +12,7 @@ import rasterio
 import xarray as xr
 from distributed import Client
 
-from cloudjob import job, show, store
+from cloudjob import job, logs, show, store
 from cloudjob.demo import collection
 from cloudjob.errors import DONE
 from cloudjob.predict import CLOUD, NO_DATA
@@ -35,7 +35,7 @@ def run(out: Path, connect: Callable[[], AbstractContextManager[Client]]) -> int
     """
     items = out / "catalog" / "items.json"
     if not items.exists():
-        click.echo(f"simulating scenes in {items.parent}", err=True)
+        logs.say(f"simulating scenes in {items.parent}", "demo")
         collection(items.parent)
     found = json.loads(items.read_text(encoding="utf-8"))["features"]
     wests, souths, easts, norths = zip(*(item["bbox"] for item in found), strict=True)
@@ -51,7 +51,7 @@ def run(out: Path, connect: Callable[[], AbstractContextManager[Client]]) -> int
         with rasterio.open(items.parent / item["assets"]["truth"]["href"]) as file:
             truth = file.read(1)
         click.echo(f"{item['id']:32} " + _fit(mask, truth))
-    click.echo(NEXT.format(masks=asked.out, scene=found[0]["id"], group=group), err=True)
+    logs.say(NEXT.format(masks=asked.out, scene=found[0]["id"], group=group), "demo")
     return code
 
 

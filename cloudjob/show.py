@@ -32,7 +32,7 @@ def progress(events: Iterable[Survey | SceneResult], *, as_json: bool) -> int:
     bar = tqdm(disable=True)
     for event in events:
         if isinstance(event, Survey):
-            logs.say(_sentence(event), "survey", scenes=event.plan.counts, refused=len(event.refused))
+            _say_survey(event)
             hidden = True if logs.is_json() or not event.plan.to_do else None
             bar = tqdm(total=len(event.plan.to_do), bar_format=BAR, disable=hidden)
             continue
@@ -57,6 +57,10 @@ def progress(events: Iterable[Survey | SceneResult], *, as_json: bool) -> int:
     return SOME_FAILED if count["failed"] else DONE
 
 
+def _say_survey(view: Survey) -> None:
+    logs.say(_sentence(view), "survey", scenes=view.plan.counts, refused=len(view.refused))
+
+
 def _say(result: SceneResult) -> None:
     """Tell what became of a scene."""
     fields = asdict(result.receipt) | {"cloud_cover": result.receipt.cloud_cover} if result.receipt else {}
@@ -75,14 +79,15 @@ def plan(view: Survey, cost: Cost, *, as_json: bool) -> None:
         click.echo(f"{planned.state:14} {planned.scene.id}  {planned.scene.group}  {len(planned.tiles)} tiles")
     for name, reason in view.refused.items():
         click.echo(f"{'refused':14} {name}  {reason}")
-    click.echo(_sentence(view), err=True)
+    _say_survey(view)
     if cost.pixels:
         how = "measured in the last run" if cost.measured else "assumed"
-        click.echo(
+        logs.say(
             f"to do: {cost.pixels / 1e6:.1f} Mpx and {cost.seen / cost.pixels - 1:.0%} of them again as halo, "
             f"{cost.bytes / 1e6:.0f} MB of pixels to read, about {_duration(cost.hours)} on {cost.lanes} lanes "
             f"at {cost.speed:.1f} Mpx/s each ({how})",
-            err=True,
+            "cost",
+            **asdict(cost),
         )
 
 

@@ -99,6 +99,18 @@ def test_errors_in_json(arguments: tuple[str, ...], code: int) -> None:
     assert SECRET not in done.stderr
 
 
+def test_a_plan_in_json(tmp_path: Path) -> None:
+    jobs.write_catalog(tmp_path / "items.json", [jobs.make_scene(tmp_path, "S1")])
+    jobs.random_checkpoint(tmp_path / "net.safetensors")
+    done = jobs.cloudjob(
+        "plan", "--catalog", tmp_path / "items.json", "--checkpoint", tmp_path / "net.safetensors",
+        "--out", tmp_path / "out", *jobs.EVERYWHERE, CLOUDJOB_LOG_FORMAT="json",
+    )  # fmt: skip
+    survey, cost = parsed(done.stderr)
+    assert (survey["event"], survey["scenes"]) == ("survey", {"new": 1})
+    assert (cost["event"], cost["pixels"]) == ("cost", jobs.SHAPE[0] * jobs.SHAPE[1])
+
+
 def test_errors_for_people(capfd: pytest.CaptureFixture[str]) -> None:
     done = call(capfd, "model", "/nowhere.safetensors")
     error, hint = done.stderr.splitlines()
