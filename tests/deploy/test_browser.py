@@ -179,4 +179,5 @@ def test_a_report_of_nothing(browser, pictures, tmp_path, size):
 def test_the_dashboard_during_a_run(watched):
     _, errors, drawings = watched
     assert drawings > 6
-    assert errors == []
+    # Bokeh itself warns of plots that have nothing to show yet
+    assert [line for line in errors if not line.startswith("warning: [bokeh")] == []
