@@ -2,6 +2,7 @@
 
 import pytest
 
+from .machines import three
 from .servers import nginx, postgres, stac_api
 from .simulated import make
 from .skips import pytest_make_collect_report, pytest_runtest_makereport
@@ -36,3 +37,10 @@ def images(request, tmp_path_factory):
 def simulated(tmp_path_factory):
     """A folder with the demo's catalog and what a run on this machine makes of it; see simulated.py."""
     return make(tmp_path_factory.mktemp("simulated"))
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    """Three machines; see machines.py."""
+    with three(tmp_path) as made:
+        yield made

@@ -11,6 +11,8 @@ packages="$packages prometheus prometheus-node-exporter"
 packages="$packages chromium fonts-dejavu-core"
 # The image and its containers, without a Docker engine; what checks the files of deploy/.
 packages="$packages podman buildah runc netavark catatonit iptables mmdebstrap shellcheck systemd iproute2"
+# Three machines of a SLURM cluster.
+packages="$packages slurmctld slurmd slurm-client munge"
 # shellcheck disable=SC2086  # One word per package is meant.
 if ! dpkg-query --show --showformat='${db:Status-Status}\n' $packages 2>/dev/null |
     awk -v wanted="$(echo $packages | wc -w)" '$0 == "installed" { n++ } END { exit n != wanted }'; then

@@ -1,131 +1,15 @@
 """Three machines, each a network namespace on one bridge: links are cut in the middle of a run."""
 
-import os
-import re
-import signal
-import subprocess
-import time
-from contextlib import contextmanager
-
 import jobs
 import pytest
 
 from cloudjob import errors
 
-from .containers import skip_unless_root
-from .servers import require
 from .simulated import assert_same_masks
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600)]
 
-NET = "10.123.46."
 PORT = 8786
-TIMEOUTS = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "15s", "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "15s"}
-"""Half of Dask's own, for the sake of the tests' time."""
-
-
-def ip(*words):
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-class Host:
-    """A machine of the test's.
-
-    Attributes:
-        name: of the namespace.
-        address: its only one.
-    """
-
-    def __init__(self, number, bridge, folder):
-        self.name, self.address, self.folder = f"{bridge}-{number}", f"{NET}{number}", folder
-        self.link = f"{bridge}v{number}"
-        self.processes = []
-        ip("netns", "add", self.name)
-        ip("link", "add", self.link, "type", "veth", "peer", "name", "eth0", "netns", self.name)
-        ip("link", "set", self.link, "master", bridge, "up")
-        ip("-n", self.name, "link", "set", "lo", "up")
-        ip("-n", self.name, "addr", "add", f"{self.address}/24", "dev", "eth0")
-        ip("-n", self.name, "link", "set", "eth0", "up")
-
-    def start(self, *command):
-        """Run a command there in the background; its output goes to a file."""
-        path = self.folder / f"{self.name}-{len(self.processes)}.log"
-        with path.open("w") as log:
-            process = subprocess.Popen(
-                ["ip", "netns", "exec", self.name, *map(str, command)],
-                env=jobs.environment(**TIMEOUTS),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self.processes.append(process)
-        return Process(process, path)
-
-    def cut(self):
-        """Pull its plug: not a packet goes in or out, and nobody is told."""
-        ip("link", "set", self.link, "down")
-
-    def mend(self):
-        ip("link", "set", self.link, "up")
-
-    def remove(self):
-        for process in self.processes:
-            with_children = os.getpgid(process.pid) if process.poll() is None else None
-            if with_children:
-                os.killpg(with_children, signal.SIGKILL)
-            process.wait()
-        ip("netns", "del", self.name)
-
-
-class Process:
-    """A command at work on a host."""
-
-    def __init__(self, process, path):
-        self.process, self.path = process, path
-
-    @property
-    def log(self):
-        return self.path.read_text()
-
-    def said(self, pattern, seconds=90):
-        """Wait until it has written something."""
-        deadline = time.monotonic() + seconds
-        while not re.search(pattern, self.log):
-            assert self.process.poll() is None, self.log
-            assert time.monotonic() < deadline, self.log
-            time.sleep(0.1)
-
-    def ended(self, seconds=120):
-        """Its exit code."""
-        return self.process.wait(seconds)
-
-
-@contextmanager
-def bridge():
-    name = f"cj{os.getpid() % 100000}"
-    ip("link", "add", name, "type", "bridge")
-    try:
-        ip("link", "set", name, "up")
-        yield name
-    finally:
-        ip("link", "del", name)
-
-
-@pytest.fixture
-def hosts(tmp_path):
-    """Three machines that see each other, and nothing else."""
-    skip_unless_root()
-    require("ip")
-    with bridge() as name:
-        made = []
-        try:
-            made.extend(Host(number, name, tmp_path) for number in (1, 2, 3))
-            yield made
-        finally:
-            for host in made:
-                host.remove()
 
 
 def run(simulated, out, *more):

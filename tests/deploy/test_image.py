@@ -130,7 +130,8 @@ def night(engine, simulated, tmp_path):
         **{name: value for name, value in store.items() if name not in S3_KEYS},
     }
     # Without anybody in it there is no network to serve on
-    holder = engine("run", "--detach", "--rm", f"--network={NETWORK}", "--entrypoint=sleep", IMAGE, "infinity")
+    where = (f"--network={NETWORK}", f"--ip={SUBNET}2")
+    holder = engine("run", "--detach", "--rm", *where, "--entrypoint=sleep", IMAGE, "infinity")
     try:
         with s3(tmp_path, ports, gateway):
             yield lambda number, **other: play(engine, number, {**settings, **other}, simulated), store

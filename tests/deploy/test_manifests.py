@@ -323,14 +323,15 @@ def test_cron_leaves_a_night_alone_that_is_still_at_work(cron_line, tmp_path):
 def slurm(tmp_path):
     """The batch script with stand-ins for SLURM's commands: runs it, and gives its exit code and what was called.
 
-    There is no SLURM here: how it hands out nodes is not tried, what the script does with them is.
+    test_slurm.py runs it on a real SLURM; here are the cases that take too long there.
     """
     (tmp_path / "env").write_text('CLOUDJOB_BBOX="1 2 3 4"\nCLOUDJOB_OUT=out\n')
-    tells(tmp_path, "srun", f'echo srun "$@" >> {tmp_path}/calls; exec sleep 60')
+    tells(tmp_path, "srun", f'echo srun "$@" >> {tmp_path}/calls; exec /bin/sleep 60')
     tells(tmp_path, "scontrol", f'echo scontrol "$@" >> {tmp_path}/calls')
 
     def run(code, nodes, restarts=None):
-        while_ = f"[ {nodes} = 1 ] || until grep -q srun {tmp_path}/calls 2>/dev/null; do sleep 0.05; done"
+        tells(tmp_path, "sleep", "exit")
+        while_ = f"[ {nodes} = 1 ] || until grep -q srun {tmp_path}/calls 2>/dev/null; do /bin/sleep 0.05; done"
         tells(
             tmp_path, "cloudjob", f'{while_}\necho cloudjob "$@" in "$CLOUDJOB_BBOX" >> {tmp_path}/calls; exit {code}'
         )
@@ -353,7 +354,7 @@ def test_slurm(slurm):
     assert code == 0
     assert run == "cloudjob run --dates 10d --listen tcp://0.0.0.0:8786 in 1 2 3 4"
     own, ours = workers.split(" cloudjob ")
-    assert own == "srun --relative=1 --nodes=3"
+    assert own == "srun --relative=1 --nodes=3 --ntasks=3 --cpus-per-task=1"
     _, options = parse(["cloudjob", *ours.split()])
     assert options["address"] == f"tcp://{os.uname().nodename}:8786"
 
