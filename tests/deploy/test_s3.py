@@ -166,7 +166,7 @@ def test_others_read_it(work, server, out, tmp_path):
 
 @pytest.mark.parametrize(
     ("event", "nth", "victim"),
-    [("after shard", 7, "client"), ("before item", 2, "self"), ("after lock", 1, "self"), ("after item", 4, "self")],
+    [("after shard", 7, "client"), ("before item", 2, "self"), ("after lock", 1, "self")],
 )
 def test_kill_and_rerun(work, server, out, tmp_path, event, nth, victim):
     plan = jobs.sabotage(tmp_path / "struck", event, nth, victim=victim)
