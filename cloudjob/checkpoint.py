@@ -17,11 +17,16 @@ import safetensors.torch
 import torch
 
 from cloudjob.errors import ContractError
+from cloudjob.grid import Tiling
 from cloudjob.unet import SimpleUNet
 
 MLM = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
 CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
 HINT = "make one with `python -m training`, or leave --checkpoint out to use the one that ships"
+
+
+SMALL_TILE = 1024
+"""Tiles of this side or less are not cut smaller: the halo would cost more than the tile."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Contract:
         mean: per band, subtracted from the reflectance (0 to 1 and above).
         std: per band, divides what is left; the network sees (reflectance − mean) / std.
         resolution: pixel size in metres the network was made for.
-        tile: side in pixels of the tiles a scene is cut into.
+        tile: side in pixels of the tiles a large scene is cut into; see `tiling`.
         halo: pixels of context read beyond each side of a tile, before rounding to the network's stride.
         outside_fill: reflectance the network sees outside the scene and where there are no data.
         threshold: probability from which a pixel is cloud, above 0 and below 1.
@@ -84,6 +89,17 @@ class Contract:
     def padding(self, buffer_pixels: float = 0) -> int:
         """Pixels to read beyond each side of a tile: halo and buffer, rounded up to the stride."""
         return math.ceil((self.halo + buffer_pixels) / self.stride) * self.stride
+
+    def tiling(self, height: int, width: int, buffer_pixels: float = 0) -> Tiling:
+        """How a scene of this size is cut: a pure function of it, of this contract and of the buffer.
+
+        Large tiles have less halo for their size. A scene of fewer than three of them across is cut into smaller ones,
+        for several workers to share it and for a small bbox not to ask for all of it.
+        """
+        side = self.tile
+        while side > SMALL_TILE and min(height, width) <= 2 * side and side // 2 % self.stride == 0:
+            side //= 2
+        return Tiling(height, width, side, self.padding(buffer_pixels), self.stride)
 
     def network(self) -> SimpleUNet:
         """The untrained network."""

@@ -22,7 +22,7 @@ from cloudjob.receipt import Receipt, merge
 from cloudjob.request import Job
 from cloudjob.scene import Scene
 from cloudjob.survey import Survey
-from cloudjob.task import Task, process
+from cloudjob.task import Task, process, tiling_of
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Gene
             view.ledger,
             [planned.scene for planned in view.plan.to_do],
             replaces=view.plan.replaces,
-            tile=job.checkpoint.contract.tile,
+            tile_of=lambda grid: tiling_of(grid, job.checkpoint.contract, job.settings.buffer).tile,
         )
         try:
             cluster.load(client, job.checkpoint.contract.name, job.data, job.checkpoint.sha256)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cloudjob.checkpoint import Checkpoint, Contract
-from cloudjob.grid import Tiling, Window
+from cloudjob.grid import Window
 
 CLEAR = 0
 CLOUD = 1
@@ -184,7 +184,7 @@ def mask(
     reach = buffer_pixels(contract.buffer if buffer is None else buffer, pixel or (contract.resolution,) * 2)
     limit = contract.threshold if threshold is None else threshold
     height, width = reflectance.shape[1:]
-    tiling = Tiling(height, width, contract.tile, contract.padding(max(reach)), contract.stride)
+    tiling = contract.tiling(height, width, max(reach))
     result = np.full((height, width), NOT_COMPUTED, np.uint8)
     for tile in tiling.all():
         core, padded = tiling.core(tile), tiling.padded(tile)

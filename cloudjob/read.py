@@ -149,6 +149,7 @@ def rows(
                     if span in later:
                         held[span] = Future()
                         held[span].set_result(part if begin <= top else part[:, begin - top :].copy())
+                del part  # or it would be held while the network runs
                 yield RowOfTiles(row, columns, window, raw)
         finally:
             ahead.shutdown(wait=False, cancel_futures=True)

@@ -3,7 +3,7 @@
 One writer, the client, allocates slots and writes items; workers write whole shards of the slots they were given.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,7 +18,7 @@ from cloudjob import ledger as ledgers
 from cloudjob import lock as locks
 from cloudjob.errors import ContractError
 from cloudjob.failures import Failure
-from cloudjob.grid import Tile, Window
+from cloudjob.grid import Grid, Tile, Window
 from cloudjob.group import COMPLETE, FAILED, MASKS, PLANNED, Mask
 from cloudjob.ledger import Ledger
 from cloudjob.lock import Lock
@@ -51,7 +51,7 @@ def prepare(
     ledger: Ledger,
     scenes: Sequence[Scene],
     *,
-    tile: int,
+    tile_of: Callable[[Grid], int],
     replaces: Mapping[str, str] | None = None,
 ) -> dict[str, Slot]:
     """Give every scene a slot before any task starts, and mend what an interrupted run left.
@@ -65,7 +65,7 @@ def prepare(
         settings: the OUT's contract.
         ledger: as read under the lock.
         scenes: to be computed; those that are new get slots in this order.
-        tile: side of a tile, and of a shard, in pixels.
+        tile_of: side of a grid's tiles, and of its shards, in pixels.
         replaces: id of a scene → id of its older version, whose slot it takes over.
 
     Returns:
@@ -80,7 +80,7 @@ def prepare(
     for scene in scenes:
         by_group.setdefault(scene.group, []).append(scene)
         if scene.group in ledger.groups:
-            groups.check_grid(out, scene.group, ledger.groups[scene.group], scene.grid, tile)
+            groups.check_grid(out, scene.group, ledger.groups[scene.group], scene.grid, tile_of(scene.grid))
         elif scene.grid != by_group[scene.group][0].grid:
             raise ContractError(f"scenes of group {scene.group} have two grids: {scene.id} has {scene.grid}")
     lock.check()
@@ -91,7 +91,7 @@ def prepare(
         lock.check()
         new = name not in ledger.groups
         if new:
-            groups.create(out, name, wanted[0].grid, tile, probability=settings.probability)
+            groups.create(out, name, wanted[0].grid, tile_of(wanted[0].grid), probability=settings.probability)
         order = _allocate(owners.get(name, ()), wanted, replaces)
         times = {scene.id: _microseconds(scene.time) for scene in wanted}
         statuses = [_status(ledger, id_, retried=id_ in times) for id_ in order]

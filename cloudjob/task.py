@@ -132,7 +132,7 @@ def mask_tiles(task: Task, model: predict.Model, *, patient: bool = False) -> Re
 def tiling_of(grid: Grid, contract: Contract, buffer: float) -> Tiling:
     """How a scene is cut: a pure function of its grid, the contract and the buffer in metres."""
     reach = max(predict.buffer_pixels(buffer, grid.metres))
-    return Tiling(grid.height, grid.width, contract.tile, contract.padding(reach), contract.stride)
+    return contract.tiling(*grid.shape, reach)
 
 
 def _label(

@@ -83,7 +83,9 @@ def run(
         before = ledger.read(out)
         made = plan.make(scenes, before, lambda _: wanted)
         todo = made.to_do
-        slots = store.prepare(lock, contract, before, [one.scene for one in todo], tile=TILE, replaces=made.replaces)
+        slots = store.prepare(
+            lock, contract, before, [one.scene for one in todo], tile_of=lambda _: TILE, replaces=made.replaces
+        )
         for one in todo:
             slot, tiles = slots[one.scene.id], sorted(one.tiles)
             reason = failing.get(one.scene.id)

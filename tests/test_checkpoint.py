@@ -132,3 +132,14 @@ def test_the_record_is_a_stac_item() -> None:
 
     item = pystac.Item.from_dict(checkpoint.to_mlm(make_checkpoint().contract))
     assert item.properties["mlm:total_parameters"] == sum(p.numel() for p in make_checkpoint().network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("shape", "tile"),
+    [((10980, 10980), 2048), ((4097, 5000), 2048), ((4096, 10980), 1024), ((2152, 2104), 1024), ((100, 100), 1024)],
+)
+def test_small_scenes_are_cut_into_smaller_tiles(shape: tuple[int, int], tile: int) -> None:
+    contract = Contract("deep", "1", ("red",), (0.0,), (1.0,), tile=2048, halo=92, widths=(4, 8, 8, 8), stem=2)
+    tiling = contract.tiling(*shape)
+    assert (tiling.tile, tiling.halo, tiling.stride) == (tile, 96, 16)
+    assert contract.tiling(*shape, 10).halo == 112

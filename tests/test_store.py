@@ -189,7 +189,7 @@ def test_nothing_lies_where_it_should_not(out: Out):
 def test_an_item_without_a_valid_pixel_has_no_cloud_cover(out: Out):
     scene = make_scene(0)
     with Lock(out) as lock:
-        slots = prepare(lock, SETTINGS, ledger.read(out), [scene], tile=TILE)
+        slots = prepare(lock, SETTINGS, ledger.read(out), [scene], tile_of=lambda _: TILE)
         item = complete(lock, SETTINGS, scene, slot=slots[scene.id], receipt=Receipt(no_data=4200), tiles=ALL)
     JsonSchemaSTACValidator().validate_core(json.loads(json.dumps(item)), pystac.STACObjectType.ITEM, "1.1.0")
     assert "eo:cloud_cover" not in item["properties"]
@@ -273,7 +273,7 @@ def test_a_tile_that_became_empty_is_emptied(out: Out):
     scene = make_scene(0)
     run(out, [scene])
     with Lock(out) as lock:
-        slot = prepare(lock, SETTINGS, ledger.read(out), [scene], tile=TILE)[scene.id]
+        slot = prepare(lock, SETTINGS, ledger.read(out), [scene], tile_of=lambda _: TILE)[scene.id]
         Writer(out, slot, SETTINGS).write(TILING.core((0, 0)), np.full((32, 32), 255, np.uint8))
     assert (array(out)[0, :32, :32] == 255).all()
     assert np.array_equal(array(out)[0, 32:], expected(scene)[32:])
@@ -285,7 +285,7 @@ def test_the_item_is_gone_before_a_shard_is_overwritten_and_no_sooner(out: Out):
     with Lock(out) as lock:
         before = ledger.read(out)
         assert plan.make([changed, waiting], before, lambda _: ALL).counts == {"changed": 2}
-        slots = prepare(lock, SETTINGS, before, [changed, waiting], tile=TILE)
+        slots = prepare(lock, SETTINGS, before, [changed, waiting], tile_of=lambda _: TILE)
         assert set(ledger.read(out).done) == {changed.id, waiting.id}
         begin(lock, before, changed, slot=slots[changed.id])
     # Killed here: the scene that was not begun keeps its mask.
@@ -333,7 +333,7 @@ def test_no_slot_ever_moves(owners: list[str], wanted: list[str], data: st.DataO
 @contextmanager
 def prepared(out: Out) -> Iterator[tuple[Lock, Slot]]:
     with Lock(out) as lock:
-        yield lock, prepare(lock, SETTINGS, ledger.read(out), [make_scene(0)], tile=TILE)[make_scene(0).id]
+        yield lock, prepare(lock, SETTINGS, ledger.read(out), [make_scene(0)], tile_of=lambda _: TILE)[make_scene(0).id]
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_a_run_that_lost_its_lock_writes_no_tile_and_no_item(out: Out):
         with pytest.raises(LockLostError):
             complete(lock, SETTINGS, scene, slot=slot, receipt=Receipt(clear=1), tiles=ALL)
         with pytest.raises(LockLostError):
-            prepare(lock, SETTINGS, ledger.read(out), [make_scene(1)], tile=TILE)
+            prepare(lock, SETTINGS, ledger.read(out), [make_scene(1)], tile_of=lambda _: TILE)
     assert (array(out) == 255).all()
     assert list(array(out, "status")) == [0]
     assert not ledger.read(out).done
@@ -547,7 +547,7 @@ def test_slots_cost_one_resize_per_group_not_per_scene(out: Out):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zarr.Array, "resize", counted)
         with Lock(out) as lock:
-            slots = prepare(lock, SETTINGS, ledger.read(out), scenes, tile=TILE)
+            slots = prepare(lock, SETTINGS, ledger.read(out), scenes, tile_of=lambda _: TILE)
     assert resizes == 2 * 3  # cloud, time, status
     assert sorted(slot.index for slot in slots.values()) == sorted([*range(40)] * 2)
 

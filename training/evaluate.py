@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from cloudjob import checkpoint, predict
 from cloudjob.errors import CloudjobError
-from cloudjob.grid import Tiling
 from training import data, peer, pictures
 from training.data import Label, Patch, Reflectance
 
@@ -29,7 +28,7 @@ Bool = npt.NDArray[np.bool_]
 BUFFERS = (0, 4)  # pixels, stated with every comparison: label sets differ in how generously they are drawn
 BRIGHT = 0.3  # mean visible reflectance from which clear ground is bright
 SNOW = ("snow-*",)
-THRESHOLDS = tuple(round(0.2 + 0.05 * step, 2) for step in range(13))
+THRESHOLDS = tuple(round(0.1 + 0.05 * step, 2) for step in range(15))
 CHOICES = (0, 1, 2, 3, 4)
 
 
@@ -81,7 +80,7 @@ def likelihood(model: predict.Model, reflectance: Reflectance) -> Float:
     image = np.where((reflectance == 0).all(axis=0), np.nan, reflectance)[: len(model.contract.bands)]
     contract = model.contract
     height, width = image.shape[1:]
-    tiling = Tiling(height, width, contract.tile, contract.padding(), contract.stride)
+    tiling = contract.tiling(height, width)
     result = np.zeros((height, width), np.float32)
     for tile in tiling.all():
         core, padded = tiling.core(tile), tiling.padded(tile)
@@ -236,19 +235,34 @@ def evaluate(
     return metrics
 
 
-def fix_choice(path: Path, patches: Sequence[Patch], out: Path) -> tuple[float, int, float]:
+def fix_choice(path: Path, patches: Sequence[Patch], out: Path, widened: int = 0) -> tuple[float, int, float]:
     """Choose threshold and buffer on training-side patches and write them into the checkpoint `path` → `out`.
+
+    Args:
+        path: the checkpoint.
+        patches: to choose on; those without a label get the teacher's.
+        out: the file to write.
+        widened: pixels by which the labels' clouds are widened, as in training (`settings.Data.widened`).
 
     Returns:
         Threshold, buffer in pixels, and the best cut for brightness on the same patches.
     """
     ckpt = checkpoint.load(path)
-    found = cases(predict.prepare(ckpt), patches, with_peer=False)
+    found = [_widened(case, widened) for case in cases(predict.prepare(ckpt), patches, with_peer=False)]
     threshold, buffer = choose(found, "cloudjob", THRESHOLDS, CHOICES)
     bright, _ = choose(found, "brightness", THRESHOLDS, (0,))
     contract = dataclasses.replace(ckpt.contract, threshold=threshold, buffer=buffer * ckpt.contract.resolution)
     checkpoint.save(ckpt.network, contract, out)
     return threshold, buffer, bright
+
+
+def _widened(case: Case, by: int) -> Case:
+    label = case.label
+    if not case.patch.known:
+        taught = (peer.probability(case.reflectance) >= 0.5).astype(np.uint8)
+        label = np.where((case.reflectance != 0).any(axis=0), taught, data.UNKNOWN).astype(np.uint8)
+    near = predict.widen(label == data.CLOUD, (by, by))
+    return dataclasses.replace(case, label=np.where(near & (label != data.UNKNOWN), data.CLOUD, label).astype(np.uint8))
 
 
 @click.command(help=__doc__)
@@ -258,6 +272,7 @@ def fix_choice(path: Path, patches: Sequence[Patch], out: Path) -> tuple[float, 
 @click.option("--only", multiple=True, default=("*",), help="Pattern of scenes to measure on.")
 @click.option("--clear", multiple=True, help="Pattern of scenes without labels that are known to be clear.")
 @click.option("--choose-on", multiple=True, help="Pattern of training-side scenes that choose threshold and buffer.")
+@click.option("--widened", default=0, help="Pixels by which clouds are widened in the labels that choose.")
 @click.option("--peer/--no-peer", "with_peer", default=peer.available(), help="Beside ukis-csmask.")
 def main(
     path: Path,
@@ -267,6 +282,7 @@ def main(
     only: tuple[str, ...],
     clear: tuple[str, ...],
     choose_on: tuple[str, ...],
+    widened: int,
     with_peer: bool,
 ) -> None:
     """Command line."""
@@ -280,7 +296,7 @@ def main(
         bright = 0.3
         if choose_on:
             _, chosen = data.split(tuple(patches), choose_on)
-            threshold, buffer, bright = fix_choice(path, [p for p in chosen if p.known], out / "checkpoint.safetensors")
+            threshold, buffer, bright = fix_choice(path, chosen, out / "checkpoint.safetensors", widened)
             path = out / "checkpoint.safetensors"
             click.echo(f"chosen on {len(chosen)} patches: threshold {threshold}, buffer {buffer} px", err=True)
         _, measured = data.split(tuple(patches), only)

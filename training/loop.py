@@ -41,6 +41,7 @@ def contract(settings: Settings, **extra: Any) -> checkpoint.Contract:
         widths=network.widths,
         stem=network.stem,
         dilation=network.dilation,
+        tile=network.tile,
         halo=network.halo,
         training_data=settings.training_data,
         **extra,

@@ -21,6 +21,7 @@ class Network:
         dilation: see `SimpleUNet`.
         mean: subtracted from the reflectance, per band.
         std: divides what is left, per band.
+        tile: side of the tiles of large scenes, for the contract.
         halo: pixels of context beyond a tile, for the contract.
     """
 
@@ -30,6 +31,7 @@ class Network:
     dilation: int = 1
     mean: tuple[float, ...] = (0.25, 0.25, 0.25, 0.35)
     std: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25)
+    tile: int = 1024
     halo: int = 24
 
 

@@ -116,7 +116,7 @@ def fill(out: Out, made: list[Scene], masks: dict[str, np.ndarray]) -> None:
     with Lock(out) as lock:
         settings.claim(lock, SETTINGS)
         tile = SIDE if made[0].grid.height == SIDE else 1024
-        slots = store.prepare(lock, SETTINGS, ledger.read(out), made, tile=tile)
+        slots = store.prepare(lock, SETTINGS, ledger.read(out), made, tile_of=lambda _: tile)
         for scene in made:
             mask, tiling = masks[scene.id], Tiling(*scene.grid.shape, tile, 16, 16)
             writer = store.Writer(out, slots[scene.id], SETTINGS)

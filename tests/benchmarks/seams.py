@@ -3,13 +3,13 @@
 Scenes of 2048 × 2048 pixels: simulated ones, and real chips mirrored until they fill one.
 """
 
-import dataclasses
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from cloudjob import checkpoint, predict, simulate
+from cloudjob.grid import Window
 from training import data, evaluate
 
 SIDE = 2048
@@ -19,10 +19,16 @@ def main() -> None:
     """Print flips per 10,000 pixels by scene, and over all."""
     shipped = checkpoint.load()
     tiled = predict.prepare(shipped, "cpu")
-    whole = dataclasses.replace(tiled, contract=dataclasses.replace(shipped.contract, tile=SIDE))
+    edge = shipped.contract.padding()
     flips = pixels = 0
     for name, image in scenes():
-        cut = [evaluate.likelihood(model, image) >= shipped.contract.threshold for model in (tiled, whole)]
+        window = predict.cut(
+            np.where((image == 0).all(axis=0), np.nan, image), Window(-edge, SIDE + edge, -edge, SIDE + edge)
+        )
+        (whole,) = predict.probability(tiled, [window])
+        whole[edge:-edge, edge:-edge][(image == 0).all(axis=0)] = 0
+        found = evaluate.likelihood(tiled, image), whole[edge:-edge, edge:-edge]
+        cut = [likely >= shipped.contract.threshold for likely in found]
         changed = int((cut[0] != cut[1]).sum())
         print(f"{name:32} cloud {cut[1].mean():6.3f}   {1e4 * changed / SIDE**2:8.3f} flips in 10,000", flush=True)
         flips, pixels = flips + changed, pixels + SIDE**2
