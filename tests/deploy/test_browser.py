@@ -6,10 +6,12 @@ Screenshots lie in the folder CLOUDJOB_SCREENSHOTS names, else in pytest's.
 import json
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
 import jobs
+import psutil
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
@@ -61,14 +63,23 @@ def watched(browser, pictures, tmp_path_factory):
     catalog = demo.collection(folder / "catalog")
     (folder / "catalog" / FAILING / "green.tif").unlink()
     what = ("--catalog", catalog, "--out", folder / "out", *jobs.EVERYWHERE, "--workers", "1")
-    with jobs.started(*jobs.CLOUDJOB, "run", *what, until=r"http://[\d.]+:\d+/status") as (run, address):
+    # Its worker stands still in the third scene: a quick machine would be done before all is drawn.
+    plan = jobs.sabotage(folder / "held", "after shard", 21, number=signal.SIGSTOP)
+    command = (*jobs.SABOTAGED, "run", *what)
+    with jobs.started(*command, until=r"http://[\d.]+:\d+/status", CLOUDJOB_TEST_SABOTAGE=plan) as (run, address):
         page, errors = opened(browser, address, WIDE, "light")
         page.locator(".bk-Figure, canvas").first.wait_for(timeout=30_000)
-        # Dots of tasks that have ended come in as they end
-        page.wait_for_timeout(12_000)
+        for _ in range(240):
+            if (folder / "held").exists():
+                break
+            page.wait_for_timeout(500)
+        page.wait_for_timeout(5_000)  # Dots of tasks that have ended come in late
         page.screenshot(path=pictures / "dashboard.png")
         count = page.locator("canvas").count()
         page.context.close()
+        assert (folder / "held").exists(), "the run ended, or never began"
+        for process in psutil.Process(run.pid).children(recursive=True):
+            process.send_signal(signal.SIGCONT)
         assert run.wait(180) == 1  # One scene failed
     return folder / "out", errors, count
 
