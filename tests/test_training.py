@@ -18,7 +18,7 @@ from cloudjob import checkpoint
 from cloudjob.errors import UsageError
 from training import evaluate, loop, settings, teach
 from training.data import Layer, Patch
-from training.sample import Mix, Samples, sensor
+from training.sample import Mix, Samples, ridge, sensor
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 ROOT = Path(__file__).parent.parent
@@ -187,6 +187,40 @@ def test_crop_keeps_image_and_target_together(patches):
         bright = image[0] > 0.35
         agree = (bright == (target[0] > 0.5))[known]
         assert agree.float().mean() > 0.9 if known.any() else True
+
+
+def test_clouds_of_labels_are_widened(patches):
+    narrow, wide = (
+        Samples(patches[:1], Mix(), 1, crop=48, augment=False, widened=by)._read(patches[0])[1] for by in (0, 2)
+    )
+    assert (np.isnan(narrow) == np.isnan(wide)).all()
+    clouds, more = (np.nan_to_num(target) > 0 for target in (narrow, wide))
+    assert (more >= clouds).all()
+    rows, columns = np.nonzero(more & ~clouds)
+    near = [
+        clouds[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3].any()
+        for row, column in zip(rows, columns, strict=True)
+    ]
+    assert near
+    assert all(near)
+
+
+def test_a_ridge_is_dark_and_white():
+    image = ridge(np.random.default_rng(3), (96, 80))
+    assert image.shape == (4, 96, 80)
+    assert (image[0] > 0.5).mean() > 0.05
+    assert (image[0] < 0.2).mean() > 0.05
+
+
+def test_seams_cost_nothing_where_the_halo_holds_all_that_the_network_sees():
+    torch.manual_seed(1)
+    bands = torch.rand(4, 4, 96, 96)
+    costs = {}
+    for halo in (0, 24):  # 24 px hold all that two poolings see
+        network = settings.Network(widths=(4, 8, 16), halo=halo)
+        costs[halo] = loop.State(settings.Settings("x", network=network), torch.device("cpu")).seam(bands).item()
+    assert costs[0] > 1e-4
+    assert costs[24] < 1e-6
 
 
 def test_fixed_crops_are_shown_once_an_epoch(patches):

@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter, maximum_filter  # type: ignore[attr-d
 from torch.utils.data import Dataset
 
 from cloudjob import simulate
+from cloudjob.fractal import noise
 from training.data import UNKNOWN, Patch
 
 Float = npt.NDArray[np.float32]
@@ -25,7 +26,8 @@ Sample = tuple[Float, Float]
 
 SKY_SIDE = 384  # pixels of a simulated sky, of which a crop is used
 BRIGHTEST = 2.0  # reflectance; one bad number would spoil the BatchNorm of a whole batch
-HARD = (("bare", "forest", "snow"), ("bare", "snow", "ice"), ("town", "farmland"), None, None)
+RIDGE = ("farmland", "forest", "bare", "snow")
+HARD = (RIDGE, ("bare", "forest", "snow"), ("town", "farmland"), RIDGE, ("bare", "snow", "ice"), None, None)
 """Kinds of simulated ground in turn: what passes for cloud most easily, and anything."""
 KEPT = 200  # patches kept in memory; larger data sets are read again every epoch
 DOUBTFUL = (0.06, 0.25)  # opacity between thin haze and thin cloud, where people disagree: not taught
@@ -119,7 +121,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             image, target = self._crop(rng, self.labelled[number % len(self.labelled)], place)
         elif kind == 0:
             image, target = self._crop(rng, self._draw(rng, self.scenes))
-        elif kind == 1 and rng.random() < 0.3 and self.mix.simulated:
+        elif kind == 1 and rng.random() < 0.4 and self.mix.simulated:
             image, target = self._painted(rng)
         elif kind == 1:
             image, target = self._crop(rng, self.clear[rng.integers(len(self.clear))])
@@ -221,9 +223,20 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             kinds = HARD[number // 2 % len(HARD)]
             # Every other one is painted in pixels of 20 m: mountains and roofs come in more than one size.
             times = 1 + number % 2
-            image = simulate.ground(rng, (SKY_SIDE // times, SKY_SIDE // times), kinds=kinds)[0]
+            shape = SKY_SIDE // times, SKY_SIDE // times
+            image = ridge(rng, shape) if kinds is RIDGE else simulate.ground(rng, shape, kinds=kinds)[0]
             self._grounds[number] = image.repeat(times, axis=1).repeat(times, axis=2).astype(np.float16)
         return self._grounds[number].astype(np.float32)
+
+
+def ridge(rng: np.random.Generator, shape: tuple[int, int]) -> Float:
+    """Snow above rock above forest and fields (4, height, width), with sharp lines between them, as in the demo."""
+    height = noise(rng, shape, slope=rng.uniform(1.4, 2.2), outer=shape[0])
+    image = simulate.ground(rng, shape, kinds=("farmland", "forest"))[0]
+    snow_line = np.quantile(height, rng.uniform(0.2, 0.85))
+    for kind, line in (("bare", snow_line - rng.uniform(0, 0.6)), ("snow", snow_line)):
+        image = np.where(height > line, simulate.ground(rng, shape, kinds=(kind,))[0], image)
+    return image
 
 
 def sensor(rng: np.random.Generator, image: Float, target: Float) -> Sample:
