@@ -1,5 +1,6 @@
 """Machines of the tests' own: network namespaces on one bridge. They share a disk and nothing else."""
 
+import itertools
 import os
 import re
 import signal
@@ -15,6 +16,10 @@ from .servers import require
 NET = "10.123.46."
 TIMEOUTS = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "15s", "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "15s"}
 """Half of Dask's own, for the sake of the tests' time."""
+
+
+_NUMBER = itertools.count()
+"""A new name for every network: the kernel takes its time to let go of the last one's."""
 
 
 def ip(*words):
@@ -111,7 +116,7 @@ def three(folder):
     """Three machines that see each other, and nothing else."""
     skip_unless_root()
     require("ip")
-    bridge = f"cj{os.getpid() % 100000}"
+    bridge = f"cj{os.getpid() % 100000}n{next(_NUMBER)}"
     ip("link", "add", bridge, "type", "bridge")
     made = []
     try:
