@@ -90,18 +90,20 @@ def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[np
     contract = model.contract
     mean = torch.tensor(contract.mean)[:, None, None]
     std = torch.tensor(contract.std)[:, None, None]
-    for start in range(0, len(reflectance), model.batch):
-        windows = reflectance[start : start + model.batch]
+    while reflectance:
+        windows, reflectance = reflectance[: model.batch], reflectance[model.batch :]
         if all(np.isnan(window[0]).all() for window in windows):
             yield from (np.zeros(window.shape[1:], np.float32) for window in windows)
             continue
         stack = torch.full((model.batch, *windows[0].shape), contract.outside_fill)
         for place, window in zip(stack, windows, strict=False):
             torch.nan_to_num(torch.from_numpy(window), nan=contract.outside_fill, out=place)
+        wanted = len(windows)
+        del windows, window  # The caller may have let go of them: they are not held while the network runs
         stack.sub_(mean).div_(std)
         stack = stack.to(model.device, model.dtype).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            logits = model.network(stack)[: len(windows), 0]
+            logits = model.network(stack)[:wanted, 0]
             yield from torch.sigmoid(logits.float()).cpu().numpy()
 
 

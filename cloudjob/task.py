@@ -144,9 +144,11 @@ def _label(
     for _, same in itertools.groupby(tiles, key=lambda tile: tiling.padded(tile).shape):
         for batch in _batches(list(same), model.batch):
             windows = [reflectance(row.crop(tiling.padded(tile)), task.scene.bands) for tile in batch]
-            for tile, window, likely in zip(batch, windows, predict.probability(model, windows), strict=True):
+            data = [~np.isnan(window[0]) for window in windows]
+            found = predict.probability(model, windows)
+            del windows
+            for tile, valid, likely in zip(batch, data, found, strict=True):
                 core, padded = tiling.core(tile), tiling.padded(tile)
-                valid = ~np.isnan(window[0])
                 mask = predict.classify(likely, valid, task.settings.threshold, reach)
                 percent = predict.percent(likely, valid) if task.settings.probability else mask.copy()
                 yield tile, predict.trim(mask, padded, core), predict.trim(percent, padded, core)
