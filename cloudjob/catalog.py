@@ -126,7 +126,7 @@ def search(
         if (max_cloud_cover is None or _cloud_cover(item) <= max_cloud_cover) and _wanted(item, area, interval):
             key = item.get("collection") or "", item["id"]
             tidy = _tidy(item, catalog)
-            found[key] = max(found.get(key, tidy), tidy, key=lambda one: str(one["properties"].get("updated")))
+            found[key] = max(found.get(key, tidy), tidy, key=lambda one: str(one["properties"].get("updated") or ""))
     items = sorted(found.values(), key=_order)
     return iter(items[-limit if limit else 0 :])
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,10 +13,12 @@ from urllib.parse import urlsplit
 import rasterio
 from pyproj.exceptions import CRSError
 
+from cloudjob import gdal
 from cloudjob.area import footprint
-from cloudjob.errors import ContractError, SceneError
+from cloudjob.errors import ContractError, SceneError, redact
 from cloudjob.grid import Grid
 from cloudjob.scene import Band, Scene
+from cloudjob.signing import open_href
 
 OFFSET_BASELINE = "04.00"
 """From this processing baseline on (25 January 2022) ESA adds 1000 to every number of L1C and L2A, so that dark
@@ -65,7 +67,7 @@ def describe(
             its metadata make no sense.
     """
     try:
-        return replace(_describe(item, assets, bands, resolution), signing=signing)
+        return _describe(item, assets, bands, resolution, signing)
     except ContractError as error:
         raise SceneError(f"scene {item.get('id')}: {error}") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, CRSError) as error:
@@ -75,7 +77,9 @@ def describe(
         ) from None
 
 
-def _describe(item: dict[str, Any], assets: Mapping[str, str], bands: Sequence[str], resolution: float) -> Scene:
+def _describe(
+    item: dict[str, Any], assets: Mapping[str, str], bands: Sequence[str], resolution: float, signing: str
+) -> Scene:
     properties = item["properties"]
     missing = [assets[name] for name in bands if assets[name] not in item["assets"]]
     if missing:
@@ -85,9 +89,9 @@ def _describe(item: dict[str, Any], assets: Mapping[str, str], bands: Sequence[s
         )
     footprint(item)  # raises where it cannot be read
     time = _time(properties.get("datetime") or properties.get("start_datetime"), item["id"])
-    read = tuple(_band(item, name, assets[name]) for name in bands)
+    read = tuple(_band(item, name, assets[name], signing) for name in bands)
     scl_key = assets.get("scl", "")
-    scl = _band(item, "scl", scl_key) if scl_key in item["assets"] else None
+    scl = _band(item, "scl", scl_key, signing) if scl_key in item["assets"] else None
     grid = _target(read[0].grid, resolution, item["id"])
     baseline = str(properties.get("s2:processing_baseline") or properties.get("processing:version") or "")
     return Scene(
@@ -105,6 +109,7 @@ def _describe(item: dict[str, Any], assets: Mapping[str, str], bands: Sequence[s
         scl=scl,
         fingerprint=_fingerprint(item, baseline, read),
         provider_cloud_cover=properties.get("eo:cloud_cover"),
+        signing=signing,
     )
 
 
@@ -120,9 +125,9 @@ def _slim(item: dict[str, Any], bands: Sequence[Band], scl: Band | None) -> dict
 _one_grid = functools.lru_cache(10_000)(Grid)
 
 
-def _band(item: dict[str, Any], name: str, key: str) -> Band:
+def _band(item: dict[str, Any], name: str, key: str, signing: str) -> Band:
     asset = item["assets"][key]
-    grid = _grid(item, asset, key)
+    grid = _grid(item, asset, key, signing)
     scale, offset = (1.0, 0.0) if name == "scl" else scaling(item["properties"], asset)
     return Band(name, key, asset["href"], grid, scale, offset)
 
@@ -175,7 +180,7 @@ def offset_doubt(scene: Scene, valid: int, dark_all: int, dark_any: int, cloud_s
     return None
 
 
-def _grid(item: dict[str, Any], asset: dict[str, Any], key: str) -> Grid:
+def _grid(item: dict[str, Any], asset: dict[str, Any], key: str, signing: str) -> Grid:
     """The asset's grid from the projection extension; from the file's header where the item does not tell."""
     properties = item["properties"]
 
@@ -187,25 +192,21 @@ def _grid(item: dict[str, Any], asset: dict[str, Any], key: str) -> Grid:
         epsg = int(horizontal[1])
     shape, transform = find("proj:shape"), find("proj:transform")
     if not (epsg and shape and transform):
-        return read_grid(asset["href"], item["id"], key)
+        return _file_grid(open_href(signing, asset["href"]), f"scene {item['id']}, asset {key}")
     return _north_up(epsg, transform, shape, f"scene {item['id']}, asset {key}")
 
 
-def read_grid(href: str, scene: str, key: str) -> Grid:
-    """The grid in a raster file's own header.
-
-    Raises:
-        SceneError: it cannot be opened, has no EPSG code or is rotated.
-    """
+def _file_grid(href: str, what: str) -> Grid:
+    """The grid in a raster file's own header."""
     try:
-        with rasterio.open(href) as file:
+        with gdal.env(), rasterio.open(href) as file:
             epsg = file.crs.to_epsg() if file.crs else None
             transform, shape = file.transform, file.shape
     except rasterio.errors.RasterioError as error:
-        raise SceneError(f"scene {scene}, asset {key}: {error}") from None
+        raise SceneError(f"{what}: {redact(str(error))}") from None
     if not epsg:
-        raise SceneError(f"scene {scene}, asset {key}: its coordinate reference system has no EPSG code")
-    return _north_up(epsg, transform, shape, f"scene {scene}, asset {key}")
+        raise SceneError(f"{what}: its coordinate reference system has no EPSG code")
+    return _north_up(epsg, transform, shape, what)
 
 
 def _north_up(epsg: int, transform: Sequence[float], shape: Sequence[int], what: str) -> Grid:

@@ -1,7 +1,6 @@
 """A scene's pixels, tile row by tile row: each is read once, the next while this one is computed."""
 
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,22 +14,10 @@ import rasterio
 import xarray as xr
 from rasterio.enums import Resampling
 
+from cloudjob import gdal
 from cloudjob.errors import PassingError, SceneError, redact
 from cloudjob.grid import Tile, Tiling, Window, by_row
 from cloudjob.scene import Band, Scene, open_scene
-
-GDAL = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # never ask a server for .aux and .msk beside every file
-    "GDAL_HTTP_MAX_RETRY": "4",
-    "GDAL_HTTP_RETRY_DELAY": "0.5",  # seconds, doubled each time
-    "GDAL_HTTP_RETRY_CODES": "429,500,502,503,504",
-    "GDAL_HTTP_CONNECTTIMEOUT": "10",
-    "GDAL_HTTP_LOW_SPEED_TIME": "30",  # give up on a server that sends less than
-    "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",  # … bytes a second for that long
-    # GDAL remembers that a file could not be opened; a retry must ask the server again.
-    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/",
-}
-"""Set while reading, unless the environment says otherwise."""
 
 INTEGERS = ("uint8", "uint16")
 
@@ -67,7 +54,7 @@ def check_files(scene: Scene, bands: Sequence[Band], hrefs: Mapping[str, str]) -
     """
     for band in bands:
         try:
-            with _gdal(), rasterio.open(hrefs.get(band.name, band.href)) as file:
+            with gdal.env(), rasterio.open(hrefs.get(band.name, band.href)) as file:
                 kind, count, transform, shape = file.dtypes[0], file.count, file.transform, file.shape
                 epsg = file.crs.to_epsg() if file.crs else None
         except rasterio.errors.RasterioError as error:
@@ -191,16 +178,11 @@ def failed(error: BaseException, scene: Scene, band: Band | None = None) -> Scen
     return PassingError(message)
 
 
-def _gdal() -> rasterio.Env:
-    # What rasterio.Env is told goes before the environment's variables.
-    return rasterio.Env(**{name: value for name, value in GDAL.items() if name not in os.environ})
-
-
 @contextmanager
 def _reading(scene: Scene) -> Iterator[None]:
     """GDAL's settings for reads, and its errors as ours."""
     try:
-        with _gdal():
+        with gdal.env():
             yield
     except (RuntimeError, OSError, rasterio.errors.RasterioError) as error:
         raise failed(error, scene) from None

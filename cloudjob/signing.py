@@ -69,7 +69,7 @@ def open_href(signing: str, href: str) -> str:
         token, expiry = _tokens.get(container, ("", datetime.min.replace(tzinfo=UTC)))
         if expiry - datetime.now(UTC) < _LEAST_LIFE:
             token, expiry = _tokens[container] = _fetch_token(*container)
-    return f"{href}?{token}"
+    return f"{href}{'&' if '?' in href else '?'}{token}"
 
 
 def forget(signing: str, href: str) -> None:

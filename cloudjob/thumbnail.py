@@ -7,7 +7,6 @@ said in its place. Every n-th pixel of the mask is shown, so no value is ever mi
 import base64
 import functools
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,8 +20,8 @@ from rasterio.enums import Resampling
 from rasterio.io import MemoryFile
 from rasterio.windows import from_bounds
 
+from cloudjob import gdal, signing
 from cloudjob import group as groups
-from cloudjob import read, signing
 from cloudjob.errors import SceneError, redact
 from cloudjob.export import COLOURS
 from cloudjob.grid import Grid, Window
@@ -43,9 +42,6 @@ same in every picture, so that they can be compared."""
 QUALITY = 45
 PATIENCE = 10
 """After so many images in a row that cannot be read, others are not tried in this report."""
-
-GDAL = {**read.GDAL, "GDAL_HTTP_MAX_RETRY": "1"}
-"""A picture is not worth a minute: the next report tries again."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -138,8 +134,7 @@ class Album:
         bounds = _grid(told).crop(_window(entry, item, self.sides[entry.group])).bounds
         names = [name for name in ("red", "green", "blue") if name in sources]
         layers, empty = [], np.zeros(shape, np.bool_)
-        # What rasterio.Env is told goes before the environment's variables.
-        with rasterio.Env(**{name: value for name, value in GDAL.items() if name not in os.environ}):
+        with gdal.env(GDAL_HTTP_MAX_RETRY="1"):  # A picture is not worth a minute: the next report tries again
             for name in names if len(names) == 3 else list(sources)[:1] * 3:
                 source = sources[name]
                 if "href" not in source:

@@ -173,7 +173,8 @@ def test_order_and_limit(item_file):
 def test_an_item_listed_twice_comes_once_as_updated_last(item_file):
     old, new = (make_item("A", properties={"updated": f"2024-06-1{day}T00:00:00Z", "n": day}) for day in (1, 2))
     other = make_item("A", collection="sentinel-2-c1-l2a")
-    for items in ([old, new, other], [other, new, old]):
+    never = make_item("A", properties={"n": 0})
+    for items in ([old, new, other, never], [never, other, new, old]):
         found = list(search(catalog_for(item_file(items)), ALPS, JUNE))
         assert [(item["collection"], item["properties"].get("n")) for item in found] == [
             ("sentinel-2-c1-l2a", None),

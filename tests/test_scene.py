@@ -11,7 +11,7 @@ import rasterio
 from conftest import REAL, needs_real_scenes
 from scenes import BANDS, make_item, write_cog
 
-from cloudjob import read
+from cloudjob import metadata, read
 from cloudjob.errors import SceneError
 from cloudjob.grid import Tiling
 from cloudjob.metadata import describe, offset_doubt, scaling
@@ -87,6 +87,18 @@ def test_the_header_tells_the_grid_where_the_item_does_not(tmp_path: Path) -> No
     for asset in item["assets"].values():
         del asset["proj:shape"], asset["proj:transform"]
     assert described(item).grid == with_metadata
+
+
+def test_the_header_of_a_signed_file_tells_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    item = make_item(tmp_path)
+    with_metadata = described(item).grid
+    for asset in item["assets"].values():
+        del asset["proj:shape"], asset["proj:transform"]
+        asset["href"] = f"private:{asset['href']}"
+    monkeypatch.setattr(metadata, "open_href", lambda signing, href: href.removeprefix(f"{signing}:"))
+    scene = metadata.describe(item, ASSETS, BANDS, 10, "private")
+    assert scene.grid == with_metadata
+    assert scene.signing == "private"
 
 
 def test_a_file_that_is_gone_fails_the_scene(tmp_path: Path) -> None:

@@ -67,6 +67,10 @@ def test_one_token_serves_a_container_until_it_is_forgotten(sas):
     assert asked == [(path, None) for path in paths]
 
 
+def test_an_address_with_a_query_keeps_it(sas):
+    assert open_href(PC, f"{BLOB}?versionid=2") == f"{BLOB}?versionid=2&st=2024&se=2025&sp=rl&sig=SECRET1"
+
+
 def test_a_token_about_to_expire_is_renewed(sas):
     asked, _, life = sas
     life[0] = timedelta(minutes=10)

@@ -243,14 +243,23 @@ def test_sensor_marks_what_it_cuts_off():
 
 
 def test_algorithms_clouds_count_only_where_the_teacher_agrees(patches, tmp_path):
+    label = np.zeros((96, 96), np.uint8)
+    label[20:60, 30:70] = 1
+    label[70:90] = 255  # the algorithms disagree
+    write(patches[0].label, label)
     said = np.zeros((96, 96), np.float16)
     said[20:40] = 1
+    said[80:84] = 0.5
+    said[84:88] = 1
     np.savez(tmp_path / "teacher.npz", cloudy=said)
     chosen = settings.Data(confirmed=("cloudy",))
     target = teach.targets(patches, chosen, tmp_path / "teacher.npz")["cloudy"]
     assert (target[20:40, 30:70] == 1).all()
     assert np.isnan(target[40:60, 30:70]).all()
     assert (target[:20, :90] == 0).all()
+    assert (target[70:80, :90] == 0).all(), "the teacher is sure that it is clear"
+    assert np.isnan(target[80:88]).all(), "what it takes for cloud may be snow"
+    assert (target[88:90, :90] == 0).all()
     assert np.isnan(target[:, 90:]).all()
 
 

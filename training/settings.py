@@ -47,7 +47,8 @@ class Data:
         validation_share: share of the other scenes that join them, drawn by the seed.
         ignored: patches (by name, not by scene) that are left out, for nobody can tell what they show.
         teacher: scenes whose target is what `ukis-csmask` thinks of them (a probability), not their label.
-        confirmed: scenes whose label is by an algorithm; cloud counts only where `ukis-csmask` agrees.
+        confirmed: scenes whose label is by an algorithm; cloud counts only where `ukis-csmask` agrees, and what has
+            no label is clear where it is sure of that.
         simulated: grounds and skies to simulate.
         widened: pixels by which the clouds of labels and of the teacher are widened: people differ in how far outside
             a cloud they draw its edge, and who uses a mask would rather lose a clear pixel than keep a hazy one.

@@ -8,17 +8,21 @@ import numpy as np
 import numpy.typing as npt
 
 from training import peer
-from training.data import CLEAR, CLOUD, Patch
+from training.data import CLEAR, CLOUD, UNKNOWN, Patch
 from training.settings import Data
 
 Float = npt.NDArray[np.float32]
+
+SURE = 0.1
+"""The teacher's probability below which it is sure that there is no cloud."""
 
 
 def targets(patches: Sequence[Patch], settings: Data, cache: Path) -> dict[str, Float]:
     """Targets (height, width) by patch name, 0 to 1 and NaN for unknown; `cache` keeps what the teacher said.
 
     Scenes in `settings.teacher` get its probability, those in `settings.confirmed` their own label, where cloud
-    counts only if the teacher says so too.
+    counts only if the teacher says so too, and what is not labelled is clear if the teacher is sure of that: it
+    takes ice for cloud, but hardly ever cloud for ice.
     """
     said = dict(np.load(cache)) if cache.exists() else {}
     result: dict[str, Float] = {}
@@ -33,7 +37,8 @@ def targets(patches: Sequence[Patch], settings: Data, cache: Path) -> dict[str, 
             result[patch.name] = said[patch.name].astype(np.float32)
         else:
             agreed = (label == CLOUD) & (said[patch.name] > 0.5)
-            result[patch.name] = np.where(label == CLEAR, 0, np.where(agreed, 1, np.nan)).astype(np.float32)
+            clear = (label == CLEAR) | (label == UNKNOWN) & (said[patch.name] < SURE) & (reflectance != 0).any(axis=0)
+            result[patch.name] = np.where(clear, 0, np.where(agreed, 1, np.nan)).astype(np.float32)
     if result:
         cache.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(cache, **said)
