@@ -298,6 +298,7 @@ def test_evaluation_from_the_command_line(trained, patches, tmp_path):
     (folder / "clear.tif").unlink()
     command = [sys.executable, "-m", "training.evaluate", str(trained / "checkpoint.safetensors")]
     command += ["--data", str(folder), "--out", str(tmp_path / "out"), "--no-peer", "--choose-on", "cloudy"]
+    command += ["--beside", str(trained / "checkpoint.safetensors")]  # under its own name
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert "brightness" in done.stdout
@@ -305,12 +306,26 @@ def test_evaluation_from_the_command_line(trained, patches, tmp_path):
     groups = {(row["group"], row["method"], row["buffer_px"]) for row in metrics["rows"]}
     assert ("cloudy", "cloudjob", 0) in groups
     assert ("pooled", "brightness", 4) in groups
+    scores = {row["method"]: row["iou"] for row in metrics["rows"] if (row["group"], row["buffer_px"]) == ("cloudy", 0)}
+    assert scores.keys() == {"cloudjob", "brightness", "tiny"}
+    assert scores["cloudjob"] == scores["tiny"]
+    assert metrics["cuts"]["cloudjob"] == metrics["cuts"]["tiny"]
     assert (tmp_path / "out" / "cloudy.png").stat().st_size > 1000
     assert (tmp_path / "out" / "reliability.png").exists()
     chosen = checkpoint.load(tmp_path / "out" / "checkpoint.safetensors").contract
     assert chosen.threshold == metrics["threshold"]
     bright = next(r for r in metrics["rows"] if r["method"] == "brightness" and r["group"] == "cloudy")
     assert bright["iou"] > 0.9
+
+
+def test_two_checkpoints_of_one_name_cannot_be_told_apart(trained, patches, tmp_path):
+    path = str(trained / "checkpoint.safetensors")
+    command = [sys.executable, "-m", "training.evaluate", path, "--beside", path, "--beside", path, "--no-peer"]
+    command += ["--data", str(patches[0].label.parent), "--out", str(tmp_path / "out")]
+    (tmp_path / "clear.tif").unlink()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "tiny, tiny" in done.stderr
 
 
 def test_evaluation_of_a_missing_checkpoint(tmp_path, patches):

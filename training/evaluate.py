@@ -1,7 +1,7 @@
 """How good a checkpoint is: `python -m training.evaluate CHECKPOINT --data FOLDER --out FOLDER`.
 
 Our masks are those a job writes (same tiles, halo and fill). Beside them, on the same pixels: a threshold on
-brightness, and `ukis-csmask` where it is installed; each with the same buffers.
+brightness, other checkpoints if asked for, and `ukis-csmask` where it is installed; each with the same buffers.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cloudjob import checkpoint, predict
-from cloudjob.errors import CloudjobError
+from cloudjob.errors import CloudjobError, UsageError
 from training import data, peer, pictures
 from training.data import Label, Patch, Reflectance
 
@@ -96,12 +96,16 @@ def brightness(reflectance: Reflectance) -> Float:
     return score
 
 
-def cases(model: predict.Model, patches: Iterable[Patch], *, with_peer: bool) -> list[Case]:
+def cases(
+    model: predict.Model, patches: Iterable[Patch], *, with_peer: bool, beside: Iterable[predict.Model] = ()
+) -> list[Case]:
     """All methods on all patches."""
+    beside = list(beside)
     result = []
     for patch in patches:
         reflectance, label = patch.read()
         scores = {"cloudjob": likelihood(model, reflectance), "brightness": brightness(reflectance)}
+        scores |= {other.contract.name: likelihood(other, reflectance) for other in beside}
         if with_peer:
             scores["ukis-csmask"] = peer.probability(reflectance)
         result.append(Case(patch, reflectance, label, scores))
@@ -204,16 +208,27 @@ def evaluate(
     *,
     cut_of_brightness: float = 0.3,
     with_peer: bool = True,
+    beside: Sequence[checkpoint.Checkpoint] = (),
 ) -> dict[str, Any]:
     """Measure a checkpoint on patches; leaves `metrics.json`, `reliability.png` and sheets in `out`.
+
+    Args:
+        ckpt: the checkpoint, "cloudjob" in the rows.
+        patches: to measure on.
+        out: folder.
+        cut_of_brightness: mean visible reflectance from which the simplest method says cloud.
+        with_peer: whether `ukis-csmask` is measured too.
+        beside: other checkpoints, each under its own name, with its own threshold.
 
     Returns:
         What is in `metrics.json`.
     """
     contract = ckpt.contract
     out.mkdir(parents=True, exist_ok=True)
-    found = cases(predict.prepare(ckpt), patches, with_peer=with_peer)
+    others = [predict.prepare(other) for other in beside]
+    found = cases(predict.prepare(ckpt), patches, with_peer=with_peer, beside=others)
     cuts = {"cloudjob": contract.threshold, "brightness": cut_of_brightness}
+    cuts |= {other.contract.name: other.contract.threshold for other in others}
     if with_peer:
         cuts["ukis-csmask"] = 0.5
     default = round(contract.buffer / contract.resolution)
@@ -273,6 +288,7 @@ def _widened(case: Case, by: int) -> Case:
 @click.option("--clear", multiple=True, help="Pattern of scenes without labels that are known to be clear.")
 @click.option("--choose-on", multiple=True, help="Pattern of training-side scenes that choose threshold and buffer.")
 @click.option("--widened", default=0, help="Pixels by which clouds are widened in the labels that choose.")
+@click.option("--beside", multiple=True, type=click.Path(path_type=Path), help="Another checkpoint to measure.")
 @click.option("--peer/--no-peer", "with_peer", default=peer.available(), help="Beside ukis-csmask.")
 def main(
     path: Path,
@@ -283,6 +299,7 @@ def main(
     clear: tuple[str, ...],
     choose_on: tuple[str, ...],
     widened: int,
+    beside: tuple[Path, ...],
     with_peer: bool,
 ) -> None:
     """Command line."""
@@ -293,14 +310,23 @@ def main(
             for patch in data.find(folder).patches
         ]
         out.mkdir(parents=True, exist_ok=True)
-        bright = 0.3
+        bright, paths = 0.3, [path, *beside]
         if choose_on:
             _, chosen = data.split(tuple(patches), choose_on)
-            threshold, buffer, bright = fix_choice(path, chosen, out / "checkpoint.safetensors", widened)
-            path = out / "checkpoint.safetensors"
-            click.echo(f"chosen on {len(chosen)} patches: threshold {threshold}, buffer {buffer} px", err=True)
+            copies = [
+                out / ("checkpoint.safetensors" if n == 0 else f"beside-{n}.safetensors") for n in range(len(paths))
+            ]
+            for name, copy in zip(paths, copies, strict=True):
+                threshold, buffer, bright = fix_choice(name, chosen, copy, widened)
+                told = f"threshold {threshold}, buffer {buffer} px"
+                click.echo(f"{name}: chosen on {len(chosen)} patches: {told}", err=True)
+            paths = copies
         _, measured = data.split(tuple(patches), only)
-        metrics = evaluate(checkpoint.load(path), measured, out, cut_of_brightness=bright, with_peer=with_peer)
+        ckpt, *others = map(checkpoint.load, paths)
+        names = [other.contract.name for other in others]
+        if len(set(names)) < len(names):
+            raise UsageError(f"--beside names {', '.join(names)}; expected checkpoints with names of their own")
+        metrics = evaluate(ckpt, measured, out, cut_of_brightness=bright, with_peer=with_peer, beside=others)
     except CloudjobError as error:
         click.echo(f"error: {error}", err=True)
         if error.hint:
