@@ -12,7 +12,7 @@ import torch
 
 from cloudjob import checkpoint
 from cloudjob.errors import CloudjobError, UsageError
-from training import data, evaluate, loop, pictures, settings, teach
+from training import data, evaluate, loop, peer, pictures, settings, teach
 from training.data import Patch
 from training.sample import Float, Samples
 
@@ -90,6 +90,9 @@ def divide(chosen: settings.Settings, patches: Sequence[Patch]) -> tuple[list[Pa
 def make_samples(chosen: settings.Settings, learn: Sequence[Patch], soft: dict[str, Float]) -> Samples:
     """What the settings say is shown of these patches."""
     training = chosen.training
+    anew = frozenset(p.name for p in learn if any(fnmatch(p.scene, pattern) for pattern in chosen.data.anew))
+    if anew and training.crop != peer.SIDE:
+        raise UsageError(f"training.crop is {training.crop}; the teacher sees {peer.SIDE} px (data.anew)")
     samples = Samples(
         learn,
         chosen.mix,
@@ -100,6 +103,8 @@ def make_samples(chosen: settings.Settings, learn: Sequence[Patch], soft: dict[s
         augment=training.augment,
         skies=chosen.data.simulated,
         soft=soft,
+        anew=anew,
+        ask=peer.probability_of_tile if anew else None,
         whole=training.samples == 0,
         widened=chosen.data.widened,
     )

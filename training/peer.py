@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from cloudjob.errors import UsageError
 
 SIDE = 256  # pixels; the networks' input
 OVERLAP = 0.2
-THREADS = 2
+THREADS = 0
+"""Of onnxruntime; 0 for as many as torch takes, which is one in a process that prepares samples."""
 
 
 def available() -> bool:
@@ -35,20 +37,50 @@ def probability(reflectance: npt.NDArray[np.float32], level: str = "l2a") -> npt
     Raises:
         UsageError: the peer is not installed.
     """
+    _check()
+    from ukis_csmask.utils import tile_array, untile_array  # noqa: PLC0415  (optional)
+
+    tiles = np.moveaxis(tile_array(_normalised(reflectance, level), SIDE, SIDE, OVERLAP), -1, 1)
+    scores = np.moveaxis(np.concatenate([_scores(tile, level) for tile in tiles]), 1, -1)
+    return _share(untile_array(scores, (*reflectance.shape[1:], 3), OVERLAP, smooth_blending=True))
+
+
+def probability_of_tile(reflectance: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The same for (4, `SIDE`, `SIDE`) at once: four times as fast, and different near the edges."""
+    _check()
+    tile = np.moveaxis(_normalised(reflectance, "l2a"), -1, 0)
+    return _share(np.moveaxis(_scores(tile, "l2a")[0], 0, -1))
+
+
+def _check() -> None:
     if not available():
         raise UsageError("ukis-csmask is not installed", hint="pip install ukis-csmask onnxruntime")
-    from ukis_csmask.mask import CSmask  # noqa: PLC0415  (optional)
-    from ukis_csmask.utils import tile_array, untile_array  # noqa: PLC0415
 
-    session, mean, std = _session(level)
-    image = CSmask.normalize(np.moveaxis(reflectance[[2, 1, 0, 3]], 0, 2).astype(np.float32), mean, std)
-    tiles = np.moveaxis(tile_array(image, SIDE, SIDE, OVERLAP), -1, 1)
-    name = session.get_inputs()[0].name
-    logits = np.concatenate([session.run(None, {name: tile[None]})[0] for tile in tiles])
-    scores = np.moveaxis(CSmask.softmax(logits), 1, -1)
-    blended = untile_array(scores, (*reflectance.shape[1:], 3), OVERLAP, smooth_blending=True)
-    other = np.maximum(blended[..., 0], blended[..., 2])
-    share: npt.NDArray[np.float32] = blended[..., 1] / np.maximum(blended[..., 1] + other, 1e-6)
+
+def _normalised(reflectance: npt.NDArray[np.float32], level: str) -> npt.NDArray[np.float32]:
+    """(height, width, band) in the peer's order and units."""
+    from ukis_csmask.mask import CSmask  # noqa: PLC0415
+
+    _, mean, std = _session(level)
+    bands = np.moveaxis(reflectance[[2, 1, 0, 3]], 0, 2).astype(np.float32)
+    normalised: npt.NDArray[np.float32] = CSmask.normalize(bands, mean, std)
+    return normalised
+
+
+def _scores(tile: npt.NDArray[np.float32], level: str) -> npt.NDArray[np.float64]:
+    """(1, class, height, width), their sum over classes 1, of a tile (band, height, width)."""
+    from ukis_csmask.mask import CSmask  # noqa: PLC0415
+
+    session, _, _ = _session(level)
+    logits = session.run(None, {session.get_inputs()[0].name: tile[None].astype(np.float32)})[0]
+    scores: npt.NDArray[np.float64] = CSmask.softmax(logits)
+    return scores
+
+
+def _share(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Of cloud, between itself and the larger of the other two, from (height, width, class)."""
+    other = np.maximum(scores[..., 0], scores[..., 2])
+    share: npt.NDArray[np.float64] = scores[..., 1] / np.maximum(scores[..., 1] + other, 1e-6)
     return share.astype(np.float32)
 
 
@@ -59,7 +91,7 @@ def _session(level: str) -> tuple[Any, list[float], list[float]]:
     folder = Path(str(import_module("ukis_csmask").__file__)).parent
     statistics = json.loads((folder / f"model_4b_{level}.json").read_text())["data"]["dataset_statistics"]
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
+    options.intra_op_num_threads = THREADS or torch.get_num_threads()
     model = str(folder / f"model_4b_{level}.onnx")
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return session, *statistics["img"]

@@ -8,7 +8,7 @@ in CutMix (Yun et al. 2019, arXiv:1905.04899); a teacher's soft labels as target
 arXiv:1503.02531).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,6 +73,8 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         skies: number of simulated skies (and of simulated grounds).
         soft: targets (height, width) that replace a patch's label, by its name; see `training.teach`.
         widened: pixels by which targets' clouds are widened.
+        anew: names of patches of which every crop is put to `ask` as it is shown, half of them mixed with another.
+        ask: reflectance (4, crop, crop) → target (crop, crop), as `peer.probability_of_tile`.
         whole: show `length` crops, fixed by the seed, once an epoch in random order, instead of new ones.
     """
 
@@ -88,6 +90,8 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     soft: dict[str, Float] = field(default_factory=dict)
     whole: bool = False
     widened: int = 0
+    anew: frozenset[str] = frozenset()
+    ask: Callable[[Float], Float] | None = None
     _cache: dict[str, Sample] = field(default_factory=dict)
     _skies: dict[int, npt.NDArray[np.float16]] = field(default_factory=dict)
     _grounds: dict[int, npt.NDArray[np.float16]] = field(default_factory=dict)
@@ -97,6 +101,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.scenes = _by_scene(self.labelled)
         self.opaque = _by_scene([p for p in self.labelled if self._has_opaque_clouds(p)])
         self.clear = [p for p in self.patches if p.clear]
+        self.mixed = _by_scene([p for p in self.patches if p.name in self.anew])
 
     def warm(self) -> None:
         """Make everything that is kept in memory, before loading processes are forked and would each make their own."""
@@ -114,13 +119,18 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng((self.seed, self.epoch, index))
+        anew = False
         kind = rng.choice(5, p=self.mix.shares())
         if kind == 0 and self.whole:
             number = int(np.random.default_rng((self.seed, self.epoch)).permutation(self.length)[index])
             place = np.random.default_rng((self.seed, number))
             image, target = self._crop(rng, self.labelled[number % len(self.labelled)], place)
         elif kind == 0:
-            image, target = self._crop(rng, self._draw(rng, self.scenes))
+            patch = self._draw(rng, self.scenes)
+            image, target = self._crop(rng, patch)
+            anew = patch.name in self.anew
+            if anew and rng.random() < 0.5:
+                image = self._blend(rng, image)
         elif kind == 1 and rng.random() < 0.4 and self.mix.simulated:
             image, target = self._painted(rng)
         elif kind == 1:
@@ -131,6 +141,8 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             image, target = self._clouded(rng, simulated=kind == 4)
         if self.augment:
             image, target = sensor(rng, image, target)
+        if anew and self.ask:
+            target = np.where((image == 0).all(axis=0), np.nan, self._wide(self.ask(image))).astype(np.float32)
         return torch.from_numpy(image[: self.bands].copy()), torch.from_numpy(target[None].copy())
 
     def _draw(self, rng: np.random.Generator, scenes: dict[str, list[Patch]]) -> Patch:
@@ -161,12 +173,28 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         target[label == UNKNOWN] = np.nan
         if patch.name in self.soft:
             target = np.where((image != 0).any(axis=0), self.soft[patch.name], np.nan).astype(np.float32)
-        if self.widened:
-            wide = maximum_filter(np.nan_to_num(target), 2 * self.widened + 1)
-            target = np.where(np.isnan(target), target, wide).astype(np.float32)
+        target = self._wide(target)
         if len(self._cache) < KEPT:
             self._cache[patch.name] = image, target
         return image, target
+
+    def _wide(self, target: Float) -> Float:
+        """A target with its clouds widened; what is unknown stays so."""
+        if not self.widened:
+            return target
+        wide = maximum_filter(np.nan_to_num(target), 2 * self.widened + 1)
+        return np.where(np.isnan(target), target, wide).astype(np.float32)
+
+    def _blend(self, rng: np.random.Generator, image: Float) -> Float:
+        """Two crops seen through each other: haze and thin cloud of every kind, for the teacher to judge.
+
+        After Zhang et al. 2018 (mixup, arXiv:1710.09412), with the teacher's word for the mixture as in Beyer et al.
+        2022 (a good teacher is patient and consistent, arXiv:2106.05237).
+        """
+        other, _ = self._crop(rng, self._draw(rng, self.mixed))
+        share = np.float32(rng.uniform(0.2, 0.8))
+        empty = (image == 0).all(axis=0) | (other == 0).all(axis=0)
+        return np.where(empty, 0, share * image + (1 - share) * other).astype(np.float32)
 
     def _has_opaque_clouds(self, patch: Patch) -> bool:
         """Clouds through which the ground is seen cannot be pasted on another."""

@@ -49,6 +49,8 @@ class Data:
         teacher: scenes whose target is what `ukis-csmask` thinks of them (a probability), not their label.
         confirmed: scenes whose label is by an algorithm; cloud counts only where `ukis-csmask` agrees, and what has
             no label is clear where it is sure of that.
+        anew: scenes of which every crop is put to `ukis-csmask` as it is shown, instead of once as a whole; half of
+            them mixed with another crop of these scenes, among which clear ones may be.
         simulated: grounds and skies to simulate.
         widened: pixels by which the clouds of labels and of the teacher are widened: people differ in how far outside
             a cloud they draw its edge, and who uses a mask would rather lose a clear pixel than keep a hazy one.
@@ -61,6 +63,7 @@ class Data:
     ignored: tuple[str, ...] = ()
     teacher: tuple[str, ...] = ()
     confirmed: tuple[str, ...] = ()
+    anew: tuple[str, ...] = ()
     simulated: int = 400
     widened: int = 0
 
