@@ -73,7 +73,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         skies: number of simulated skies (and of simulated grounds).
         soft: targets (height, width) that replace a patch's label, by its name; see `training.teach`.
         widened: pixels by which targets' clouds are widened.
-        anew: names of patches of which every crop is put to `ask` as it is shown, half of them mixed with another.
+        anew: names of patches of which every crop is put to `ask`, half of them mixed with another.
         ask: reflectance (4, crop, crop) → target (crop, crop), as `peer.probability_of_tile`.
         whole: show `length` crops, fixed by the seed, once an epoch in random order, instead of new ones.
     """
@@ -139,10 +139,10 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             image, target = self._pasted(rng)
         else:
             image, target = self._clouded(rng, simulated=kind == 4)
-        if self.augment:
-            image, target = sensor(rng, image, target)
         if anew and self.ask:
             target = np.where((image == 0).all(axis=0), np.nan, self._wide(self.ask(image))).astype(np.float32)
+        if self.augment:
+            image, target = sensor(rng, image, target)
         return torch.from_numpy(image[: self.bands].copy()), torch.from_numpy(target[None].copy())
 
     def _draw(self, rng: np.random.Generator, scenes: dict[str, list[Patch]]) -> Patch:

@@ -49,7 +49,7 @@ class Data:
         teacher: scenes whose target is what `ukis-csmask` thinks of them (a probability), not their label.
         confirmed: scenes whose label is by an algorithm; cloud counts only where `ukis-csmask` agrees, and what has
             no label is clear where it is sure of that.
-        anew: scenes of which every crop is put to `ukis-csmask` as it is shown, instead of once as a whole; half of
+        anew: scenes of which every crop is put to `ukis-csmask`, instead of once as a whole; half of
             them mixed with another crop of these scenes, among which clear ones may be.
         simulated: grounds and skies to simulate.
         widened: pixels by which the clouds of labels and of the teacher are widened: people differ in how far outside
