@@ -218,7 +218,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         """Simulated clouds on simulated ground, or on a patch."""
         if simulated:
             image, target = self._painted(rng)
-        elif self.labelled and rng.random() < 0.2:
+        elif self.labelled and self.mix.labelled and rng.random() < 0.2:
             image, target = self._crop(rng, self._draw(rng, self.scenes))
         else:
             image, target = self._crop(rng, self.clear[rng.integers(len(self.clear))])
