@@ -16,7 +16,7 @@ from rasterio.warp import transform_geom
 
 from cloudjob.fractal import Float, noise
 from cloudjob.grid import Grid
-from cloudjob.metadata import OFFSET, OFFSET_BASELINE, SCALE
+from cloudjob.metadata import OFFSET, SCALE, adds_offset
 from cloudjob.simulate import CLOUD_OPACITY, SURFACES, ground, overlay, sky
 
 COLLECTION = "simulated-sentinel-2-l2a"
@@ -136,7 +136,7 @@ def _write_scene(
     missing = _beyond_the_swath(grid, one.edge)
     name = f"S{one.platform[-2:].upper()}_{one.tile}_{one.time[:10].replace('-', '')}_0_L2A"
     coarse = grid.coarsen(2)
-    offset = -OFFSET if one.baseline >= OFFSET_BASELINE else 0.0
+    offset = -OFFSET if adds_offset(one.baseline) else 0.0
     for band, values in zip(BANDS, seen, strict=True):
         steps = np.clip(np.rint((_doubled(values) - offset) / (SCALE * STEP)), 1, 65535 // STEP)
         steps[missing] = 0

@@ -1,6 +1,7 @@
 """GDAL's settings while files are opened and read: patient with servers, but never for ever."""
 
 import os
+import re
 
 import rasterio
 
@@ -23,3 +24,13 @@ def env(**other: str) -> rasterio.Env:
     (What `rasterio.Env` is told would go before them.)
     """
     return rasterio.Env(**{name: value for name, value in (PATIENT | other).items() if name not in os.environ})
+
+
+def may_pass(href: str, told: str) -> bool:
+    """Whether a fault may soon be over, as far as GDAL's words allow to tell.
+
+    Files on a disk do not heal. On a server 401, 404 and 410 are answers. 403 may be a signature that has expired, and
+    everything else a cut connection, which GDAL often reports as "not recognized as a supported file format".
+    """
+    remote = href.startswith(("http", "s3:", "gs:", "az:", "/vsi"))
+    return remote and not re.search(r"(response code|error):? ?(401|404|410)\b", told)

@@ -15,13 +15,13 @@ from pyproj.exceptions import CRSError
 
 from cloudjob import gdal
 from cloudjob.area import footprint
-from cloudjob.errors import ContractError, SceneError, redact
+from cloudjob.errors import ContractError, PassingError, SceneError, redact
 from cloudjob.grid import Grid
 from cloudjob.scene import Band, Scene
 from cloudjob.signing import open_href
 
-OFFSET_BASELINE = "04.00"
-"""From this processing baseline on (25 January 2022) ESA adds 1000 to every number of L1C and L2A, so that dark
+OFFSET_BASELINE = 4
+"""From this processing baseline on (04.00, 25 January 2022) ESA adds 1000 to every number of L1C and L2A, so that dark
 surfaces can be negative: https://sentiwiki.copernicus.eu/web/s2-products (Level-2A products)."""
 
 OFFSET = 0.1
@@ -150,7 +150,13 @@ def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any]) -> tuple[fl
     if stated is not None and not (applied is False and stated == 0):
         return scale, float(stated)
     baseline = str(properties.get("s2:processing_baseline") or properties.get("processing:version") or "")
-    return scale, -OFFSET if baseline >= OFFSET_BASELINE else 0.0
+    return scale, -OFFSET if adds_offset(baseline) else 0.0
+
+
+def adds_offset(baseline: str) -> bool:
+    """Whether numbers of a processing baseline ("05.10", "2.14", "N0510") have ESA's 1000 added."""
+    main = re.search(r"\d{1,2}", baseline)
+    return main is not None and int(main[0]) >= OFFSET_BASELINE
 
 
 def offset_doubt(scene: Scene, valid: int, dark_all: int, dark_any: int, cloud_share: float) -> str | None:
@@ -166,9 +172,9 @@ def offset_doubt(scene: Scene, valid: int, dark_all: int, dark_any: int, cloud_s
     Returns:
         What does not fit together, or None.
     """
-    if scene.baseline < OFFSET_BASELINE or not valid:
-        return None
     offset = scene.bands[0].offset
+    if not valid or (offset == 0 and not adds_offset(scene.baseline)):
+        return None
     # Ground that is negative in all three visible bands is rare; without the offset it is every dark surface.
     if offset < 0 and dark_all / valid > 0.05:
         share = 100 * dark_all / valid
@@ -203,7 +209,8 @@ def _file_grid(href: str, what: str) -> Grid:
             epsg = file.crs.to_epsg() if file.crs else None
             transform, shape = file.transform, file.shape
     except rasterio.errors.RasterioError as error:
-        raise SceneError(f"{what}: {redact(str(error))}") from None
+        kind = PassingError if gdal.may_pass(href, str(error)) else SceneError
+        raise kind(f"{what}: {redact(str(error))}") from None
     if not epsg:
         raise SceneError(f"{what}: its coordinate reference system has no EPSG code")
     return _north_up(epsg, transform, shape, what)

@@ -1,7 +1,6 @@
 """A scene's pixels, tile row by tile row: each is read once, the next while this one is computed."""
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -160,11 +159,7 @@ def classification(scene: Scene, band: Band, window: Window, hrefs: Mapping[str,
 
 
 def failed(error: BaseException, scene: Scene, band: Band | None = None) -> SceneError:
-    """Tell a passing fault from a lasting one, as far as GDAL's words allow.
-
-    Files on a disk do not heal. On a server 401, 404 and 410 are answers. 403 may be a signature that has expired, and
-    everything else a cut connection, which GDAL often reports as "not recognized as a supported file format".
-    """
+    """What GDAL said, with all its causes, as a scene's error: a passing one where it may be over soon."""
     told = []
     cause: BaseException | None = error
     while cause is not None:
@@ -172,10 +167,8 @@ def failed(error: BaseException, scene: Scene, band: Band | None = None) -> Scen
         cause = cause.__cause__ or cause.__context__
     text = " ← ".join(dict.fromkeys(line.strip() for line in told if line.strip()))
     message = f"scene {scene.id}{f', asset {band.key}' if band else ''}: {redact(text)}"
-    remote = any(band.href.startswith(("http", "s3:", "gs:", "az:", "/vsi")) for band in scene.bands)
-    if not remote or re.search(r"(response code|error):? ?(401|404|410)\b", text):
-        return SceneError(message)
-    return PassingError(message)
+    passing = any(gdal.may_pass(each.href, text) for each in scene.bands)
+    return PassingError(message) if passing else SceneError(message)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 from cloudjob import ledger, plan, settings
 from cloudjob.catalog import search
-from cloudjob.errors import ContractError, SceneError
+from cloudjob.errors import ContractError, PassingError, SceneError, UnreachableError
 from cloudjob.grid import Tile
 from cloudjob.group import grid_of
 from cloudjob.identity import merge as merge_versions
@@ -43,8 +43,8 @@ def make(job: Job) -> Survey:
     """Search the catalog and compare it with the ledger.
 
     Raises:
-        UnreachableError: the catalog or the store does not answer.
-        ContractError: the OUT was made with other settings, or no item found has the bands.
+        UnreachableError: the catalog or the store does not answer, or the files of no item do.
+        ContractError: the OUT was made with other settings, or no item found can be used.
     """
     return compare(job, find(job))
 
@@ -77,13 +77,16 @@ def compare(job: Job, items: list[dict[str, Any]]) -> Survey:
     # What was made with other settings does not count: the run will delete it (`settings.claim`), or is refused.
     known = ledger.read(job.out) if settings.read(job.out) == job.settings else Ledger()
     catalog = job.catalog
-    scenes, refused = _described(job, ((item, catalog.assets, catalog.signing) for item in items))
-    if refused and not scenes:
-        example = next(iter(refused.values()))
-        raise ContractError(f"none of the {len(items)} items can be used: {example}", hint="see --asset and --catalog")
+    scenes, errors = _described(job, ((item, catalog.assets, catalog.signing) for item in items))
+    if errors and not scenes:
+        example = next(iter(errors.values()))
+        message = f"none of the {len(items)} items can be used: {example}"
+        if any(isinstance(error, PassingError) for error in errors.values()):
+            raise UnreachableError(message)
+        raise ContractError(message, hint="see --asset and --catalog")
     again, hopeless = _described(job, ((each.item, each.assets, each.signing) for each in known.to_retry()))
     fitting, misfits = _on_one_grid([*scenes, *again], known)
-    refused |= hopeless | misfits
+    refused = {name: str(error) for name, error in (errors | hopeless).items()} | misfits
     kept, older = merge_versions(fitting)
     for scene, newer in older:
         if scene.id != newer.id:
@@ -93,14 +96,14 @@ def compare(job: Job, items: list[dict[str, Any]]) -> Survey:
 
 def _described(
     job: Job, items: Iterable[tuple[dict[str, Any], Mapping[str, str], str]]
-) -> tuple[list[Scene], dict[str, str]]:
+) -> tuple[list[Scene], dict[str, SceneError]]:
     """The scenes that items (with their assets' names and signing) describe, and why others describe none."""
     scenes, refused = [], {}
     for item, assets, signing in items:
         try:
             scenes.append(describe(item, assets, job.settings.bands, job.settings.resolution, signing))
         except SceneError as error:
-            refused[item["id"]] = str(error)
+            refused[item["id"]] = error
     return scenes, refused
 
 

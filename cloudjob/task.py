@@ -19,7 +19,7 @@ from cloudjob import cluster, predict, read, signing, store
 from cloudjob.checkpoint import Contract
 from cloudjob.errors import CloudjobError, PassingError, SceneError
 from cloudjob.grid import Grid, Tile, Tiling, Window
-from cloudjob.metadata import OFFSET, OFFSET_BASELINE
+from cloudjob.metadata import OFFSET, adds_offset
 from cloudjob.out import Out
 from cloudjob.receipt import Receipt, merge
 from cloudjob.scene import Band, Scene, reflectance
@@ -174,8 +174,9 @@ def _outside(clip: bytes, grid: Grid) -> npt.NDArray[np.bool_]:
 def _tally(mask: predict.Mask, raw: npt.NDArray[np.uint16], scene: Scene, seen: int) -> Receipt:
     """Count a tile's pixels, and the dark ones that tell whether the offset fits."""
     dark_all = dark_any = 0
-    if scene.baseline >= OFFSET_BASELINE:
-        limit = round(OFFSET / scene.bands[0].scale)
+    offset = scene.bands[0].offset
+    if offset < 0 or adds_offset(scene.baseline):
+        limit = round((-offset or OFFSET) / scene.bands[0].scale)
         visible = [index for index, band in enumerate(scene.bands) if band.name in ("red", "green", "blue")]
         dark = [raw[index] < limit for index in visible]
         labelled = mask <= predict.CLOUD

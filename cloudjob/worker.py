@@ -57,8 +57,9 @@ async def serve(address: str, workers: int | None = None) -> bool:
         try:
             # A crowded machine takes its time to load torch
             await asyncio.gather(*(asyncio.wait_for(nanny.start(), ARRIVAL) for nanny in nannies))
-        except (OSError, TimeoutError) as error:
-            raise UnreachableError(f"could not join the Dask scheduler at {redact(address)}: {error}") from None
+        except (OSError, TimeoutError, RuntimeError) as error:  # Dask's own word for a failed start is the last
+            why = error.__cause__ or error
+            raise UnreachableError(f"could not join the Dask scheduler at {redact(address)}: {why}") from None
         await asyncio.gather(*(nanny.finished() for nanny in nannies))
     return not any("connection-broken" in nanny.reason for nanny in nannies)
 

@@ -11,7 +11,7 @@ from urllib.request import urlopen
 PORT = 8787  # cloudjob.cluster.DASHBOARD_PORT
 
 said = []
-for host in ("127.0.0.1", socket.gethostbyname(socket.gethostname())):
+for host in ("127.0.0.1", socket.gethostname()):
     try:
         with urlopen(f"http://{host}:{PORT}/health", timeout=4):
             sys.exit(0)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import jobs
 import psutil
 import pytest
@@ -259,6 +260,21 @@ def test_a_worker_without_a_scheduler_exits_with_4(
     assert (result.code, result.stdout) == (4, ""), result.stderr
     assert result.stderr.startswith(f"error: no Dask scheduler answers at {address}")
     assert "Traceback" not in result.stderr
+
+
+def test_a_worker_whose_scheduler_goes_before_it_has_joined_exits_with_4(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answered(address: str) -> None:
+        """A moment ago."""
+
+    monkeypatch.setattr(worker, "_arrival", answered)
+    address = free_address()
+    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+        result = call(capfd, "worker", address, "--workers", "1")
+    assert result.code == 4, result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error")]
+    assert line.startswith(f"error: could not join the Dask scheduler at {address}")
 
 
 def test_a_worker_that_is_let_go_exits_with_0() -> None:

@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jobs
@@ -157,6 +157,31 @@ def test_what_lasts_costs_its_scene_only_and_the_next_run_mends_it(
     assert world.run(capfd, tmp_path / "out").code == 0
     jobs.assert_same(tmp_path / "out", world.reference)
     assert not world.files.asked("THU"), "what was done is left alone"
+
+
+@pytest.mark.parametrize(("fault", "code"), [(503, 4), (404, 3)])
+def test_headers_that_are_needed_beforehand(
+    fault: Fault,
+    code: int,
+    world: World,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An item without a grid is known by its file's header: a server that is down is no reason never to try again."""
+    monkeypatch.setenv("GDAL_HTTP_RETRY_DELAY", "0.05")
+    (item,) = [item for item in json.loads(world.catalog.read_text())["features"] if item["id"] == "MON"]
+    for asset in item["assets"].values():
+        del asset["proj:shape"], asset["proj:transform"]
+    world.files.disturb("MON/", lasting=fault)
+    catalog = jobs.write_catalog(tmp_path / "items.json", [item])
+    out = tmp_path / "out"
+    result = replace(world, catalog=catalog).run(capfd, out)
+    assert result.code == code, result.stderr
+    assert str(fault) in result.stderr
+    assert not out.exists()
+    world.files.calm()
+    assert replace(world, catalog=catalog).run(capfd, out).code == 0
 
 
 def assert_names(line: str, scene: str, band: str, reason: str) -> None:

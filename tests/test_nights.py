@@ -326,3 +326,18 @@ def test_nothing_found_is_no_error_and_writes_nothing(world: World, tmp_path: Pa
     assert result.code == 0
     assert "no scenes found" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_pixels_that_contradict_the_metadata_are_told_in_log_and_item(world: World, tmp_path: Path) -> None:
+    """Its offset has been taken off already: dark ground, of which most is darker than the offset."""
+    dark = {band: np.random.default_rng(5).integers(100, 1500, SHAPE, np.uint16) for band in pattern(1)}
+    offset = {"baseline": "05.10", "band": {"offset": -0.1}}
+    lying = make_scene(world.folder / "lying", FIRST, values=dark, **offset)
+    result = world.run(tmp_path / "out", lying)
+    assert result.code == 0, result.stderr
+    assert "the offset -0.1 seems to have been applied already" in result.stderr
+    (item,) = items(tmp_path / "out").values()
+    (warning,) = json.loads(item)["properties"]["cloudjob:warnings"]
+    assert "applied already" in warning
+    true = make_scene(world.folder / "true", FIRST, values=dark | {"red": dark["red"] + 1000}, **offset)
+    assert "applied already" not in world.run(tmp_path / "other", true).stderr

@@ -289,6 +289,11 @@ BASELINE_4 = {"s2:processing_baseline": "05.10"}
         ({"s2:processing_baseline": "03.01"}, {}, (0.0001, 0)),
         (BASELINE_4, {}, (0.0001, -0.1)),
         ({"processing:version": "05.11"}, {}, (0.0001, -0.1)),
+        ({"s2:processing_baseline": "2.14"}, {}, (0.0001, 0)),
+        ({"s2:processing_baseline": 2.14}, {}, (0.0001, 0)),
+        ({"processing:version": "N0214"}, {}, (0.0001, 0)),
+        ({"processing:version": "N0510"}, {}, (0.0001, -0.1)),
+        ({"s2:processing_baseline": "99.99"}, {}, (0.0001, -0.1)),
         # Earth Search: the flag tells whether raster:bands' offset is still to be applied
         (
             BASELINE_4 | {"earthsearch:boa_offset_applied": True},
@@ -321,6 +326,10 @@ def test_pixels_that_contradict_the_offset_are_told(tmp_path: Path) -> None:
     assert "not to have been taken off" in str(offset_doubt(shifted, 1000, 0, 0, 0.1))
     assert offset_doubt(shifted, 1000, 0, 0, 0.9) is None  # an overcast scene has no dark pixel to judge by
     assert offset_doubt(described(make_item(tmp_path / "old")), 1000, 900, 900, 0.1) is None
+    mistaken = described(
+        make_item(tmp_path / "old", properties={"s2:processing_baseline": "03.01"}, band={"offset": -0.1})
+    )
+    assert "applied already" in str(offset_doubt(mistaken, 1000, 200, 400, 0.1))
 
 
 def test_groups_are_named_after_the_tile_when_the_scene_has_its_whole_grid(tmp_path: Path) -> None:
