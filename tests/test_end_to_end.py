@@ -1,6 +1,7 @@
 """The command line on real files, from the catalog to what other programs read of the output."""
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,13 +15,15 @@ import pytest
 import rasterio
 import rioxarray  # noqa: F401  # for .rio
 import shapely
+import stackstac
 import xarray as xr
-from conftest import REAL, needs_real_scenes
+from conftest import REAL, ROOT, needs_real_scenes
 from distributed import Client
 from jobs import (
     EVERYWHERE,
     GRID,
     SABOTAGED,
+    SHAPE,
     Result,
     assert_released,
     assert_same,
@@ -362,6 +365,28 @@ def test_from_python(simple: Simple, cluster: str, tmp_path: Path) -> None:
     found = api.mask(cube.chunk({"y": 50}), checkpoint=simple.checkpoint)
     assert found.chunks is not None
     np.testing.assert_array_equal(found.values, mask_of(tmp_path / "out", A))
+
+
+@pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")  # stackstac 0.5 with affine 3
+@pytest.mark.filterwarnings("ignore:The argument 'infer_datetime_format':UserWarning")  # … with pandas 2
+def test_the_readmes_recipe_for_a_cube_of_ones_own(tmp_path: Path) -> None:
+    listed = [
+        make_scene(tmp_path, f"S2A_{day}", f"2024-06-0{day}T10:15:59Z", seed=day, epsg=32632, baseline="05.10")
+        for day in (1, 4)
+    ]
+    ((recipe,),) = [re.findall(r"```python\n(cube = .+?)```", (ROOT / "README.md").read_text(), re.DOTALL)]
+    left, top = GRID[2], GRID[5]
+    names: dict[str, Any] = {"items": listed, "cloudjob": api, "stackstac": stackstac}
+    names["bounds"] = (left, top - 10 * SHAPE[0], left + 10 * SHAPE[1], top)
+    exec(recipe, names)
+    clear = names["clear"].compute()
+    assert clear.shape == (2, 4, *SHAPE)
+    assert clear.sel(band="red").notnull().any()
+    for item, seen in zip(listed, clear, strict=True):
+        with rasterio.open(item["assets"]["nir"]["href"]) as file:
+            pixels = file.read(1)
+        known = seen.sel(band="nir").notnull().values
+        np.testing.assert_allclose(seen.sel(band="nir").values[known], (pixels[known] - 1000.0) / 10_000, rtol=1e-6)
 
 
 # A network whose pixels depend on their surroundings, on scenes of four by three tiles with ragged edges

@@ -21,6 +21,12 @@ if ! dpkg-query --show --showformat='${db:Status-Status}\n' $packages 2>/dev/nul
     apt-get install -y -qq --no-install-recommends $packages >/dev/null
 fi
 
+# Debian's own is too old to render the manifests.
+command -v kubectl >/dev/null || {
+    echo "kubectl is needed, 1.27 or later: https://kubernetes.io/docs/tasks/tools/" >&2
+    exit 1
+}
+
 [ -x .venv-deploy/bin/python ] || "${PYTHON:-python3}" -m venv .venv-deploy
 .venv-deploy/bin/pip install -qq --disable-pip-version-check --requirement tests/deploy/requirements.txt
 
