@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ REAL = SHARED / "data" / "stac" / "items.json"
 
 settings.register_profile("busy", deadline=None)  # two noisy cores: time proves nothing
 settings.load_profile("busy")
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell has what it starts in the background ignore Ctrl-C, and all that is started from there.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 needs_real_scenes = pytest.mark.skipif(not REAL.exists(), reason="the real scenes of ../shared/data are not here")
 
