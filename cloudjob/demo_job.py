@@ -1,6 +1,8 @@
 """`cloudjob demo`: the main job on a small simulated catalog, and how well its masks fit the truth."""
 
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,10 +22,10 @@ from cloudjob.request import request
 
 NEXT = """
 Now try
-  cloudjob status {masks}
-  cloudjob report {masks}
-  cloudjob export {masks} {scene} mask.tif
-  python -c "import xarray; print(xarray.open_zarr('{masks}/masks.zarr/{group}'))"
+  {bin}cloudjob status {masks}
+  {bin}cloudjob report {masks}
+  {bin}cloudjob export {masks} {scene} mask.tif
+  {bin}python -c "import xarray; print(xarray.open_zarr('{masks}/masks.zarr/{group}'))"
 """
 
 
@@ -51,8 +53,14 @@ def run(out: Path, connect: Callable[[], AbstractContextManager[Client]]) -> int
         with rasterio.open(items.parent / item["assets"]["truth"]["href"]) as file:
             truth = file.read(1)
         click.echo(f"{item['id']:32} " + _fit(mask, truth))
-    logs.say(NEXT.format(masks=asked.out, scene=found[0]["id"], group=group), "demo")
+    logs.say(NEXT.format(bin=_folder(), masks=asked.out, scene=found[0]["id"], group=group), "demo")
     return code
+
+
+def _folder() -> str:
+    """What stands before `cloudjob` where the shell would not find it, such as ".venv/bin/"."""
+    own = Path(sys.argv[0])
+    return "" if own.name != "cloudjob" or shutil.which("cloudjob") == str(own.absolute()) else f"{own.parent}/"
 
 
 def _mask(masks: xr.DataTree, scene: str) -> tuple[str, npt.NDArray[np.uint8]]:
@@ -68,7 +76,6 @@ def _fit(mask: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> str:
     """Cloud share of both, how many pixels agree, and intersection over union of the clouds."""
     labelled = (mask <= CLOUD) & (truth <= CLOUD)
     ours, theirs = mask[labelled] == CLOUD, truth[labelled] == CLOUD
-    union = (ours | theirs).sum()
-    iou = f"{(ours & theirs).sum() / union:6.3f}" if union else "     –"
+    iou = f"{(ours & theirs).sum() / (ours | theirs).sum():6.3f}" if theirs.any() else "     –"
     same = "no data fits" if ((mask == NO_DATA) == (truth == NO_DATA)).all() else "NO DATA DIFFERS"
     return f"{ours.mean():7.1%} {theirs.mean():7.1%} {(ours == theirs).mean():10.1%} {iou}  {same}"
