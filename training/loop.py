@@ -165,9 +165,8 @@ class State:
         with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
             bands = (image - self.mean) / self.std
             loss = masked_loss(self.parallel(bands), target.to(self.device))
-            total = loss + self.seam(bands) * self.settings.training.seams if self.settings.training.seams else loss
         self.optimiser.zero_grad()
-        self.scaler.scale(total).backward()
+        self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimiser)
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.scaler.step(self.optimiser)
@@ -175,19 +174,6 @@ class State:
         self.step += 1
         self._follow()
         return loss.item()
-
-    def seam(self, bands: Tensor) -> Tensor:
-        """Mean change of probability in a corner of a quarter of the batch when all beyond the halo is cut off.
-
-        With BatchNorm as in use, for statistics of unequal parts would differ by more than what is measured.
-        """
-        halo, stride = self.contract.padding(), self.contract.stride
-        bands = torch.rot90(bands[: max(1, len(bands) // 4)], self.step % 4, (2, 3))
-        core = (bands.shape[-1] - halo) // 2 // stride * stride
-        self.network.eval()
-        whole, part = (torch.sigmoid(self.network(x)) for x in (bands, bands[..., : core + halo, : core + halo]))
-        self.network.train()
-        return (whole[..., :core, :core] - part[..., :core, :core]).abs().mean()
 
     @torch.no_grad()
     def _follow(self) -> None:

@@ -81,8 +81,6 @@ class Training:
         decay: weight decay.
         average: decay per step of the running average of the weights, which is what is kept; 0 for none.
         augment: zoom, turn and change the radiometry of crops.
-        seams: weight of the mean change of probability when all beyond the network's halo is cut off, so that tiles
-            fit together though the network sees farther than its halo; 0 for none.
         seed: of everything that is random.
     """
 
@@ -94,7 +92,6 @@ class Training:
     decay: float = 1e-2
     average: float = 0.0
     augment: bool = True
-    seams: float = 0.0
     seed: int = 0
 
 
