@@ -134,8 +134,9 @@ def widen(cloud: npt.NDArray[np.bool_], buffer: tuple[float, float]) -> npt.NDAr
     The ellipse is a stack of horizontal runs; each is a difference of running sums, so the cost grows with the
     half axis in y only.
     """
-    reach_y = math.floor(buffer[0])
-    if (reach_y == 0 and buffer[1] < 1) or not cloud.any() or cloud.all():
+    down, across = buffer
+    reach_y = math.floor(down)
+    if (reach_y == 0 and across < 1) or not cloud.any() or cloud.all():
         return cloud
     height, width = cloud.shape
     sums = np.zeros((height, width + 1), np.int32)
@@ -143,12 +144,19 @@ def widen(cloud: npt.NDArray[np.bool_], buffer: tuple[float, float]) -> npt.NDAr
     columns = np.arange(width)
     wide = np.zeros_like(cloud)
     for shift in range(-reach_y, reach_y + 1):
-        run = math.floor(buffer[1] * math.sqrt(max(0.0, 1 - (shift / buffer[0]) ** 2))) if shift else int(buffer[1])
+        run = max(0, math.floor(across * math.sqrt(max(0.0, 1 - (shift / down) ** 2))) - 1) if shift else 0
+        # Pixels on the ellipse belong to it, such as (3, 4) of 5: no root or quotient tells exactly.
+        while run + 1 <= across and _square(shift * across) + _square((run + 1) * down) <= _square(across * down):
+            run += 1
         right, left = np.minimum(columns + run + 1, width), np.maximum(columns - run, 0)
         source = slice(max(0, -shift), min(height, height - shift))
         target = slice(max(0, shift), min(height, height + shift))
         wide[target] |= sums[source][:, right] > sums[source][:, left]
     return wide
+
+
+def _square(value: float) -> float:
+    return value * value
 
 
 def percent(probability: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> Mask:
