@@ -18,7 +18,7 @@ from cloudjob import checkpoint
 from cloudjob.errors import UsageError
 from training import evaluate, loop, settings, teach
 from training.data import Layer, Patch
-from training.sample import Mix, Samples, ridge, sensor
+from training.sample import Mix, Samples, lose_sides, ridge, sensor
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 ROOT = Path(__file__).parent.parent
@@ -221,14 +221,32 @@ def test_fixed_crops_are_shown_once_an_epoch(patches):
     assert len(seen[0]) == 5
 
 
-def test_sensor_marks_what_it_cuts_off():
+def test_what_has_no_data_is_not_taught():
     rng = np.random.default_rng(0)
+    bare = np.full((4, 32, 32), 0.3, np.float32)
+    bare[:, :3] = 0
     cut = 0
     for _ in range(40):
-        image, target = sensor(rng, np.full((4, 32, 32), 0.3, np.float32), np.zeros((32, 32), np.float32))
+        image = sensor(rng, bare)
+        assert ((image == 0).all(axis=0) == (bare == 0).all(axis=0)).all()
+        image, target = lose_sides(rng, image, np.zeros((32, 32), np.float32))
         assert (np.isnan(target) == (image == 0).all(axis=0)).all()
-        cut += np.isnan(target).any()
+        cut += np.isnan(target[3:]).any()
     assert 3 <= cut <= 25
+
+
+def test_the_teacher_judges_what_the_network_sees(patches):
+    def bright(image):
+        return (image[:3].mean(axis=0) > 0.3).astype(np.float32)
+
+    samples = Samples(patches, Mix(), 40, crop=64, anew=frozenset(p.name for p in patches), ask=bright)
+    shown = [samples[index] for index in range(40)]
+    known = [~torch.isnan(target[0]) for _, target in shown]
+    for (image, target), where in zip(shown, known, strict=True):
+        assert (target[0].numpy() == bright(image.numpy()))[where].all()
+    assert any(where.all() for where in known)
+    assert any(target.nansum() > 0 for _, target in shown)
+    assert not all(where.all() for where in known), "some crops lose sides"
 
 
 def test_algorithms_clouds_count_only_where_the_teacher_agrees(patches, tmp_path):

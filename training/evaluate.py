@@ -263,7 +263,7 @@ def fix_choice(path: Path, patches: Sequence[Patch], out: Path, widened: int = 0
         Threshold, buffer in pixels, and the best cut for brightness on the same patches.
     """
     ckpt = checkpoint.load(path)
-    found = [_widened(case, widened) for case in cases(predict.prepare(ckpt), patches, with_peer=False)]
+    found = [generous(case, widened) for case in cases(predict.prepare(ckpt), patches, with_peer=False)]
     threshold, buffer = choose(found, "cloudjob", THRESHOLDS, CHOICES)
     bright, _ = choose(found, "brightness", THRESHOLDS, (0,))
     contract = dataclasses.replace(ckpt.contract, threshold=threshold, buffer=buffer * ckpt.contract.resolution)
@@ -271,7 +271,8 @@ def fix_choice(path: Path, patches: Sequence[Patch], out: Path, widened: int = 0
     return threshold, buffer, bright
 
 
-def _widened(case: Case, by: int) -> Case:
+def generous(case: Case, by: int) -> Case:
+    """The case with its label's clouds widened by so many pixels; where there is no label it is the teacher's."""
     label = case.label
     if not case.patch.known:
         taught = (peer.probability(case.reflectance) >= 0.5).astype(np.uint8)

@@ -162,9 +162,11 @@ class State:
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate()
         image = image.to(self.device, memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-            bands = (image - self.mean) / self.std
-            loss = masked_loss(self.parallel(bands), target.to(self.device))
+        gpu = self.device.type == "cuda"
+        dtype = torch.float16 if gpu else torch.bfloat16
+        with torch.autocast(self.device.type, dtype, enabled=gpu or self.settings.training.bfloat16):
+            logits = self.parallel((image - self.mean) / self.std)
+        loss = masked_loss(logits.float(), target.to(self.device))
         self.optimiser.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimiser)

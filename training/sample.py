@@ -139,10 +139,12 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             image, target = self._pasted(rng)
         else:
             image, target = self._clouded(rng, simulated=kind == 4)
-        if anew and self.ask:
+        if self.augment:
+            image = sensor(rng, image)
+        if anew and self.ask:  # of what the network sees: who cannot see the same cannot be followed
             target = np.where((image == 0).all(axis=0), np.nan, self._wide(self.ask(image))).astype(np.float32)
         if self.augment:
-            image, target = sensor(rng, image, target)
+            image, target = lose_sides(rng, image, target)
         return torch.from_numpy(image[: self.bands].copy()), torch.from_numpy(target[None].copy())
 
     def _draw(self, rng: np.random.Generator, scenes: dict[str, list[Patch]]) -> Patch:
@@ -276,11 +278,10 @@ def ridge(rng: np.random.Generator, shape: tuple[int, int]) -> Float:
     return image
 
 
-def sensor(rng: np.random.Generator, image: Float, target: Float) -> Sample:
-    """What sensors, processing levels and tiles do to an image: (bands, h, w) and (h, w) in, and out.
+def sensor(rng: np.random.Generator, image: Float) -> Float:
+    """What sensors and processing levels do to an image (bands, height, width).
 
-    Gain and offset of all bands and of each, the blue haze of level 1C, saturation, 8-bit numbers, noise, and sides
-    without data.
+    Gain and offset of all bands and of each, the blue haze of level 1C, saturation, 8-bit numbers and noise.
     """
     empty = (image == 0).all(axis=0)
     bands = len(image)
@@ -298,14 +299,17 @@ def sensor(rng: np.random.Generator, image: Float, target: Float) -> Sample:
     if rng.random() < 0.2:
         image = image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, 0.006))
     image = np.clip(image, 0.0001, BRIGHTEST).astype(np.float32)
+    image[:, empty] = 0
+    return image
+
+
+def lose_sides(rng: np.random.Generator, image: Float, target: Float) -> Sample:
+    """Some crops' sides without data: tiles reach beyond the scene, and beyond its sensor's swath."""
+    empty = (image == 0).all(axis=0)
     if rng.random() < 0.2:
-        # Tiles reach beyond the scene, and beyond its sensor's swath.
         for side in rng.choice(4, size=int(rng.integers(1, 3)), replace=False):
             np.rot90(empty, side)[: int(rng.integers(1, target.shape[0] // 2))] = True
-    image[:, empty] = 0
-    target = target.copy()
-    target[empty] = np.nan
-    return image, target
+    return np.where(empty, 0, image).astype(np.float32), np.where(empty, np.nan, target).astype(np.float32)
 
 
 def resize(image: Float, target: Float, side: int) -> Sample:
