@@ -1,0 +1,49 @@
+"""What a person sees on a terminal: one bar, and above it only what deserves a look."""
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+from pathlib import Path
+
+from jobs import CLOUDJOB, EVERYWHERE, brightness_checkpoint, environment, make_scene, write_catalog
+
+
+def on_a_terminal(*command: str | Path, columns: int = 110) -> tuple[int, str]:
+    """(exit code, everything written to a terminal of that width) of a command."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    process = subprocess.Popen(list(map(str, command)), env=environment(), stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    written = b""
+    with contextlib.suppress(OSError):  # Linux says so when nobody holds the other end any more
+        while data := os.read(ours, 65_536):
+            written += data
+    os.close(ours)
+    return process.wait(30), written.decode()
+
+
+def test_a_bar_counts_scenes_and_failures_are_told_above_it(tmp_path):
+    scenes = [make_scene(tmp_path, f"scene-{n}", f"2024-06-0{n}T10:00:00Z") for n in (1, 2, 3)]
+    Path(scenes[1]["assets"]["red"]["href"]).unlink()
+    catalog = write_catalog(tmp_path / "items.json", scenes)
+    checkpoint = brightness_checkpoint(tmp_path / "checkpoint.safetensors")
+    code, seen = on_a_terminal(
+        *CLOUDJOB, "run", "--catalog", catalog, "--checkpoint", checkpoint, "--out", tmp_path / "out", *EVERYWHERE
+    )
+    assert code == 1
+    lines = [line.rpartition("\r")[2] for line in seen.replace("\r\n", "\n").split("\n")]
+    bars = [part for part in re.split(r"[\r\n]", seen) if " scenes |" in part]
+    assert "0/3 scenes" in bars[0]
+    assert "3/3 scenes" in bars[-1]
+    assert "Mpx/s, 1 failed" in bars[-1]
+    assert all(len(bar) <= 110 for bar in bars)
+    (failed,) = (line for line in lines if "scene-2" in line)
+    assert "red" in failed, "whole lines of their own, not drawn into the bar"
+    assert " scenes |" not in failed
+    assert "scene-1" not in seen, "the bar counts what went well"
+    assert "2 done, 1 failed" in lines[-2]
