@@ -212,6 +212,15 @@ def test_a_ridge_is_dark_and_white():
     assert (image[0] < 0.2).mean() > 0.05
 
 
+@pytest.mark.parametrize(
+    ("has", "expected"), [({}, None), ({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16)]
+)
+def test_half_precision_only_where_the_processor_has_it(monkeypatch, has, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    assert loop.half(torch.device("cpu")) is expected
+    assert loop.half(torch.device("cuda")) is torch.float16
+
+
 def test_fixed_crops_are_shown_once_an_epoch(patches):
     first, second = (
         Samples(patches[:1], Mix(), 5, crop=48, whole=True, augment=False, epoch=epoch) for epoch in (0, 1)

@@ -119,12 +119,24 @@ def pair(patch: Patch, soft: Float | None, settings: Settings) -> Pair:
     )
 
 
+def half(device: torch.device) -> torch.dtype | None:
+    """What the device multiplies in twice as fast as in float32, or None.
+
+    float16 on GPUs; bfloat16 on CPUs that have instructions for it, for without them it is far slower than float32.
+    """
+    if device.type == "cuda":
+        return torch.float16
+    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
+    return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else None
+
+
 class State:
     """Everything that changes while training: network, its running average, optimiser, curves."""
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.settings = settings
         self.device = device
+        self.half = half(device)
         self.contract = contract(settings)
         fast: dict[str, Any] = {"device": device, "memory_format": torch.channels_last}
         self.network = self.contract.network().to(**fast)
@@ -162,9 +174,7 @@ class State:
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate()
         image = image.to(self.device, memory_format=torch.channels_last)
-        gpu = self.device.type == "cuda"
-        dtype = torch.float16 if gpu else torch.bfloat16
-        with torch.autocast(self.device.type, dtype, enabled=gpu or self.settings.training.bfloat16):
+        with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
             logits = self.parallel((image - self.mean) / self.std)
         loss = masked_loss(logits.float(), target.to(self.device))
         self.optimiser.zero_grad()

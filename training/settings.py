@@ -81,8 +81,6 @@ class Training:
         decay: weight decay.
         average: decay per step of the running average of the weights, which is what is kept; 0 for none.
         augment: zoom, turn and change the radiometry of crops.
-        bfloat16: compute in bfloat16 on a CPU: with AVX-512 BF16 or AMX almost twice as fast, without much slower. On
-            a GPU float16 is used in any case.
         seed: of everything that is random.
     """
 
@@ -94,7 +92,6 @@ class Training:
     decay: float = 1e-2
     average: float = 0.0
     augment: bool = True
-    bfloat16: bool = False
     seed: int = 0
 
 
