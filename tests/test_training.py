@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +107,74 @@ def test_nothing_to_learn_from_is_said(tmp_path):
     process = start(tmp_path, tmp_path / "out", "[training]\nepochs = 1\n")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert "nothing to learn from" in errors
+    assert "no labelled patches to learn from" in errors
+
+
+REAL = TINY.replace("labelled = 0\nsimulated = 1", "labelled = 1").replace("simulated = 4", "validation_share = 0.1")
+REAL = REAL.replace("epochs = 3", "epochs = 8")
+
+
+@pytest.fixture(scope="module")
+def landsat(tmp_path_factory):
+    """Four patches of three scenes as 38-Cloud ships them, the lower half bright and cloudy."""
+    folder = tmp_path_factory.mktemp("landsat")
+    label = np.zeros((96, 96), np.uint8)
+    label[50:] = 255
+    numbers = np.where(label, 40_000, 9_000).astype(np.uint16)
+    for name in ("1_1_by_1_A", "1_2_by_2_A", "1_1_by_1_B", "1_1_by_1_C"):
+        for band in ("red", "green", "blue", "nir"):
+            write(folder / f"train_{band}" / f"{band}_patch_{name}.TIF", numbers)
+        write(folder / "train_gt" / f"gt_patch_{name}.TIF", label)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained_on_landsat(landsat, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("on_landsat")
+    finish(start(folder, folder / "out", REAL, "--data", str(landsat), "--workers", "2"))
+    return folder / "out"
+
+
+def test_patches_on_disk_become_a_checkpoint(trained_on_landsat):
+    contract = checkpoint.load(trained_on_landsat / "checkpoint.safetensors").contract
+    assert contract.resolution == 30
+    assert contract.training_data in [
+        (f"38-cloud: {count} patches of 2 scenes, reflectance = number × 2e-05 -0.1",) for count in (2, 3)
+    ]
+    metrics = json.loads((trained_on_landsat / "metrics.json").read_text())
+    rows = {(row["group"], row["buffer_px"]): row["iou"] for row in metrics["rows"] if row["method"] == "cloudjob"}
+    assert contract.metrics["validation_iou"] == pytest.approx(rows["all 38-cloud", 0], abs=0.05)
+    assert rows["pooled", 0] > 0.5, "bright is cloud: that is soon learnt"
+    sheets = [path for path in trained_on_landsat.glob("*.png") if path.stem.startswith("patch_")]
+    assert len(sheets) == (4 - int(contract.training_data[0].split()[1]))
+
+
+def test_other_data_do_not_resume(trained_on_landsat, landsat, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(landsat, other)
+    for path in other.glob("*/*_B.TIF"):
+        path.rename(path.with_name(path.name.replace("_B.TIF", "_D.TIF")))
+    process = start(trained_on_landsat.parent, trained_on_landsat, REAL, "--data", str(other))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 3, errors
+    assert "other settings, patches" in errors
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("labelled = 1", "labelled = 1\nclear = 1"), "no patches of clear ground"),
+        (("validation_share = 0.1", "validation = ['elsewhere']"), "no scenes to validate on"),
+        (("samples = 16", "samples = 3"), "3 samples, fewer than a batch of 4"),
+        (("rate = 1e-2", "keep = 'worst'"), "training.keep is 'worst'"),
+    ],
+)
+def test_settings_that_do_not_suit_the_data_are_said(landsat, tmp_path, change, said):
+    process = start(tmp_path, tmp_path / "out", REAL.replace(*change), "--data", str(landsat))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors
+    assert said in errors
+    assert not (tmp_path / "out" / "checkpoint.safetensors").exists()
 
 
 def test_unknown_loss_pixels_do_not_count():
@@ -312,14 +381,18 @@ def test_reliability_of_a_calibrated_score(patches):
 def test_evaluation_from_the_command_line(trained, patches, tmp_path):
     folder = patches[0].label.parent
     (folder / "clear.tif").unlink()
-    command = [sys.executable, "-m", "training.evaluate", str(trained / "checkpoint.safetensors")]
-    command += ["--data", str(folder), "--out", str(tmp_path / "out"), "--no-peer", "--choose-on", "cloudy"]
+    for name in ("cloudy", "cloudy_label"):
+        for other in ("chosen", "odd"):
+            shutil.copy(folder / f"{name}.tif", folder / f"{name.replace('cloudy', other)}.tif")
+    command = [sys.executable, "-m", "training.evaluate", str(trained / "checkpoint.safetensors"), "--ignore", "odd"]
+    command += ["--data", str(folder), "--out", str(tmp_path / "out"), "--no-peer", "--choose-on", "chosen"]
     command += ["--beside", str(trained / "checkpoint.safetensors")]  # under its own name
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert "brightness" in done.stdout
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     groups = {(row["group"], row["method"], row["buffer_px"]) for row in metrics["rows"]}
+    assert not {"odd", "chosen"} & {row["group"] for row in metrics["rows"]}
     assert ("cloudy", "cloudjob", 0) in groups
     assert ("pooled", "brightness", 4) in groups
     scores = {row["method"]: row["iou"] for row in metrics["rows"] if (row["group"], row["buffer_px"]) == ("cloudy", 0)}
@@ -328,10 +401,40 @@ def test_evaluation_from_the_command_line(trained, patches, tmp_path):
     assert metrics["cuts"]["cloudjob"] == metrics["cuts"]["tiny"]
     assert (tmp_path / "out" / "cloudy.png").stat().st_size > 1000
     assert (tmp_path / "out" / "reliability.png").exists()
-    chosen = checkpoint.load(tmp_path / "out" / "checkpoint.safetensors").contract
-    assert chosen.threshold == metrics["threshold"]
+    written = checkpoint.load(tmp_path / "out" / "checkpoint.safetensors")
+    assert written.sha256 == metrics["checkpoint"]
+    assert written.contract.threshold == metrics["threshold"]
+    assert written.contract.metrics["iou_cloudy_0px"] == pytest.approx(scores["cloudjob"], abs=1e-4)
     bright = next(r for r in metrics["rows"] if r["method"] == "brightness" and r["group"] == "cloudy")
     assert bright["iou"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--only", "elsewhere"), "no scene is left to measure on of elsewhere"),
+        (("--choose-on", "cloudy"), "no scene is left to measure on"),
+        (("--choose-on", "elsewhere"), "matches no scene with clouds"),
+    ],
+)
+def test_nothing_to_measure_or_choose_on_is_said(trained, patches, tmp_path, more, said):
+    (tmp_path / "clear.tif").unlink()
+    command = [sys.executable, "-m", "training.evaluate", str(trained / "checkpoint.safetensors"), "--no-peer"]
+    command += ["--data", str(patches[0].label.parent), "--out", str(tmp_path / "out"), *more]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert not (tmp_path / "out" / "checkpoint.safetensors").exists()
+
+
+def test_false_alarms_of_cloudless_patches_count_in_their_scene(patches):
+    """As in 38-Cloud: of one scene some patches have clouds and some have none."""
+    cloudy, clear = (replace(patch, scene="one", source="38-cloud") for patch in patches)
+    label = cloudy.read()[1] == 1
+    found = [case(cloudy, label), case(clear, label)]
+    rows = {r["group"]: r["iou"] for r in evaluate.table(found, {"cloudjob": 0.5}, (0,))}
+    assert rows["pooled"] == rows["all 38-cloud"] == rows["one"] == 0.5
+    assert "clear scenes" not in rows
 
 
 def test_two_checkpoints_of_one_name_cannot_be_told_apart(trained, patches, tmp_path):

@@ -72,6 +72,24 @@ def test_38_cloud_drops_and_counts_the_patches_its_list_calls_empty(cloud_38):
     assert found.dropped == 1
 
 
+def test_38_cloud_finds_its_list_beside_the_folder_too(cloud_38):
+    folder = cloud_38 / "38-Cloud_training"
+    folder.mkdir()
+    for path in list(cloud_38.glob("train_*")):
+        path.rename(folder / path.name)
+    (cloud_38 / "training_patches_38-cloud_nonempty.csv").write_text(f"name\n{FIRST}\n")
+    found = data.find(folder)
+    assert [p.name for p in found.patches] == [FIRST]
+    assert found.dropped == 2
+
+
+def test_suffixes_and_stray_files(cloud_38):
+    path = cloud_38 / "train_nir" / f"nir_{FIRST}.TIF"
+    path.rename(path.with_suffix(".tif"))
+    (cloud_38 / "train_red.zip").write_bytes(b"as downloaded")
+    assert len(data.find(cloud_38).patches) == 3
+
+
 def test_38_cloud_without_lists_drops_patches_of_zeros(cloud_38):
     scene_38(cloud_38, "patch_9_9_by_9_LC08_L1TP_002053_20160520_20170324_01_T1", value=0)
     found = data.find(cloud_38)
@@ -79,10 +97,32 @@ def test_38_cloud_without_lists_drops_patches_of_zeros(cloud_38):
     assert found.dropped == 1
 
 
-def test_95_cloud_folders(tmp_path):
-    scene_38(tmp_path, FIRST, extra="_additional_to38cloud")
-    (patch,) = data.find(tmp_path).patches
-    assert patch.read()[0].shape == (4, SIDE, SIDE)
+def test_95_cloud_whose_list_names_the_patches_of_38_cloud_too(tmp_path):
+    first, second = tmp_path / "38-Cloud_training", tmp_path / "95-cloud_training_only_additional_to38-cloud"
+    scene_38(first, FIRST)
+    scene_38(second, SECOND, extra="_additional_to38cloud")
+    scene_38(second, OTHER, extra="_additional_to38cloud")
+    (second / "training_patches_95-cloud_nonempty.csv").write_text(f"name\n{FIRST}\n{SECOND}\n")
+    found = data.gather([first, second])
+    assert [p.name for p in found.patches] == [FIRST, SECOND]
+    assert found.dropped == 1
+    assert found.patches[1].read()[0].shape == (4, SIDE, SIDE)
+    assert {p.resolution for p in found.patches} == {30}
+
+
+def test_a_data_set_given_twice_is_said(cloud_38):
+    with pytest.raises(UsageError, match="3 patches are there twice, such as patch_1_1"):
+        data.gather([cloud_38, cloud_38])
+
+
+def test_unlabelled_files_are_clear_ground_only_in_a_folder_called_so(on_cloud_n):
+    for folder in (on_cloud_n / "train_features", on_cloud_n / "train_features" / "adwp"):
+        with pytest.raises(UsageError, match="no labelled patches"):
+            data.find(folder)
+    write(on_cloud_n / "surfaces" / "beach-1.tif", numbers(40))
+    (patch,) = data.find(on_cloud_n / "surfaces").patches
+    with pytest.raises(ContractError, match=r"beach-1\.tif has no band 2"):
+        patch.read()
 
 
 def test_splits_go_by_scene(cloud_38):

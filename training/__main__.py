@@ -1,7 +1,9 @@
 """`python -m training SETTINGS --data FOLDER --out FOLDER`: one experiment, from patches to checkpoint."""
 
+import dataclasses
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -48,18 +50,21 @@ def run(
     Returns:
         The checkpoint.
     """
-    found = [data.find(folder) for folder in folders]
-    patches = [patch for part in found for patch in part.patches]
-    click.echo(f"{len(patches)} patches, {sum(part.dropped for part in found)} empty ones dropped", err=True)
-    learn, check = divide(chosen, patches)
+    found = data.gather(folders)
+    click.echo(f"{len(found.patches)} patches, {found.dropped} empty ones dropped", err=True)
+    learn, check = divide(chosen, found.patches)
+    chosen = described(chosen, learn)
     soft = teach.targets([*learn, *check], chosen.data, out / "teacher.npz")
     samples = make_samples(chosen, learn, soft)
     click.echo(f"{len(samples.labelled)} labelled patches of {len(samples.scenes)} scenes train, "
                f"{len(check)} validate; {len(samples)} samples an epoch", err=True)  # fmt: skip
-    pairs = [loop.pair(patch, soft.get(patch.name), chosen) for patch in check]
-    path = loop.train(chosen, samples, pairs or simulated_pairs(samples), out, start=start, workers=workers)
+    pairs = [loop.pair(patch, soft.get(patch.name), chosen) for patch in check] or simulated_pairs(samples)
+    path = loop.train(chosen, samples, pairs, out, start=start, workers=workers)
     pictures.loss(json.loads((out / "last" / "rows.json").read_text()), out / "loss.png")
-    evaluate.evaluate(checkpoint.load(path), check, out, with_peer=False)
+    if check:
+        evaluate.evaluate(checkpoint.load(path), check, out, with_peer=False)
+    else:
+        evaluate.evaluate_pairs(checkpoint.load(path), pairs, out)
     return path
 
 
@@ -67,24 +72,65 @@ def divide(chosen: settings.Settings, patches: Sequence[Patch]) -> tuple[list[Pa
     """(patches to learn from, patches to validate on), by scene; held-out and ignored ones are in neither.
 
     Raises:
-        UsageError: nothing is left to learn from, and nothing is to be simulated.
+        UsageError: there are no patches of a kind that the mix shows, or none to validate on.
     """
     rest, _ = data.split(tuple(patches), chosen.data.held_out)
     rest = tuple(p for p in rest if not any(fnmatch(p.name, pattern) for pattern in chosen.data.ignored))
     learn, check = (list(part) for part in data.split(rest, chosen.data.validation))
     rng = np.random.default_rng(chosen.training.seed)
     scenes = sorted({patch.scene for patch in learn if patch.label})
-    drawn = set(rng.permutation(scenes)[: round(chosen.data.validation_share * len(scenes))])
+    share = chosen.data.validation_share
+    count = max(1, round(share * len(scenes))) if share and len(scenes) > 1 else 0
+    drawn = set(rng.permutation(scenes)[:count])
     check += [patch for patch in learn if patch.scene in drawn]
+    if len(check) > chosen.data.validation_patches:
+        check = [check[number] for number in sorted(rng.permutation(len(check))[: chosen.data.validation_patches])]
     learn = [patch for patch in learn if patch.scene not in drawn]
     labelled = [patch for patch in learn if patch.label]
     if chosen.data.patches and len(labelled) > chosen.data.patches:
         kept = set(rng.permutation(len(labelled))[: chosen.data.patches].tolist())
         names = {labelled[number].name for number in kept}
         learn = [patch for patch in learn if patch.label is None or patch.name in names]
-    if not learn and chosen.mix.simulated == 0:
-        raise UsageError("there is nothing to learn from", hint="give --data, or settings whose mix is simulated")
+    _check_mix(chosen, learn, check)
     return learn, check
+
+
+def _check_mix(chosen: settings.Settings, learn: Sequence[Patch], check: Sequence[Patch]) -> None:
+    mix = chosen.mix
+    known = any(p.label or any(fnmatch(p.scene, pattern) for pattern in chosen.data.teacher) for p in learn)
+    clear = any(patch.clear for patch in learn)
+    if (mix.labelled or mix.pasted) and not known:
+        raise UsageError(
+            "there are no labelled patches to learn from", hint="give --data, or settings that simulate all"
+        )
+    if (mix.clear or mix.pasted or mix.clouded) and not clear:
+        raise UsageError(
+            "there are no patches of clear ground, which the settings' mix shows",
+            hint="give --data with a folder called surfaces, or settings without clear, pasted and clouded",
+        )
+    if not check and (mix.labelled or mix.clear or mix.pasted or mix.clouded):
+        raise UsageError(
+            "there are no scenes to validate on",
+            hint="data.validation names some, data.validation_share draws some where there are two or more",
+        )
+
+
+def described(chosen: settings.Settings, learn: Sequence[Patch]) -> settings.Settings:
+    """The settings with what they leave to the patches: resolution, and what the contract says of the data."""
+    labelled = [patch for patch in learn if patch.label]
+    lines = []
+    for source in sorted({patch.source for patch in labelled}):
+        members = [patch for patch in labelled if patch.source == source]
+        layer = members[0].layers[0]
+        scaling = f"reflectance = number × {layer.scale:g}" + (f" {layer.offset:+g}" if layer.offset else "")
+        lines.append(f"{source}: {len(members)} patches of {len({p.scene for p in members})} scenes, {scaling}")
+    sizes = Counter(patch.resolution for patch in labelled)
+    resolution = chosen.network.resolution or (sizes.most_common(1)[0][0] if sizes else 10)
+    return dataclasses.replace(
+        chosen,
+        network=dataclasses.replace(chosen.network, resolution=resolution),
+        training_data=chosen.training_data or tuple(lines),
+    )
 
 
 def make_samples(chosen: settings.Settings, learn: Sequence[Patch], soft: dict[str, Float]) -> Samples:

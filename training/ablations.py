@@ -7,6 +7,8 @@ that the experiment holds out, on snow that it was shown, and on snow that none 
 
 import dataclasses
 import statistics
+import sys
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import click
 import torch
 
 from cloudjob import checkpoint, predict
+from cloudjob.errors import CloudjobError
 from training import __main__ as training
 from training import data, evaluate, settings
 from training.sample import Mix
@@ -54,7 +57,7 @@ VARIANTS = {
 
 
 @click.command(help=__doc__)
-@click.argument("names", nargs=-1, metavar="[VARIANT]...")
+@click.argument("names", nargs=-1, metavar="[VARIANT]...", type=click.Choice(list(VARIANTS)))
 @click.option("--data", "folders", multiple=True, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 @click.option("--steps", default=STEPS, show_default=True)
@@ -62,9 +65,20 @@ VARIANTS = {
 def main(names: tuple[str, ...], folders: tuple[Path, ...], out: Path, steps: int, threads: int) -> None:
     """Command line."""
     torch.set_num_threads(threads)
-    patches = [patch for folder in folders for patch in data.find(folder).patches]
+    try:
+        run(names or tuple(VARIANTS), folders, out, steps)
+    except CloudjobError as error:
+        click.echo(f"error: {error}", err=True)
+        if error.hint:
+            click.echo(f"hint: {error.hint}", err=True)
+        sys.exit(error.exit_code)
+
+
+def run(names: Sequence[str], folders: Sequence[Path], out: Path, steps: int) -> None:
+    """Train and measure variants; a line of the table each."""
+    patches = list(data.gather(folders).patches)
     click.echo(f"{'variant':22} " + " ".join(f"{name:>15}" for name in HEAD) + "  (false positives in %)")
-    for name in names or tuple(VARIANTS):
+    for name in names:
         budget = dataclasses.replace(BASE.training, epochs=2, samples=steps * BASE.training.batch // 2, rate=RATE)
         chosen = dataclasses.replace(VARIANTS[name], name=name.replace(" ", "-"), training=budget)
         path = training.run(chosen, folders, out / chosen.name)

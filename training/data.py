@@ -8,7 +8,8 @@ import csv
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -46,11 +47,13 @@ class Patch:
     Attributes:
         name: unique within its source.
         scene: splits are made by scene, never by patch.
-        source: the data set.
+        source: the data set, by which metrics are pooled.
         layers: red, green, blue, near infrared.
         label: the mask's file, or None.
         cloud: the value that means cloud in it; 0 is clear.
         clear: known to be without any cloud (then there is no label file).
+        resolution: side of a pixel in metres, for the checkpoint's contract.
+        level: "l2a", or "l1c" for reflectance at the top of the atmosphere; `ukis-csmask` has a network for each.
     """
 
     name: str
@@ -60,6 +63,8 @@ class Patch:
     label: Path | None = None
     cloud: int = CLOUD
     clear: bool = False
+    resolution: float = 10
+    level: str = "l2a"
 
     @property
     def known(self) -> bool:
@@ -104,9 +109,10 @@ class Patch:
         allowed = {CLEAR, self.cloud, UNKNOWN}
         others = sorted(set(np.unique(raw).tolist()) - allowed)
         if others:
+            unknown = "" if self.cloud == UNKNOWN else ", 255 is unknown"
             raise ContractError(
                 f"{self.label} has the value {others[0]}; expected only {sorted(allowed)}",
-                hint=f"0 is clear, {self.cloud} is cloud, 255 is unknown",
+                hint=f"0 is clear, {self.cloud} is cloud{unknown}",
             )
         label = np.full(shape, UNKNOWN, np.uint8)
         label[raw == CLEAR] = CLEAR
@@ -134,9 +140,26 @@ def read_layer(path: Path, index: int = 1) -> npt.NDArray[Any]:
             with rasterio.open(path) as raster:
                 band: npt.NDArray[Any] = raster.read(index)
                 return band
+    except IndexError:
+        raise ContractError(f"{path} has no band {index}", hint="chips hold red, green, blue, near infrared") from None
     except rasterio.errors.RasterioIOError as error:
         reason = "there is no such file" if not path.exists() else f"it cannot be read: {error}"
         raise ContractError(f"{path}: {reason}", hint="is the data set complete?") from None
+
+
+def gather(folders: Sequence[Path]) -> Found:
+    """The patches of several folders.
+
+    Raises:
+        ContractError: a file that a layout promises is missing.
+        UsageError: nothing of a known layout is in a folder, or two patches have one name.
+    """
+    found = [find(folder) for folder in folders]
+    patches = tuple(patch for part in found for patch in part.patches)
+    names = Counter(patch.name for patch in patches)
+    if twice := [name for name, times in names.items() if times > 1]:
+        raise UsageError(f"{len(twice)} patches are there twice, such as {twice[0]}", hint="name each data set once")
+    return Found(patches, sum(part.dropped for part in found))
 
 
 def find(folder: Path) -> Found:
@@ -154,7 +177,8 @@ def find(folder: Path) -> Found:
     raise UsageError(
         f"{folder} holds no labelled patches in a layout that is known",
         hint="known are 38-Cloud and 95-Cloud (train_red/…), On Cloud N (train_features/…), "
-        "STAC (items.json with label assets) and chips (NAME.tif with NAME_label.tif)",
+        "STAC (items.json with label assets), chips (NAME.tif with NAME_label.tif) and, in a folder called surfaces, "
+        "clear ground (NAME.tif)",
     )
 
 
@@ -168,46 +192,41 @@ def find_38_cloud(folder: Path) -> Found:
     """38-Cloud and 95-Cloud as distributed: `train_red*/red_NAME.TIF` …, `train_gt*/gt_NAME.TIF`, CSVs of names.
 
     Landsat 8 level 1 numbers: top-of-atmosphere reflectance = number × 2e-5 − 0.1, before the sun angle (USGS,
-    Landsat 8 Data Users Handbook, section 5.2). Cloud is 255 in the masks. The CSV of non-empty patches drops the
-    others (more than 80 % without data); without it the patches without any data are dropped.
+    Landsat 8 Data Users Handbook, section 5.2). Cloud is 255 in the masks. The CSV of non-empty patches, in the folder
+    or beside it, drops the others (more than 80 % without data); it may name patches that lie elsewhere, as 95-Cloud's
+    does. Without it the patches without any data are dropped.
     """
-    names = _csv_names(folder, "nonempty") or _csv_names(folder, "") or _names_in(folder)
-    listed = _csv_names(folder, "") or names
-    patches, empty = [], 0
-    for name in sorted(names):
-        layers = tuple(Layer(_band_file(folder, band, name), 1, 2e-5, -0.1) for band in BANDS)
-        if not _csv_names(folder, "nonempty") and not read_layer(layers[0].path).any():
-            empty += 1
+    files = {band: _files_of(folder, band) for band in (*BANDS, "gt")}
+    names = sorted(set().union(*files.values()))
+    kept = _nonempty(folder)
+    patches = []
+    for name in names:
+        if kept and name not in kept:
             continue
+        for band, there in files.items():
+            if name not in there:
+                path = folder / f"train_{band}" / f"{band}_{name}.TIF"
+                raise ContractError(f"{path}: there is no such file", hint="is the data set complete?")
+        layers = tuple(Layer(files[band][name], 1, 2e-5, -0.1) for band in BANDS)
         scene = re.sub(r"^patch_\d+_\d+_by_\d+_", "", name)
-        patches.append(Patch(name, scene, "38-cloud", layers, _band_file(folder, "gt", name), cloud=255))
-    return Found(tuple(patches), max(0, len(set(listed) - set(names))) + empty)
+        patches.append(Patch(name, scene, "38-cloud", layers, files["gt"][name], 255, resolution=30, level="l1c"))
+    found = Found(tuple(patches), 0) if kept else _drop_empty(patches)
+    return Found(found.patches, len(names) - len(found.patches))
 
 
-def _csv_names(folder: Path, kind: str) -> list[str]:
-    """Names in `training_patches*.csv`; with kind "nonempty" in the list of non-empty patches only."""
-    names: list[str] = []
-    for path in sorted(folder.glob("training_patches*.csv")):
-        if ("nonempty" in path.name) == (kind == "nonempty"):
-            with path.open(newline="") as lines:
-                names += [row[0] for row in csv.reader(lines) if row and row[0].startswith("patch_")]
+def _files_of(folder: Path, band: str) -> dict[str, Path]:
+    """Name of the patch → file of one band; the folders of 95-Cloud end in `_additional_to38cloud`."""
+    files = [path for sub in sorted(folder.glob(f"train_{band}*")) if sub.is_dir() for path in sorted(sub.iterdir())]
+    return {path.stem.removeprefix(f"{band}_"): path for path in files if path.suffix.lower() == ".tif"}
+
+
+def _nonempty(folder: Path) -> set[str]:
+    """Names in the lists of non-empty patches, which Kaggle keeps beside the folder."""
+    names: set[str] = set()
+    for path in (*folder.glob("training_patches*nonempty.csv"), *folder.parent.glob("training_patches*nonempty.csv")):
+        with path.open(newline="") as lines:
+            names |= {row[0] for row in csv.reader(lines) if row and row[0].startswith("patch_")}
     return names
-
-
-def _names_in(folder: Path) -> list[str]:
-    files = [path for sub in folder.glob("train_red*") for path in sub.iterdir()]
-    return [path.stem.removeprefix("red_") for path in files if path.suffix.lower() == ".tif"]
-
-
-def _band_file(folder: Path, band: str, name: str) -> Path:
-    """The file of one band; 95-Cloud's folders end in `_additional_to38cloud`."""
-    for sub in sorted(folder.glob(f"train_{band}*")):
-        path = sub / f"{band}_{name}.TIF"
-        if path.exists():
-            return path
-    raise ContractError(
-        f"{folder / f'train_{band}' / f'{band}_{name}.TIF'}: there is no such file", hint="is the data set complete?"
-    )
 
 
 def find_on_cloud_n(folder: Path) -> Found:
@@ -250,30 +269,35 @@ def _stac_patch(folder: Path, item: dict[str, dict[str, dict[str, object]]]) -> 
         layers.append(Layer(folder / str(asset["href"]), 1, raster["scale"], raster.get("offset", 0)))
     label = folder / str(item["assets"]["label"]["href"]) if "label" in item["assets"] else None
     name = str(item["id"])
-    return Patch(name, name, "stac", tuple(layers), label)
+    return Patch(name, name, _source(name), tuple(layers), label)
+
+
+def _source(name: str) -> str:
+    """Ours hold patches of several data sets, named first."""
+    return name.split("-", maxsplit=1)[0]
 
 
 def find_chips(folder: Path) -> Found:
     """Chips `NAME.tif` (red, green, blue, near infrared; reflectance = number × 0.0016) and `NAME_label.tif`."""
-    return _drop_empty(list(_chips(folder, "chips", 0.0016)))
+    return _drop_empty(list(_chips(folder, 0.0016, labelled=True)))
 
 
 def find_surfaces(folder: Path) -> Found:
     """Chips without labels (reflectance = number × 0.0032), known to be clear unless the name begins `cloudy-`."""
-    return _drop_empty(list(_chips(folder, "surfaces", 0.0032)))
+    return _drop_empty(list(_chips(folder, 0.0032, labelled=False)))
 
 
-def _chips(folder: Path, source: str, scale: float) -> Iterator[Patch]:
+def _chips(folder: Path, scale: float, *, labelled: bool) -> Iterator[Patch]:
     for path in sorted(folder.glob("*.tif")):
         if path.stem.endswith("_label"):
             continue
         label = path.with_name(f"{path.stem}_label.tif")
         scene = re.sub(r"_r\d+_c\d+$", "", path.stem)  # windows of one scene
         layers = tuple(Layer(path, index, scale) for index in (1, 2, 3, 4))
-        clear = source == "surfaces" and not path.stem.startswith("cloudy-")
-        if source == "chips" and not label.exists():
+        clear = not labelled and not path.stem.startswith("cloudy-")
+        if labelled and not label.exists():
             raise ContractError(f"{label}: there is no such file", hint="is the data set complete?")
-        yield Patch(path.stem, scene, source, layers, label if source == "chips" else None, clear=clear)
+        yield Patch(path.stem, scene, _source(path.stem), layers, label if labelled else None, clear=clear)
 
 
 def _drop_empty(patches: list[Patch]) -> Found:
@@ -286,5 +310,5 @@ LAYOUTS = (
     (lambda folder: (folder / "train_features").is_dir(), find_on_cloud_n),
     (lambda folder: (folder / "items.json").is_file(), find_stac),
     (lambda folder: any(folder.glob("*_label.tif")), find_chips),
-    (lambda folder: any(folder.glob("*.tif")) and not any(folder.glob("*_label.tif")), find_surfaces),
+    (lambda folder: folder.name == "surfaces", find_surfaces),
 )

@@ -16,6 +16,7 @@ from typing import Any
 import click
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from cloudjob import checkpoint, predict
 from cloudjob.errors import CloudjobError, UsageError
@@ -30,6 +31,8 @@ BRIGHT = 0.3  # mean visible reflectance from which clear ground is bright
 SNOW = ("snow-*",)
 THRESHOLDS = tuple(round(0.1 + 0.05 * step, 2) for step in range(15))
 CHOICES = (0, 1, 2, 3, 4)
+POOLS = ("pooled", "clear scenes", "snow", "bright ground")
+SHOWN = 24  # groups of a table, and sheets: all scenes of a large data set are in metrics.json only
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def cases(
         scores = {"cloudjob": likelihood(model, reflectance), "brightness": brightness(reflectance)}
         scores |= {other.contract.name: likelihood(other, reflectance) for other in beside}
         if with_peer:
-            scores["ukis-csmask"] = peer.probability(reflectance)
+            scores["ukis-csmask"] = peer.probability(reflectance, patch.level)
         result.append(Case(patch, reflectance, label, scores))
     return result
 
@@ -152,6 +155,7 @@ def table(found: Sequence[Case], cuts: dict[str, float], buffers: Sequence[int])
 def _groups(found: Sequence[Case]) -> dict[str, list[tuple[Case, Bool]]]:
     """Named sets of (case, pixels that count)."""
     groups: dict[str, list[tuple[Case, Bool]]] = {}
+    cloudy = {case.patch.scene for case in found if (case.label == data.CLOUD).any()}
 
     def put(name: str, case: Case, where: Bool) -> None:
         groups.setdefault(name, []).append((case, where))
@@ -161,38 +165,38 @@ def _groups(found: Sequence[Case]) -> dict[str, list[tuple[Case, Bool]]]:
         if not (case.label != data.UNKNOWN).any():
             continue
         put(case.patch.scene, case, everything)
-        cloudy = (case.label == data.CLOUD).any()
-        if cloudy:
-            put(f"all {case.patch.scene.split('-')[0]}", case, everything)
-            put("pooled", case, everything)
-        else:
+        put(f"all {case.patch.source}", case, everything)
+        put("pooled", case, everything)
+        if case.patch.scene not in cloudy:
             put("clear scenes", case, everything)
-        snow = any(fnmatch(case.patch.scene, pattern) for pattern in SNOW)
+        snow = _any(case.patch.scene, SNOW)
         ground = case.label == data.CLEAR
         if snow:
             put("snow", case, ground)
-        put("bright ground", case, ground & (case.scores["brightness"] >= BRIGHT))
+        put("bright ground", case, ground & (brightness(case.reflectance) >= BRIGHT))
     return groups
 
 
 def reliability(found: Sequence[Case], method: str = "cloudjob", bins: int = 10) -> list[dict[str, float]]:
     """Per bin of probability: its mean, the share of cloud among the labels, and the pixels."""
-    scores = np.concatenate([case.scores[method][case.label != data.UNKNOWN] for case in found])
-    labels = np.concatenate([case.label[case.label != data.UNKNOWN] for case in found])
-    index = np.minimum((scores * bins).astype(int), bins - 1)
+    total = np.zeros((3, bins))
+    for case in found:
+        known = case.label != data.UNKNOWN
+        scores, cloud = case.scores[method][known], case.label[known] == data.CLOUD
+        index = np.minimum((scores * bins).astype(np.uint8), bins - 1)
+        total += [np.bincount(index, weights, bins) for weights in (scores, cloud, np.ones_like(scores))]
     return [
-        {
-            "probability": float(scores[index == number].mean()),
-            "cloud": float(labels[index == number].mean()),
-            "pixels": int((index == number).sum()),
-        }
-        for number in range(bins)
-        if (index == number).any()
+        {"probability": probability / pixels, "cloud": cloud / pixels, "pixels": int(pixels)}
+        for probability, cloud, pixels in total.T
+        if pixels
     ]
 
 
 def show(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as a text table."""
+    """The rows as a text table; those of single scenes only where they are few."""
+    pools = [row for row in rows if row["group"] in POOLS or row["group"].startswith("all ")]
+    if len({row["group"] for row in rows}) > SHOWN:
+        rows = pools
     head = ("group", "method", "buffer_px", "iou", "precision", "recall", "f1", "false_positives")
     lines = [f"{'group':34} {'method':12} {'px':>2} " + " ".join(f"{name[:9]:>9}" for name in head[3:])]
     for row in rows:
@@ -223,31 +227,60 @@ def evaluate(
     Returns:
         What is in `metrics.json`.
     """
-    contract = ckpt.contract
-    out.mkdir(parents=True, exist_ok=True)
     others = [predict.prepare(other) for other in beside]
     found = cases(predict.prepare(ckpt), patches, with_peer=with_peer, beside=others)
-    cuts = {"cloudjob": contract.threshold, "brightness": cut_of_brightness}
+    cuts = {"cloudjob": ckpt.contract.threshold, "brightness": cut_of_brightness}
     cuts |= {other.contract.name: other.contract.threshold for other in others}
     if with_peer:
         cuts["ukis-csmask"] = 0.5
+    return report(ckpt, found, cuts, out)
+
+
+def evaluate_pairs(ckpt: checkpoint.Checkpoint, pairs: Iterable[tuple[Tensor, Tensor]], out: Path) -> dict[str, Any]:
+    """The same for simulated reflectance (bands, height, width) and target (1, height, width), NaN where unknown."""
+    model = predict.prepare(ckpt)
+    found = []
+    for number, (image, target) in enumerate(pairs):
+        reflectance, truth = image.numpy(), target.numpy()[0]
+        label = np.where(np.isnan(truth), data.UNKNOWN, truth > 0.5).astype(np.uint8)
+        scores = {"cloudjob": likelihood(model, reflectance), "brightness": brightness(reflectance)}
+        found.append(Case(Patch(f"simulated-{number}", "simulated", "simulated", ()), reflectance, label, scores))
+    return report(ckpt, found, {"cloudjob": ckpt.contract.threshold, "brightness": BRIGHT}, out)
+
+
+def report(ckpt: checkpoint.Checkpoint, found: Sequence[Case], cuts: dict[str, float], out: Path) -> dict[str, Any]:
+    """Leave `metrics.json`, `reliability.png` and sheets of cases in `out`; see `evaluate`."""
+    out.mkdir(parents=True, exist_ok=True)
+    contract = ckpt.contract
     default = round(contract.buffer / contract.resolution)
-    rows = table(found, cuts, sorted({*BUFFERS, default}))
-    curve = reliability(found) if any((case.label != data.UNKNOWN).any() for case in found) else []
+    curve = reliability(found)
     metrics = {
         "checkpoint": ckpt.sha256,
         "threshold": contract.threshold,
         "default_buffer_px": default,
         "cuts": cuts,
-        "rows": rows,
+        "rows": table(found, cuts, sorted({*BUFFERS, default})),
         "reliability": curve,
     }
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    _write(metrics, out)
     pictures.reliability(curve, out / "reliability.png")
-    for case in found:
+    for case in found[:SHOWN]:
         mask = said(case.scores["cloudjob"], contract.threshold, default)
         pictures.sheet(case.reflectance, case.label, case.scores["cloudjob"], mask, out / f"{case.patch.name}.png")
     return metrics
+
+
+def _write(metrics: dict[str, Any], out: Path) -> None:
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+
+
+def summary(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """What a contract tells of a measurement: IoU by source, and the share of clear scenes called cloud."""
+    ours = [row for row in rows if row["method"] == "cloudjob"]
+    told = {f"iou_{row['group'][4:]}_{row['buffer_px']}px": row["iou"] for row in ours if row["group"][:4] == "all "}
+    told |= {f"cloud_share_of_clear_scenes_{row['buffer_px']}px": row["false_positives"]
+             for row in ours if row["group"] == "clear scenes"}  # fmt: skip
+    return {name.replace("-", "_"): round(value, 4) for name, value in sorted(told.items()) if value is not None}
 
 
 def fix_choice(path: Path, patches: Sequence[Patch], out: Path, widened: int = 0) -> tuple[float, int, float]:
@@ -261,9 +294,14 @@ def fix_choice(path: Path, patches: Sequence[Patch], out: Path, widened: int = 0
 
     Returns:
         Threshold, buffer in pixels, and the best cut for brightness on the same patches.
+
+    Raises:
+        UsageError: there is no cloud in the patches.
     """
     ckpt = checkpoint.load(path)
     found = [generous(case, widened) for case in cases(predict.prepare(ckpt), patches, with_peer=False)]
+    if not any((case.label == data.CLOUD).any() for case in found):
+        raise UsageError("--choose-on matches no scene with clouds", hint="there is nothing to choose a threshold by")
     threshold, buffer = choose(found, "cloudjob", THRESHOLDS, CHOICES)
     bright, _ = choose(found, "brightness", THRESHOLDS, (0,))
     contract = dataclasses.replace(ckpt.contract, threshold=threshold, buffer=buffer * ckpt.contract.resolution)
@@ -275,7 +313,7 @@ def generous(case: Case, by: int) -> Case:
     """The case with its label's clouds widened by so many pixels; where there is no label it is the teacher's."""
     label = case.label
     if not case.patch.known:
-        taught = (peer.probability(case.reflectance) >= 0.5).astype(np.uint8)
+        taught = (peer.probability(case.reflectance, case.patch.level) >= 0.5).astype(np.uint8)
         label = np.where((case.reflectance != 0).any(axis=0), taught, data.UNKNOWN).astype(np.uint8)
     near = predict.widen(label == data.CLOUD, (by, by))
     return dataclasses.replace(case, label=np.where(near & (label != data.UNKNOWN), data.CLOUD, label).astype(np.uint8))
@@ -286,8 +324,9 @@ def generous(case: Case, by: int) -> Case:
 @click.option("--data", "folders", multiple=True, required=True, type=click.Path(path_type=Path), help="A data set.")
 @click.option("--out", default=Path("evaluation"), type=click.Path(path_type=Path), help="Folder for the results.")
 @click.option("--only", multiple=True, default=("*",), help="Pattern of scenes to measure on.")
+@click.option("--ignore", multiple=True, help="Pattern of patches to leave out.")
 @click.option("--clear", multiple=True, help="Pattern of scenes without labels that are known to be clear.")
-@click.option("--choose-on", multiple=True, help="Pattern of training-side scenes that choose threshold and buffer.")
+@click.option("--choose-on", multiple=True, help="Pattern of scenes that choose threshold and buffer: not measured on.")
 @click.option("--widened", default=0, help="Pixels by which clouds are widened in the labels that choose.")
 @click.option("--beside", multiple=True, type=click.Path(path_type=Path), help="Another checkpoint to measure.")
 @click.option("--peer/--no-peer", "with_peer", default=peer.available(), help="Beside ukis-csmask.")
@@ -297,6 +336,7 @@ def main(
     folders: tuple[Path, ...],
     out: Path,
     only: tuple[str, ...],
+    ignore: tuple[str, ...],
     clear: tuple[str, ...],
     choose_on: tuple[str, ...],
     widened: int,
@@ -305,35 +345,45 @@ def main(
 ) -> None:
     """Command line."""
     try:
-        patches = [
-            dataclasses.replace(patch, clear=patch.clear or any(fnmatch(patch.scene, pattern) for pattern in clear))
-            for folder in folders
-            for patch in data.find(folder).patches
-        ]
+        patches = tuple(
+            dataclasses.replace(patch, clear=patch.clear or _any(patch.scene, clear))
+            for patch in data.gather(folders).patches
+            if not _any(patch.name, ignore)
+        )
+        rest, chosen = data.split(patches, choose_on)
+        _, measured = data.split(rest, only)
+        if not measured:
+            raise UsageError(f"no scene is left to measure on of {', '.join(only)}", hint="see --only and --choose-on")
         out.mkdir(parents=True, exist_ok=True)
         bright, paths = 0.3, [path, *beside]
         if choose_on:
-            _, chosen = data.split(tuple(patches), choose_on)
             copies = [
                 out / ("checkpoint.safetensors" if n == 0 else f"beside-{n}.safetensors") for n in range(len(paths))
             ]
             for name, copy in zip(paths, copies, strict=True):
                 threshold, buffer, bright = fix_choice(name, chosen, copy, widened)
                 told = f"threshold {threshold}, buffer {buffer} px"
-                click.echo(f"{name}: chosen on {len(chosen)} patches: {told}", err=True)
+                click.echo(f"{name}: chosen on {len(chosen)} patches, not measured on: {told}", err=True)
             paths = copies
-        _, measured = data.split(tuple(patches), only)
         ckpt, *others = map(checkpoint.load, paths)
         names = [other.contract.name for other in others]
         if len(set(names)) < len(names):
             raise UsageError(f"--beside names {', '.join(names)}; expected checkpoints with names of their own")
         metrics = evaluate(ckpt, measured, out, cut_of_brightness=bright, with_peer=with_peer, beside=others)
+        if choose_on:
+            contract = dataclasses.replace(ckpt.contract, metrics=summary(metrics["rows"]))
+            checkpoint.save(ckpt.network, contract, paths[0])
+            _write(metrics | {"checkpoint": checkpoint.load(paths[0]).sha256}, out)
     except CloudjobError as error:
         click.echo(f"error: {error}", err=True)
         if error.hint:
             click.echo(f"hint: {error.hint}", err=True)
         sys.exit(error.exit_code)
     click.echo(show(metrics["rows"]))
+
+
+def _any(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from cloudjob import checkpoint
-from cloudjob.errors import ContractError
+from cloudjob.errors import ContractError, UsageError
 from cloudjob.unet import SimpleUNet
 from training.data import BANDS, UNKNOWN, Patch
 from training.sample import Float, Samples
@@ -26,6 +26,7 @@ from training.settings import Settings
 Pair = tuple[Tensor, Tensor]
 
 WARM_UP = 0.03  # share of the steps
+LARGEST = 1024  # pixels; of larger patches one corner validates, for a network in float32 takes 1.5 GB and more of it
 COLUMNS = ("epoch", "loss", "validation_loss", "validation_iou", "rate")
 
 
@@ -41,6 +42,7 @@ def contract(settings: Settings, **extra: Any) -> checkpoint.Contract:
         widths=network.widths,
         stem=network.stem,
         dilation=network.dilation,
+        resolution=network.resolution or 10,
         tile=network.tile,
         halo=network.halo,
         training_data=settings.training_data,
@@ -67,7 +69,7 @@ def train(
     """Train, or go on where an interrupted training stopped.
 
     Leaves `curves.csv`, `tensorboard/`, `last/` (to resume from) and `checkpoint.safetensors`, which is the best
-    epoch by its IoU on `validation`.
+    epoch by its IoU on `validation`, or the last one, as the settings say.
 
     Args:
         settings: the experiment.
@@ -78,16 +80,23 @@ def train(
         workers: processes that prepare samples.
 
     Raises:
-        ContractError: `out` holds a training with other settings.
+        ContractError: `out` holds a training with other settings, patches or another start.
+        UsageError: an epoch has fewer samples than a batch.
     """
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (slow to import)
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(settings.training.seed)
+    if len(samples) < settings.training.batch:
+        raise UsageError(
+            f"an epoch has {len(samples)} samples, fewer than a batch of {settings.training.batch}",
+            hint="set training.samples or data.patches higher, or training.batch lower",
+        )
     out.mkdir(parents=True, exist_ok=True)
-    state = State(settings, device)
-    if start:
-        state.start(checkpoint.load(start).network)
+    begun = checkpoint.load(start) if start else None
+    state = State(settings, device, _fingerprint(settings, samples, begun))
+    if begun:
+        state.start(begun.network)
     first = state.resume(out / "last")
     writer = SummaryWriter(str(out / "tensorboard"), purge_step=first)
     for epoch in range(first, settings.training.epochs):
@@ -99,8 +108,8 @@ def train(
         state.rows.append(row)
         for name in COLUMNS[1:]:
             writer.add_scalar(name, row[name], epoch)
-        if scores[1] >= max((r["validation_iou"] for r in state.rows), default=0.0):
-            state.save_best(out / "checkpoint.safetensors")
+        if settings.training.keep == "last" or scores[1] >= max(r["validation_iou"] for r in state.rows):
+            state.keep(out / "checkpoint.safetensors", {"validation_iou": round(scores[1], 4)})
         state.save(out / "last")
         _write_curves(out / "curves.csv", state.rows)
     writer.close()
@@ -108,11 +117,11 @@ def train(
 
 
 def pair(patch: Patch, soft: Float | None, settings: Settings) -> Pair:
-    """A whole patch to validate on: reflectance (bands, h, w) and target (1, h, w), cut to the network's stride."""
+    """A patch to validate on: reflectance (bands, h, w) and target (1, h, w), cut to the network's stride."""
     reflectance, label = patch.read()
     target = np.where(label == UNKNOWN, np.nan, label).astype(np.float32) if soft is None else soft
     stride = contract(settings).stride
-    height, width = (side // stride * stride for side in target.shape)
+    height, width = (min(side, LARGEST) // stride * stride for side in target.shape)
     return (
         torch.from_numpy(reflectance[: settings.network.bands, :height, :width].copy()),
         torch.from_numpy(target[None, :height, :width].copy()),
@@ -133,8 +142,9 @@ def half(device: torch.device) -> torch.dtype | None:
 class State:
     """Everything that changes while training: network, its running average, optimiser, curves."""
 
-    def __init__(self, settings: Settings, device: torch.device) -> None:
+    def __init__(self, settings: Settings, device: torch.device, fingerprint: str) -> None:
         self.settings = settings
+        self.fingerprint = fingerprint
         self.device = device
         self.half = half(device)
         self.contract = contract(settings)
@@ -197,9 +207,9 @@ class State:
             else:
                 slow.copy_(new)
 
-    def save_best(self, path: Path) -> None:
+    def keep(self, path: Path, metrics: dict[str, float]) -> None:
         """The running average as a checkpoint."""
-        checkpoint.save(self.average, self.contract, path)
+        checkpoint.save(self.average, replace(self.contract, metrics=metrics), path)
 
     def save(self, folder: Path) -> None:
         """Everything, in safetensors and JSON, so that nothing is ever unpickled; replaced in one rename."""
@@ -211,7 +221,7 @@ class State:
             "step": self.step,
             "scaler": self.scaler.state_dict(),
             "rows": self.rows,
-            "settings": _fingerprint(self.settings),
+            "fingerprint": self.fingerprint,
         }
         data = safetensors.torch.save(
             {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"state": json.dumps(header)}
@@ -230,9 +240,10 @@ class State:
         with safetensors.safe_open(path, "pt") as file:
             header = json.loads(file.metadata()["state"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no dict)
-        if header["settings"] != _fingerprint(self.settings):
+        if header["fingerprint"] != self.fingerprint:
             raise ContractError(
-                f"{folder.parent} holds a training with other settings", hint="choose another --out, or delete it"
+                f"{folder.parent} holds a training with other settings, patches or another start",
+                hint="choose another --out, or delete it",
             )
         for name, network in (("network", self.network), ("average", self.average)):
             network.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(name)})
@@ -243,7 +254,8 @@ class State:
                 moments.setdefault(int(number), {})[name] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
-        self.scaler.load_state_dict(header["scaler"])
+        if header["scaler"]:  # one begun on a CPU has none
+            self.scaler.load_state_dict(header["scaler"])
         self.step, self.rows = header["step"], header["rows"]
         return len(self.rows)
 
@@ -279,8 +291,11 @@ def validate(
     return float(np.mean(losses or [0.0])), both / max(either, 1)
 
 
-def _fingerprint(settings: Settings) -> str:
-    return hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode()).hexdigest()
+def _fingerprint(settings: Settings, samples: Samples, start: checkpoint.Checkpoint | None) -> str:
+    """Of everything that a training depends on, but for the pixels."""
+    names = sorted((patch.name, patch.source) for patch in samples.patches)
+    all_of_it = {"settings": asdict(settings), "patches": names, "start": start and start.sha256}
+    return hashlib.sha256(json.dumps(all_of_it, sort_keys=True).encode()).hexdigest()
 
 
 def _write_curves(path: Path, rows: list[dict[str, float]]) -> None:

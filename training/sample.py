@@ -29,7 +29,7 @@ BRIGHTEST = 2.0  # reflectance; one bad number would spoil the BatchNorm of a wh
 RIDGE = ("farmland", "forest", "bare", "snow")
 HARD = (RIDGE, ("bare", "forest", "snow"), ("town", "farmland"), RIDGE, ("bare", "snow", "ice"), None, None)
 """Kinds of simulated ground in turn: what passes for cloud most easily, and anything."""
-KEPT = 200  # patches kept in memory; larger data sets are read again every epoch
+KEPT = 2e9  # bytes of patches kept in memory; larger data sets are read again every epoch
 DOUBTFUL = (0.06, 0.25)  # opacity between thin haze and thin cloud, where people disagree: not taught
 
 
@@ -93,6 +93,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     anew: frozenset[str] = frozenset()
     ask: Callable[[Float], Float] | None = None
     _cache: dict[str, Sample] = field(default_factory=dict)
+    _kept: int = 0
     _skies: dict[int, npt.NDArray[np.float16]] = field(default_factory=dict)
     _grounds: dict[int, npt.NDArray[np.float16]] = field(default_factory=dict)
 
@@ -105,7 +106,9 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def warm(self) -> None:
         """Make everything that is kept in memory, before loading processes are forked and would each make their own."""
-        for patch in self.patches[:KEPT]:
+        for patch in self.patches:
+            if self._kept >= KEPT:
+                break
             self._read(patch)
         if self.mix.clouded or self.mix.simulated:
             for number in range(self.skies):
@@ -176,8 +179,9 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         if patch.name in self.soft:
             target = np.where((image != 0).any(axis=0), self.soft[patch.name], np.nan).astype(np.float32)
         target = self._wide(target)
-        if len(self._cache) < KEPT:
+        if self._kept < KEPT:
             self._cache[patch.name] = image, target
+            self._kept += image.nbytes + target.nbytes
         return image, target
 
     def _wide(self, target: Float) -> Float:

@@ -21,6 +21,7 @@ class Network:
         dilation: see `SimpleUNet`.
         mean: subtracted from the reflectance, per band.
         std: divides what is left, per band.
+        resolution: of a pixel in metres, for the contract; 0 is what most of the labelled patches have.
         tile: side of the tiles of large scenes, for the contract.
         halo: pixels of context beyond a tile, for the contract.
     """
@@ -31,6 +32,7 @@ class Network:
     dilation: int = 1
     mean: tuple[float, ...] = (0.25, 0.25, 0.25, 0.35)
     std: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25)
+    resolution: float = 0
     tile: int = 1024
     halo: int = 24
 
@@ -44,7 +46,8 @@ class Data:
             different crops of them.
         held_out: scenes that are never touched by training.
         validation: scenes of the training side that choose the best epoch, threshold and buffer.
-        validation_share: share of the other scenes that join them, drawn by the seed.
+        validation_share: share of the other scenes that join them, drawn by the seed; at least one.
+        validation_patches: of these scenes, at most so many, drawn by the seed.
         ignored: patches (by name, not by scene) that are left out, for nobody can tell what they show.
         teacher: scenes whose target is what `ukis-csmask` thinks of them (a probability), not their label.
         confirmed: scenes whose label is by an algorithm; cloud counts only where `ukis-csmask` agrees, and what has
@@ -60,6 +63,7 @@ class Data:
     held_out: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
     validation_share: float = 0.0
+    validation_patches: int = 100
     ignored: tuple[str, ...] = ()
     teacher: tuple[str, ...] = ()
     confirmed: tuple[str, ...] = ()
@@ -80,6 +84,7 @@ class Training:
         rate: peak learning rate of AdamW, reached after a warm-up and lowered along half a cosine.
         decay: weight decay.
         average: decay per step of the running average of the weights, which is what is kept; 0 for none.
+        keep: the epoch whose checkpoint is kept: the "best" on the validation scenes, or the "last".
         augment: zoom, turn and change the radiometry of crops.
         seed: of everything that is random.
     """
@@ -91,6 +96,7 @@ class Training:
     rate: float = 1e-3
     decay: float = 1e-2
     average: float = 0.0
+    keep: str = "best"
     augment: bool = True
     seed: int = 0
 
@@ -106,7 +112,7 @@ class Settings:
         data: on what.
         mix: shares of real and simulated samples.
         training: how.
-        training_data: what it was trained on, one line per source, for the contract.
+        training_data: what it was trained on, one line per source, for the contract; told by the patches unless given.
     """
 
     name: str
@@ -133,6 +139,8 @@ def read(path: Path) -> Settings:
     settings: Settings = _build(Settings, {"name": path.stem, **table}, str(path))
     if settings.network.bands not in (3, 4):
         raise UsageError(f"{path}: network.bands is {settings.network.bands}; expected 3 or 4 of {', '.join(BANDS)}")
+    if settings.training.keep not in ("best", "last"):
+        raise UsageError(f"{path}: training.keep is {settings.training.keep!r}; expected best or last")
     return settings
 
 

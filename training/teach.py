@@ -25,6 +25,7 @@ def targets(patches: Sequence[Patch], settings: Data, cache: Path) -> dict[str, 
     takes ice for cloud, but hardly ever cloud for ice.
     """
     said = dict(np.load(cache)) if cache.exists() else {}
+    known = len(said)
     result: dict[str, Float] = {}
     for patch in patches:
         taught, confirmed = (_any(patch.scene, names) for names in (settings.teacher, settings.confirmed))
@@ -39,9 +40,11 @@ def targets(patches: Sequence[Patch], settings: Data, cache: Path) -> dict[str, 
             agreed = (label == CLOUD) & (said[patch.name] > 0.5)
             clear = (label == CLEAR) | (label == UNKNOWN) & (said[patch.name] < SURE) & (reflectance != 0).any(axis=0)
             result[patch.name] = np.where(clear, 0, np.where(agreed, 1, np.nan)).astype(np.float32)
-    if result:
+    if len(said) > known:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(cache, **said)
+        partial = cache.with_name("partial.npz")
+        np.savez_compressed(partial, **said)
+        partial.replace(cache)
     return result
 
 
