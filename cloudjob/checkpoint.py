@@ -43,6 +43,8 @@ class Contract:
         tile: side in pixels of the tiles a large scene is cut into; see `tiling`.
         halo: pixels of context read beyond each side of a tile, before rounding to the network's stride.
         outside_fill: reflectance the network sees outside the scene and where there are no data.
+        brightest: reflectance above this is taken for this, in training too: no ground or cloud is as bright (glint is,
+            and broken numbers are).
         threshold: probability from which a pixel is cloud, above 0 and below 1.
         buffer: metres by which clouds are widened unless the user says otherwise.
         widths: `SimpleUNet` argument.
@@ -61,6 +63,7 @@ class Contract:
     tile: int = 1024
     halo: int = 24
     outside_fill: float = 0.0
+    brightest: float = 2.0
     threshold: float = 0.5
     buffer: float = 0.0
     widths: tuple[int, ...] = (64, 128, 256)
@@ -74,6 +77,8 @@ class Contract:
             raise ContractError(f"the checkpoint has {len(self.bands)} bands but {len(self.mean)} means")
         if not all(value > 0 for value in self.std):
             raise ContractError(f"the checkpoint's value scaling divides by {self.std}; expected numbers above 0")
+        if not self.brightest > 0:
+            raise ContractError(f"the checkpoint's brightest reflectance is {self.brightest}; expected above 0")
         if not 0 < self.threshold < 1:
             raise ContractError(f"the checkpoint's threshold is {self.threshold}; expected above 0 and below 1")
         if self.stem < 1 or self.tile < 1 or self.tile % self.stride or self.halo < 0:

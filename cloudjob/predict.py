@@ -100,7 +100,7 @@ def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[np
             torch.nan_to_num(torch.from_numpy(window), nan=contract.outside_fill, out=place)
         wanted = len(windows)
         del windows, window  # The caller may have let go of them: they are not held while the network runs
-        stack.sub_(mean).div_(std)
+        stack.clamp_(max=contract.brightest).sub_(mean).div_(std)
         stack = stack.to(model.device, model.dtype).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             logits = model.network(stack)[:wanted, 0]

@@ -112,6 +112,7 @@ def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
     [
         ({"threshold": 1.0}, "threshold is 1.0; expected above 0 and below 1"),
         ({"std": (0.0,) * 4}, "divides by"),
+        ({"brightest": 0.0}, "brightest reflectance is 0.0; expected above 0"),
         ({"tile": 62}, "do not fit the network's stride 4"),
         ({"mean": (0.1,)}, "4 bands but 1 means"),
     ],

@@ -83,6 +83,18 @@ def test_no_data_is_seen_as_the_fill_and_marked_as_no_data() -> None:
     assert (mask == predict.NO_DATA).sum() == 350
 
 
+def test_what_is_brighter_than_the_contract_allows_is_seen_as_the_brightest() -> None:
+    model = predict.prepare(make_checkpoint(brightest=0.5), "cpu")
+    glint, cut = scene(64, 64), scene(64, 64)
+    glint[:, 20:30, 5:40], cut[:, 20:30, 5:40] = 6.55, 0.5
+    given = glint.copy()
+    (a,), (b,) = predict.probability(model, [glint]), predict.probability(model, [np.minimum(cut, 0.5)])
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(glint, given)  # the caller's window is as it was
+    (unlike,) = predict.probability(predict.prepare(make_checkpoint(brightest=2.0), "cpu"), [glint])
+    assert not np.array_equal(a, unlike)
+
+
 def test_a_window_without_data_needs_no_network() -> None:
     model = predict.prepare(make_checkpoint(), "cpu")
     empty = np.full((4, 64, 64), np.nan, np.float32)

@@ -21,7 +21,7 @@ from training import __main__ as training
 from training import data, evaluate, settings
 from training.sample import Mix
 
-STEPS, RATE = 1000, 1.5e-3
+STEPS, RATE = 800, 1.5e-3
 CHOOSE_ON = ("ukis-csmask-*",)
 CLEAR = ("bolzano", "coast-18N")
 SNOW_SHOWN = ("snow-layton-*", "snow-xrspatial-*")

@@ -277,7 +277,8 @@ def _write(metrics: dict[str, Any], out: Path) -> None:
 def summary(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
     """What a contract tells of a measurement: IoU by source, and the share of clear scenes called cloud."""
     ours = [row for row in rows if row["method"] == "cloudjob"]
-    told = {f"iou_{row['group'][4:]}_{row['buffer_px']}px": row["iou"] for row in ours if row["group"][:4] == "all "}
+    told = {f"iou_{row['group'][4:]}_{row['buffer_px']}px": row["iou"]
+            for row in ours if row["group"].startswith("all ") and row["recall"] is not None}  # fmt: skip
     told |= {f"cloud_share_of_clear_scenes_{row['buffer_px']}px": row["false_positives"]
              for row in ours if row["group"] == "clear scenes"}  # fmt: skip
     return {name.replace("-", "_"): round(value, 4) for name, value in sorted(told.items()) if value is not None}

@@ -20,7 +20,7 @@ from cloudjob import checkpoint
 from cloudjob.errors import ContractError, UsageError
 from cloudjob.unet import SimpleUNet
 from training.data import BANDS, UNKNOWN, Patch
-from training.sample import Float, Samples
+from training.sample import BRIGHTEST, Float, Samples
 from training.settings import Settings
 
 Pair = tuple[Tensor, Tensor]
@@ -123,7 +123,7 @@ def pair(patch: Patch, soft: Float | None, settings: Settings) -> Pair:
     stride = contract(settings).stride
     height, width = (min(side, LARGEST) // stride * stride for side in target.shape)
     return (
-        torch.from_numpy(reflectance[: settings.network.bands, :height, :width].copy()),
+        torch.from_numpy(np.minimum(reflectance[: settings.network.bands, :height, :width], BRIGHTEST)),
         torch.from_numpy(target[None, :height, :width].copy()),
     )
 

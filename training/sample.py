@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter, maximum_filter  # type: ignore[attr-d
 from torch.utils.data import Dataset
 
 from cloudjob import simulate
+from cloudjob.checkpoint import Contract
 from cloudjob.fractal import noise
 from training.data import UNKNOWN, Patch
 
@@ -25,7 +26,7 @@ Float = npt.NDArray[np.float32]
 Sample = tuple[Float, Float]
 
 SKY_SIDE = 384  # pixels of a simulated sky, of which a crop is used
-BRIGHTEST = 2.0  # reflectance; one bad number would spoil the BatchNorm of a whole batch
+BRIGHTEST = Contract.brightest  # one bad number would spoil the BatchNorm of a whole batch
 RIDGE = ("farmland", "forest", "bare", "snow")
 HARD = (RIDGE, ("bare", "forest", "snow"), ("town", "farmland"), RIDGE, ("bare", "snow", "ice"), None, None)
 """Kinds of simulated ground in turn: what passes for cloud most easily, and anything."""
