@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -366,13 +367,17 @@ def case(patch, score):
 def test_choice_finds_the_threshold_and_buffer_that_made_the_labels(patches):
     score = np.full((96, 96), 0.28)
     score[22:58, 32:68] = 0.52  # two pixels inside the label's square on each side
-    threshold, buffer = evaluate.choose([case(patches[0], score)], "cloudjob", evaluate.THRESHOLDS, evaluate.CHOICES)
+    chosen = evaluate.choose([case(patches[0], score)], {"cloudjob": evaluate.OPTIONS})
+    threshold, buffer = chosen["cloudjob"]
     assert 0.28 < threshold <= 0.52
     assert buffer == 2
 
 
 def test_reliability_of_a_calibrated_score(patches):
-    rows = evaluate.reliability([case(patches[1], np.full((96, 96), 0.25)), case(patches[0], np.full((96, 96), 0.75))])
+    curve = evaluate.Reliability()
+    curve.add(case(patches[1], np.full((96, 96), 0.25)))
+    curve.add(case(patches[0], np.full((96, 96), 0.75)))
+    rows = curve.rows()
     assert [row["pixels"] for row in rows] == [96 * 96, 96 * 90]
     assert rows[0]["cloud"] == 0
     assert rows[1]["cloud"] == pytest.approx(1600 / (96 * 90))
@@ -432,9 +437,29 @@ def test_false_alarms_of_cloudless_patches_count_in_their_scene(patches):
     cloudy, clear = (replace(patch, scene="one", source="38-cloud") for patch in patches)
     label = cloudy.read()[1] == 1
     found = [case(cloudy, label), case(clear, label)]
-    rows = {r["group"]: r["iou"] for r in evaluate.table(found, {"cloudjob": 0.5}, (0,))}
+    table = evaluate.Table({"cloudjob": 0.5}, (0,))
+    for each in found:
+        table.add(each)
+    rows = {r["group"]: r["iou"] for r in table.rows()}
     assert rows["pooled"] == rows["all 38-cloud"] == rows["one"] == 0.5
     assert "clear scenes" not in rows
+
+
+def test_a_data_set_larger_than_memory_is_measured_one_patch_at_a_time(trained, patches, tmp_path):
+    alive = []
+
+    def many():
+        for _ in range(5):
+            found = case(patches[0], np.full((96, 96), 0.75))
+            alive.append(weakref.ref(found))
+            yield found
+            del found
+            assert sum(ref() is not None for ref in alive) <= 1
+
+    ckpt = checkpoint.load(trained / "checkpoint.safetensors")
+    metrics = evaluate.report(ckpt, many(), {"cloudjob": 0.5}, tmp_path / "out")
+    assert len(alive) == 5
+    assert metrics["reliability"][0]["pixels"] == 5 * 96 * 90
 
 
 def test_two_checkpoints_of_one_name_cannot_be_told_apart(trained, patches, tmp_path):

@@ -94,10 +94,10 @@ def measure(ckpt: checkpoint.Checkpoint, patches: list[data.Patch], chosen: sett
         _, these = data.split(tuple(patches), patterns)
         these = tuple(dataclasses.replace(p, clear=True) if p.scene in CLEAR else p for p in these)
         these = tuple(p for p in these if p.known and not any(fnmatch(p.name, pattern) for pattern in chosen.ignored))
-        return evaluate.cases(model, these, with_peer=False)
+        return list(evaluate.cases(model, these, with_peer=False))
 
     teaching = [evaluate.generous(case, chosen.widened) for case in found(CHOOSE_ON)]
-    cut, _ = evaluate.choose(teaching, "cloudjob", evaluate.THRESHOLDS, (0,))
+    cut, _ = evaluate.choose(teaching, {"cloudjob": [(cut, 0) for cut in evaluate.THRESHOLDS]})["cloudjob"]
     held = found(_SHIPPED.data.held_out)
     cloudy = [case for case in held if (case.label == data.CLOUD).any()]
     columns = []

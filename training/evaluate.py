@@ -7,8 +7,9 @@ brightness, other checkpoints if asked for, and `ukis-csmask` where it is instal
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,13 @@ from training.data import Label, Patch, Reflectance
 
 Float = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
+Option = tuple[float, int]  # threshold, and buffer in pixels
 
 BUFFERS = (0, 4)  # pixels, stated with every comparison: label sets differ in how generously they are drawn
 BRIGHT = 0.3  # mean visible reflectance from which clear ground is bright
 SNOW = ("snow-*",)
 THRESHOLDS = tuple(round(0.1 + 0.05 * step, 2) for step in range(15))
-CHOICES = (0, 1, 2, 3, 4)
+OPTIONS = tuple((threshold, buffer) for threshold in THRESHOLDS for buffer in range(5))
 POOLS = ("pooled", "clear scenes", "snow", "bright ground")
 SHOWN = 24  # groups of a table, and sheets: all scenes of a large data set are in metrics.json only
 
@@ -62,11 +64,25 @@ class Counts:
         self.clear += int((~said & (label == 0)).sum())
         return self
 
+    def __add__(self, other: "Counts") -> "Counts":
+        """Both together."""
+        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def cloud(self) -> int:
+        """Pixels that are cloud."""
+        return self.hit + self.missed
+
+    @property
+    def iou(self) -> float | None:
+        """Intersection over union of cloud; None where there is none and none is said."""
+        return _ratio(self.hit, self.hit + self.false + self.missed)
+
     def scores(self) -> dict[str, float | None]:
         """IoU, precision, recall, F1 of cloud, and the share of clear pixels called cloud; None for 0 / 0."""
         hit, false, missed = self.hit, self.false, self.missed
         return {
-            "iou": _ratio(hit, hit + false + missed),
+            "iou": self.iou,
             "precision": _ratio(hit, hit + false),
             "recall": _ratio(hit, hit + missed),
             "f1": _ratio(2 * hit, 2 * hit + false + missed),
@@ -100,19 +116,16 @@ def brightness(reflectance: Reflectance) -> Float:
 
 
 def cases(
-    model: predict.Model, patches: Iterable[Patch], *, with_peer: bool, beside: Iterable[predict.Model] = ()
-) -> list[Case]:
-    """All methods on all patches."""
-    beside = list(beside)
-    result = []
+    model: predict.Model, patches: Iterable[Patch], *, with_peer: bool, beside: Sequence[predict.Model] = ()
+) -> Iterator[Case]:
+    """All methods on each patch in turn: a data set is larger than memory."""
     for patch in patches:
         reflectance, label = patch.read()
         scores = {"cloudjob": likelihood(model, reflectance), "brightness": brightness(reflectance)}
         scores |= {other.contract.name: likelihood(other, reflectance) for other in beside}
         if with_peer:
             scores["ukis-csmask"] = peer.probability(reflectance, patch.level)
-        result.append(Case(patch, reflectance, label, scores))
-    return result
+        yield Case(patch, reflectance, label, scores)
 
 
 def said(score: Float, cut: float, buffer: int) -> Bool:
@@ -120,76 +133,89 @@ def said(score: Float, cut: float, buffer: int) -> Bool:
     return predict.widen(score >= cut, (buffer, buffer))
 
 
-def choose(found: Sequence[Case], method: str, cuts: Sequence[float], buffers: Sequence[int]) -> tuple[float, int]:
-    """The (threshold, buffer in pixels) with the best mean of the scenes' IoU over scenes that have clouds."""
-    scenes = sorted({case.patch.scene for case in found if (case.label == 1).any()})
+def choose(found: Iterable[Case], options: Mapping[str, Sequence[Option]]) -> dict[str, Option]:
+    """Of each method's (threshold, buffer in pixels) that with the best mean IoU over scenes that have clouds.
 
-    def score(option: tuple[float, int]) -> float:
-        return sum(_scene_counts(found, scene, method, *option).scores()["iou"] or 0.0 for scene in scenes)
-
-    return max(((cut, buffer) for cut in cuts for buffer in buffers), key=score)
-
-
-def _scene_counts(found: Sequence[Case], scene: str, method: str, cut: float, buffer: int) -> Counts:
-    counts = Counts()
+    Raises:
+        UsageError: there are no clouds.
+    """
+    counts: dict[str, dict[tuple[str, Option], Counts]] = {}
     for case in found:
-        if case.patch.scene == scene:
-            counts.add(said(case.scores[method], cut, buffer), case.label)
-    return counts
+        scene = counts.setdefault(case.patch.scene, defaultdict(Counts))
+        for method, them in options.items():
+            for cut, buffer in them:
+                scene[method, (cut, buffer)].add(said(case.scores[method], cut, buffer), case.label)
+    cloudy = [scene for scene in counts.values() if any(each.cloud for each in scene.values())]
+    if not cloudy:
+        raise UsageError("--choose-on matches no scene with clouds", hint="there is nothing to choose a threshold by")
+
+    def best(method: str) -> Option:
+        return max(options[method], key=lambda each: sum(scene[method, each].iou or 0.0 for scene in cloudy))
+
+    return {method: best(method) for method in options}
 
 
-def table(found: Sequence[Case], cuts: dict[str, float], buffers: Sequence[int]) -> list[dict[str, Any]]:
-    """One row per (group, method, buffer): each scene, each source, all pooled, clear, snow and bright ground."""
-    rows = []
-    for name, members in _groups(found).items():
-        for method, cut in cuts.items():
-            for buffer in buffers:
-                counts = Counts()
-                for case, where in members:
-                    label = np.where(where, case.label, data.UNKNOWN).astype(np.uint8)
-                    counts.add(said(case.scores[method], cut, buffer), label)
-                rows.append({"group": name, "method": method, "buffer_px": buffer, **counts.scores()})
-    return rows
+class Table:
+    """Counts by (group, method, buffer), case by case: each scene, each source, all pooled, snow and bright ground."""
 
+    def __init__(self, cuts: dict[str, float], buffers: Sequence[int]) -> None:
+        self.cuts = cuts
+        self.buffers = buffers
+        self.scenes: dict[str, dict[tuple[str, int], Counts]] = {}
+        self.pools: dict[str, dict[tuple[str, int], Counts]] = {}
 
-def _groups(found: Sequence[Case]) -> dict[str, list[tuple[Case, Bool]]]:
-    """Named sets of (case, pixels that count)."""
-    groups: dict[str, list[tuple[Case, Bool]]] = {}
-    cloudy = {case.patch.scene for case in found if (case.label == data.CLOUD).any()}
-
-    def put(name: str, case: Case, where: Bool) -> None:
-        groups.setdefault(name, []).append((case, where))
-
-    for case in found:
-        everything = np.ones(case.label.shape, bool)
+    def add(self, case: Case) -> None:
+        """Count a case; one without labels counts nowhere."""
         if not (case.label != data.UNKNOWN).any():
-            continue
-        put(case.patch.scene, case, everything)
-        put(f"all {case.patch.source}", case, everything)
-        put("pooled", case, everything)
-        if case.patch.scene not in cloudy:
-            put("clear scenes", case, everything)
-        snow = _any(case.patch.scene, SNOW)
-        ground = case.label == data.CLEAR
-        if snow:
-            put("snow", case, ground)
-        put("bright ground", case, ground & (brightness(case.reflectance) >= BRIGHT))
-    return groups
+            return
+        ground = np.where(case.label == data.CLEAR, data.CLEAR, data.UNKNOWN).astype(np.uint8)
+        bright = np.where(brightness(case.reflectance) >= BRIGHT, ground, data.UNKNOWN).astype(np.uint8)
+        pools = {f"all {case.patch.source}": case.label, "pooled": case.label, "bright ground": bright}
+        if _any(case.patch.scene, SNOW):
+            pools["snow"] = ground
+        groups = [(self.pools.setdefault(name, defaultdict(Counts)), label) for name, label in pools.items()]
+        groups.append((self.scenes.setdefault(case.patch.scene, defaultdict(Counts)), case.label))
+        for method, cut in self.cuts.items():
+            for buffer in self.buffers:
+                mask = said(case.scores[method], cut, buffer)
+                for group, label in groups:
+                    group[method, buffer].add(mask, label)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per group, method and buffer; the scenes in which no pixel is cloud are a group too."""
+        clear: dict[tuple[str, int], Counts] = defaultdict(Counts)
+        for scene in self.scenes.values():
+            for key, counts in scene.items():
+                if not counts.cloud:
+                    clear[key] += counts
+        groups = {**self.scenes, **dict(sorted(self.pools.items())), "clear scenes": clear}
+        return [
+            {"group": name, "method": method, "buffer_px": buffer, **counts.scores()}
+            for name, group in groups.items()
+            for (method, buffer), counts in group.items()
+        ]
 
 
-def reliability(found: Sequence[Case], method: str = "cloudjob", bins: int = 10) -> list[dict[str, float]]:
-    """Per bin of probability: its mean, the share of cloud among the labels, and the pixels."""
-    total = np.zeros((3, bins))
-    for case in found:
-        known = case.label != data.UNKNOWN
-        scores, cloud = case.scores[method][known], case.label[known] == data.CLOUD
+class Reliability:
+    """How often a pixel is cloud whose probability is in this bin or that, case by case."""
+
+    def __init__(self, bins: int = 10) -> None:
+        self.total = np.zeros((3, bins))
+
+    def add(self, case: Case) -> None:
+        """Count a case's pixels that have a label."""
+        known, bins = case.label != data.UNKNOWN, self.total.shape[1]
+        scores, cloud = case.scores["cloudjob"][known], case.label[known] == data.CLOUD
         index = np.minimum((scores * bins).astype(np.uint8), bins - 1)
-        total += [np.bincount(index, weights, bins) for weights in (scores, cloud, np.ones_like(scores))]
-    return [
-        {"probability": probability / pixels, "cloud": cloud / pixels, "pixels": int(pixels)}
-        for probability, cloud, pixels in total.T
-        if pixels
-    ]
+        self.total += [np.bincount(index, weights, bins) for weights in (scores, cloud, np.ones_like(scores))]
+
+    def rows(self) -> list[dict[str, float]]:
+        """Per bin that is not empty: its mean probability, the share of cloud among the labels, and the pixels."""
+        return [
+            {"probability": probability / pixels, "cloud": cloud / pixels, "pixels": int(pixels)}
+            for probability, cloud, pixels in self.total.T
+            if pixels
+        ]
 
 
 def show(rows: Sequence[dict[str, Any]]) -> str:
@@ -239,34 +265,39 @@ def evaluate(
 def evaluate_pairs(ckpt: checkpoint.Checkpoint, pairs: Iterable[tuple[Tensor, Tensor]], out: Path) -> dict[str, Any]:
     """The same for simulated reflectance (bands, height, width) and target (1, height, width), NaN where unknown."""
     model = predict.prepare(ckpt)
-    found = []
-    for number, (image, target) in enumerate(pairs):
-        reflectance, truth = image.numpy(), target.numpy()[0]
-        label = np.where(np.isnan(truth), data.UNKNOWN, truth > 0.5).astype(np.uint8)
-        scores = {"cloudjob": likelihood(model, reflectance), "brightness": brightness(reflectance)}
-        found.append(Case(Patch(f"simulated-{number}", "simulated", "simulated", ()), reflectance, label, scores))
-    return report(ckpt, found, {"cloudjob": ckpt.contract.threshold, "brightness": BRIGHT}, out)
+
+    def found() -> Iterator[Case]:
+        for number, (image, target) in enumerate(pairs):
+            reflectance, truth = image.numpy(), target.numpy()[0]
+            label = np.where(np.isnan(truth), data.UNKNOWN, truth > 0.5).astype(np.uint8)
+            scores = {"cloudjob": likelihood(model, reflectance), "brightness": brightness(reflectance)}
+            yield Case(Patch(f"simulated-{number}", "simulated", "simulated", ()), reflectance, label, scores)
+
+    return report(ckpt, found(), {"cloudjob": ckpt.contract.threshold, "brightness": BRIGHT}, out)
 
 
-def report(ckpt: checkpoint.Checkpoint, found: Sequence[Case], cuts: dict[str, float], out: Path) -> dict[str, Any]:
+def report(ckpt: checkpoint.Checkpoint, found: Iterable[Case], cuts: dict[str, float], out: Path) -> dict[str, Any]:
     """Leave `metrics.json`, `reliability.png` and sheets of cases in `out`; see `evaluate`."""
     out.mkdir(parents=True, exist_ok=True)
     contract = ckpt.contract
     default = round(contract.buffer / contract.resolution)
-    curve = reliability(found)
+    table, curve = Table(cuts, sorted({*BUFFERS, default})), Reliability()
+    for number, case in enumerate(found):
+        table.add(case)
+        curve.add(case)
+        if number < SHOWN:
+            mask = said(case.scores["cloudjob"], contract.threshold, default)
+            pictures.sheet(case.reflectance, case.label, case.scores["cloudjob"], mask, out / f"{case.patch.name}.png")
     metrics = {
         "checkpoint": ckpt.sha256,
         "threshold": contract.threshold,
         "default_buffer_px": default,
         "cuts": cuts,
-        "rows": table(found, cuts, sorted({*BUFFERS, default})),
-        "reliability": curve,
+        "rows": table.rows(),
+        "reliability": curve.rows(),
     }
     _write(metrics, out)
-    pictures.reliability(curve, out / "reliability.png")
-    for case in found[:SHOWN]:
-        mask = said(case.scores["cloudjob"], contract.threshold, default)
-        pictures.sheet(case.reflectance, case.label, case.scores["cloudjob"], mask, out / f"{case.patch.name}.png")
+    pictures.reliability(curve.rows(), out / "reliability.png")
     return metrics
 
 
@@ -300,11 +331,10 @@ def fix_choice(path: Path, patches: Sequence[Patch], out: Path, widened: int = 0
         UsageError: there is no cloud in the patches.
     """
     ckpt = checkpoint.load(path)
-    found = [generous(case, widened) for case in cases(predict.prepare(ckpt), patches, with_peer=False)]
-    if not any((case.label == data.CLOUD).any() for case in found):
-        raise UsageError("--choose-on matches no scene with clouds", hint="there is nothing to choose a threshold by")
-    threshold, buffer = choose(found, "cloudjob", THRESHOLDS, CHOICES)
-    bright, _ = choose(found, "brightness", THRESHOLDS, (0,))
+    found = (generous(case, widened) for case in cases(predict.prepare(ckpt), patches, with_peer=False))
+    options = {"cloudjob": OPTIONS, "brightness": tuple((cut, 0) for cut in THRESHOLDS)}
+    chosen = choose(found, options)
+    (threshold, buffer), (bright, _) = chosen["cloudjob"], chosen["brightness"]
     contract = dataclasses.replace(ckpt.contract, threshold=threshold, buffer=buffer * ckpt.contract.resolution)
     checkpoint.save(ckpt.network, contract, out)
     return threshold, buffer, bright
