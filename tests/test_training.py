@@ -97,6 +97,40 @@ def test_killed_and_resumed_ends_the_same(trained, tmp_path):
     assert same
 
 
+def test_an_average_is_the_mean_of_the_weights_with_statistics_of_its_own(trained, tmp_path):
+    first = trained / "checkpoint.safetensors"
+    known, other = checkpoint.load(first), checkpoint.load(first)
+    weights = other.network.state_dict()
+    for name in weights.keys() - {name for name in weights if "num_batches" in name}:
+        weights[name] += 0.01
+    (tmp_path / "tiny.toml").write_text(TINY)
+    means = []
+    for shift in (0, 100):  # of BatchNorm's statistics, which nobody reads
+        for name in (name for name in weights if "running" in name):
+            weights[name] += shift
+        checkpoint.save(other.network, other.contract, tmp_path / "other.safetensors")
+        means.append(tmp_path / f"mean-{shift}.safetensors")
+        command = [sys.executable, "-m", "training.average", str(tmp_path / "tiny.toml"), str(first)]
+        command += [str(tmp_path / "other.safetensors"), "--out", str(means[-1])]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr
+    assert means[0].read_bytes() == means[1].read_bytes()
+    mean, before = checkpoint.load(means[0]).network.state_dict(), known.network.state_dict()
+    for name in (name for name in mean if "running" not in name and "num_batches" not in name):
+        torch.testing.assert_close(mean[name], (before[name] + weights[name]) / 2)
+
+
+def test_networks_that_differ_have_no_average(trained, tmp_path):
+    (tmp_path / "wide.toml").write_text(TINY.replace("widths = [4, 8]", "widths = [4, 12]"))
+    path = trained / "checkpoint.safetensors"
+    command = [sys.executable, "-m", "training.average", str(tmp_path / "wide.toml"), str(path)]
+    command += ["--out", str(tmp_path / "mean.safetensors")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 3
+    assert f"{path}: not all are the settings' network" in done.stderr
+    assert not (tmp_path / "mean.safetensors").exists()
+
+
 def test_other_settings_do_not_resume(trained):
     process = start(trained.parent, trained, TINY.replace("epochs = 3", "epochs = 4"))
     _, errors = process.communicate(timeout=120)

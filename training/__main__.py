@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -13,12 +12,11 @@ import numpy as np
 import torch
 
 from cloudjob import checkpoint
-from cloudjob.errors import CloudjobError, UsageError
+from cloudjob.errors import UsageError
 from training import data, evaluate, loop, peer, pictures, settings, teach
 from training.data import Patch
+from training.errors import told
 from training.sample import Float, Samples
-
-EXPERIMENTS = Path(__file__).parent / "experiments"
 
 
 @click.command(help=__doc__)
@@ -32,14 +30,8 @@ def main(name: str, *, folders: tuple[Path, ...], out: Path, start: Path | None,
     """Command line; SETTINGS is a file or the name of one in training/experiments."""
     if threads:
         torch.set_num_threads(threads)
-    path = Path(name) if name.endswith(".toml") else EXPERIMENTS / f"{name}.toml"
-    try:
-        run(settings.read(path), folders, out, start=start, workers=workers)
-    except CloudjobError as error:
-        click.echo(f"error: {error}", err=True)
-        if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
-        sys.exit(error.exit_code)
+    with told():
+        run(settings.read(name), folders, out, start=start, workers=workers)
 
 
 def run(

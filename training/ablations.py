@@ -7,7 +7,6 @@ that the experiment holds out, on snow that it was shown, and on snow that none 
 
 import dataclasses
 import statistics
-import sys
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,9 +15,9 @@ import click
 import torch
 
 from cloudjob import checkpoint, predict
-from cloudjob.errors import CloudjobError
 from training import __main__ as training
 from training import data, evaluate, settings
+from training.errors import told
 from training.sample import Mix
 
 STEPS, RATE = 800, 1.5e-3
@@ -29,7 +28,7 @@ SNOW_NEW = ("snow-geoutils-everest-*",)
 """Held out here, for a network knows the snow that it was shown."""
 HEAD = ("IoU 0 px", "IoU 4 px", "clear", "snow shown", "new snow")
 
-_SHIPPED = settings.read(training.EXPERIMENTS / "cloudjob-s2.toml")
+_SHIPPED = settings.read("cloudjob-s2")
 BASE = dataclasses.replace(
     _SHIPPED, data=dataclasses.replace(_SHIPPED.data, held_out=(*_SHIPPED.data.held_out, *SNOW_NEW))
 )
@@ -65,13 +64,8 @@ VARIANTS = {
 def main(names: tuple[str, ...], folders: tuple[Path, ...], out: Path, steps: int, threads: int) -> None:
     """Command line."""
     torch.set_num_threads(threads)
-    try:
+    with told():
         run(names or tuple(VARIANTS), folders, out, steps)
-    except CloudjobError as error:
-        click.echo(f"error: {error}", err=True)
-        if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
-        sys.exit(error.exit_code)
 
 
 def run(names: Sequence[str], folders: Sequence[Path], out: Path, steps: int) -> None:

@@ -6,7 +6,6 @@ brightness, other checkpoints if asked for, and `ukis-csmask` where it is instal
 
 import dataclasses
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -20,9 +19,10 @@ import numpy.typing as npt
 from torch import Tensor
 
 from cloudjob import checkpoint, predict
-from cloudjob.errors import CloudjobError, UsageError
+from cloudjob.errors import UsageError
 from training import data, peer, pictures
 from training.data import Label, Patch, Reflectance
+from training.errors import told
 
 Float = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
@@ -375,7 +375,7 @@ def main(
     with_peer: bool,
 ) -> None:
     """Command line."""
-    try:
+    with told():
         patches = tuple(
             dataclasses.replace(patch, clear=patch.clear or _any(patch.scene, clear))
             for patch in data.gather(folders).patches
@@ -393,8 +393,8 @@ def main(
             ]
             for name, copy in zip(paths, copies, strict=True):
                 threshold, buffer, bright = fix_choice(name, chosen, copy, widened)
-                told = f"threshold {threshold}, buffer {buffer} px"
-                click.echo(f"{name}: chosen on {len(chosen)} patches, not measured on: {told}", err=True)
+                choice = f"threshold {threshold}, buffer {buffer} px"
+                click.echo(f"{name}: chosen on {len(chosen)} patches, not measured on: {choice}", err=True)
             paths = copies
         ckpt, *others = map(checkpoint.load, paths)
         names = [other.contract.name for other in others]
@@ -405,11 +405,6 @@ def main(
             contract = dataclasses.replace(ckpt.contract, metrics=summary(metrics["rows"]))
             checkpoint.save(ckpt.network, contract, paths[0])
             _write(metrics | {"checkpoint": checkpoint.load(paths[0]).sha256}, out)
-    except CloudjobError as error:
-        click.echo(f"error: {error}", err=True)
-        if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
-        sys.exit(error.exit_code)
     click.echo(show(metrics["rows"]))
 
 

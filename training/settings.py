@@ -9,6 +9,8 @@ from cloudjob.errors import UsageError
 from training.data import BANDS
 from training.sample import Mix
 
+EXPERIMENTS = Path(__file__).parent / "experiments"
+
 
 @dataclass(frozen=True)
 class Network:
@@ -124,12 +126,13 @@ class Settings:
     training_data: tuple[str, ...] = ()
 
 
-def read(path: Path) -> Settings:
-    """The settings in a TOML file.
+def read(name: Path | str) -> Settings:
+    """The settings in a TOML file, or in that of this name in `EXPERIMENTS`.
 
     Raises:
         UsageError: there is no such file, it is no TOML, or a name or a type in it is not known.
     """
+    path = Path(name) if str(name).endswith(".toml") else EXPERIMENTS / f"{name}.toml"
     try:
         table = tomllib.loads(path.read_text())
     except OSError as error:
