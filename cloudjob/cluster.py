@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import dask
 import torch
 from distributed import Client, Future, Nanny, Scheduler, SpecCluster, WorkerPlugin, as_completed, get_worker
+from distributed.comm import CommClosedError
 from distributed.comm.addressing import get_address_host_port
 
 from cloudjob import checkpoint, logs, predict, tls
@@ -128,7 +129,13 @@ def dask_setup(worker: Any) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """False for an error of ours: the run tells it in a line, Dask in a page of traceback."""
+    """False for what Dask tells in a page of traceback though nobody needs it.
+
+    An error of ours, which the run tells in a line; a sign of life that met the scheduler's end, which the worker
+    sees by itself: at the end of a run it happens.
+    """
+    if record.exc_info and isinstance(record.exc_info[1], CommClosedError):
+        return "heartbeat" not in record.getMessage()
     return not re.search(r"Exception: ['\"](Scene|Passing|Unreachable|LockLost|Contract)Error\(", record.getMessage())
 
 

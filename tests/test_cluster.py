@@ -1,5 +1,6 @@
 """Where the work runs: lanes, what a worker process is started with, the window of submissions, lost schedulers."""
 
+import logging
 import os
 import socket
 import sys
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import dask
 import jobs
@@ -15,6 +17,7 @@ import psutil
 import pytest
 import torch
 from distributed import Client
+from distributed.comm import CommClosedError
 from faulty import call
 
 from cloudjob import checkpoint, cluster, predict, worker
@@ -66,6 +69,29 @@ def test_one_lane_per_gpu(
 
 
 # Worker processes
+
+
+async def _beat(error: BaseException, dask_worker: Any) -> list[str]:
+    """What a worker logs of a sign of life that ends in `error`."""
+    told: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    log, scheduler = logging.getLogger("distributed.worker"), dask_worker.scheduler
+    log.addHandler(handler)
+    dask_worker.scheduler = mock.Mock(heartbeat_worker=mock.AsyncMock(side_effect=error))
+    try:
+        await dask_worker.heartbeat()
+    finally:
+        dask_worker.scheduler = scheduler
+        log.removeHandler(handler)
+    return told
+
+
+def test_a_sign_of_life_that_meets_the_schedulers_end_is_no_news(client: Client) -> None:
+    """It happens when a run ends, and was a page of traceback above the run's own line."""
+    closed, slow = CommClosedError("Stream is closed"), TimeoutError("took too long")
+    assert [*client.run(_beat, closed).values()] == [[], []]
+    assert [*client.run(_beat, slow).values()] == [["Failed to communicate with scheduler during heartbeat."]] * 2
 
 
 def test_a_local_cluster_has_a_process_with_one_thread_per_lane(client: Client) -> None:

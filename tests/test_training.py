@@ -109,7 +109,7 @@ def test_an_average_is_the_mean_of_the_weights_with_statistics_of_its_own(traine
         for name in (name for name in weights if "running" in name):
             weights[name] += shift
         checkpoint.save(other.network, other.contract, tmp_path / "other.safetensors")
-        means.append(tmp_path / f"mean-{shift}.safetensors")
+        means.append(tmp_path / "means" / f"{shift}.safetensors")
         command = [sys.executable, "-m", "training.average", str(tmp_path / "tiny.toml"), str(first)]
         command += [str(tmp_path / "other.safetensors"), "--out", str(means[-1])]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)

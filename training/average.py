@@ -68,6 +68,7 @@ def main(name: str, paths: tuple[Path, ...], folders: tuple[Path, ...], out: Pat
     """Command line."""
     with told():
         chosen = settings.read(name)
+        out.parent.mkdir(parents=True, exist_ok=True)
         learn, _ = training.divide(chosen, data.gather(folders).patches)
         soft = teach.targets(learn, chosen.data, out.parent / "teacher.npz")
         average(training.described(chosen, learn), paths, training.make_samples(chosen, learn, soft), out)
