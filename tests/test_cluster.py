@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 from distributed import Client
-from distributed.comm import CommClosedError
+from distributed.comm.core import CommClosedError
 from faulty import call
 
 from cloudjob import checkpoint, cluster, predict, worker
