@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import dask
 import torch
 from distributed import Client, Future, Nanny, Scheduler, SpecCluster, WorkerPlugin, as_completed, get_worker
-from distributed.comm.core import CommClosedError
 from distributed.comm.addressing import get_address_host_port
+from distributed.comm.core import CommClosedError
 
 from cloudjob import checkpoint, logs, predict, tls
 from cloudjob.errors import UnreachableError, UsageError, redact

@@ -21,7 +21,7 @@ from cloudjob import checkpoint
 from cloudjob.errors import UsageError
 from training import evaluate, loop, settings, teach
 from training.data import Layer, Patch
-from training.sample import Mix, Samples, lose_sides, ridge, sensor
+from training.sample import Mix, Samples, dazzle, fade, lose_sides, ridge, saturated, sensor
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 ROOT = Path(__file__).parent.parent
@@ -316,6 +316,44 @@ def test_a_ridge_is_dark_and_white():
     assert (image[0] < 0.2).mean() > 0.05
 
 
+def test_dazzling_ground_is_brighter_and_keeps_its_form():
+    rng = np.random.default_rng(4)
+    bare = rng.uniform(0.05, 0.4, (4, 32, 32)).astype(np.float32)
+    bare[:, :3] = 0
+    shown = [dazzle(rng, bare) for _ in range(40)]
+    assert all((image[:, :3] == 0).all() for image in shown)
+    assert np.mean([image[:, 3:].mean() > bare[:, 3:].mean() for image in shown]) > 0.8
+    assert max(image.max() for image in shown) > 1
+    for image in shown:
+        for band, before in zip(image, bare, strict=True):
+            limit = band.max()
+            gains = band[3:][band[3:] < limit] / before[3:][band[3:] < limit]
+            assert np.ptp(gains) < 0.001, "but for what is cut, a band is the ground times a number"
+
+
+@pytest.mark.parametrize("bands", [3, 4])
+def test_a_saturated_band_has_one_limit(bands):
+    rng = np.random.default_rng(5)
+    image = rng.uniform(0, 2, (bands, 64, 64)).astype(np.float32)
+    cut = saturated(rng, image, darkest=0.5)
+    assert cut.shape == image.shape
+    for band, before in zip(cut, image, strict=True):
+        assert (band == np.minimum(before, band.max())).all()
+        assert 0.2 < band.max() < 2
+
+
+def test_half_of_what_is_shown_has_lost_colour():
+    rng = np.random.default_rng(6)
+    coloured = rng.uniform(0.1, 0.9, (4, 32, 32)).astype(np.float32)
+    shown = [fade(rng, coloured) for _ in range(100)]
+    apart = [np.ptp(image, axis=0).mean() / np.ptp(coloured, axis=0).mean() for image in shown]
+    assert 35 < sum(x == 1 for x in apart) < 65
+    assert min(apart) < 0.1
+    assert max(apart) <= 1
+    for image in shown:
+        np.testing.assert_allclose(image.mean(axis=0), coloured.mean(axis=0), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("has", "expected"), [({}, None), ({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16)]
 )
@@ -348,15 +386,20 @@ def test_what_has_no_data_is_not_taught():
     assert 3 <= cut <= 25
 
 
-def test_the_teacher_judges_what_the_network_sees(patches):
+def test_the_teacher_judges_what_the_network_sees_in_colour(patches):
+    asked = []
+
     def bright(image):
+        asked.append(image)
         return (image[:3].mean(axis=0) > 0.3).astype(np.float32)
 
     samples = Samples(patches, Mix(), 40, crop=64, anew=frozenset(p.name for p in patches), ask=bright)
     shown = [samples[index] for index in range(40)]
+    said = [bright(image) for image in asked[:40]]
     known = [~torch.isnan(target[0]) for _, target in shown]
-    for (image, target), where in zip(shown, known, strict=True):
-        assert (target[0].numpy() == bright(image.numpy()))[where].all()
+    for (image, target), where, coloured, truth in zip(shown, known, asked[:40], said, strict=True):
+        assert (target[0].numpy() == truth)[where].all()
+        np.testing.assert_allclose(image.mean(axis=0)[where], coloured.mean(axis=0)[where], atol=1e-6)
     assert any(where.all() for where in known)
     assert any(target.nansum() > 0 for _, target in shown)
     assert not all(where.all() for where in known), "some crops lose sides"

@@ -135,20 +135,18 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             anew = patch.name in self.anew
             if anew and rng.random() < 0.5:
                 image = self._blend(rng, image)
-        elif kind == 1 and rng.random() < 0.4 and self.mix.simulated:
-            image, target = self._painted(rng)
         elif kind == 1:
-            image, target = self._crop(rng, self.clear[rng.integers(len(self.clear))])
+            image, target = self._bare(rng)
         elif kind == 2:
             image, target = self._pasted(rng)
         else:
             image, target = self._clouded(rng, simulated=kind == 4)
         if self.augment:
             image = sensor(rng, image)
-        if anew and self.ask:  # of what the network sees: who cannot see the same cannot be followed
+        if anew and self.ask:  # of what the network sees, but in colour: who cannot see the same cannot be followed
             target = np.where((image == 0).all(axis=0), np.nan, self._wide(self.ask(image))).astype(np.float32)
         if self.augment:
-            image, target = lose_sides(rng, image, target)
+            image, target = lose_sides(rng, fade(rng, image[: self.bands]), target)
         return torch.from_numpy(image[: self.bands].copy()), torch.from_numpy(target[None].copy())
 
     def _draw(self, rng: np.random.Generator, scenes: dict[str, list[Patch]]) -> Patch:
@@ -202,6 +200,14 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         share = np.float32(rng.uniform(0.2, 0.8))
         empty = (image == 0).all(axis=0) | (other == 0).all(axis=0)
         return np.where(empty, 0, share * image + (1 - share) * other).astype(np.float32)
+
+    def _bare(self, rng: np.random.Generator) -> Sample:
+        """Clear ground, real or simulated, at times as bright as snow in the sun."""
+        if rng.random() < 0.4 and self.mix.simulated:
+            image, target = self._painted(rng)
+        else:
+            image, target = self._crop(rng, self.clear[rng.integers(len(self.clear))])
+        return (dazzle(rng, image) if self.augment and rng.random() < 0.4 else image), target
 
     def _has_opaque_clouds(self, patch: Patch) -> bool:
         """Clouds through which the ground is seen cannot be pasted on another."""
@@ -283,6 +289,23 @@ def ridge(rng: np.random.Generator, shape: tuple[int, int]) -> Float:
     return image
 
 
+def dazzle(rng: np.random.Generator, image: Float) -> Float:
+    """Ground as bright as snow in the sun (bands, height, width), tinted, often brighter than a sensor can count.
+
+    There is little real snow to learn from; that fields, ridges and roads are ground whatever their brightness is
+    learnt from these.
+    """
+    image = image * np.exp(rng.uniform(0.2, 1.6) + rng.normal(0, 0.12, (len(image), 1, 1))).astype(np.float32)
+    return saturated(rng, image, darkest=0.5) if rng.random() < 0.5 else image
+
+
+def saturated(rng: np.random.Generator, image: Float, darkest: float) -> Float:
+    """Each band (of four) cut where its sensor counts no further, the visible ones at similar reflectances."""
+    limit = rng.uniform(darkest, 1.2) * np.exp(rng.normal(0, 0.08, 4)) * np.array([1, 1, 1, rng.uniform(0.6, 2)])
+    cut: Float = np.minimum(image, limit.astype(np.float32)[: len(image), None, None])
+    return cut
+
+
 def sensor(rng: np.random.Generator, image: Float) -> Float:
     """What sensors and processing levels do to an image (bands, height, width).
 
@@ -296,9 +319,8 @@ def sensor(rng: np.random.Generator, image: Float) -> Float:
         # Path radiance grows towards short waves, about as wavelength^−4 (Rayleigh): red, green, blue, near infrared.
         offset = offset + rng.uniform(0, 0.08) * np.array([0.30, 0.53, 1.0, 0.10])[:bands]
     image = image * np.float32(gain[:, None, None]) + np.float32(offset[:, None, None])
-    if rng.random() < 0.08:
-        limit = (rng.uniform(0.35, 1.2) * np.array([1, 1, 1, rng.uniform(1, 2)])).astype(np.float32)
-        image = np.minimum(image, limit[:bands, None, None])
+    if rng.random() < 0.2:
+        image = saturated(rng, image, darkest=0.3)
     if rng.random() < 0.1:
         image = (np.round(image * rng.uniform(150, 400)) / 255).astype(np.float32)
     if rng.random() < 0.2:
@@ -306,6 +328,18 @@ def sensor(rng: np.random.Generator, image: Float) -> Float:
     image = np.clip(image, 0.0001, BRIGHTEST).astype(np.float32)
     image[:, empty] = 0
     return image
+
+
+def fade(rng: np.random.Generator, image: Float) -> Float:
+    """Half of the images with less colour than they had, down to none.
+
+    Clouds are seen in a black and white picture too: form is learnt, not only colour, for some snow has the clouds'.
+    """
+    if rng.random() < 0.5:
+        return image
+    grey = image.mean(axis=0)
+    faded: Float = grey + np.float32(rng.random()) * (image - grey)
+    return faded
 
 
 def lose_sides(rng: np.random.Generator, image: Float, target: Float) -> Sample:
