@@ -81,8 +81,8 @@ def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[np
 
     Args:
         model: from `prepare`.
-        reflectance: windows (band, y, x) float32, NaN in every band for no data and outside the scene; sides are
-            multiples of the contract's stride.
+        reflectance: windows (band, y, x) float32 of all the contract's bands, NaN in every band for no data and outside
+            the scene, and in an optional band where it is absent; sides are multiples of the contract's stride.
 
     Yields:
         (y, x) float32, 0 to 1, per window, in order; without meaning where there are no data.
@@ -92,12 +92,13 @@ def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[np
     std = torch.tensor(contract.std)[:, None, None]
     while reflectance:
         windows, reflectance = reflectance[: model.batch], reflectance[model.batch :]
-        if all(np.isnan(window[0]).all() for window in windows):
+        if not any(valid(contract, window).any() for window in windows):
             yield from (np.zeros(window.shape[1:], np.float32) for window in windows)
             continue
-        stack = torch.full((model.batch, *windows[0].shape), contract.outside_fill)
-        for place, window in zip(stack, windows, strict=False):
-            torch.nan_to_num(torch.from_numpy(window), nan=contract.outside_fill, out=place)
+        stack = torch.zeros((model.batch, *windows[0].shape))
+        for place, window in zip(stack.numpy(), windows, strict=False):
+            np.copyto(place, window)
+            fill(contract, place)
         wanted = len(windows)
         del windows, window  # The caller may have let go of them: they are not held while the network runs
         stack.clamp_(max=contract.brightest).sub_(mean).div_(std)
@@ -105,6 +106,62 @@ def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[np
         with torch.inference_mode():
             logits = model.network(stack)[:wanted, 0]
             yield from torch.sigmoid(logits.float()).cpu().numpy()
+
+
+def valid(contract: Contract, reflectance: Reflectance) -> npt.NDArray[np.bool_]:
+    """Where (y, x) there are data, by the first band that every scene must have; NaN means none."""
+    return ~np.isnan(reflectance[contract.bands.index(contract.required_bands[0])])
+
+
+def fill(contract: Contract, reflectance: Reflectance) -> None:
+    """Replace each NaN of a window (band, y, x) by what the network sees there, in place.
+
+    Where there are no data that is the contract's `outside_fill`; where only an optional band is absent, `absent_fill`.
+    """
+    inside = valid(contract, reflectance)
+    if contract.outside_fill == "mirror":
+        mirror(reflectance, inside)
+    else:
+        reflectance[:, ~inside] = contract.outside_fill
+    for number, band in enumerate(contract.bands):
+        if band in contract.optional_bands:
+            np.nan_to_num(reflectance[number], copy=False, nan=contract.absent_fill)
+
+
+def mirror(image: Reflectance, inside: npt.NDArray[np.bool_]) -> None:
+    """Fill a window (band, y, x) outside of `inside` (y, x) with the mirror image of what is inside, in place.
+
+    Each row is mirrored in its nearest pixel inside; rows that have none are then mirrored in the rows next to them.
+    """
+    if inside.all() or not inside.any():
+        return
+    rows = np.flatnonzero(inside.any(axis=1) & ~inside.all(axis=1))
+    if rows.size:
+        pattern = inside[rows]
+        columns = np.flatnonzero(~pattern.all(axis=0))
+        if (pattern == pattern[0]).all():  # at a scene's edge all rows are mirrored alike
+            pattern = pattern[:1]
+        source = _mirrored(pattern)
+        for band in image:
+            band[np.ix_(rows, columns)] = band[rows[:, None], source[:, columns]]
+    source = _mirrored(inside.any(axis=1)[None])[0]
+    for band in image:
+        band[:] = band[source]
+
+
+def _mirrored(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """Per pixel of rows (n, length) the column of its mirror image inside, its own if it is inside itself."""
+    length = inside.shape[1]
+    place = np.arange(length, dtype=np.int32)
+    before = np.maximum.accumulate(np.where(inside, place, np.int32(-length)), axis=1)
+    after = np.minimum.accumulate(np.where(inside, place, np.int32(2 * length))[:, ::-1], axis=1)[:, ::-1]
+    nearest = np.where(place - before <= after - place, before, after)
+    beyond = np.where(inside, place, 2 * nearest + np.sign(place - nearest) - place)
+    # A narrow strip has no pixel so far inside: then its edge is repeated.
+    safe = np.clip(beyond, 0, length - 1)
+    there = np.take_along_axis(inside, safe, axis=1) & (safe == beyond)
+    mirrored: npt.NDArray[np.int32] = np.where(there, beyond, nearest).astype(np.int32)
+    return mirrored
 
 
 def classify(
@@ -176,8 +233,8 @@ def mask(
 
     Args:
         model: from `prepare`.
-        reflectance: (band, y, x) float32 in the contract's band order, NaN in every band for no data; its first
-            pixel is the scene's.
+        reflectance: (band, y, x) float32 in the contract's band order, NaN in every band for no data, and all over in
+            an optional band that is absent; its first pixel is the scene's.
         threshold: the contract's unless given.
         buffer: metres by which clouds are widened; the contract's unless given.
         pixel: height and width of a pixel in metres; the contract's resolution unless given.
@@ -200,7 +257,7 @@ def mask(
         core, padded = tiling.core(tile), tiling.padded(tile)
         window = cut(reflectance, padded)
         (likely,) = probability(model, [window])
-        found = classify(likely, ~np.isnan(window[0]), limit, reach)
+        found = classify(likely, valid(contract, window), limit, reach)
         result[core.slices] = trim(found, padded, core)
     return result
 

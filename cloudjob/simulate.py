@@ -1,7 +1,7 @@
 """Simulated Sentinel-2-like scenes with their truth: pure arrays, for the demo's catalog and for training.
 
 `ground` paints a surface, `sky` makes clouds with their shadows, `overlay` lays a sky over any reflectance, simulated
-or real. Bands are red, green, blue, nir; sizes are in pixels, thought of as 10 m.
+or real. Bands are red, green, blue, nir, swir16; sizes are in pixels, thought of as 10 m.
 
 Sources of the method:
 
@@ -13,6 +13,9 @@ Sources of the method:
 - Shadows displaced by height × tan(sun's zenith angle), away from the sun: Z. Zhu, C. E. Woodcock, "Object-based cloud
   and cloud shadow detection in Landsat imagery", Remote Sensing of Environment 118, 83-94 (2012),
   https://doi.org/10.1016/j.rse.2011.10.028.
+- Clouds at 1.6 µm: droplets absorb little, a thick cloud of them keeps 0.55 to 0.95 of its brightness, ice crystals
+  absorb more, 0.25 to 0.6: T. Nakajima, M. D. King, Journal of the Atmospheric Sciences 47 (15), 1878-1893 (1990), and
+  the real deck of ice cloud that training uses (0.3).
 """
 
 import math
@@ -23,12 +26,17 @@ import numpy as np
 import numpy.typing as npt
 
 from cloudjob.fractal import Float, noise
-from cloudjob.surface import DIFFUSE, SURFACES, ground
+from cloudjob.surface import BANDS, DIFFUSE, SURFACES, ground
 
-__all__ = ["CLOUDS", "CLOUD_OPACITY", "SURFACES", "Sky", "ground", "overlay", "sky"]
+__all__ = ["BANDS", "CLOUDS", "CLOUD_OPACITY", "DECKS", "SURFACES", "Sky", "ground", "overlay", "sky"]
 
-CLOUDS = ("cumulus", "stratocumulus", "stratus", "overcast", "cirrus", "haze")
-"""Kinds of cloud."""
+CLOUDS = (
+    "cumulus", "fog", "stratocumulus", "stratus", "overcast", "altocumulus", "altostratus", "cirrus", "haze"
+)  # fmt: skip
+"""Kinds of cloud, roughly from the lowest to the highest."""
+
+DECKS = ("overcast", "stratocumulus", "stratus", "fog", "altocumulus", "altostratus")
+"""Kinds that can cover all that is seen."""
 
 CLOUD_OPACITY = 0.12
 """From this opacity on a pixel is labelled cloud; what is thinner is haze."""
@@ -40,7 +48,7 @@ class Sky:
 
     Attributes:
         opacity: (H, W) float32, 0 (nothing) to 1 (no ground seen).
-        colour: (4, H, W) float32, reflectance of the clouds themselves.
+        colour: (5, H, W) float32, reflectance of the clouds themselves.
         shadow: (H, W) float32, 0 (sunlit) to 1: the share of direct sunlight that clouds take away from the ground.
     """
 
@@ -73,7 +81,7 @@ def sky(
     sun = (-math.cos(azimuth), math.sin(azimuth))  # (rows, columns) towards the sun; rows count southwards
     clear = np.ones(shape, np.float32)
     light = np.ones(shape, np.float32)
-    colour = np.zeros((4, *shape), np.float32)
+    colour = np.zeros((len(BANDS), *shape), np.float32)
     for kind in kinds:
         opacity, tint, height = _layer(rng, shape, kind, cover, sun)
         # A higher layer covers what lies below it: `colour` is premultiplied by opacity until the end.
@@ -90,26 +98,33 @@ def overlay(reflectance: Float, clouds: Sky) -> tuple[Float, npt.NDArray[np.uint
     """Lay a sky over a clear scene.
 
     Args:
-        reflectance: (4, H, W) float32, simulated or real.
+        reflectance: (5, H, W) float32, simulated or real, or the first 4 bands only.
         clouds: of the same height and width.
 
     Returns:
-        (4, H, W) float32 reflectance, and (H, W) uint8 label: 1 where `CLOUD_OPACITY` is reached, else 0.
+        Reflectance of as many bands, and (H, W) uint8 label: 1 where `CLOUD_OPACITY` is reached, else 0.
     """
-    diffuse = np.array(DIFFUSE, np.float32)[:, None, None]
+    bands = len(reflectance)
+    diffuse = np.array(DIFFUSE[:bands], np.float32)[:, None, None]
     lit = reflectance * (1 - (1 - diffuse) * clouds.shadow)
-    mixed = lit + (clouds.colour - lit) * clouds.opacity
+    mixed = lit + (clouds.colour[:bands] - lit) * clouds.opacity
     return mixed.astype(np.float32), (clouds.opacity >= CLOUD_OPACITY).astype(np.uint8)
 
 
 def _layer(
     rng: np.random.Generator, shape: tuple[int, int], kind: str, cover: float | None, sun: tuple[float, float]
 ) -> tuple[Float, Float, float]:
-    """Opacity (H, W), reflectance (4, H, W) and height in pixels of one layer of clouds."""
+    """Opacity (H, W), reflectance (5, H, W) and height in pixels of one layer of clouds."""
     if kind == "cumulus":
         share, outer, slope, depth, height = rng.uniform(0.02, 0.5), rng.uniform(8, 60), 1.5, 3.0, (60, 250)
     elif kind == "stratocumulus":
         share, outer, slope, depth, height = rng.uniform(0.3, 0.9), rng.uniform(30, 150), 1.3, 2.0, (60, 250)
+    elif kind == "altocumulus":
+        share, outer, slope, depth, height = rng.uniform(0.4, 1), rng.uniform(6, 30), 1.2, 1.5, (250, 600)
+    elif kind == "altostratus":
+        share, outer, slope, depth, height = rng.uniform(0.7, 1), rng.uniform(200, 800), 1.8, 0.8, (250, 800)
+    elif kind == "fog":
+        share, outer, slope, depth, height = rng.uniform(0.3, 1), rng.uniform(60, 400), 2.0, 2.5, (2, 20)
     elif kind == "stratus":
         share, outer, slope, depth, height = rng.uniform(0.3, 0.95), rng.uniform(150, 800), 1.5, 1.5, (20, 150)
     elif kind == "overcast":
@@ -122,7 +137,7 @@ def _layer(
     streaks = {"stretch": rng.uniform(2, 8), "angle": rng.uniform(0, math.pi)} if kind == "cirrus" else {}
     field = noise(rng, shape, slope=slope, outer=outer, **streaks)
     thick = np.maximum(field - _quantile(field, 1 - share), 0)
-    if kind == "overcast":
+    if kind == "overcast" or (cover is not None and cover >= 1 and kind in DECKS):
         thick += np.float32(rng.uniform(0.5, 1.5))
     depths = thick * np.float32(depth * rng.uniform(0.6, 1.6))
     opacity = 1 - np.exp(-depths)
@@ -137,16 +152,20 @@ def _quantile(field: Float, share: float) -> np.float32:
 
 
 def _tint(rng: np.random.Generator, kind: str, depths: Float, sun: tuple[float, float]) -> Float:
-    """(4, H, W) reflectance of a cloud: brighter where thicker and on the side of the sun."""
-    base = rng.uniform(0.35, 0.75)
+    """(5, H, W) reflectance of a cloud: brighter where thicker and on the side of the sun."""
+    grey = kind in ("fog", "stratus", "overcast", "altostratus") and rng.random() < 0.4
+    base = rng.uniform(0.2, 0.4) if grey else rng.uniform(0.35, 0.75)
     lift = rng.uniform(0.1, 0.5)
     bright = base + lift * (1 - np.exp(-0.5 * depths))
-    if kind not in ("cirrus", "haze"):
+    if kind not in ("cirrus", "haze", "fog", "altostratus"):
         rise, run = np.gradient(depths)
         side = -(rise * np.float32(sun[0]) + run * np.float32(sun[1]))
         bright += np.clip(side, -1, 1) * np.float32(rng.uniform(0.1, 0.6))
     blue = rng.uniform(0, 0.25) if kind == "haze" else rng.uniform(-0.03, 0.08)
-    gains = np.array([1, 1 + blue / 2, 1 + blue, 1 - blue / 2], np.float32) + rng.normal(0, 0.02, 4).astype(np.float32)
+    icy = kind == "cirrus" or (kind in ("altocumulus", "altostratus", "overcast") and rng.random() < 0.5)
+    kept = rng.uniform(0.25, 0.6) if icy else rng.uniform(0.55, 0.95)
+    gains = np.array([1, 1 + blue / 2, 1 + blue, 1 - blue / 2, kept], np.float32)
+    gains += rng.normal(0, 0.02, len(BANDS)).astype(np.float32)
     tint: Float = np.clip(bright, 0.15, 1.3)[None] * gains[:, None, None]
     return tint
 

@@ -1,4 +1,4 @@
-"""Simulated ground: fractal patches of land cover in red, green, blue and near infrared, pixels of about 10 m."""
+"""Simulated ground: fractal patches of land cover in red, green, blue, near and short-wave infrared, pixels of 10 m."""
 
 import math
 from collections.abc import Sequence
@@ -11,46 +11,55 @@ from cloudjob.fractal import Float, noise
 SURFACES = ("farmland", "forest", "bare", "water", "town", "sand", "snow", "ice", "salt", "foam", "glint")
 """Kinds of ground; a surface class is an index into this."""
 
-DIFFUSE = (0.22, 0.27, 0.34, 0.14)
-"""Share of skylight in the light of each band, which shadows keep: more in blue than in near infrared."""
+BANDS = ("red", "green", "blue", "nir", "swir16")
+"""Bands of everything that is simulated, in this order."""
 
-# Surface reflectance (red, green, blue, nir) from a kind's dark end to its bright end; orders of magnitude as in the
-# ECOSTRESS spectral library (https://speclib.jpl.nasa.gov) and in real Sentinel-2 L2A scenes.
+DIFFUSE = (0.22, 0.27, 0.34, 0.14, 0.05)
+"""Share of skylight in the light of each band, which shadows keep: more in blue than in infrared."""
+
+# Surface reflectance (red, green, blue, nir, swir16) from a kind's dark end to its bright end; orders of magnitude as
+# in the ECOSTRESS spectral library (https://speclib.jpl.nasa.gov), USGS splib07 (https://doi.org/10.3133/ds1035) and real
+# Sentinel-2 L2A scenes. Snow and ice: percentiles of 11,729 labelled Sentinel-2 points, whose blue is no brighter than
+# their green, and whose swir16 is 0.02. Foam loses most of its brightness by 1.6 µm (Frouin et al. 1996,
+# https://doi.org/10.1029/96JC00629).
 _SPECTRA = {
-    "farmland": ((0.04, 0.07, 0.03, 0.42), (0.22, 0.18, 0.12, 0.30)),
-    "forest": ((0.012, 0.022, 0.014, 0.15), (0.040, 0.055, 0.030, 0.34)),
-    "bare": ((0.10, 0.08, 0.05, 0.14), (0.30, 0.23, 0.16, 0.38)),
-    "water": ((0.005, 0.012, 0.016, 0.002), (0.050, 0.070, 0.055, 0.025)),
-    "town": ((0.08, 0.08, 0.08, 0.10), (0.40, 0.39, 0.38, 0.42)),
-    "sand": ((0.28, 0.20, 0.12, 0.34), (0.52, 0.40, 0.27, 0.58)),
-    "snow": ((0.55, 0.56, 0.58, 0.50), (0.98, 0.98, 1.00, 0.92)),
-    "ice": ((0.35, 0.42, 0.48, 0.25), (0.75, 0.80, 0.85, 0.65)),
-    "salt": ((0.45, 0.44, 0.40, 0.45), (0.85, 0.84, 0.80, 0.85)),
-    "foam": ((0.15, 0.17, 0.18, 0.12), (0.70, 0.72, 0.74, 0.65)),
-    "glint": ((0.05, 0.06, 0.07, 0.05), (0.42, 0.43, 0.44, 0.42)),
+    "farmland": ((0.04, 0.07, 0.03, 0.42, 0.17), (0.22, 0.18, 0.12, 0.30, 0.34)),
+    "forest": ((0.012, 0.022, 0.014, 0.15, 0.06), (0.040, 0.055, 0.030, 0.34, 0.18)),
+    "bare": ((0.10, 0.08, 0.05, 0.14, 0.18), (0.30, 0.23, 0.16, 0.38, 0.45)),
+    "water": ((0.005, 0.012, 0.016, 0.002, 0.001), (0.050, 0.070, 0.055, 0.025, 0.012)),
+    "town": ((0.08, 0.08, 0.08, 0.10, 0.11), (0.40, 0.39, 0.38, 0.42, 0.42)),
+    "sand": ((0.28, 0.20, 0.12, 0.34, 0.40), (0.52, 0.40, 0.27, 0.58, 0.68)),
+    "snow": ((0.49, 0.48, 0.465, 0.40, 0.012), (1.00, 0.98, 0.95, 0.86, 0.045)),
+    "ice": ((0.185, 0.19, 0.185, 0.13, 0.010), (0.59, 0.61, 0.59, 0.43, 0.040)),
+    "salt": ((0.45, 0.44, 0.40, 0.45, 0.25), (0.85, 0.84, 0.80, 0.85, 0.68)),
+    "foam": ((0.15, 0.17, 0.18, 0.12, 0.02), (0.70, 0.72, 0.74, 0.65, 0.20)),
+    "glint": ((0.05, 0.06, 0.07, 0.05, 0.04), (0.42, 0.43, 0.44, 0.42, 0.38)),
 }
 _CROPS = (
-    (0.04, 0.07, 0.03, 0.45),
-    (0.06, 0.09, 0.04, 0.38),
-    (0.08, 0.09, 0.05, 0.30),
-    (0.13, 0.15, 0.05, 0.45),
-    (0.17, 0.14, 0.09, 0.32),
-    (0.22, 0.18, 0.11, 0.30),
-    (0.10, 0.08, 0.06, 0.16),
-    (0.24, 0.19, 0.13, 0.32),
+    (0.04, 0.07, 0.03, 0.45, 0.18),
+    (0.06, 0.09, 0.04, 0.38, 0.19),
+    (0.08, 0.09, 0.05, 0.30, 0.21),
+    (0.13, 0.15, 0.05, 0.45, 0.24),
+    (0.17, 0.14, 0.09, 0.32, 0.34),
+    (0.22, 0.18, 0.11, 0.30, 0.38),
+    (0.10, 0.08, 0.06, 0.16, 0.22),
+    (0.24, 0.19, 0.13, 0.32, 0.40),
 )
 _ROOFS = (
-    (0.08, 0.08, 0.08, 0.10),
-    (0.11, 0.11, 0.11, 0.14),
-    (0.22, 0.21, 0.20, 0.26),
-    (0.22, 0.13, 0.10, 0.25),
-    (0.18, 0.11, 0.09, 0.22),
-    (0.35, 0.36, 0.38, 0.38),
-    (0.58, 0.57, 0.55, 0.60),
-    (0.85, 0.85, 0.83, 0.85),
-    (0.04, 0.06, 0.04, 0.30),
-    (0.06, 0.09, 0.05, 0.35),
+    (0.08, 0.08, 0.08, 0.10, 0.12),
+    (0.11, 0.11, 0.11, 0.14, 0.17),
+    (0.22, 0.21, 0.20, 0.26, 0.28),
+    (0.22, 0.13, 0.10, 0.25, 0.32),
+    (0.18, 0.11, 0.09, 0.22, 0.28),
+    (0.35, 0.36, 0.38, 0.38, 0.36),
+    (0.58, 0.57, 0.55, 0.60, 0.52),
+    (0.85, 0.85, 0.83, 0.85, 0.65),
+    (0.04, 0.06, 0.04, 0.30, 0.15),
+    (0.06, 0.09, 0.05, 0.35, 0.17),
 )
+# How far scenes differ in a band of a kind, beyond what they differ in all bands: standard deviation of the logarithm.
+_APART = (0.03, 0.02, 0.03, 0.07, 0.12)
+_DARK_IN_SWIR = {"snow": 0.5, "ice": 0.5, "water": 0.5, "foam": 0.4, "glint": 0.3}
 # How much a kind likes heights: added to its own random field in units of its standard deviation.
 _HEIGHT = {"water": -2.0, "foam": -2.0, "glint": -2.0, "salt": -1.0, "sand": -0.5, "town": -0.4, "farmland": -0.3}
 _HEIGHT |= {"forest": 0.6, "bare": 0.8, "ice": 1.5, "snow": 2.5}
@@ -68,7 +77,7 @@ def ground(
         kinds: of `SURFACES` that lie in it, or None for one to four at random. Steep snow shows bare rock.
 
     Returns:
-        (4, H, W) float32 reflectance, and (H, W) uint8 surface class, an index into `SURFACES`.
+        (5, H, W) float32 reflectance in `BANDS`, and (H, W) uint8 surface class, an index into `SURFACES`.
     """
     if kinds is None:
         kinds = [str(kind) for kind in rng.choice(SURFACES, size=rng.integers(1, 5), replace=False)]
@@ -78,8 +87,8 @@ def ground(
     grain = rng.standard_normal(shape, np.float32)
     sunlight = _relief(rng, height, classes)
     dark, bright = (_table(rng, np.unique(classes), end) for end in (0, 1))
-    out = np.empty((4, *shape), np.float32)
-    for band in range(4):
+    out = np.empty((len(BANDS), *shape), np.float32)
+    for band in range(len(BANDS)):
         low = dark[band][classes]
         out[band] = low + (bright[band][classes] - low) * mix
     _parcels(rng, out, classes == SURFACES.index("farmland"), _CROPS, size=(8, 60), edge=0.0)
@@ -113,10 +122,11 @@ def _patches(rng: np.random.Generator, height: Float, kinds: Sequence[str]) -> n
 
 
 def _table(rng: np.random.Generator, present: npt.NDArray[np.uint8], end: int) -> Float:
-    """(4, number of surfaces): one end of each kind's spectrum, a little different in every scene."""
+    """(5, number of surfaces): one end of each kind's spectrum, a little different in every scene."""
     table = np.array([_SPECTRA[name][end] for name in SURFACES], np.float32).T
     gains = np.ones_like(table)
-    gains[:, present] = np.exp(rng.normal(0, 0.12, len(present)) + rng.normal(0, 0.04, (4, len(present))))
+    apart = np.array([(*_APART[:4], _DARK_IN_SWIR.get(SURFACES[kind], _APART[4])) for kind in present]).T
+    gains[:, present] = np.exp(rng.normal(0, 0.12, len(present)) + rng.normal(0, 1, apart.shape) * apart)
     return table * gains
 
 
@@ -163,13 +173,13 @@ def _parcels(
     cell = np.floor(v).astype(np.int32) % 64
     spectra = np.array(palette, np.float32)
     # Few roofs and fields are bright: two thirds as many for each 0.1 of mean reflectance above 0.2.
-    common = 1.5 * (2 / 3) ** (10 * np.maximum(spectra.mean(axis=1) - 0.2, 0))
+    common = 1.5 * (2 / 3) ** (10 * np.maximum(spectra[:, :4].mean(axis=1) - 0.2, 0))
     weights = rng.dirichlet(common)
     kind = rng.choice(len(spectra), size=(64, 64), p=weights)
     gain = np.exp(rng.normal(0, 0.15, (64, 64))).astype(np.float32)
     street = (u % 1 < edge) | (v % 1 < edge) if edge else None
     index, gains = kind[strip, cell], gain[strip, cell]
-    for band in range(4):
+    for band in range(len(BANDS)):
         values = spectra[index, band] * gains
         if street is not None:
             values[street] = spectra[0, band]

@@ -66,6 +66,7 @@ def divide(chosen: settings.Settings, patches: Sequence[Patch]) -> tuple[list[Pa
     Raises:
         UsageError: there are no patches of a kind that the mix shows, or none to validate on.
     """
+    patches = [dataclasses.replace(p, clear=True) if _any(p.scene, chosen.data.clear) else p for p in patches]
     rest, _ = data.split(tuple(patches), chosen.data.held_out)
     rest = tuple(p for p in rest if not any(fnmatch(p.name, pattern) for pattern in chosen.data.ignored))
     learn, check = (list(part) for part in data.split(rest, chosen.data.validation))
@@ -128,21 +129,25 @@ def described(chosen: settings.Settings, learn: Sequence[Patch]) -> settings.Set
 def make_samples(chosen: settings.Settings, learn: Sequence[Patch], soft: dict[str, Float]) -> Samples:
     """What the settings say is shown of these patches."""
     training = chosen.training
-    anew = frozenset(p.name for p in learn if any(fnmatch(p.scene, pattern) for pattern in chosen.data.anew))
-    if anew and training.crop != peer.SIDE:
-        raise UsageError(f"training.crop is {training.crop}; the teacher sees {peer.SIDE} px (data.anew)")
+    blended, frozen = (
+        frozenset(p.name for p in learn if _any(p.scene, names)) for names in (chosen.data.blended, chosen.data.frozen)
+    )
+    if blended and training.crop != peer.SIDE:
+        raise UsageError(f"training.crop is {training.crop}; the teacher sees {peer.SIDE} px (data.blended)")
     samples = Samples(
         learn,
         chosen.mix,
         training.samples,
         crop=training.crop,
-        bands=chosen.network.bands,
+        contract=loop.contract(chosen),
         seed=training.seed,
         augment=training.augment,
         skies=chosen.data.simulated,
         soft=soft,
-        anew=anew,
-        ask=peer.probability_of_tile if anew else None,
+        blended=blended,
+        blends=chosen.data.blends if blended else 0,
+        ask=peer.probability_of_tile if blended else None,
+        frozen=frozen,
         whole=training.samples == 0,
         widened=chosen.data.widened,
     )
@@ -154,8 +159,12 @@ def make_samples(chosen: settings.Settings, learn: Sequence[Patch], soft: dict[s
 
 def simulated_pairs(samples: Samples) -> list[loop.Pair]:
     """A validation set for experiments on simulated data only: other skies and grounds than those trained on."""
-    other = Samples((), samples.mix, 32, crop=samples.crop, bands=samples.bands, seed=samples.seed + 1, skies=32)
+    other = Samples((), samples.mix, 32, crop=samples.crop, contract=samples.contract, seed=samples.seed + 1, skies=32)
     return [other[index] for index in range(len(other))]
+
+
+def _any(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ import rasterio.windows
 from cloudjob.errors import ContractError, UsageError
 
 BANDS = ("red", "green", "blue", "nir")
+"""Of every data set."""
+ALL_BANDS = (*BANDS, "swir16", "swir22")
+"""Those that some have; `swir22` is for the teacher only."""
 CLEAR, CLOUD, UNKNOWN = 0, 1, 255
 
 Reflectance = npt.NDArray[np.float32]
@@ -48,10 +51,10 @@ class Patch:
         name: unique within its source.
         scene: splits are made by scene, never by patch.
         source: the data set, by which metrics are pooled.
-        layers: red, green, blue, near infrared.
+        layers: red, green, blue, near infrared, and of some `swir16`, or `swir16` and `swir22`.
         label: the mask's file, or None.
         cloud: the value that means cloud in it; 0 is clear.
-        clear: known to be without any cloud (then there is no label file).
+        clear: known to be without any cloud; a label file says no more than where that is in doubt.
         resolution: side of a pixel in metres, for the checkpoint's contract.
         level: "l2a", or "l1c" for reflectance at the top of the atmosphere; `ukis-csmask` has a network for each.
     """
@@ -71,10 +74,11 @@ class Patch:
         """Whether its truth is known."""
         return self.clear or self.label is not None
 
-    def read(self) -> tuple[Reflectance, Label]:
-        """Reflectance (4, height, width), 0 where there are no data, and label (height, width) of 0, 1 and 255.
+    def read(self, bands: int = len(BANDS)) -> tuple[Reflectance, Label]:
+        """Reflectance (bands, height, width), 0 where there are no data, and label (height, width) of 0, 1 and 255.
 
-        The label is 255 where it is unknown and where there are no data.
+        The label is 255 where it is unknown and where there are no data. Of `ALL_BANDS` the first are given; a band
+        that the patch lacks is NaN everywhere.
 
         Raises:
             ContractError: a file is missing or unreadable, shapes differ, or the mask has other values; it names
@@ -87,12 +91,14 @@ class Patch:
                     f"{layer.path} has {number.shape} pixels but {self.layers[0].path} has {numbers[0].shape}",
                     hint="all bands and the mask of a patch must have one shape",
                 )
-        valid = np.logical_or.reduce([number != 0 for number in numbers])
+        valid = np.logical_or.reduce([number != 0 for number in numbers[: len(BANDS)]])
         reflectance = np.stack(
             [number * np.float32(layer.scale) + np.float32(layer.offset)
              for layer, number in zip(self.layers, numbers, strict=True)]
         ).astype(np.float32)  # fmt: skip
         reflectance[:, ~valid] = 0
+        absent = np.full((max(0, bands - len(reflectance)), *valid.shape), np.nan, np.float32)
+        reflectance = np.concatenate([reflectance[:bands], absent])
         label = self._read_label(valid.shape)
         label[~valid] = UNKNOWN
         return reflectance, label
@@ -177,8 +183,8 @@ def find(folder: Path) -> Found:
     raise UsageError(
         f"{folder} holds no labelled patches in a layout that is known",
         hint="known are 38-Cloud and 95-Cloud (train_red/…), On Cloud N (train_features/…), "
-        "STAC (items.json with label assets), chips (NAME.tif with NAME_label.tif) and, in a folder called surfaces, "
-        "clear ground (NAME.tif)",
+        "STAC (items.json with label assets), chips (NAME.tif with NAME_label.tif) and, in folders called surfaces and "
+        "swir, clear ground and chips with infrared (NAME.tif)",
     )
 
 
@@ -287,6 +293,40 @@ def find_surfaces(folder: Path) -> Found:
     return _drop_empty(list(_chips(folder, 0.0032, labelled=False)))
 
 
+def find_swir(folder: Path) -> Found:
+    """Chips of five or six bands (`ALL_BANDS`; reflectance = number × 0.0016), some with `NAME_label.tif`.
+
+    Those whose name begins as one of `CLEAR_NAMES` are known to be clear.
+    """
+    patches = []
+    for path in sorted(folder.glob("*.tif")):
+        if path.stem.endswith("_label"):
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            with rasterio.open(path) as raster:
+                bands = min(raster.count, len(ALL_BANDS))
+        layers = tuple(Layer(path, index + 1, 0.0016) for index in range(bands))
+        label = path.with_name(f"{path.stem}_label.tif")
+        patches.append(
+            Patch(
+                path.stem,
+                re.sub(r"_r\d+_c\d+$|_c\d+$", "", path.stem),
+                _source(path.stem),
+                layers,
+                label if label.exists() else None,
+                clear=path.stem.startswith(CLEAR_NAMES),
+                level="l1c" if any(word in path.stem for word in L1C_NAMES) else "l2a",
+            )
+        )
+    return _drop_empty(patches)
+
+
+CLEAR_NAMES = ("clear-", "hls-", "california-")
+L1C_NAMES = ("33UUU", "coast", "ukis-csmask")
+"""In `swir`, whose other chips are surface reflectance."""
+
+
 def _chips(folder: Path, scale: float, *, labelled: bool) -> Iterator[Patch]:
     for path in sorted(folder.glob("*.tif")):
         if path.stem.endswith("_label"):
@@ -309,6 +349,7 @@ LAYOUTS = (
     (lambda folder: any(folder.glob("train_red*")), find_38_cloud),
     (lambda folder: (folder / "train_features").is_dir(), find_on_cloud_n),
     (lambda folder: (folder / "items.json").is_file(), find_stac),
-    (lambda folder: any(folder.glob("*_label.tif")), find_chips),
+    (lambda folder: folder.name == "swir", find_swir),
+    (lambda folder: folder.name != "swir" and any(folder.glob("*_label.tif")), find_chips),
     (lambda folder: folder.name == "surfaces", find_surfaces),
 )

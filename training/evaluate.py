@@ -23,6 +23,7 @@ from cloudjob.errors import UsageError
 from training import data, peer, pictures
 from training.data import Label, Patch, Reflectance
 from training.errors import told
+from training.sensor import empty
 
 Float = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
@@ -96,7 +97,7 @@ def _ratio(part: int, whole: int) -> float | None:
 
 def likelihood(model: predict.Model, reflectance: Reflectance) -> Float:
     """Probability (height, width) for reflectance (bands, height, width), 0 for no data, tiled as a job does."""
-    image = np.where((reflectance == 0).all(axis=0), np.nan, reflectance)[: len(model.contract.bands)]
+    image = np.where(empty(reflectance), np.nan, reflectance)[: len(model.contract.bands)]
     contract = model.contract
     height, width = image.shape[1:]
     tiling = contract.tiling(height, width)
@@ -120,7 +121,7 @@ def cases(
 ) -> Iterator[Case]:
     """All methods on each patch in turn: a data set is larger than memory."""
     for patch in patches:
-        reflectance, label = patch.read()
+        reflectance, label = patch.read(len(data.ALL_BANDS))
         scores = {"cloudjob": likelihood(model, reflectance), "brightness": brightness(reflectance)}
         scores |= {other.contract.name: likelihood(other, reflectance) for other in beside}
         if with_peer:

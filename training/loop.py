@@ -19,14 +19,17 @@ from tqdm import tqdm
 from cloudjob import checkpoint
 from cloudjob.errors import ContractError, UsageError
 from cloudjob.unet import SimpleUNet
-from training.data import BANDS, UNKNOWN, Patch
-from training.sample import BRIGHTEST, Float, Samples
+from training.data import ALL_BANDS, BANDS, UNKNOWN, Patch
+from training.sample import Float, Samples, see
+from training.sensor import BRIGHTEST
 from training.settings import Settings
 
 Pair = tuple[Tensor, Tensor]
 
 WARM_UP = 0.03  # share of the steps
 LARGEST = 1024  # pixels; of larger patches one corner validates, for a network in float32 takes 1.5 GB and more of it
+ABSENT = -0.25
+"""Reflectance that stands for an absent band: no band has it."""
 COLUMNS = ("epoch", "loss", "validation_loss", "validation_iou", "rate")
 
 
@@ -36,12 +39,16 @@ def contract(settings: Settings, **extra: Any) -> checkpoint.Contract:
     return checkpoint.Contract(
         name=settings.name,
         version=settings.version,
-        bands=BANDS[: network.bands],
+        bands=ALL_BANDS[: network.bands],
+        optional_bands=ALL_BANDS[len(BANDS) : network.bands],
+        absent_fill=ABSENT if network.bands > len(BANDS) else 0.0,
+        outside_fill="mirror" if network.outside == "mirror" else 0.0,
         mean=network.mean[: network.bands],
         std=network.std[: network.bands],
         widths=network.widths,
         stem=network.stem,
         dilation=network.dilation,
+        smooth=network.smooth,
         resolution=network.resolution or 10,
         tile=network.tile,
         halo=network.halo,
@@ -118,14 +125,13 @@ def train(
 
 def pair(patch: Patch, soft: Float | None, settings: Settings) -> Pair:
     """A patch to validate on: reflectance (bands, h, w) and target (1, h, w), cut to the network's stride."""
-    reflectance, label = patch.read()
+    terms = contract(settings)
+    reflectance, label = patch.read(len(terms.bands))
     target = np.where(label == UNKNOWN, np.nan, label).astype(np.float32) if soft is None else soft
-    stride = contract(settings).stride
-    height, width = (min(side, LARGEST) // stride * stride for side in target.shape)
-    return (
-        torch.from_numpy(np.minimum(reflectance[: settings.network.bands, :height, :width], BRIGHTEST)),
-        torch.from_numpy(target[None, :height, :width].copy()),
-    )
+    height, width = (min(side, LARGEST) // terms.stride * terms.stride for side in target.shape)
+    image = np.minimum(reflectance[:, :height, :width], BRIGHTEST)
+    see(terms, image)
+    return torch.from_numpy(image), torch.from_numpy(target[None, :height, :width].copy())
 
 
 def half(device: torch.device) -> torch.dtype | None:
@@ -167,11 +173,16 @@ class State:
 
     def start(self, network: SimpleUNet) -> None:
         """Begin with these weights."""
+        weights = network.state_dict()
+        first = next(iter(weights))
+        more = self.network.state_dict()[first].shape[1] - weights[first].shape[1]
+        if more > 0:  # of a network with fewer bands: what it knows, and nothing yet of the new ones, which come last
+            weights[first] = nn.functional.pad(weights[first], (0, 0, 0, 0, 0, more))
         try:
-            self.network.load_state_dict(network.state_dict())
+            self.network.load_state_dict(weights)
         except RuntimeError:
             raise ContractError("--start is another network than the settings'") from None
-        self.average.load_state_dict(network.state_dict())
+        self.average.load_state_dict(weights)
 
     def rate(self) -> float:
         """Learning rate at this step: linear warm-up, then half a cosine down to a hundredth."""

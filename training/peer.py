@@ -18,6 +18,8 @@ from cloudjob.errors import UsageError
 
 SIDE = 256  # pixels; the networks' input
 OVERLAP = 0.2
+ORDER = (2, 1, 0, 3, 4, 5)
+"""Its bands, blue first, among ours."""
 THREADS = 0
 """Of onnxruntime; 0 for as many as torch takes, which is one in a process that prepares samples."""
 
@@ -28,7 +30,9 @@ def available() -> bool:
 
 
 def probability(reflectance: npt.NDArray[np.float32], level: str = "l2a") -> npt.NDArray[np.float32]:
-    """Cloud probability (height, width) of reflectance (4, height, width) in red, green, blue, near infrared.
+    """Cloud probability (height, width) of reflectance (4 or 6, height, width) in the order of `data.ALL_BANDS`.
+
+    With both infrared bands its network of six bands is asked, else that of four; a band of NaN is absent.
 
     Tiles, normalisation and blending are the peer's own; its class map is the largest of three probabilities, so
     cloud is where this is above those of ground and shadow. Returned is p(cloud) / (p(cloud) + the larger other),
@@ -40,16 +44,27 @@ def probability(reflectance: npt.NDArray[np.float32], level: str = "l2a") -> npt
     _check()
     from ukis_csmask.utils import tile_array, untile_array  # noqa: PLC0415  (optional)
 
-    tiles = np.moveaxis(tile_array(_normalised(reflectance, level), SIDE, SIDE, OVERLAP), -1, 1)
-    scores = np.moveaxis(np.concatenate([_scores(tile, level) for tile in tiles]), 1, -1)
-    return _share(untile_array(scores, (*reflectance.shape[1:], 3), OVERLAP, smooth_blending=True))
+    height, width = reflectance.shape[1:]
+    grown = [(0, 0), (0, max(0, SIDE - height)), (0, max(0, SIDE - width))]
+    image = np.pad(reflectance, grown, mode="symmetric")  # it takes nothing smaller than its tile
+    model = _model(reflectance, level)
+    tiles = np.moveaxis(tile_array(_normalised(image, model), SIDE, SIDE, OVERLAP), -1, 1)
+    scores = np.moveaxis(np.concatenate([_scores(tile, model) for tile in tiles]), 1, -1)
+    whole = untile_array(scores, (*image.shape[1:], 3), OVERLAP, smooth_blending=True)
+    return _share(whole[:height, :width])
 
 
-def probability_of_tile(reflectance: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The same for (4, `SIDE`, `SIDE`) at once: four times as fast, and different near the edges."""
+def probability_of_tile(reflectance: npt.NDArray[np.float32], level: str = "l2a") -> npt.NDArray[np.float32]:
+    """The same for (4 or 6, `SIDE`, `SIDE`) at once: four times as fast, and different near the edges."""
     _check()
-    tile = np.moveaxis(_normalised(reflectance, "l2a"), -1, 0)
-    return _share(np.moveaxis(_scores(tile, "l2a")[0], 0, -1))
+    model = _model(reflectance, level)
+    tile = np.moveaxis(_normalised(reflectance, model), -1, 0)
+    return _share(np.moveaxis(_scores(tile, model)[0], 0, -1))
+
+
+def _model(reflectance: npt.NDArray[np.float32], level: str) -> str:
+    six = len(reflectance) == len(ORDER) and not np.isnan(reflectance[4:]).any()
+    return f"model_{6 if six else 4}b_{level}"
 
 
 def _check() -> None:
@@ -57,21 +72,21 @@ def _check() -> None:
         raise UsageError("ukis-csmask is not installed", hint="pip install ukis-csmask onnxruntime")
 
 
-def _normalised(reflectance: npt.NDArray[np.float32], level: str) -> npt.NDArray[np.float32]:
+def _normalised(reflectance: npt.NDArray[np.float32], model: str) -> npt.NDArray[np.float32]:
     """(height, width, band) in the peer's order and units."""
     from ukis_csmask.mask import CSmask  # noqa: PLC0415
 
-    _, mean, std = _session(level)
-    bands = np.moveaxis(reflectance[[2, 1, 0, 3]], 0, 2).astype(np.float32)
+    _, mean, std = _session(model)
+    bands = np.moveaxis(reflectance[list(ORDER[: len(mean)])], 0, 2).astype(np.float32)
     normalised: npt.NDArray[np.float32] = CSmask.normalize(bands, mean, std)
     return normalised
 
 
-def _scores(tile: npt.NDArray[np.float32], level: str) -> npt.NDArray[np.float64]:
+def _scores(tile: npt.NDArray[np.float32], model: str) -> npt.NDArray[np.float64]:
     """(1, class, height, width), their sum over classes 1, of a tile (band, height, width)."""
     from ukis_csmask.mask import CSmask  # noqa: PLC0415
 
-    session, _, _ = _session(level)
+    session, _, _ = _session(model)
     logits = session.run(None, {session.get_inputs()[0].name: tile[None].astype(np.float32)})[0]
     scores: npt.NDArray[np.float64] = CSmask.softmax(logits)
     return scores
@@ -85,13 +100,13 @@ def _share(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
 
 
 @cache
-def _session(level: str) -> tuple[Any, list[float], list[float]]:
+def _session(model: str) -> tuple[Any, list[float], list[float]]:
     # By name, for neither is a dependency: types are the same whether they are installed or not.
     onnxruntime: Any = import_module("onnxruntime")
     folder = Path(str(import_module("ukis_csmask").__file__)).parent
-    statistics = json.loads((folder / f"model_4b_{level}.json").read_text())["data"]["dataset_statistics"]
+    statistics = json.loads((folder / f"{model}.json").read_text())["data"]["dataset_statistics"]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS or torch.get_num_threads()
-    model = str(folder / f"model_4b_{level}.onnx")
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    path = str(folder / f"{model}.onnx")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return session, *statistics["img"]

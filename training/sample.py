@@ -1,13 +1,15 @@
 """What the network is shown: one crop after another, real, simulated or both, each a pure function of its number.
 
 A sample depends on (seed, epoch, index) alone, so that training can be killed and resumed, and that the number of
-loading processes changes nothing.
+loading processes changes nothing. Inside, an image is (5, height, width) reflectance, or 4 for networks without
+`swir16`: 0 where there are no data, and a plane of NaN where the band is absent.
 
 Sources of the method: simulated clouds as in `cloudjob.simulate`; clouds cut from one image and pasted on another as
 in CutMix (Yun et al. 2019, arXiv:1905.04899); a teacher's soft labels as targets (Hinton et al. 2015,
-arXiv:1503.02531).
+arXiv:1503.02531); what the sensor does to an image: `training.sensor`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,21 +19,24 @@ import torch
 from scipy.ndimage import gaussian_filter, maximum_filter  # type: ignore[attr-defined]  # scipy's own lists hide it
 from torch.utils.data import Dataset
 
-from cloudjob import simulate
+from cloudjob import predict, simulate
 from cloudjob.checkpoint import Contract
 from cloudjob.fractal import noise
-from training.data import UNKNOWN, Patch
+from training.data import ALL_BANDS, UNKNOWN, Patch
+from training.sensor import dazzle, empty, fade, frost, lose_sides, sensor, undecided
 
 Float = npt.NDArray[np.float32]
 Sample = tuple[Float, Float]
 
 SKY_SIDE = 384  # pixels of a simulated sky, of which a crop is used
-BRIGHTEST = Contract.brightest  # one bad number would spoil the BatchNorm of a whole batch
+FOUR = Contract("", "", ALL_BANDS[:4], (0.25,) * 4, (0.25,) * 4)
 RIDGE = ("farmland", "forest", "bare", "snow")
 HARD = (RIDGE, ("bare", "forest", "snow"), ("town", "farmland"), RIDGE, ("bare", "snow", "ice"), None, None)
 """Kinds of simulated ground in turn: what passes for cloud most easily, and anything."""
+BLENDED = 0.25  # share of labelled crops that are two seen through each other, where there are such
+FROSTED = 0.6  # share of crops of real snow whose swir16 is made up
 KEPT = 2e9  # bytes of patches kept in memory; larger data sets are read again every epoch
-DOUBTFUL = (0.06, 0.25)  # opacity between thin haze and thin cloud, where people disagree: not taught
+DOUBTFUL = (0.05, 0.15)  # opacity between thin haze and thin cloud, where people disagree: not taught
 
 
 @dataclass(frozen=True)
@@ -60,22 +65,26 @@ class Mix:
 
 @dataclass
 class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Crops of `crop` pixels: reflectance (bands, crop, crop) and target (1, crop, crop), NaN where unknown.
+    """Crops of `crop` pixels: reflectance (bands, crop, crop) as the network sees it, and target (1, crop, crop).
+
+    The target is NaN where it is unknown.
 
     Attributes:
         patches: to train on; those with a known label, those known to be clear, or both.
         mix: what is shown how often.
         length: samples of one epoch.
         crop: side in pixels.
-        bands: number of bands, the first of red, green, blue and near infrared.
+        contract: of the network: its bands, and what it sees outside and where a band is absent.
         seed: of everything that is random.
         epoch: of the next samples.
         augment: whether crops are zoomed, turned and their radiometry changed.
         skies: number of simulated skies (and of simulated grounds).
         soft: targets (height, width) that replace a patch's label, by its name; see `training.teach`.
         widened: pixels by which targets' clouds are widened.
-        anew: names of patches of which every crop is put to `ask`, half of them mixed with another.
-        ask: reflectance (4, crop, crop) → target (crop, crop), as `peer.probability_of_tile`.
+        blended: names of patches of which crops are seen through each other and put to `ask`.
+        blends: how many of these are made.
+        ask: reflectance (6, crop, crop) → target (crop, crop), as `peer.probability_of_tile`.
+        frozen: names of patches of snow and ice, whose `swir16` is made up.
         whole: show `length` crops, fixed by the seed, once an epoch in random order, instead of new ones.
     """
 
@@ -83,7 +92,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     mix: Mix
     length: int
     crop: int = 256
-    bands: int = 4
+    contract: Contract = FOUR
     seed: int = 0
     epoch: int = 0
     augment: bool = True
@@ -91,19 +100,27 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     soft: dict[str, Float] = field(default_factory=dict)
     whole: bool = False
     widened: int = 0
-    anew: frozenset[str] = frozenset()
+    blended: frozenset[str] = frozenset()
+    blends: int = 0
     ask: Callable[[Float], Float] | None = None
+    frozen: frozenset[str] = frozenset()
     _cache: dict[str, Sample] = field(default_factory=dict)
     _kept: int = 0
     _skies: dict[int, npt.NDArray[np.float16]] = field(default_factory=dict)
     _grounds: dict[int, npt.NDArray[np.float16]] = field(default_factory=dict)
+    _blends: dict[int, npt.NDArray[np.float16]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.labelled = [p for p in self.patches if p.label is not None or p.name in self.soft]
+        self.bands = len(self.contract.bands)
+        self.planes = max(4, self.bands)
+        self.labelled = [p for p in self.patches if (p.label is not None and not p.clear) or p.name in self.soft]
         self.scenes = _by_scene(self.labelled)
         self.opaque = _by_scene([p for p in self.labelled if self._has_opaque_clouds(p)])
         self.clear = [p for p in self.patches if p.clear]
-        self.mixed = _by_scene([p for p in self.patches if p.name in self.anew])
+        # Large data sets of clear ground are shown more often than small ones, but not as much as they are larger.
+        sizes = Counter(p.source for p in self.clear)
+        weights = np.array([sizes[p.source] ** -0.5 for p in self.clear], np.float64)
+        self.often = weights / weights.sum() if self.clear else weights
 
     def warm(self) -> None:
         """Make everything that is kept in memory, before loading processes are forked and would each make their own."""
@@ -117,37 +134,36 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         if self.mix.simulated:
             for number in range(self.skies):
                 self._ground(number)
+        for number in range(self.blends):
+            self._blend(number)
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        anew = False
         kind = rng.choice(5, p=self.mix.shares())
         if kind == 0 and self.whole:
             number = int(np.random.default_rng((self.seed, self.epoch)).permutation(self.length)[index])
             place = np.random.default_rng((self.seed, number))
             image, target = self._crop(rng, self.labelled[number % len(self.labelled)], place)
+        elif kind == 0 and self.blends and rng.random() < BLENDED:
+            both = self._blend(int(rng.integers(self.blends)))
+            image, target = turn(rng, both[:-1], both[-1])
         elif kind == 0:
-            patch = self._draw(rng, self.scenes)
-            image, target = self._crop(rng, patch)
-            anew = patch.name in self.anew
-            if anew and rng.random() < 0.5:
-                image = self._blend(rng, image)
+            image, target = self._crop(rng, self._draw(rng, self.scenes))
         elif kind == 1:
             image, target = self._bare(rng)
         elif kind == 2:
             image, target = self._pasted(rng)
         else:
             image, target = self._clouded(rng, simulated=kind == 4)
+        image = image[: self.planes]
         if self.augment:
-            image = sensor(rng, image)
-        if anew and self.ask:  # of what the network sees, but in colour: who cannot see the same cannot be followed
-            target = np.where((image == 0).all(axis=0), np.nan, self._wide(self.ask(image))).astype(np.float32)
-        if self.augment:
-            image, target = lose_sides(rng, fade(rng, image[: self.bands]), target)
-        return torch.from_numpy(image[: self.bands].copy()), torch.from_numpy(target[None].copy())
+            image, target = lose_sides(rng, fade(rng, sensor(rng, image)), undecided(image, target))
+        image = image[: self.bands].copy()
+        see(self.contract, image)
+        return torch.from_numpy(image), torch.from_numpy(target[None].copy())
 
     def _draw(self, rng: np.random.Generator, scenes: dict[str, list[Patch]]) -> Patch:
         """A patch of a scene: every scene is shown equally often, however many patches it is cut into."""
@@ -159,6 +175,8 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         image, target = self._read(patch)
         zoom = float(np.exp(rng.uniform(-0.7, 0.7))) if self.augment and rng.random() < 0.3 else 1.0
         height, width = target.shape
+        if self.augment and min(height, width) < self.crop * zoom:  # a small patch fills the crop, up to twice as large
+            zoom = max(min(zoom, min(height, width) / self.crop), 0.5)
         side = min(round(self.crop * zoom), height, width) if zoom != 1 else self.crop
         row, column = (int((place or rng).integers(max(0, full - side) + 1)) for full in (height, width))
         image = image[:, row : row + side, column : column + side]
@@ -166,17 +184,19 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         if zoom != 1:
             image, target = resize(image, target, self.crop)
         image, target = pad(image, target, self.crop)
+        if patch.name in self.frozen and self.planes > 4 and rng.random() < FROSTED:
+            image = frost(rng, image, target)
         return turn(rng, image, target) if self.augment else (image, target)
 
     def _read(self, patch: Patch) -> Sample:
         """Reflectance and target of a whole patch, kept in memory."""
         if patch.name in self._cache:
             return self._cache[patch.name]
-        image, label = patch.read()
+        image, label = patch.read(self.planes)
         target = label.astype(np.float32)
         target[label == UNKNOWN] = np.nan
         if patch.name in self.soft:
-            target = np.where((image != 0).any(axis=0), self.soft[patch.name], np.nan).astype(np.float32)
+            target = np.where(~empty(image), self.soft[patch.name], np.nan).astype(np.float32)
         target = self._wide(target)
         if self._kept < KEPT:
             self._cache[patch.name] = image, target
@@ -190,24 +210,37 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         wide = maximum_filter(np.nan_to_num(target), 2 * self.widened + 1)
         return np.where(np.isnan(target), target, wide).astype(np.float32)
 
-    def _blend(self, rng: np.random.Generator, image: Float) -> Float:
-        """Two crops seen through each other: haze and thin cloud of every kind, for the teacher to judge.
+    def _blend(self, number: int) -> Float:
+        """(planes + 1, crop, crop): two crops seen through each other, and what the teacher says of them.
 
-        After Zhang et al. 2018 (mixup, arXiv:1710.09412), with the teacher's word for the mixture as in Beyer et al.
-        2022 (a good teacher is patient and consistent, arXiv:2106.05237).
+        Haze and thin cloud of every kind. After Zhang et al. 2018 (mixup, arXiv:1710.09412), with the teacher's word
+        for the mixture as in Beyer et al. 2022 (a good teacher is patient and consistent, arXiv:2106.05237).
         """
-        other, _ = self._crop(rng, self._draw(rng, self.mixed))
-        share = np.float32(rng.uniform(0.2, 0.8))
-        empty = (image == 0).all(axis=0) | (other == 0).all(axis=0)
-        return np.where(empty, 0, share * image + (1 - share) * other).astype(np.float32)
+        if number not in self._blends:
+            assert self.ask
+            rng = np.random.default_rng((self.seed, 1_000_051, number))
+            scenes = _by_scene([p for p in self.patches if p.name in self.blended])
+            crops = []
+            for _ in range(2):
+                image, label = self._draw(rng, scenes).read(len(ALL_BANDS))
+                crop, _ = _window(rng, image, label.astype(np.float32), self.crop)
+                crops.append(turn(rng, *pad(crop, crop[0], self.crop))[0])
+            share = np.float32(rng.uniform(0.2, 0.8))
+            image = share * crops[0] + (1 - share) * crops[1]
+            nothing = empty(crops[0]) | empty(crops[1])
+            image[:, nothing] = 0
+            target = np.where(nothing, np.nan, self._wide(self.ask(image)))
+            self._blends[number] = np.concatenate([image[: self.planes], target[None]]).astype(np.float16)
+        return self._blends[number].astype(np.float32)
+
+    def _plain(self, rng: np.random.Generator) -> Sample:
+        """A crop of real clear ground."""
+        return self._crop(rng, self.clear[rng.choice(len(self.clear), p=self.often)])
 
     def _bare(self, rng: np.random.Generator) -> Sample:
         """Clear ground, real or simulated, at times as bright as snow in the sun."""
-        if rng.random() < 0.4 and self.mix.simulated:
-            image, target = self._painted(rng)
-        else:
-            image, target = self._crop(rng, self.clear[rng.integers(len(self.clear))])
-        return (dazzle(rng, image) if self.augment and rng.random() < 0.4 else image), target
+        image, target = self._painted(rng) if rng.random() < 0.4 and self.mix.simulated else self._plain(rng)
+        return (dazzle(rng, image) if self.augment and rng.random() < 0.25 else image), target
 
     def _has_opaque_clouds(self, patch: Patch) -> bool:
         """Clouds through which the ground is seen cannot be pasted on another."""
@@ -219,7 +252,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def _pasted(self, rng: np.random.Generator) -> Sample:
         """The clouds of one patch over the clear ground of another, wherever they are the brighter."""
-        image, target = self._crop(rng, self.clear[rng.integers(len(self.clear))])
+        image, target = self._plain(rng)
         clouds, label = self._crop(rng, self._draw(rng, self.opaque))
         matte = gaussian_filter(np.nan_to_num(label), 3)
         matte = np.clip(2 * matte, 0, 1).astype(np.float32)
@@ -234,12 +267,12 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         elif self.labelled and self.mix.labelled and rng.random() < 0.2:
             image, target = self._crop(rng, self._draw(rng, self.scenes))
         else:
-            image, target = self._crop(rng, self.clear[rng.integers(len(self.clear))])
+            image, target = self._plain(rng)
         parts = self._sky(int(rng.integers(self.skies)))
         parts, _ = turn(rng, *_window(rng, parts, parts[0], self.crop))
         sky = simulate.Sky(opacity=parts[0].copy(), colour=parts[2:].copy(), shadow=parts[1].copy())
         mixed, label = simulate.overlay(image, sky)
-        mixed[:, (image == 0).all(axis=0)] = 0
+        mixed[:, empty(image)] = 0
         doubt = (sky.opacity > DOUBTFUL[0]) & (sky.opacity < DOUBTFUL[1]) | (label > 0) & hidden(image, mixed)
         doubt &= ~(target >= 0.5)
         target = np.where(doubt, np.nan, np.maximum(target, label)).astype(np.float32)
@@ -247,14 +280,16 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def _painted(self, rng: np.random.Generator) -> Sample:
         """A crop of simulated ground."""
-        image = self._ground(int(rng.integers(self.skies)))
+        image = self._ground(int(rng.integers(self.skies)))[: self.planes]
         return turn(rng, *_window(rng, image, np.zeros(image.shape[1:], np.float32), self.crop))
 
     def _sky(self, number: int) -> Float:
-        """(6, side, side): opacity, shadow and the clouds' four bands."""
+        """(7, side, side): opacity, shadow and the clouds' five bands; of every third no ground is seen."""
         if number not in self._skies:
             rng = np.random.default_rng((self.seed, 1_000_003, number))
-            sky = simulate.sky(rng, (SKY_SIDE, SKY_SIDE))
+            shape = SKY_SIDE, SKY_SIDE
+            deck = (str(rng.choice(simulate.DECKS)),)
+            sky = simulate.sky(rng, shape) if number % 3 else simulate.sky(rng, shape, cover=1, kinds=deck)
             self._skies[number] = np.concatenate([sky.opacity[None], sky.shadow[None], sky.colour]).astype(np.float16)
         return self._skies[number].astype(np.float32)
 
@@ -289,72 +324,16 @@ def ridge(rng: np.random.Generator, shape: tuple[int, int]) -> Float:
     return image
 
 
-def dazzle(rng: np.random.Generator, image: Float) -> Float:
-    """Ground as bright as snow in the sun (bands, height, width), tinted, often brighter than a sensor can count.
-
-    There is little real snow to learn from; that fields, ridges and roads are ground whatever their brightness is
-    learnt from these.
-    """
-    image = image * np.exp(rng.uniform(0.2, 1.6) + rng.normal(0, 0.12, (len(image), 1, 1))).astype(np.float32)
-    return saturated(rng, image, darkest=0.5) if rng.random() < 0.5 else image
-
-
-def saturated(rng: np.random.Generator, image: Float, darkest: float) -> Float:
-    """Each band (of four) cut where its sensor counts no further, the visible ones at similar reflectances."""
-    limit = rng.uniform(darkest, 1.2) * np.exp(rng.normal(0, 0.08, 4)) * np.array([1, 1, 1, rng.uniform(0.6, 2)])
-    cut: Float = np.minimum(image, limit.astype(np.float32)[: len(image), None, None])
-    return cut
-
-
-def sensor(rng: np.random.Generator, image: Float) -> Float:
-    """What sensors and processing levels do to an image (bands, height, width).
-
-    Gain and offset of all bands and of each, the blue haze of level 1C, saturation, 8-bit numbers and noise.
-    """
-    empty = (image == 0).all(axis=0)
-    bands = len(image)
-    gain = np.exp(rng.normal(0, 0.06) + rng.normal(0, 0.02, bands))
-    offset = rng.normal(0, 0.006) + rng.normal(0, 0.004, bands)
-    if rng.random() < 0.2:
-        # Path radiance grows towards short waves, about as wavelength^−4 (Rayleigh): red, green, blue, near infrared.
-        offset = offset + rng.uniform(0, 0.08) * np.array([0.30, 0.53, 1.0, 0.10])[:bands]
-    image = image * np.float32(gain[:, None, None]) + np.float32(offset[:, None, None])
-    if rng.random() < 0.2:
-        image = saturated(rng, image, darkest=0.3)
-    if rng.random() < 0.1:
-        image = (np.round(image * rng.uniform(150, 400)) / 255).astype(np.float32)
-    if rng.random() < 0.2:
-        image = image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, 0.006))
-    image = np.clip(image, 0.0001, BRIGHTEST).astype(np.float32)
-    image[:, empty] = 0
-    return image
-
-
-def fade(rng: np.random.Generator, image: Float) -> Float:
-    """Half of the images with less colour than they had, down to none.
-
-    Clouds are seen in a black and white picture too: form is learnt, not only colour, for some snow has the clouds'.
-    """
-    if rng.random() < 0.5:
-        return image
-    grey = image.mean(axis=0)
-    faded: Float = grey + np.float32(rng.random()) * (image - grey)
-    return faded
-
-
-def lose_sides(rng: np.random.Generator, image: Float, target: Float) -> Sample:
-    """Some crops' sides without data: tiles reach beyond the scene, and beyond its sensor's swath."""
-    empty = (image == 0).all(axis=0)
-    if rng.random() < 0.2:
-        for side in rng.choice(4, size=int(rng.integers(1, 3)), replace=False):
-            np.rot90(empty, side)[: int(rng.integers(1, target.shape[0] // 2))] = True
-    return np.where(empty, 0, image).astype(np.float32), np.where(empty, np.nan, target).astype(np.float32)
+def see(contract: Contract, image: Float) -> None:
+    """Fill an image (bands, height, width) as the network sees it when it is used, in place."""
+    image[:, empty(image)] = np.nan
+    predict.fill(contract, image)
 
 
 def resize(image: Float, target: Float, side: int) -> Sample:
     """Both to `side` × `side` pixels; a target pixel is unknown where any part of it was."""
     known = ~np.isnan(target)
-    planes = np.concatenate([image, np.nan_to_num(target)[None], known[None].astype(np.float32)])
+    planes = np.concatenate([image, np.nan_to_num(target)[None], known[None].astype(np.float32)]).astype(np.float32)
     shrink = max(target.shape) > side
     small = torch.nn.functional.interpolate(
         torch.from_numpy(planes)[None], size=(side, side), mode="bilinear", antialias=shrink, align_corners=False
@@ -383,7 +362,7 @@ def turn(rng: np.random.Generator, image: Float, target: Float) -> Sample:
 
 def hidden(before: Float, after: Float) -> npt.NDArray[np.bool_]:
     """Where a cloud cannot be seen on its ground, for no band changes by more than 0.03 reflectance."""
-    unseen: npt.NDArray[np.bool_] = np.abs(after - before).max(axis=0) < 0.03
+    unseen: npt.NDArray[np.bool_] = np.nanmax(np.abs(after - before), axis=0) < 0.03
     return unseen
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from cloudjob.errors import UsageError
-from training.data import BANDS
+from training.data import ALL_BANDS
 from training.sample import Mix
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
@@ -14,13 +14,15 @@ EXPERIMENTS = Path(__file__).parent / "experiments"
 
 @dataclass(frozen=True)
 class Network:
-    """`SimpleUNet` arguments, and how many of red, green, blue, near infrared it sees.
+    """`SimpleUNet` arguments, and how many of red, green, blue, near infrared and `swir16` it sees.
 
     Attributes:
-        bands: 3 or 4.
+        bands: 3 or 4; with 5, `swir16` is optional.
         widths: see `SimpleUNet`.
         stem: see `SimpleUNet`.
         dilation: see `SimpleUNet`.
+        smooth: see `SimpleUNet`.
+        outside: what it sees outside of an image: "mirror", or "zero".
         mean: subtracted from the reflectance, per band.
         std: divides what is left, per band.
         resolution: of a pixel in metres, for the contract; 0 is what most of the labelled patches have.
@@ -32,8 +34,10 @@ class Network:
     widths: tuple[int, ...] = (64, 128, 256)
     stem: int = 1
     dilation: int = 1
-    mean: tuple[float, ...] = (0.25, 0.25, 0.25, 0.35)
-    std: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25)
+    smooth: bool = False
+    outside: str = "zero"
+    mean: tuple[float, ...] = (0.25, 0.25, 0.25, 0.35, 0.25)
+    std: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25, 0.25)
     resolution: float = 0
     tile: int = 1024
     halo: int = 24
@@ -54,8 +58,12 @@ class Data:
         teacher: scenes whose target is what `ukis-csmask` thinks of them (a probability), not their label.
         confirmed: scenes whose label is by an algorithm; cloud counts only where `ukis-csmask` agrees, and what has
             no label is clear where it is sure of that.
-        anew: scenes of which every crop is put to `ukis-csmask`, instead of once as a whole; half of
-            them mixed with another crop of these scenes, among which clear ones may be.
+        agreeing: scenes whose label is by an algorithm; they count where `ukis-csmask` agrees, with its probability.
+        blended: scenes of which crops are seen through each other, two by two, and put to `ukis-csmask`; clear ones may
+            be among them.
+        blends: of these, how many are made.
+        clear: scenes known to be without any cloud, beside those whose data set says so.
+        frozen: scenes of snow and ice without `swir16`, which is made up for them: dark where they are white.
         simulated: grounds and skies to simulate.
         widened: pixels by which the clouds of labels and of the teacher are widened: people differ in how far outside
             a cloud they draw its edge, and who uses a mask would rather lose a clear pixel than keep a hazy one.
@@ -69,7 +77,11 @@ class Data:
     ignored: tuple[str, ...] = ()
     teacher: tuple[str, ...] = ()
     confirmed: tuple[str, ...] = ()
-    anew: tuple[str, ...] = ()
+    agreeing: tuple[str, ...] = ()
+    blended: tuple[str, ...] = ()
+    blends: int = 240
+    clear: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
     simulated: int = 400
     widened: int = 0
 
@@ -140,8 +152,12 @@ def read(name: Path | str) -> Settings:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
     settings: Settings = _build(Settings, {"name": path.stem, **table}, str(path))
-    if settings.network.bands not in (3, 4):
-        raise UsageError(f"{path}: network.bands is {settings.network.bands}; expected 3 or 4 of {', '.join(BANDS)}")
+    if settings.network.bands not in (3, 4, 5):
+        raise UsageError(
+            f"{path}: network.bands is {settings.network.bands}; expected 3, 4 or 5 of {', '.join(ALL_BANDS[:5])}"
+        )
+    if settings.network.outside not in ("zero", "mirror"):
+        raise UsageError(f"{path}: network.outside is {settings.network.outside!r}; expected zero or mirror")
     if settings.training.keep not in ("best", "last"):
         raise UsageError(f"{path}: training.keep is {settings.training.keep!r}; expected best or last")
     return settings

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training import peer
-from training.data import CLEAR, CLOUD, UNKNOWN, Patch
+from training.data import ALL_BANDS, CLEAR, CLOUD, UNKNOWN, Patch
 from training.settings import Data
 
 Float = npt.NDArray[np.float32]
@@ -22,20 +22,26 @@ def targets(patches: Sequence[Patch], settings: Data, cache: Path) -> dict[str, 
 
     Scenes in `settings.teacher` get its probability, those in `settings.confirmed` their own label, where cloud
     counts only if the teacher says so too, and what is not labelled is clear if the teacher is sure of that: it
-    takes ice for cloud, but hardly ever cloud for ice.
+    takes ice for cloud, but hardly ever cloud for ice. Scenes in `settings.agreeing`, with a label by an algorithm too,
+    get the teacher's probability where both say the same, or where there is no label and the teacher is sure.
     """
     said = dict(np.load(cache)) if cache.exists() else {}
     known = len(said)
     result: dict[str, Float] = {}
     for patch in patches:
-        taught, confirmed = (_any(patch.scene, names) for names in (settings.teacher, settings.confirmed))
-        if not taught and not confirmed:
+        groups = (settings.teacher, settings.agreeing, settings.confirmed)
+        taught, agreeing, confirmed = (_any(patch.scene, names) for names in groups)
+        if not taught and not agreeing and not confirmed:
             continue
-        reflectance, label = patch.read()
+        reflectance, label = patch.read(len(ALL_BANDS))
         if patch.name not in said:
-            said[patch.name] = _ask(reflectance)
+            said[patch.name] = _ask(reflectance, patch.level)
         if taught:
             result[patch.name] = said[patch.name].astype(np.float32)
+        elif agreeing:
+            sure = np.abs(said[patch.name] - 0.5) > 0.5 - SURE
+            same = np.where(label == UNKNOWN, sure, (said[patch.name] > 0.5) == (label == CLOUD))
+            result[patch.name] = np.where(same, said[patch.name], np.nan).astype(np.float32)
         else:
             agreed = (label == CLOUD) & (said[patch.name] > 0.5)
             clear = (label == CLEAR) | (label == UNKNOWN) & (said[patch.name] < SURE) & (reflectance != 0).any(axis=0)
@@ -48,13 +54,13 @@ def targets(patches: Sequence[Patch], settings: Data, cache: Path) -> dict[str, 
     return result
 
 
-def _ask(reflectance: Float) -> npt.NDArray[np.float16]:
+def _ask(reflectance: Float, level: str) -> npt.NDArray[np.float16]:
     """The mean of what the teacher says to the image and to its three mirror images."""
     total = np.zeros(reflectance.shape[1:], np.float32)
     for rows in (slice(None), slice(None, None, -1)):
         for columns in (slice(None), slice(None, None, -1)):
             mirrored = np.ascontiguousarray(reflectance[:, rows, columns])
-            total += peer.probability(mirrored)[rows, columns]
+            total += peer.probability(mirrored, level)[rows, columns]
     return (total / 4).astype(np.float16)
 
 

@@ -1,0 +1,126 @@
+"""What sensors, processing levels and seasons do to an image: changes that leave its clouds where they are.
+
+Images are (bands, height, width) reflectance in the order of `training.data.ALL_BANDS`, four or five bands; 0 is no
+data, a plane of NaN an absent band. The targets were judged before: what an image loses here, its target does not.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import maximum_filter, minimum_filter  # type: ignore[attr-defined]  # scipy's own lists hide it
+
+from cloudjob.checkpoint import Contract
+
+Float = npt.NDArray[np.float32]
+
+BRIGHTEST = Contract.brightest  # one bad number would spoil the BatchNorm of a whole batch
+SWIR = 4
+"""Its place among the bands."""
+WITHHELD = 0.4
+"""Share of images with `swir16` that are shown without it."""
+RAYLEIGH = (0.30, 0.53, 1.0, 0.10, 0.01)
+"""Path radiance grows towards short waves, about as wavelength^−4."""
+
+
+def empty(image: Float) -> npt.NDArray[np.bool_]:
+    """Where (height, width) there are no data."""
+    nothing: npt.NDArray[np.bool_] = (image[:SWIR] == 0).all(axis=0)
+    return nothing
+
+
+def sensor(rng: np.random.Generator, image: Float) -> Float:
+    """Gain and offset of all bands and of each, the blue haze of level 1C, saturation, 8-bit numbers and noise.
+
+    `swir16` comes in pixels of twice the side, or not at all.
+    """
+    nothing, bands = empty(image), len(image)
+    gain = np.exp(rng.normal(0, 0.08) + rng.normal(0, 0.04, bands))
+    offset = rng.normal(0, 0.006) + rng.normal(0, 0.004, bands)
+    if rng.random() < 0.2:
+        offset = offset + rng.uniform(0, 0.08) * np.array(RAYLEIGH[:bands])
+    image = image * np.float32(gain[:, None, None]) + np.float32(offset[:, None, None])
+    if rng.random() < 0.15:
+        image = saturated(rng, image, darkest=0.4)
+    if rng.random() < 0.1:
+        image = (np.round(image * rng.uniform(150, 400)) / 255).astype(np.float32)
+    if rng.random() < 0.2:
+        image = image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, 0.006))
+    image = np.clip(image, 0.0001, BRIGHTEST).astype(np.float32)
+    if bands > SWIR:
+        if rng.random() < WITHHELD:
+            image[SWIR] = np.nan
+        elif rng.random() < 0.6:
+            image[SWIR] = coarse(image[SWIR])
+    image[:, nothing] = 0
+    return image
+
+
+def coarse(band: Float) -> Float:
+    """A band (height, width; even) in pixels of 2 × 2, as one of 20 m on a grid of 10 m."""
+    height, width = band.shape
+    blocks = band.reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3))
+    return blocks.repeat(2, axis=0).repeat(2, axis=1)
+
+
+def saturated(rng: np.random.Generator, image: Float, darkest: float) -> Float:
+    """Each band cut where its sensor counts no further, the visible ones at similar reflectances."""
+    bands = len(image)
+    limit = rng.uniform(darkest, 1.2) * np.exp(rng.normal(0, 0.08, bands))
+    limit[3:] *= rng.uniform(0.6, 2, bands - 3)
+    cut: Float = np.minimum(image, limit.astype(np.float32)[:, None, None])
+    return cut
+
+
+def undecided(image: Float, target: Float) -> Float:
+    """The target without bright flat ground, unless `swir16` tells it from a deck of cloud: nobody can."""
+    if len(image) > SWIR and not np.isnan(image[SWIR]).any():
+        return target
+    visible = image[:3].mean(axis=0)
+    flat = maximum_filter(visible, 5) - minimum_filter(visible, 5) < 0.02 * visible
+    return np.where(flat & (visible > 0.3) & (target < 0.5), np.nan, target).astype(np.float32)
+
+
+def dazzle(rng: np.random.Generator, image: Float) -> Float:
+    """Ground under snow: bright, tinted, dark at 1.6 µm.
+
+    There is little real snow to learn from; that fields, ridges and roads are ground whatever their brightness is
+    learnt from these.
+    """
+    image = image * np.exp(rng.uniform(0.2, 1.6) + rng.normal(0, 0.12, (len(image), 1, 1))).astype(np.float32)
+    if len(image) > SWIR:
+        image[SWIR] = np.nan if rng.random() < 0.5 else np.float32(rng.uniform(0.01, 0.1)) * image[1]
+    return image
+
+
+def frost(rng: np.random.Generator, image: Float, target: Float) -> Float:
+    """Snow, ice and rock with a `swir16` made up: dark where it is white, brighter than near infrared on rock."""
+    green, nir = image[1], image[3]
+    white = np.clip((green - 0.12) / 0.15, 0, 1) * np.clip((1.25 - nir / np.maximum(green, 0.01)) / 0.2, 0, 1)
+    snow = np.float32(np.exp(rng.normal(np.log(0.03), 0.6))) * green
+    rock = np.float32(rng.uniform(0.9, 1.35)) * nir
+    cloud = np.float32(rng.uniform(0.3, 0.9)) * green
+    made = np.where(np.nan_to_num(target) > 0.5, cloud, white * (snow - rock) + rock)
+    image = image.copy()
+    image[SWIR] = np.where(empty(image), 0, made)
+    return image
+
+
+def fade(rng: np.random.Generator, image: Float) -> Float:
+    """A third of the images with less colour than they had in the first four bands, down to none.
+
+    Clouds are seen in a black and white picture too: form is learnt, not only colour, for some snow has the clouds'.
+    """
+    if rng.random() < 0.67:
+        return image
+    grey = image[:SWIR].mean(axis=0)
+    faded = image.copy()
+    faded[:SWIR] = grey + np.float32(rng.random()) * (image[:SWIR] - grey)
+    return faded
+
+
+def lose_sides(rng: np.random.Generator, image: Float, target: Float) -> tuple[Float, Float]:
+    """Some crops' sides without data: tiles reach beyond the scene, and beyond its sensor's swath."""
+    nothing = empty(image)
+    if rng.random() < 0.12:
+        for side in rng.choice(4, size=int(rng.integers(1, 3)), replace=False):
+            np.rot90(nothing, side)[: int(rng.integers(1, target.shape[0] // 2))] = True
+    return np.where(nothing, 0, image).astype(np.float32), np.where(nothing, np.nan, target).astype(np.float32)
