@@ -17,9 +17,9 @@ import torch
 from scipy.ndimage import gaussian_filter, maximum_filter  # type: ignore[attr-defined]  # scipy's own lists hide it
 from torch.utils.data import Dataset
 
-from cloudjob import simulate
-from cloudjob.checkpoint import Contract
-from cloudjob.fractal import noise
+from cloudjob.demo import simulate
+from cloudjob.demo.fractal import noise
+from cloudjob.model.contract import Contract
 from training.data import UNKNOWN, Patch
 
 Float = npt.NDArray[np.float32]
