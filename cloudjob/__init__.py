@@ -1,9 +1,22 @@
 """From a bounding box and a date range to cloud masks in Zarr, on a laptop or on a GPU cluster."""
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from cloudjob.embed import mask, run
-from cloudjob.store import open_masks as open  # noqa: A004  # cloudjob.open reads well
+if TYPE_CHECKING:
+    from cloudjob.embed import mask, run
+    from cloudjob.store.masks import open_masks as open  # noqa: A004  # cloudjob.open reads well
 
 __version__ = version("cloudjob")
 __all__ = ["__version__", "mask", "open", "run"]
+
+_LAZY = {"mask": ("embed", "mask"), "run": ("embed", "run"), "open": ("store.masks", "open_masks")}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is asked for: `import cloudjob` alone costs neither torch nor Dask."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    return getattr(import_module(f"{__name__}.{module}"), attribute)

@@ -1,24 +1,29 @@
 """The command line: parses, calls one function, prints, and picks the exit code."""
 
-import asyncio
 import contextlib
+import json
 import logging
+import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
-from distributed import Client
 
-from cloudjob import checkpoint, cluster, demo_job, errors, export, job, logs, metrics, report, show, survey
+from cloudjob import errors, logs
 from cloudjob.errors import CloudjobError, UsageError
-from cloudjob.out import Out
-from cloudjob.request import Job, request
-from cloudjob.worker import serve
+from cloudjob.options import address, option, what
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from distributed import Client
+
+    from cloudjob.plan.request import Job
+    from cloudjob.watch.metrics import Watch
+
+# What a command needs is imported by the command: help and `status` need neither torch nor Dask, which take seconds.
 
 EXIT_CODES = """\b
 Exit codes:
@@ -31,6 +36,14 @@ Exit codes:
 """
 
 
+NEXT = """
+Now try
+  {bin}cloudjob status {masks}
+  {bin}cloudjob report {masks}
+  {bin}cloudjob export {masks} {scene} mask.tif
+  {bin}python -c "import xarray; print(xarray.open_zarr('{masks}/masks.zarr/{group}'))"
+"""
+
 KEPT = "everything finished is kept; run the same command again for the rest"
 
 
@@ -41,7 +54,7 @@ class Terminated(BaseException):
 
 
 def main() -> None:
-    """Entry point: run a command and exit with DESIGN's codes."""
+    """Entry point: run a command and exit with the codes of `errors`."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = cli.main(prog_name="cloudjob", standalone_mode=False) or errors.DONE
@@ -94,73 +107,15 @@ def cli(*, verbose: bool, form: logs.Format) -> None:
     logs.setup(form, verbose=verbose)
 
 
-def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:
-    """An option that can also be set as CLOUDJOB_NAME."""
-    variable = "CLOUDJOB_" + names[0].removeprefix("--").replace("-", "_").upper()
-    return click.option(*names, envvar=variable, **settings)
-
-
-def _address(_: click.Context, __: click.Parameter, where: str | None) -> str | None:
-    if where not in (None, "local"):
-        cluster.check_address(where)
-    return where
-
-
-def _what(command: Command) -> Command:
-    """The options of `run` and `plan`: what to mask, with what, and where to."""
-    for option in reversed(
-        [
-            _option("--bbox", nargs=4, type=float, metavar="W S E N", help="Area in degrees: west south east north."),
-            _option("--geometry", type=click.Path(), metavar="FILE", help="GeoJSON area; masks are clipped to it."),
-            _option("--dates", required=True, help="2024-06-01/2024-06-30, 2024-06, 2024-06-01/.. or 10d (last 10)."),
-            _option("--out", required=True, metavar="OUT", help="A folder, or an s3://, gs:// or az:// prefix."),
-            _option(
-                "--catalog",
-                default="earth-search",
-                show_default=True,
-                help="earth-search, planetary-computer, a STAC API's address, or an item-collection file.",
-            ),
-            _option("--collection", help="Of the catalog. [default: the preset's]"),
-            _option(
-                "--asset",
-                "assets",
-                multiple=True,
-                metavar="BAND=KEY",
-                help="Name of a band's asset, as red=B04. Repeat.",
-            ),
-            _option("--max-cloud-cover", type=click.FloatRange(0, 100), help="Skip scenes above this percentage."),
-            _option("--limit", type=click.IntRange(min=1), help="At most so many scenes, the newest."),
-            _option("--checkpoint", type=click.Path(), metavar="FILE", help="A network. [default: the one that ships]"),
-            _option("--threshold", type=float, help="Probability from which a pixel is cloud. [default: checkpoint's]"),
-            _option("--buffer", type=float, metavar="METRES", help="Widen clouds by this. [default: checkpoint's]"),
-            _option("--resolution", type=float, metavar="METRES", help="Of the masks. [default: checkpoint's]"),
-            _option("--probability", is_flag=True, help="Also write cloud_probability, in percent."),
-            _option("--redo", is_flag=True, help="Replace an OUT that was made with other settings."),
-            _option(
-                "--cluster",
-                "where",
-                default="local",
-                show_default=True,
-                callback=_address,
-                help="local, or a Dask scheduler's tcp://…",
-            ),
-            _option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per GPU or core]"),
-            _option("--json", "as_json", is_flag=True, help="Print JSON on stdout."),
-        ]
-    ):
-        command = option(command)
-    return command
-
-
 @cli.command(epilog=EXIT_CODES)
-@_what
-@_option(
+@what
+@option(
     "--listen",
-    callback=_address,
+    callback=address,
     metavar="tcp://HOST:PORT",
     help="Also take workers of other machines here: `cloudjob worker`. [default: none]",
 )
-@_option(
+@option(
     "--metrics-file",
     type=click.Path(dir_okay=False),
     metavar="PATH",
@@ -185,6 +140,10 @@ def run(
       cloudjob run --geometry basin.geojson --dates 10d --out s3://bucket/masks
       cloudjob run --bbox 11.2 46.4 11.5 46.6 --dates 2024 --out masks --catalog planetary-computer
     """
+    from cloudjob import job
+    from cloudjob.store.out import Out
+    from cloudjob.watch import metrics, terminal
+
     if listen and where != "local":
         raise UsageError(
             f"--listen is for a scheduler of this run's own, not for the one at {where}", hint="leave one out"
@@ -194,12 +153,12 @@ def run(
         # Ctrl-C may strike outside of it: then, too, it gives back its lock and its cluster before anything else ends.
         contextlib.closing(job.run(_job(options), lambda: _connect(where, workers, listen, watch))) as events,
     ):
-        watch.code = show.progress(watch.follow(events), as_json=as_json)
+        watch.code = terminal.progress(watch.follow(events), as_json=as_json)
     return watch.code
 
 
 @cli.command()
-@_what
+@what
 def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> None:
     """Say what `run` would do, without doing it.
 
@@ -207,29 +166,30 @@ def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> N
     Per scene: new, changed (another version is in the catalog), grown (more tiles are asked for),
     failed before, abandoned (failed three times for one reason) or done.
     """
+    from cloudjob.plan import survey
+    from cloudjob.watch import terminal
+
     asked = _job(options)
     view = survey.make(asked)
-    if where == "local":
-        lanes = len(cluster.lanes(workers))
-    else:
-        with cluster.connect(where) as client:
-            lanes = cluster.lane_count(client)
-    show.plan(view, survey.estimate(asked, view, lanes), as_json=as_json)
+    terminal.plan(view, survey.estimate(asked, view, _lanes(where, workers)), as_json=as_json)
 
 
 @cli.command()
 @click.argument("out")
-@_option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+@option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 def status(*, out: str, as_json: bool) -> None:
     """Say what OUT holds: scenes done, failed and abandoned, and the last run."""
-    show.status(Out.at(out), as_json=as_json)
+    from cloudjob.store.out import Out
+    from cloudjob.watch import terminal
+
+    terminal.status(Out.at(out), as_json=as_json)
 
 
 @cli.command("export")
 @click.argument("out")
 @click.argument("what", metavar="SCENE|DAY")
 @click.argument("path", type=click.Path(dir_okay=False))
-@_option("--group", metavar="NAME", help="Whose day, where several groups have scenes of it.")
+@option("--group", metavar="NAME", help="Whose day, where several groups have scenes of it.")
 def export_(*, out: str, what: str, path: str, group: str | None) -> None:
     """Write one scene's or one day's mask as a Cloud-Optimized GeoTIFF, for QGIS.
 
@@ -238,6 +198,9 @@ def export_(*, out: str, what: str, path: str, group: str | None) -> None:
       cloudjob export masks S2A_33UUP_20240601_0_L2A mask.tif
       cloudjob export masks 2024-06-01 day.tif --group 33UUP
     """
+    from cloudjob.store import export
+    from cloudjob.store.out import Out
+
     for scene in export.export(Out.at(out), what, path, group=group):
         click.echo(scene)
 
@@ -251,41 +214,76 @@ def report_(*, out: str) -> None:
     One page that needs no network. Every night:
       cloudjob run --geometry basin.geojson --dates 10d --out masks; cloudjob report masks
     """
-    click.echo(report.write(Out.at(out)))
+    from cloudjob.report import page
+    from cloudjob.store.out import Out
+
+    click.echo(page.write(Out.at(out)))
 
 
 @cli.command()
 @click.argument("path", required=False, type=click.Path())
-@_option("--json", "as_json", is_flag=True, help="Print the STAC MLM item.")
+@option("--json", "as_json", is_flag=True, help="Print the STAC MLM item.")
 def model(*, path: str | None, as_json: bool) -> None:
     """Print a checkpoint's contract; that of the one that ships if no PATH is given."""
-    show.model(checkpoint.load(path), as_json=as_json)
+    from cloudjob.model import checkpoint
+    from cloudjob.watch import terminal
+
+    loaded = checkpoint.load(path)
+    if as_json:
+        click.echo(json.dumps(checkpoint.record(loaded.contract), indent=1))
+    else:
+        terminal.model(loaded.contract, loaded.sha256, sum(p.numel() for p in loaded.network.parameters()))
 
 
 @cli.command()
-@_option("--out", default="demo", show_default=True, help="The folder to fill.")
-@_option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per GPU or core]")
+@option("--out", default="demo", show_default=True, help="The folder to fill.")
+@option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per GPU or core]")
 def demo(*, out: str, workers: int | None) -> int:
     """Mask a small simulated catalog and compare the masks with the truth.
 
     Makes the catalog in OUT/catalog and the masks in OUT/masks. Needs no network.
     """
-    return demo_job.run(Path(out), lambda: _connect("local", workers))
+    from cloudjob import job
+    from cloudjob.demo import collection, fit
+    from cloudjob.plan.request import request
+    from cloudjob.store.masks import open_masks
+    from cloudjob.watch import terminal
+
+    catalog, masks = Path(out) / "catalog" / "items.json", Path(out) / "masks"
+    if not catalog.exists():
+        logs.say(f"simulating scenes in {catalog.parent}", "demo")
+        collection.collection(catalog.parent)
+    items = json.loads(catalog.read_text(encoding="utf-8"))["features"]
+    asked = request(bbox=collection.bounds(items), dates="2000/..", out=masks, catalog=catalog)
+    code = terminal.progress(job.run(asked, lambda: _connect("local", workers)), as_json=False)
+    if code == errors.DONE:  # Scenes that failed have been named
+        made = open_masks(asked.out)
+        for line in fit.table(items, catalog.parent, made):
+            click.echo(line)
+        group, scene = next(iter(made.children)), items[0]["id"]
+        logs.say(NEXT.format(bin=_folder(), masks=asked.out, scene=scene, group=group), "demo")
+    return code
 
 
 @cli.command()
 @click.argument("address")
-@_option("--workers", type=click.IntRange(min=1), help="Processes. [default: one per GPU or core]")
+@option("--workers", type=click.IntRange(min=1), help="Processes. [default: one per GPU or core]")
 def worker(*, address: str, workers: int | None) -> int:
     """Work for a Dask scheduler at ADDRESS (tcp://host:8786) until it lets go.
 
     Exits with 0 when the scheduler closed it, with 4 when the scheduler was lost.
     """
+    import asyncio
+
+    from cloudjob.cluster.worker import serve
+
     return errors.DONE if asyncio.run(serve(address, workers)) else errors.UNREACHABLE
 
 
-def _job(options: dict[str, Any]) -> Job:
+def _job(options: dict[str, Any]) -> "Job":
     """The job that the options of `run` and `plan` describe."""
+    from cloudjob.plan.request import request
+
     assets = {}
     for text in options.pop("assets"):
         band, equals, key = text.partition("=")
@@ -295,12 +293,33 @@ def _job(options: dict[str, Any]) -> Job:
     return request(**options, assets=assets)
 
 
+def _lanes(where: str, workers: int | None) -> int:
+    """How many worker processes a run would have."""
+    if where == "local":
+        from cloudjob.cluster.lanes import lanes
+
+        return len(lanes(workers))
+    from cloudjob.cluster.scheduler import connect
+    from cloudjob.cluster.stream import lane_count
+
+    with connect(where) as client:
+        return lane_count(client)
+
+
+def _folder() -> str:
+    """What stands before `cloudjob` where the shell would not find it, such as ".venv/bin/"."""
+    own = Path(sys.argv[0])
+    return "" if own.name != "cloudjob" or shutil.which("cloudjob") == str(own.absolute()) else f"{own.parent}/"
+
+
 @contextlib.contextmanager
 def _connect(
-    where: str, workers: int | None, listen: str | None = None, watch: metrics.Watch | None = None
-) -> Iterator[Client]:
+    where: str, workers: int | None, listen: str | None = None, watch: "Watch | None" = None
+) -> "Iterator[Client]":
     """Open the cluster and say where it can be watched."""
-    with cluster.connect(where, workers, listen) as client:
+    from cloudjob.cluster import scheduler
+
+    with scheduler.connect(where, workers, listen) as client:
         logs.say(f"dashboard: {client.dashboard_link}", "dashboard", address=client.dashboard_link)
         if watch:
             watch.client = client

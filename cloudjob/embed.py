@@ -10,12 +10,14 @@ import numpy.typing as npt
 import xarray as xr
 from distributed import Client
 
-from cloudjob import cluster, job, predict
-from cloudjob.checkpoint import load
+from cloudjob import job
+from cloudjob.classes import CLASSES
+from cloudjob.cluster.scheduler import connect as connect_to
 from cloudjob.errors import ContractError
-from cloudjob.item import CLASSES
-from cloudjob.job import SceneResult
-from cloudjob.request import request
+from cloudjob.model import predict
+from cloudjob.model.checkpoint import load
+from cloudjob.plan.request import request
+from cloudjob.store.receipt import SceneResult
 
 
 def run(*, client: Client | None = None, workers: int | None = None, **options: Any) -> list[SceneResult]:
@@ -35,7 +37,7 @@ def run(*, client: Client | None = None, workers: int | None = None, **options: 
     asked = request(**options)
 
     def connect() -> contextlib.AbstractContextManager[Client]:
-        return contextlib.nullcontext(client) if client else cluster.connect("local", workers)
+        return contextlib.nullcontext(client) if client else connect_to("local", workers)
 
     return [event for event in job.run(asked, connect) if isinstance(event, SceneResult)]
 

@@ -5,43 +5,28 @@ import json
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 import shapely
 from distributed import Client, KilledWorker
 
-from cloudjob import cluster, ledger, settings, store, survey
+from cloudjob.cluster import network
+from cloudjob.cluster.stream import lane_count, stream
+from cloudjob.cluster.task import Task, process
 from cloudjob.errors import CloudjobError, SceneError
-from cloudjob.lock import Lock
-from cloudjob.metadata import offset_doubt
-from cloudjob.plan import Planned
-from cloudjob.receipt import Receipt, merge
-from cloudjob.request import Job
-from cloudjob.scene import Scene
-from cloudjob.survey import Survey
-from cloudjob.task import Task, process, tiling_of
-
-
-@dataclass(frozen=True)
-class SceneResult:
-    """What became of one scene.
-
-    Attributes:
-        id: of the scene.
-        group: of the store; "" where the scene's grid is not known.
-        state: done, failed, or abandoned (failed three times for the same reason).
-        receipt: what was done; None for a failed scene.
-        reason: why it failed.
-    """
-
-    id: str
-    group: str
-    state: Literal["done", "failed", "abandoned"]
-    receipt: Receipt | None = None
-    reason: str = ""
+from cloudjob.model import checkpoint
+from cloudjob.plan import survey
+from cloudjob.plan.plan import Planned
+from cloudjob.plan.request import Job
+from cloudjob.plan.survey import Survey
+from cloudjob.scene.reflectance import offset_doubt
+from cloudjob.scene.scene import Scene
+from cloudjob.store import ledger, settings, slots
+from cloudjob.store.lock import Lock
+from cloudjob.store.receipt import Receipt, SceneResult, merge
 
 
 def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Generator[Survey | SceneResult, None, None]:
@@ -52,7 +37,7 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Gene
 
     Args:
         job: from `request`.
-        connect: opens the cluster, such as `cluster.connect`; called only if there is work.
+        connect: opens the cluster, such as `scheduler.connect`; called only if there is work.
 
     Raises:
         UnreachableError: catalog, store or cluster do not answer, or another run is at work.
@@ -64,6 +49,7 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Gene
         yield first
         yield from _untouched(first)
         return
+    checkpoint.parse(job.data, job.contract.name)  # Its weights, too, are found wrong before anything is written
     del first  # two surveys of 10,000 scenes are 25 MB more than one
     started = datetime.now(UTC)
     with connect() as client, Lock(job.out) as lock:
@@ -77,17 +63,17 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Gene
             yield result
         if not view.plan.to_do:
             return
-        slots = store.prepare(
+        places = slots.prepare(
             lock,
             job.settings,
             view.ledger,
             [planned.scene for planned in view.plan.to_do],
             replaces=view.plan.replaces,
-            tile_of=lambda grid: tiling_of(grid, job.checkpoint.contract, job.settings.buffer).tile,
+            tile_of=lambda grid: job.contract.tiling_of(grid, job.settings.buffer).tile,
         )
         try:
-            cluster.load(client, job.checkpoint.contract.name, job.data, job.checkpoint.sha256)
-            for result in _map(job, view, slots, lock, client):
+            network.load(client, job.contract.name, job.data, job.settings.checkpoint)
+            for result in _map(job, view, places, lock, client):
                 record.add(result)
                 yield result
         except BaseException:
@@ -107,19 +93,19 @@ def _untouched(view: Survey) -> Iterator[SceneResult]:
         yield SceneResult(planned.scene.id, planned.scene.group, "abandoned", reason=failure.reason)
 
 
-def _map(job: Job, view: Survey, slots: Mapping[str, store.Slot], lock: Lock, client: Client) -> Iterator[SceneResult]:
+def _map(job: Job, view: Survey, places: Mapping[str, slots.Slot], lock: Lock, client: Client) -> Iterator[SceneResult]:
     """Have the cluster do every planned scene; complete each as soon as its last part is done."""
     parts: dict[str, list[Receipt]] = {}
     to_do = view.plan.to_do
     planned = {each.scene.id: each for each in to_do}
-    pieces = math.ceil(cluster.lane_count(client) / len(to_do))
+    pieces = math.ceil(lane_count(client) / len(to_do))
 
     def submissions() -> Iterator[tuple[str, Task]]:
         for each in to_do:
-            store.begin(lock, view.ledger, each.scene, slot=slots[each.scene.id])
-            yield from _split(job, each, slots[each.scene.id], pieces)
+            slots.begin(lock, view.ledger, each.scene, slot=places[each.scene.id])
+            yield from _split(job, each, places[each.scene.id], pieces)
 
-    for part, outcome in cluster.stream(client, process, submissions()):
+    for part, outcome in stream(client, process, submissions()):
         scene = part.scene
         if scene.id not in planned:
             continue  # another part of it has failed
@@ -130,19 +116,19 @@ def _map(job: Job, view: Survey, slots: Mapping[str, store.Slot], lock: Lock, cl
                 continue
             receipt = _with_doubt(scene, merge(done))
             tiles = planned.pop(scene.id).tiles
-            store.complete(lock, job.settings, scene, slot=slots[scene.id], receipt=receipt, tiles=tiles)
+            slots.complete(lock, job.settings, scene, slot=places[scene.id], receipt=receipt, tiles=tiles)
             yield SceneResult(scene.id, scene.group, "done", receipt)
         elif isinstance(outcome, CloudjobError) and not isinstance(outcome, SceneError):
             raise outcome  # the store or the contract: no scene will fare better
         else:
             reason = _reason(scene, outcome)
             tiles = planned.pop(scene.id).tiles
-            failure = store.fail(lock, view.ledger, scene, slot=slots[scene.id], tiles=tiles, reason=reason)
+            failure = slots.fail(lock, view.ledger, scene, slot=places[scene.id], tiles=tiles, reason=reason)
             yield SceneResult(scene.id, scene.group, "failed", reason=failure.reason)
         parts.pop(scene.id, None)
 
 
-def _split(job: Job, planned: Planned, slot: store.Slot, pieces: int) -> Iterator[tuple[str, Task]]:
+def _split(job: Job, planned: Planned, slot: slots.Slot, pieces: int) -> Iterator[tuple[str, Task]]:
     """One task per scene, or ranges of its tile rows when scenes are fewer than lanes."""
     rows = sorted({row for row, _ in planned.tiles})
     size = math.ceil(len(rows) / pieces)

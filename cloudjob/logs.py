@@ -23,6 +23,9 @@ DASK = ("distributed", "distributed.client", "bokeh", "tornado", "tornado.applic
 _told = logging.getLogger("cloudjob.told")
 _told.setLevel(logging.INFO)
 
+_said: dict[str, Any] = {}
+"""What `setup` was told."""
+
 
 def say(message: str, event: str, *, level: int = logging.INFO, **fields: Any) -> None:
     """Tell what is always told, whatever the log level.
@@ -45,9 +48,23 @@ def setup(form: Format = "text", *, verbose: bool = False) -> None:
         os.environ.setdefault("PYTHONWARNINGS", "ignore:Port:UserWarning,ignore:resource_tracker:UserWarning")
     _handle(form)
     logging.getLogger().setLevel(logging.INFO if verbose else logging.WARNING)
+    _said.update(form=form, verbose=verbose)
+    tame_dask()
+
+
+def tame_dask() -> None:
+    """Have Dask's loggers do as `setup` said; called again once Dask is imported, for that sets them anew.
+
+    Where `setup` was not called this process is somebody else's, and nothing is changed.
+    """
+    if not _said:
+        return
+    verbose = _said["verbose"]
     logging.getLogger("distributed").setLevel(logging.WARNING if verbose else logging.ERROR)
     # Its client tells of a lost scheduler in a page of traceback; ours says so in a line.
     logging.getLogger("distributed.client").setLevel(logging.WARNING if verbose else logging.CRITICAL)
+    if _said["form"] == "json":
+        _adopt_dask()
 
 
 def inherit() -> None:
@@ -69,9 +86,13 @@ def _handle(form: Format) -> None:
     if form == "json":
         logging.captureWarnings(capture=True)
         sys.excepthook = _crashed
-        for logger in map(logging.getLogger, DASK):
-            logger.handlers.clear()
-            logger.propagate = True
+        _adopt_dask()
+
+
+def _adopt_dask() -> None:
+    for logger in map(logging.getLogger, DASK):
+        logger.handlers.clear()
+        logger.propagate = True
 
 
 class _Stderr(logging.Handler):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from cloudjob.checkpoint import Checkpoint, Contract
+from cloudjob.model.checkpoint import Checkpoint, untrained
+from cloudjob.model.contract import Contract
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("CLOUDJOB_SHARED", ROOT.parent / "shared"))
@@ -45,7 +46,7 @@ def make_checkpoint(**changes: object) -> Checkpoint:
         }  # type: ignore[arg-type]
     )
     torch.manual_seed(3)
-    network = contract.network().eval()
+    network = untrained(contract).eval()
     with torch.no_grad():
         for tensor in network.parameters():
             tensor.mul_(2)

@@ -12,7 +12,8 @@ import jobs
 import pytest
 from distributed import Client
 
-from cloudjob import cli, task
+from cloudjob import cli
+from cloudjob.cluster import task
 
 
 def call(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> jobs.Result:

@@ -21,7 +21,8 @@ import zarr
 from conftest import make_checkpoint
 from scenes import BANDS, make_item
 
-from cloudjob.checkpoint import Contract, save
+from cloudjob.model.checkpoint import save, untrained
+from cloudjob.model.contract import Contract
 
 BIN = Path(sys.executable).parent
 CLOUDJOB = (str(BIN / "cloudjob"),)
@@ -100,7 +101,7 @@ def brightness_checkpoint(path: Path) -> Path:
     contract = Contract(
         "brightness", "1", BANDS, mean=(0.0,) * 4, std=(1.0,) * 4, tile=TILE, halo=8, widths=(2, 2), threshold=0.5
     )
-    network = contract.network().eval()
+    network = untrained(contract).eval()
     with torch.no_grad():
         for block in (network.enc1, network.bottleneck, network.up1, network.dec1, network.final):
             for name, tensor in block.named_parameters():

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 from shapely import box, to_geojson
 
-from cloudjob import ledger, plan, settings, store
 from cloudjob.grid import Grid, Tile, Tiling
-from cloudjob.lock import Lock
-from cloudjob.out import Out
-from cloudjob.plan import Plan
-from cloudjob.receipt import Receipt
-from cloudjob.scene import Band, Scene
-from cloudjob.settings import Settings
+from cloudjob.plan import plan
+from cloudjob.plan.plan import Plan
+from cloudjob.scene.scene import Band, Scene
+from cloudjob.store import ledger, settings, slots
+from cloudjob.store.lock import Lock
+from cloudjob.store.out import Out
+from cloudjob.store.receipt import Receipt
+from cloudjob.store.settings import Settings
 
 GRID = Grid(32632, 600_000.0, 5_100_000.0, 10.0, 10.0, 60, 70)
 TILE = 32
@@ -83,26 +84,26 @@ def run(
         before = ledger.read(out)
         made = plan.make(scenes, before, lambda _: wanted)
         todo = made.to_do
-        slots = store.prepare(
+        places = slots.prepare(
             lock, contract, before, [one.scene for one in todo], tile_of=lambda _: TILE, replaces=made.replaces
         )
         for one in todo:
-            slot, tiles = slots[one.scene.id], sorted(one.tiles)
+            slot, tiles = places[one.scene.id], sorted(one.tiles)
             reason = failing.get(one.scene.id)
-            store.begin(lock, before, one.scene, slot=slot)
+            slots.begin(lock, before, one.scene, slot=slot)
             write(out, one.scene, slot, tiles[:1] if reason else tiles, contract)
             if reason:
-                store.fail(lock, before, one.scene, slot=slot, tiles=tiles, reason=reason)
+                slots.fail(lock, before, one.scene, slot=slot, tiles=tiles, reason=reason)
             else:
                 receipt = receipt_of(one.scene, tiles)
-                store.complete(lock, contract, one.scene, slot=slot, receipt=receipt, tiles=tiles)
+                slots.complete(lock, contract, one.scene, slot=slot, receipt=receipt, tiles=tiles)
         ledger.refresh(out)
     return made
 
 
-def write(out: Out, scene: Scene, slot: store.Slot, tiles: Iterable[Tile], contract: Settings = SETTINGS) -> None:
+def write(out: Out, scene: Scene, slot: slots.Slot, tiles: Iterable[Tile], contract: Settings = SETTINGS) -> None:
     """What a worker does."""
-    writer = store.Writer(out, slot, contract)
+    writer = slots.Writer(out, slot, contract)
     for tile in tiles:
         mask = values(scene, tile)
         writer.write(TILING.core(tile), mask, mask // 2 if contract.probability else None)

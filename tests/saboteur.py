@@ -20,8 +20,8 @@ from typing import Any
 import obstore
 import zarr
 
-from cloudjob import out, store
-from cloudjob.out import Out
+from cloudjob.store import out, slots
+from cloudjob.store.out import Out
 
 PLAN = json.loads(os.environ["CLOUDJOB_TEST_SABOTAGE"])
 
@@ -85,7 +85,7 @@ def kind(path: str) -> str:
 around(Out, "put", lambda out, path, data: kind(path))
 around(Out, "create", lambda out, path, data: kind(path))
 around(obstore, "delete", lambda place, path: f"deletion of {kind(path)}")
-around(store.Writer, "write", lambda *_: "shard")
+around(slots.Writer, "write", lambda *_: "shard")
 around(zarr.Array, "resize", lambda *_: "resize")
 around(zarr, "create_array", lambda *_, **__: "array")
 

@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -13,16 +14,25 @@ from conftest import ROOT
 from packaging.requirements import Requirement
 
 PACKAGE = ROOT / "cloudjob"
-TREES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
-MODULES = sorted(TREES.keys() - {"__init__"})
-TABLE = dict(
-    re.findall(r"^\| `(\w+)` \| (.+) \|$", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"), re.MULTILINE)
-)
+TREES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): ast.parse(
+        path.read_text(encoding="utf-8")
+    )
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+MODULES = sorted(TREES.keys() - {"__init__", *ROOMS})
+PAGE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+TABLE = dict(re.findall(r"^\| `([\w.]+)` \| (.+) \|$", PAGE, re.MULTILINE))
+ORDER = re.findall(r"^\| `(\w+)/` \| .+ \|$", PAGE, re.MULTILINE)
+"""Rooms from top to bottom."""
 
-PURE = ("predict", "unet", "grid", "checkpoint", "receipt", "errors", "simulate")
+PURE = ("model.predict", "model.unet", "model.checkpoint", "grid", "store.receipt", "errors", "demo.simulate")
 """Modules that must not know where arrays come from or go to."""
 
 CARRIERS = {"pystac", "pystac_client", "stackstac", "dask", "distributed", "zarr", "obstore", "xarray"}
+HEAVY = {"torch", "dask", "distributed", "stackstac"}
+"""What takes seconds to import."""
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -34,19 +44,19 @@ def imported(tree: ast.AST) -> Iterator[str]:
             assert node.level == 0, "relative import"
             assert node.module
             yield node.module
-            if node.module == "cloudjob":
-                yield from (f"cloudjob.{alias.name}" for alias in node.names)
+            if node.module.startswith("cloudjob"):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 @cache
 def ours(module: str) -> frozenset[str]:
     """Modules of the package that a module imports."""
-    names = {name.split(".")[1] for name in imported(TREES[module]) if name.startswith("cloudjob.")}
-    return frozenset(names & TREES.keys())
+    names = {name.removeprefix("cloudjob.") for name in imported(TREES[module]) if name.startswith("cloudjob.")}
+    return frozenset(names & set(MODULES))
 
 
-def test_the_table_has_every_module_with_the_first_sentence_of_its_docstring() -> None:
-    assert {name: first_sentence(TREES[name]) for name in MODULES} == TABLE
+def room(module: str) -> str:
+    return module.split(".", maxsplit=1)[0] if "." in module else ""
 
 
 def first_sentence(tree: ast.Module) -> str:
@@ -56,20 +66,67 @@ def first_sentence(tree: ast.Module) -> str:
     return found[0]
 
 
+def test_the_page_has_every_module_with_the_first_sentence_of_its_docstring() -> None:
+    assert {name: first_sentence(TREES[name]) for name in MODULES} == TABLE
+
+
+def test_the_page_has_every_room_with_the_first_sentence_of_its_docstring() -> None:
+    told = dict(re.findall(r"^\| `(\w+)/` \| (.+) \|$", PAGE, re.MULTILINE))
+    assert {name: first_sentence(TREES[name]) for name in ROOMS} == told
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_down_only(module: str) -> None:
-    order = list(TABLE)
-    assert ours(module) <= set(order[order.index(module) + 1 :])
+    """Down the list of modules, and from a room to rooms below it; nothing in a room knows what lies on top of all."""
+    listed = list(TABLE)
+    assert ours(module) <= set(listed[listed.index(module) + 1 :])
+    rooms = {room(name) for name in ours(module)} - {"", room(module)}
+    if room(module):
+        assert rooms <= set(ORDER[ORDER.index(room(module)) + 1 :])
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_a_room_says_what_others_may_use_of_it_and_loads_nothing(name: str) -> None:
+    """Its list is what they do use, no more and no less."""
+    docstring, *rest = TREES[name].body
+    assert isinstance(docstring, ast.Expr)
+    (listed,) = rest
+    assert isinstance(listed, ast.Assign)
+    assert ast.unparse(listed.targets[0]) == "__all__"
+    used = {module for other in MODULES if room(other) != name for module in ours(other) if room(module) == name}
+    assert sorted(used) == [f"{name}.{each}" for each in ast.literal_eval(listed.value)]
 
 
 @pytest.mark.parametrize("module", PURE)
 def test_pure_modules_know_no_stac_dask_or_zarr(module: str) -> None:
-    reached, new = set[str](), {module}
+    assert not reached(module) & CARRIERS
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if room(name) in ("plan", "report", "watch")])
+def test_planning_and_watching_need_neither_torch_nor_dask_nor_stackstac(module: str) -> None:
+    """`report` opens files with rasterio; `metrics` watches a client, whose type it names."""
+    assert not reached(module) & (HEAVY - ({"distributed"} if module == "watch.metrics" else set()))
+
+
+def reached(module: str) -> set[str]:
+    """Packages of others that a module needs, itself or through ours."""
+    seen, new = set[str](), {module}
     while new:
-        reached |= new
-        new = {name for each in new for name in ours(each)} - reached
-    foreign = {name.split(".")[0] for each in reached for name in imported(TREES[each])}
-    assert not foreign & CARRIERS
+        seen |= new
+        new = {name for each in new for name in ours(each)} - seen
+    return {name.split(".")[0] for each in seen for name in imported(TREES[each])}
+
+
+@pytest.mark.parametrize("command", [["--help"], ["status", "nowhere"], ["plan", "--help"]])
+def test_help_and_status_load_nothing_heavy(command: list[str]) -> None:
+    script = (
+        "import sys; from cloudjob import cli; sys.argv[1:] = {!r}\n"
+        "try: cli.main()\nexcept SystemExit: print(*sorted({!r} & sys.modules.keys()), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script.format(command, HEAVY)], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.split() == []
 
 
 @pytest.mark.parametrize("module", TREES)

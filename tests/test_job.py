@@ -13,12 +13,14 @@ import pytest
 from distributed import KilledWorker
 from scenes import write_cog
 
-from cloudjob import cluster, job, predict, task
-from cloudjob.checkpoint import load
+from cloudjob import job
+from cloudjob.cluster import network, task
 from cloudjob.errors import UnreachableError
-from cloudjob.job import SceneResult
-from cloudjob.request import Job, request
-from cloudjob.survey import Survey
+from cloudjob.model import predict
+from cloudjob.model.checkpoint import load
+from cloudjob.plan.request import Job, request
+from cloudjob.plan.survey import Survey
+from cloudjob.store.receipt import SceneResult
 
 Stream = Callable[[Any, Any, Iterable[tuple[str, task.Task]]], Iterator[tuple[task.Task, Any]]]
 
@@ -33,9 +35,9 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
         for _, part in work:
             yield part, task.mask_tiles(part, model)
 
-    monkeypatch.setattr(cluster, "load", lambda *_: None)
-    monkeypatch.setattr(cluster, "lane_count", lambda _: 1)
-    monkeypatch.setattr(cluster, "stream", here)
+    monkeypatch.setattr(network, "load", lambda *_: None)
+    monkeypatch.setattr(job, "lane_count", lambda _: 1)
+    monkeypatch.setattr(job, "stream", here)
     item = jobs.make_scene(tmp_path / "files", "scene")
     return request(
         bbox=(-180, -90, 180, 90),
@@ -68,7 +70,7 @@ def test_what_ended_a_run_is_told_also_when_its_lock_is_gone(asked: Job, monkeyp
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(cluster, "stream", interrupted)
+    monkeypatch.setattr(job, "stream", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(asked)
 
@@ -78,7 +80,7 @@ def test_a_scene_that_kills_its_workers_is_abandoned_too(asked: Job, monkeypatch
         for key, part in work:
             yield part, KilledWorker(key, SimpleNamespace(address="tcp://h:1"), 3)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cluster, "stream", deadly)
+    monkeypatch.setattr(job, "stream", deadly)
     states = [run(asked)[-1].state for _ in range(4)]  # type: ignore[union-attr]
     assert states == ["failed"] * 3 + ["abandoned"]
 
@@ -105,10 +107,10 @@ def test_a_classification_that_is_cut_short_costs_only_the_comparison(asked: Job
 def test_a_worker_without_the_network_ends_the_run_not_one_scene_after_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plugin = cluster.ModelPlugin("net", b"", "abc")  # Dask keeps one whose setup failed
+    plugin = network.ModelPlugin("net", b"", "abc")  # Dask keeps one whose setup failed
     worker = SimpleNamespace(address="tcp://h:1", plugins={plugin.name: plugin})
-    monkeypatch.setattr(cluster, "get_worker", lambda: worker)
+    monkeypatch.setattr(network, "get_worker", lambda: worker)
     for _ in range(2):
         with pytest.raises(UnreachableError, match="could not load the network"):
-            cluster.worker_model("abc")
+            network.worker_model("abc")
         worker.plugins.clear()

@@ -65,7 +65,7 @@ def test_a_run_in_json(tmp_path: Path) -> None:
 
     workers = (tmp_path / "worker.log").read_text()
     attempts = [line for line in parsed(workers) if "attempt 2 of 3" in line["message"]]
-    assert [(line["level"], line["logger"]) for line in attempts] == [("warning", "cloudjob.task")]
+    assert [(line["level"], line["logger"]) for line in attempts] == [("warning", "cloudjob.cluster.task")]
     assert SECRET not in done.stderr + done.stdout + workers
 
 

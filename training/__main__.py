@@ -11,8 +11,8 @@ import click
 import numpy as np
 import torch
 
-from cloudjob import checkpoint
 from cloudjob.errors import UsageError
+from cloudjob.model import checkpoint
 from training import data, evaluate, loop, peer, pictures, settings, teach
 from training.data import Patch
 from training.errors import told

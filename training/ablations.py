@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import torch
 
-from cloudjob import checkpoint, predict
+from cloudjob.model import checkpoint, predict
 from training import __main__ as training
 from training import data, evaluate, settings
 from training.errors import told

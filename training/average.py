@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
-from cloudjob import checkpoint
 from cloudjob.errors import ContractError
+from cloudjob.model import checkpoint
+from cloudjob.model.checkpoint import untrained
 from training import __main__ as training
 from training import data, loop, settings, teach
 from training.errors import told
@@ -40,7 +41,7 @@ def average(
         ContractError: a checkpoint is of another network than the settings'.
     """
     contract = loop.contract(chosen)
-    network = contract.network()
+    network = untrained(contract)
     states = [checkpoint.load(path).network.state_dict() for path in paths]
     try:
         for state in states:

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from cloudjob import checkpoint, predict
 from cloudjob.errors import UsageError
+from cloudjob.model import checkpoint, predict
 from training import data, peer, pictures
 from training.data import Label, Patch, Reflectance
 from training.errors import told

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from cloudjob import checkpoint
 from cloudjob.errors import ContractError, UsageError
-from cloudjob.unet import SimpleUNet
+from cloudjob.model import checkpoint
+from cloudjob.model.checkpoint import untrained
+from cloudjob.model.contract import Contract
+from cloudjob.model.unet import SimpleUNet
 from training.data import ALL_BANDS, BANDS, UNKNOWN, Patch
 from training.sample import Float, Samples, see
 from training.sensor import BRIGHTEST
@@ -33,10 +35,10 @@ ABSENT = -0.25
 COLUMNS = ("epoch", "loss", "validation_loss", "validation_iou", "rate")
 
 
-def contract(settings: Settings, **extra: Any) -> checkpoint.Contract:
+def contract(settings: Settings, **extra: Any) -> Contract:
     """What the checkpoint will promise."""
     network = settings.network
-    return checkpoint.Contract(
+    return Contract(
         name=settings.name,
         version=settings.version,
         bands=ALL_BANDS[: network.bands],
@@ -155,8 +157,8 @@ class State:
         self.half = half(device)
         self.contract = contract(settings)
         fast: dict[str, Any] = {"device": device, "memory_format": torch.channels_last}
-        self.network = self.contract.network().to(**fast)
-        self.average = self.contract.network().to(**fast)
+        self.network = untrained(self.contract).to(**fast)
+        self.average = untrained(self.contract).to(**fast)
         self.average.load_state_dict(self.network.state_dict())
         self.parallel: nn.Module = self.network
         if torch.cuda.device_count() > 1:
@@ -285,9 +287,7 @@ def _one_epoch(state: State, samples: Samples, epoch: int, workers: int) -> floa
 
 
 @torch.no_grad()
-def validate(
-    network: SimpleUNet, terms: checkpoint.Contract, pairs: Iterable[Pair], device: torch.device
-) -> tuple[float, float]:
+def validate(network: SimpleUNet, terms: Contract, pairs: Iterable[Pair], device: torch.device) -> tuple[float, float]:
     """(loss, pooled IoU at probability 0.5) over whole patches."""
     network.eval()
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (terms.mean, terms.std))

@@ -19,9 +19,10 @@ import torch
 from scipy.ndimage import gaussian_filter, maximum_filter  # type: ignore[attr-defined]  # scipy's own lists hide it
 from torch.utils.data import Dataset
 
-from cloudjob import predict, simulate
-from cloudjob.checkpoint import Contract
-from cloudjob.fractal import noise
+from cloudjob.demo import simulate
+from cloudjob.demo.fractal import noise
+from cloudjob.model import predict
+from cloudjob.model.contract import Contract
 from training.data import ALL_BANDS, UNKNOWN, Patch
 from training.sensor import dazzle, empty, fade, frost, lose_sides, sensor, undecided
 

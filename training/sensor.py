@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import maximum_filter, minimum_filter  # type: ignore[attr-defined]  # scipy's own lists hide it
 
-from cloudjob.checkpoint import Contract
+from cloudjob.model.contract import Contract
 
 Float = npt.NDArray[np.float32]
 
@@ -58,7 +58,8 @@ def coarse(band: Float) -> Float:
     """A band (height, width; even) in pixels of 2 × 2, as one of 20 m on a grid of 10 m."""
     height, width = band.shape
     blocks = band.reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3))
-    return blocks.repeat(2, axis=0).repeat(2, axis=1)
+    whole: Float = blocks.repeat(2, axis=0).repeat(2, axis=1)
+    return whole
 
 
 def saturated(rng: np.random.Generator, image: Float, darkest: float) -> Float:

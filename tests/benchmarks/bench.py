@@ -19,10 +19,11 @@ from affine import Affine
 from distributed import Client
 from rasterio.warp import transform_geom
 
-from cloudjob import job, simulate
+from cloudjob import job
+from cloudjob.demo import simulate
 from cloudjob.grid import Grid
-from cloudjob.receipt import Receipt
-from cloudjob.request import request
+from cloudjob.plan.request import request
+from cloudjob.store.receipt import Receipt
 
 HERE = Path(__file__).parent
 SCRATCH = Path(tempfile.gettempdir()) / "cloudjob-benchmarks"

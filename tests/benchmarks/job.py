@@ -18,13 +18,18 @@ import numpy as np
 import rasterio
 import torch
 
-from cloudjob import checkpoint, cluster, predict, read, settings, store, task
-from cloudjob.catalog import PRESETS
+from cloudjob.catalog.presets import PRESETS
+from cloudjob.cluster import network, scheduler, task
 from cloudjob.grid import Tiling
-from cloudjob.lock import Token
-from cloudjob.metadata import describe
-from cloudjob.out import Out
-from cloudjob.scene import Scene, reflectance
+from cloudjob.model import checkpoint, predict
+from cloudjob.scene import read
+from cloudjob.scene.describe import describe
+from cloudjob.scene.reflectance import reflectance
+from cloudjob.scene.scene import Scene
+from cloudjob.store import settings, slots
+from cloudjob.store.lock import Token
+from cloudjob.store.masks import open_masks
+from cloudjob.store.out import Out
 from training import peer
 
 REPEATS = 3
@@ -39,8 +44,8 @@ def main() -> None:
     found = json.loads(items.read_text())["features"][0]
     scene = describe(found, PRESETS["earth-search"].assets, shipped.contract.bands, shipped.contract.resolution)
     turns: list[dict[str, float]] = []
-    with cluster.connect(workers=1) as client:
-        cluster.load(client, "shipped", checkpoint.shipped().read_bytes(), shipped.sha256)
+    with scheduler.connect(workers=1) as client:
+        network.load(client, "shipped", shipped().read_bytes(), shipped.sha256)
         (process,) = client.run(cpu).values()
         start_up = {"start-up, client, CPU s": time.process_time() - began[0], "start-up, worker, CPU s": process}
         start_up["start-up, seconds by the wall"] = time.perf_counter() - began[1]
@@ -107,11 +112,11 @@ def peak_memory() -> float:
 
 def alone(scene: Scene, sha256: str, out: str) -> dict[str, float]:
     """CPU seconds of each part by itself; a task, so that it runs as the job does."""
-    model = cluster.worker_model(sha256)
-    tiling = task.tiling_of(scene.grid, model.contract, model.contract.buffer)
+    model = network.worker_model(sha256)
+    tiling = model.contract.tiling_of(scene.grid, model.contract.buffer)
     return {
         "bare": spent(bare(scene)),
-        "network": sum(network(scene, tiling, model)),
+        "network": sum(network_seconds(scene, tiling, model)),
         "reading": spent(stream(scene, tiling)),
         "writing": spent(write(scene, tiling, Out.at(out))),
     }
@@ -144,16 +149,16 @@ def stream(scene: Scene, tiling: Tiling) -> Iterator[None]:
 
 def write(scene: Scene, tiling: Tiling, out: Out) -> Iterator[None]:
     """The job's masks once more."""
-    masks = store.open_masks(out)[scene.group]["cloud"][0].values
+    masks = open_masks(out)[scene.group]["cloud"][0].values
     (lock,) = out.names("lock")
-    slot = store.Slot(scene.group, 0, Token(**out.get_json(f"lock/{lock}")))
+    slot = slots.Slot(scene.group, 0, Token(**out.get_json(f"lock/{lock}")))
     yield
-    writer = store.Writer(out, slot, settings.read(out))
+    writer = slots.Writer(out, slot, settings.read(out))
     for tile in tiling.all():
         writer.write(tiling.core(tile), masks[tiling.core(tile).slices])
 
 
-def network(scene: Scene, tiling: Tiling, model: predict.Model) -> Iterator[float]:
+def network_seconds(scene: Scene, tiling: Tiling, model: predict.Model) -> Iterator[float]:
     """CPU seconds of the network on each tile; what comes before and after it is not counted."""
     mean, std = (torch.tensor(value)[:, None, None] for value in (model.contract.mean, model.contract.std))
     for row in read.rows(scene, tiling, tiling.all()):

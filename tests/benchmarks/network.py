@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cloudjob import checkpoint, predict
+from cloudjob.model import checkpoint, predict
+from cloudjob.model.checkpoint import untrained
+from cloudjob.model.contract import Contract
 from training import peer
 
 REPEATS = 3
@@ -29,8 +31,8 @@ def main() -> None:
     peer.THREADS = 1
     image = np.random.default_rng(0).random((4, side, side), np.float32)
     shipped = checkpoint.load()
-    terms = checkpoint.Contract("specified", "1", shipped.contract.bands, (0.25,) * 4, (0.25,) * 4)
-    specified = checkpoint.Checkpoint(terms, terms.network().eval(), "")
+    terms = Contract("specified", "1", shipped.contract.bands, (0.25,) * 4, (0.25,) * 4)
+    specified = checkpoint.Checkpoint(terms, untrained(terms).eval(), "")
     for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
         for name, made in (("shipped", shipped), ("SimpleUNet(4)", specified)):
             model = predict.prepare(made, device)

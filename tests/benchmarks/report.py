@@ -18,13 +18,15 @@ import rasterio
 from playwright.sync_api import sync_playwright
 from scheduling import spent
 
-from cloudjob import ledger, report, settings, simulate, store
+from cloudjob.demo import simulate
 from cloudjob.grid import Grid, Tiling
-from cloudjob.lock import Lock
-from cloudjob.metadata import describe
-from cloudjob.out import Out
-from cloudjob.receipt import Receipt
-from cloudjob.scene import Scene
+from cloudjob.report import page as report
+from cloudjob.scene.describe import describe
+from cloudjob.scene.scene import Scene
+from cloudjob.store import ledger, settings, slots
+from cloudjob.store.lock import Lock
+from cloudjob.store.out import Out
+from cloudjob.store.receipt import Receipt
 
 GROUPS = 20
 SIDE = 512
@@ -116,17 +118,17 @@ def fill(out: Out, made: list[Scene], masks: dict[str, np.ndarray]) -> None:
     with Lock(out) as lock:
         settings.claim(lock, SETTINGS)
         tile = SIDE if made[0].grid.height == SIDE else 1024
-        slots = store.prepare(lock, SETTINGS, ledger.read(out), made, tile_of=lambda _: tile)
+        places = slots.prepare(lock, SETTINGS, ledger.read(out), made, tile_of=lambda _: tile)
         for scene in made:
             mask, tiling = masks[scene.id], Tiling(*scene.grid.shape, tile, 16, 16)
-            writer = store.Writer(out, slots[scene.id], SETTINGS)
+            writer = slots.Writer(out, places[scene.id], SETTINGS)
             for each in tiling.all():
                 writer.write(tiling.core(each), mask[tiling.core(each).slices])
             cloud = int(mask.sum())
             receipt = Receipt(
                 clear=mask.size - cloud, cloud=cloud, scl_compared=mask.size // 4, scl_agreed=mask.size * 24 // 100
             )
-            store.complete(lock, SETTINGS, scene, slot=slots[scene.id], receipt=receipt, tiles=tiling.all())
+            slots.complete(lock, SETTINGS, scene, slot=places[scene.id], receipt=receipt, tiles=tiling.all())
         ledger.refresh(out)
     done = [{"id": scene.id, "state": "done", "receipt": asdict(receipt)} for scene in made]
     times = {"started": started.isoformat(), "how": "complete", "seconds": 60.0}

@@ -13,7 +13,8 @@ from pathlib import Path
 import bench
 from distributed import Client
 
-from cloudjob import checkpoint, cluster
+from cloudjob.cluster import network, scheduler
+from cloudjob.model import checkpoint
 
 REPEATS = 5
 CORNER = (12.40, 47.72, 12.45, 47.84)
@@ -26,10 +27,10 @@ def main() -> None:
     seconds: dict[int, list[float]] = {1: [], 2: []}
     shipped = checkpoint.load()
     items = bench.full_scene()
-    with cluster.connect(workers=1) as one, cluster.connect(workers=2) as two:
+    with scheduler.connect(workers=1) as one, scheduler.connect(workers=2) as two:
         for client in (one, two):
             pin(client)
-            cluster.load(client, "shipped", checkpoint.shipped().read_bytes(), shipped.sha256)
+            network.load(client, "shipped", shipped().read_bytes(), shipped.sha256)
             timed(client, items, CORNER)
         for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else REPEATS):
             for client, times in zip((one, two), seconds.values(), strict=True):

@@ -17,8 +17,11 @@ import bench
 import numpy as np
 from distributed import Client
 
-from cloudjob import checkpoint, cluster
+from cloudjob.cluster import scheduler
 from cloudjob.grid import Grid
+from cloudjob.model import checkpoint
+from cloudjob.model.checkpoint import untrained
+from cloudjob.model.contract import Contract
 
 GROUPS = 20
 SCENES = 500
@@ -32,7 +35,7 @@ def main() -> None:
     items, tiny = catalog(folder, scenes), network(folder / "tiny.safetensors")
     count = GROUPS * scenes
     figures: dict[str, Any] = {"scenes": count, "items in the file, MiB": items.stat().st_size / 2**20}
-    with bench.fresh("scheduling") as out, cluster.connect() as client:
+    with bench.fresh("scheduling") as out, scheduler.connect() as client:
         # One scene first: what is loaded once is no growth.
         bench.run(client, catalog(folder / "one", 1, groups=1), out.with_name("one"), checkpoint=tiny)
         first = spent(lambda: done(client, items, out, tiny, count))
@@ -93,10 +96,10 @@ def catalog(folder: Path, scenes: int, groups: int = GROUPS) -> Path:
 
 def network(path: Path) -> Path:
     """A checkpoint whose tiles are as small as the scenes."""
-    contract = checkpoint.Contract(
+    contract = Contract(
         "tiny", "1", bench.BANDS, (0.3,) * 4, (0.2,) * 4, tile=SIDE, halo=8, widths=(2, 2), training_data=("none",)
     )
-    checkpoint.save(contract.network(), contract, path)
+    checkpoint.save(untrained(contract), contract, path)
     return path
 
 

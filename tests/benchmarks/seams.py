@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cloudjob import checkpoint, predict, simulate
+from cloudjob.demo import simulate
 from cloudjob.grid import Window
+from cloudjob.model import checkpoint, predict
 from training import data, evaluate
 
 SIDE = 2048

@@ -3,7 +3,7 @@
 import jobs
 import numpy as np
 
-from cloudjob.demo import collection
+from cloudjob.demo.collection import collection
 
 SCENES = 6
 

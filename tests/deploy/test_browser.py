@@ -15,7 +15,7 @@ import psutil
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from cloudjob import demo
+from cloudjob.demo import collection as demo
 
 from .servers import require
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import click
 import pytest
 
-from cloudjob import cluster, errors
+from cloudjob import errors
 from cloudjob.cli import cli
+from cloudjob.cluster import address, scheduler
 
 from .manifests import VARIANTS, container, job, objects, reaction, rendered
 from .servers import ROOT, VENV, require
@@ -163,7 +164,7 @@ def test_what_a_pod_runs(variant, index, role, tmp_path):
     service = objects(variant)["Service"]["metadata"]["name"]
     if role == "worker":
         assert options["address"] == f"tcp://cloudjob-29400137-0.{service}:{port['port']}"
-        cluster.check_address(options["address"])
+        address.check_address(options["address"])
     else:
         assert options["listen"] == f"tcp://0.0.0.0:{port['port']}"
         assert options["where"] == "local"
@@ -184,14 +185,14 @@ def test_the_names_of_pods_come_from_the_label_that_jobs_set():
 
 
 def test_memory_is_enough_for_the_lanes():
-    """2.5 GiB each is what DESIGN promises at most, and half a GiB is the client's."""
+    """2.5 GiB each is promised at most, and half a GiB is the client's."""
     limits = container("base")["resources"]["limits"]
     assert limits["memory"] == f"{3 * int(limits['cpu'])}Gi"
     assert container("base")["resources"]["requests"] == limits
 
 
 def test_the_health_check_asks_at_the_dashboards_port():
-    assert f"PORT = {cluster.DASHBOARD_PORT} " in (DEPLOY / "health.py").read_text()
+    assert f"PORT = {scheduler.DASHBOARD_PORT} " in (DEPLOY / "health.py").read_text()
     dockerfile = (DEPLOY / "Dockerfile").read_text()
     for probe in ("startupProbe", "livenessProbe"):
         (command,) = container("base")[probe]["exec"]["command"]

@@ -15,10 +15,11 @@ from rasterio.windows import Window
 from shapely import box
 from shapely.geometry import mapping
 
-from cloudjob import stac_api
-from cloudjob.area import parse_bbox
-from cloudjob.catalog import catalog_for, search
-from cloudjob.dates import parse_dates
+from cloudjob.catalog import stac_api
+from cloudjob.catalog.area import parse_bbox
+from cloudjob.catalog.dates import parse_dates
+from cloudjob.catalog.presets import catalog_for
+from cloudjob.catalog.search import search
 from cloudjob.errors import UsageError
 
 from .servers import free_port, pypgstac

@@ -1,0 +1,184 @@
+"""What a worker does to one scene, or to some of its rows of tiles: read, predict, write, and hand back a receipt."""
+
+import itertools
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from affine import Affine
+from distributed.metrics import context_meter
+from rasterio.features import geometry_mask
+
+from cloudjob.catalog import signing
+from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED
+from cloudjob.cluster import agreement
+from cloudjob.cluster.network import worker_model
+from cloudjob.errors import CloudjobError, PassingError
+from cloudjob.grid import Grid, Tile, Tiling, Window
+from cloudjob.model import predict
+from cloudjob.model.contract import buffer_pixels
+from cloudjob.scene import read
+from cloudjob.scene.files import check_files
+from cloudjob.scene.reflectance import OFFSET, adds_offset, reflectance
+from cloudjob.scene.scene import Scene
+from cloudjob.store import slots
+from cloudjob.store.out import Out
+from cloudjob.store.receipt import Receipt, merge
+from cloudjob.store.settings import Settings
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+PAUSE = 2.0
+"""Seconds before the second attempt; four times as many before each further one."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything a worker needs for some tiles of one scene.
+
+    Attributes:
+        scene: what to read.
+        tiles: (row, column) of the tiles to compute.
+        parts: in how many tasks the scene was cut.
+        out: where the store lies.
+        slot: where in the store the scene goes.
+        settings: threshold, buffer and the like.
+        clip: pixels outside this geometry (longitude, latitude; WKB) stay "not computed", or None.
+    """
+
+    scene: Scene
+    tiles: tuple[Tile, ...]
+    parts: int
+    out: Out
+    slot: slots.Slot
+    settings: Settings
+    clip: bytes | None = None
+
+
+def process(task: Task) -> Receipt:
+    """Do a task on a worker that holds the model; passing faults are tried again.
+
+    Raises:
+        SceneError: the scene cannot be read; a retry would not help.
+        PassingError: it could not be read in several attempts.
+        UnreachableError: the store does not answer.
+    """
+    try:
+        receipt = _patiently(task, worker_model(task.settings.checkpoint))
+    except CloudjobError as error:
+        # What caused it stays here: it quotes signed addresses, and Dask cannot unpickle rasterio's errors.
+        error.__cause__ = error.__context__ = None
+        raise
+    for stage in ("read", "network", "write"):  # For the dashboard's "Fine Performance Metrics"
+        context_meter.digest_metric(stage, getattr(receipt, f"{stage}_seconds"), "seconds")
+    return receipt
+
+
+def _patiently(task: Task, model: predict.Model) -> Receipt:
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return mask_tiles(task, model, patient=True)
+        except PassingError as error:
+            pause = PAUSE * 4 ** (attempt - 1)
+            log.warning("%s; attempt %d of %d in %g s", error, attempt + 1, ATTEMPTS, pause)
+            for band in task.scene.bands:
+                signing.forget(task.scene.signing, band.href)
+            time.sleep(pause)
+    return mask_tiles(task, model)
+
+
+def mask_tiles(task: Task, model: predict.Model, *, patient: bool = False) -> Receipt:
+    """Compute and write the tiles of a task, row by row; `patient` if there will be another attempt."""
+    scene = task.scene
+    hrefs = {band.name: signing.open_href(scene.signing, band.href) for band in (*scene.bands, scene.scl) if band}
+    tiling = model.contract.tiling_of(scene.grid, task.settings.buffer)
+    check_files(scene, scene.bands, hrefs)
+    scl, doubts = agreement.readable(scene, hrefs, patient=patient)
+    writer = slots.Writer(task.out, task.slot, task.settings)
+    receipts = [Receipt(device=model.device_name, precision=model.precision, warnings=doubts)]
+    started = time.perf_counter()
+    for row in read.rows(scene, tiling, task.tiles, hrefs):
+        labels, doubts = agreement.labels(scene, scl, _cores(tiling, row), hrefs, patient=patient)
+        seconds = time.perf_counter() - started
+        receipts.append(Receipt(bytes_read=row.raw.nbytes, read_seconds=seconds, warnings=doubts))
+        started = time.perf_counter()
+        for tile, mask, likely in _label(row, task, model, tiling):
+            core = tiling.core(tile)
+            if task.clip:
+                outside = _outside(task.clip, scene.grid.crop(core))
+                mask[outside] = likely[outside] = NOT_COMPUTED
+            computed = time.perf_counter()
+            writer.write(core, mask, likely if task.settings.probability else None)
+            written = time.perf_counter()
+            receipts += [
+                Receipt(network_seconds=computed - started, write_seconds=written - computed),
+                _tally(mask, row.crop(core), scene, math.prod(tiling.padded(tile).shape)),
+            ]
+            if labels is not None:
+                receipts.append(agreement.compare(mask, scene.grid.crop(core), labels))
+            started = time.perf_counter()
+    return merge(receipts)
+
+
+def _label(
+    row: read.RowOfTiles, task: Task, model: predict.Model, tiling: Tiling
+) -> Iterator[tuple[Tile, predict.Mask, predict.Mask]]:
+    """Give (tile, mask, probability in percent) for the tiles of a row, in batches of one shape."""
+    tiles = [(row.row, column) for column in row.columns]
+    reach = buffer_pixels(task.settings.buffer, task.scene.grid.metres)
+    for _, same in itertools.groupby(tiles, key=lambda tile: tiling.padded(tile).shape):
+        for batch in _batches(list(same), model.batch):
+            windows = [reflectance(row.crop(tiling.padded(tile)), task.scene.bands) for tile in batch]
+            data = [~np.isnan(window[0]) for window in windows]
+            found = predict.probability(model, windows)
+            del windows
+            for tile, valid, likely in zip(batch, data, found, strict=True):
+                core, padded = tiling.core(tile), tiling.padded(tile)
+                mask = predict.classify(likely, valid, task.settings.threshold, reach)
+                percent = predict.percent(likely, valid) if task.settings.probability else mask.copy()
+                yield tile, predict.trim(mask, padded, core), predict.trim(percent, padded, core)
+
+
+def _batches(tiles: list[Tile], size: int) -> Iterator[list[Tile]]:
+    for start in range(0, len(tiles), size):
+        yield tiles[start : start + size]
+
+
+def _cores(tiling: Tiling, row: read.RowOfTiles) -> Window:
+    """The row's tiles without halo."""
+    first, last = tiling.core((row.row, row.columns[0])), tiling.core((row.row, row.columns[-1]))
+    return Window(first.top, first.bottom, first.left, last.right)
+
+
+def _outside(clip: bytes, grid: Grid) -> npt.NDArray[np.bool_]:
+    """True for pixels (y, x) whose centre lies outside the geometry."""
+    area = grid.project(shapely.from_wkb(clip))
+    return np.asarray(geometry_mask([area], out_shape=grid.shape, transform=Affine(*grid.transform)))
+
+
+def _tally(mask: predict.Mask, raw: npt.NDArray[np.uint16], scene: Scene, seen: int) -> Receipt:
+    """Count a tile's pixels, and the dark ones that tell whether the offset fits."""
+    dark_all = dark_any = 0
+    offset = scene.bands[0].offset
+    if offset < 0 or adds_offset(scene.baseline):
+        limit = round((-offset or OFFSET) / scene.bands[0].scale)
+        visible = [index for index, band in enumerate(scene.bands) if band.name in ("red", "green", "blue")]
+        dark = [raw[index] < limit for index in visible]
+        labelled = mask <= CLOUD
+        dark_all = int(np.count_nonzero(np.logical_and.reduce([*dark, labelled])))
+        dark_any = int(np.count_nonzero(np.logical_or.reduce(dark) & labelled))
+    return Receipt(
+        clear=int(np.count_nonzero(mask == CLEAR)),
+        cloud=int(np.count_nonzero(mask == CLOUD)),
+        no_data=int(np.count_nonzero(mask == NO_DATA)),
+        outside=int(np.count_nonzero(mask == NOT_COMPUTED)),
+        dark_all=dark_all,
+        dark_any=dark_any,
+        seen=seen,
+    )

@@ -1,0 +1,85 @@
+"""This machine's lanes as workers of a scheduler elsewhere: `cloudjob worker`."""
+
+import asyncio
+import time
+
+import dask
+from distributed import Nanny, Security
+from distributed.comm.addressing import get_address_host
+from distributed.comm.core import connect
+from distributed.utils import get_ip
+
+from cloudjob import logs
+from cloudjob.cluster.address import check_address
+from cloudjob.cluster.lanes import CONFIG, WORKER, lanes, listen_at
+from cloudjob.cluster.scheduler import DASHBOARD_PORT, check_encryption
+from cloudjob.errors import UnreachableError, redact
+
+ARRIVAL = 600
+"""Seconds for which a worker waits for its scheduler: a run searches its catalog before it starts one."""
+
+
+class _Lane(Nanny):
+    """A nanny that remembers why its worker was closed."""
+
+    reason = ""
+
+    def close_gracefully(self, reason: str = "") -> None:
+        """Called by the worker before it closes for good."""
+        self.reason = reason
+        super().close_gracefully(reason)
+
+
+async def serve(address: str, workers: int | None = None) -> bool:
+    """Run this machine's lanes as workers of a scheduler elsewhere, until it lets them go.
+
+    Returns:
+        True when the scheduler closed them or retired them, False when one of them lost it.
+
+    Raises:
+        UsageError: no address of a scheduler.
+        UnreachableError: no scheduler answers.
+    """
+    logs.tame_dask()
+    check_address(address)
+    check_encryption(address, "worker")
+    protocol = address.partition(":")[0]  # Or workers would talk among themselves without encryption
+    with dask.config.set(CONFIG):
+        await _arrival(address)
+        host = get_ip(get_address_host(address))
+        nannies = [
+            # The first has the port at which a health check asks
+            _Lane(
+                address,
+                protocol=protocol,
+                env=env,
+                **WORKER,
+                **listen_at(host, 0 if n else DASHBOARD_PORT),
+            )
+            for n, env in enumerate(lanes(workers))
+        ]
+        try:
+            # A crowded machine takes its time to load torch
+            await asyncio.gather(*(asyncio.wait_for(nanny.start(), ARRIVAL) for nanny in nannies))
+        except (OSError, TimeoutError, RuntimeError) as error:  # Dask's own word for a failed start is the last
+            why = error.__cause__ or error
+            raise UnreachableError(f"could not join the Dask scheduler at {redact(address)}: {why}") from None
+        await asyncio.gather(*(nanny.finished() for nanny in nannies))
+    return not any("connection-broken" in nanny.reason for nanny in nannies)
+
+
+async def _arrival(address: str) -> None:
+    """Return when a scheduler answers: its machine may not even have a name yet."""
+    deadline = time.monotonic() + ARRIVAL
+    arguments = Security().get_connection_args("worker")
+    while True:
+        try:
+            # Dask's own pauses between tries grow with the time it is given
+            comm = await connect(address, timeout=5, **arguments)
+        except (OSError, TimeoutError) as error:
+            if time.monotonic() > deadline:
+                raise UnreachableError(f"no Dask scheduler answers at {redact(address)}: {error}") from None
+            await asyncio.sleep(1)
+        else:
+            comm.abort()
+            return

@@ -1,0 +1,82 @@
+"""A checkpoint: a network's weights in safetensors, and in the same file what they may be used on.
+
+Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from cloudjob.errors import ContractError
+from cloudjob.model.contract import Contract
+from cloudjob.model.mlm import HINT, not_whole, read_contract, read_file, shipped, to_mlm
+from cloudjob.model.unet import SimpleUNet
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network with its weights, its contract and the file's SHA-256 (hexadecimal)."""
+
+    contract: Contract
+    network: SimpleUNet
+    sha256: str
+
+
+def untrained(contract: Contract) -> SimpleUNet:
+    """The network of a contract, with random weights."""
+    return SimpleUNet(len(contract.bands), contract.widths, contract.stem, contract.dilation, contract.smooth)
+
+
+def record(contract: Contract) -> dict[str, Any]:
+    """The contract as a STAC item with the MLM extension."""
+    parameters = sum(weights.numel() for weights in untrained(contract).parameters())
+    return to_mlm(contract, parameters=parameters, framework=torch.__version__.split("+")[0])
+
+
+def save(network: SimpleUNet, contract: Contract, path: str | Path) -> None:
+    """Write a checkpoint; the same weights and contract give the same bytes."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    header = {"mlm": json.dumps(record(contract), sort_keys=True)}
+    Path(path).write_bytes(safetensors.torch.save(state, metadata=header))
+
+
+def load(path: str | Path | None = None) -> Checkpoint:
+    """Read a checkpoint and check it against its contract.
+
+    Args:
+        path: the file, or None for the one in the package.
+
+    Raises:
+        ContractError: there is no such file, it is no safetensors file (a pickle, say), it is truncated, has no
+            MLM record, or its weights do not fit the architecture it names.
+    """
+    path = Path(path) if path is not None else shipped()
+    return parse(read_file(path), str(path))
+
+
+def parse(data: bytes, path: str) -> Checkpoint:
+    """Like `load`, from the bytes of a file whose name is `path`."""
+    contract = read_contract(data, path)
+    try:
+        state = safetensors.torch.load(data)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise not_whole(data, path, error) from None
+    network = untrained(contract)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise ContractError(
+            f"checkpoint {path}: its weights are not those of SimpleUNet({len(contract.bands)}, "
+            f"widths={contract.widths}, stem={contract.stem}): {first}",
+            hint=HINT,
+        ) from None
+    if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
+        raise ContractError(f"checkpoint {path} has weights that are not finite numbers", hint=HINT)
+    return Checkpoint(contract, network.eval(), hashlib.sha256(data).hexdigest())

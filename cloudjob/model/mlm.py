@@ -1,0 +1,190 @@
+"""A checkpoint's record: its contract as a STAC item with the Machine Learning Model extension.
+
+It stands in the header of the safetensors file, under the key `mlm`, and is read without the weights and without torch.
+(https://github.com/stac-extensions/mlm, v1.4.0)
+"""
+
+import json
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from cloudjob.errors import ContractError
+from cloudjob.model.contract import Contract
+
+MLM = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
+CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
+HINT = "make one with `python -m training`, or leave --checkpoint out to use the one that ships"
+
+
+def shipped() -> Path:
+    """The checkpoint in the package."""
+    return Path(str(resources.files("cloudjob.model") / "cloudjob-s2.safetensors"))
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a checkpoint's file; `read_contract` checks their record, `checkpoint.parse` all.
+
+    Raises:
+        ContractError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ContractError(f"checkpoint {path}: {error.strerror}", hint=HINT) from None
+
+
+def read_contract(data: bytes, path: str) -> Contract:
+    """The contract in the bytes of a checkpoint's file.
+
+    Args:
+        data: the whole file.
+        path: its name, for errors.
+
+    Raises:
+        ContractError: it is no safetensors file (a pickle, say), its header is cut off, or it has no MLM record that
+            this version can read.
+    """
+    try:
+        header = _header(data)
+    except ValueError as error:
+        raise not_whole(data, path, error) from None
+    if "mlm" not in header:
+        raise ContractError(f"checkpoint {path} has no MLM record in its header", hint=HINT)
+    try:
+        return from_mlm(json.loads(header["mlm"]))
+    except ContractError as error:
+        raise ContractError(f"checkpoint {path}: {error}", hint=HINT) from None
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ContractError(f"checkpoint {path}: its MLM record cannot be read: {error!r}", hint=HINT) from None
+
+
+def not_whole(data: bytes, path: str, error: Exception) -> ContractError:
+    """The error for a file that is no, or no whole, safetensors file."""
+    kind = " (it looks like a pickle, which is never opened)" if data[:2] in (b"PK", b"\x80\x02") else ""
+    return ContractError(f"checkpoint {path} is not a whole .safetensors file{kind}: {error}", hint=HINT)
+
+
+def _header(data: bytes) -> dict[str, str]:
+    """The `__metadata__` of a safetensors file: https://huggingface.co/docs/safetensors (format)."""
+    size = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or size > len(data) - 8:
+        raise ValueError("its header is cut off")
+    metadata: dict[str, str] = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+    return metadata
+
+
+def to_mlm(contract: Contract, *, parameters: int, framework: str) -> dict[str, Any]:
+    """The contract as a STAC item with the MLM extension.
+
+    Args:
+        contract: of the network.
+        parameters: how many it has.
+        framework: version of PyTorch.
+    """
+    bands = len(contract.bands)
+    side = contract.tile + 2 * contract.padding()
+    scaling = [
+        {"type": "z-score", "mean": mean, "stddev": std} for mean, std in zip(contract.mean, contract.std, strict=True)
+    ]
+    classes = [{"value": 0, "name": "clear"}, {"value": 1, "name": "cloud"}]
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": [MLM, CLASSIFICATION],
+        "id": f"{contract.name}-{contract.version}",
+        "geometry": {"type": "Polygon", "coordinates": [[[-180, -90], [180, -90], [180, 90], [-180, 90], [-180, -90]]]},
+        "bbox": [-180, -90, 180, 90],
+        "properties": {
+            "datetime": None,
+            "start_datetime": "2015-06-23T00:00:00Z",  # launch of Sentinel-2A
+            "end_datetime": "9999-12-31T23:59:59Z",
+            "mlm:name": contract.name,
+            "version": contract.version,
+            "mlm:architecture": "SimpleUNet",
+            "mlm:tasks": ["semantic-segmentation"],
+            "mlm:framework": "pytorch",
+            "mlm:framework_version": framework,
+            "mlm:pretrained": True,
+            "mlm:total_parameters": parameters,
+            "mlm:input": [
+                {
+                    "name": "surface or top-of-atmosphere reflectance",
+                    "bands": [{"name": band} for band in contract.bands],
+                    "input": {
+                        "shape": [-1, bands, side, side],
+                        "dim_order": ["batch", "channel", "height", "width"],
+                        "data_type": "float32",
+                    },
+                    "value_scaling": scaling,
+                    "resize_type": None,
+                    "pre_processing_function": None,
+                }
+            ],
+            "mlm:output": [
+                {
+                    "name": "cloud logit",
+                    "tasks": ["semantic-segmentation"],
+                    "result": {
+                        "shape": [-1, 1, side, side],
+                        "dim_order": ["batch", "channel", "height", "width"],
+                        "data_type": "float32",
+                    },
+                    "classification:classes": classes,
+                    "post_processing_function": None,
+                }
+            ],
+            "mlm:hyperparameters": {
+                "in_channels": bands,
+                "widths": list(contract.widths),
+                "stem": contract.stem,
+                "dilation": contract.dilation,
+                "smooth": contract.smooth,
+            },
+            "cloudjob:contract": {
+                key: value
+                for key, value in asdict(contract).items()
+                if key not in ("name", "version", "bands", "mean", "std", "widths", "stem", "dilation", "smooth")
+            },
+        },
+        "links": [],
+        "assets": {},
+    }
+
+
+def from_mlm(item: dict[str, Any]) -> Contract:
+    """The contract of a STAC item made by `to_mlm`.
+
+    Raises:
+        ContractError: another architecture or value scaling than this version knows.
+        KeyError, TypeError, ValueError: the record is incomplete.
+    """
+    properties = item["properties"]
+    if properties["mlm:architecture"] != "SimpleUNet":
+        raise ContractError(f"its architecture is {properties['mlm:architecture']!r}; expected 'SimpleUNet'")
+    (inputs,) = properties["mlm:input"]
+    arguments = properties["mlm:hyperparameters"]
+    for scaling in inputs["value_scaling"]:
+        if scaling["type"] != "z-score":
+            raise ContractError(f"its value scaling is {scaling['type']!r}; expected 'z-score'")
+    rest = dict(properties["cloudjob:contract"])
+    for key in ("training_data", "optional_bands"):
+        rest[key] = tuple(rest.get(key, ()))
+    contract = Contract(
+        name=properties["mlm:name"],
+        version=properties["version"],
+        bands=tuple(band["name"] for band in inputs["bands"]),
+        mean=tuple(scaling["mean"] for scaling in inputs["value_scaling"]),
+        std=tuple(scaling["stddev"] for scaling in inputs["value_scaling"]),
+        widths=tuple(arguments["widths"]),
+        stem=arguments["stem"],
+        dilation=arguments["dilation"],
+        smooth=arguments.get("smooth", False),
+        **rest,
+    )
+    if arguments["in_channels"] != len(contract.bands):
+        raise ContractError(
+            f"its network takes {arguments['in_channels']} bands but it names {len(contract.bands)}: {contract.bands}"
+        )
+    return contract

@@ -1,0 +1,300 @@
+"""Pure arrays: reflectance → probability → mask. Knows no STAC, Dask or Zarr."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from cloudjob.classes import NO_DATA, NOT_COMPUTED
+from cloudjob.grid import Window
+from cloudjob.model.checkpoint import Checkpoint, untrained
+from cloudjob.model.contract import Contract, buffer_pixels
+
+Mask = npt.NDArray[np.uint8]
+Reflectance = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network made ready for one device.
+
+    Attributes:
+        network: BatchNorm folded into the convolutions, channels-last, no gradients.
+        contract: what it was made for.
+        device: where it runs.
+        dtype: float32, or float16 on CUDA devices that compute in it.
+        batch: padded tiles per call. The last batch of a row is filled up with empty tiles, so that the device
+            always chooses the same algorithms and a tile's values do not depend on its neighbours.
+    """
+
+    network: nn.Module
+    contract: Contract
+    device: torch.device
+    dtype: torch.dtype
+    batch: int
+
+    @property
+    def device_name(self) -> str:
+        """Such as "cpu" or "NVIDIA H200"."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
+    @property
+    def precision(self) -> str:
+        """Such as "float32"."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+def prepare(checkpoint: Checkpoint, device: str | None = None) -> Model:
+    """Make a network ready to predict.
+
+    Args:
+        checkpoint: weights and contract.
+        device: a torch device, or None for a CUDA device where there is one, else the CPU.
+    """
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    network = untrained(checkpoint.contract)
+    network.load_state_dict(checkpoint.network.state_dict())
+    network.eval().requires_grad_(requires_grad=False)
+    for block in network.modules():
+        if isinstance(block, nn.Sequential):
+            _fold(block)
+    # float16 keeps 10 bits of the probability, bfloat16 only 7. On CPUs without such units reduced precision is
+    # up to a hundred times slower, on the others it would make CPUs disagree with each other: never there.
+    half = target.type == "cuda" and torch.cuda.get_device_capability(target) >= (7, 0)
+    dtype = torch.float16 if half else torch.float32
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    network.to(device=target, dtype=dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Model(network, checkpoint.contract, target, dtype, _batch(checkpoint.contract, target, dtype))
+
+
+def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[npt.NDArray[np.float32]]:
+    """Give the probability of cloud for windows of one shape.
+
+    Args:
+        model: from `prepare`.
+        reflectance: windows (band, y, x) float32 of all the contract's bands, NaN in every band for no data and outside
+            the scene, and in an optional band where it is absent; sides are multiples of the contract's stride.
+
+    Yields:
+        (y, x) float32, 0 to 1, per window, in order; without meaning where there are no data.
+    """
+    contract = model.contract
+    mean = torch.tensor(contract.mean)[:, None, None]
+    std = torch.tensor(contract.std)[:, None, None]
+    while reflectance:
+        windows, reflectance = reflectance[: model.batch], reflectance[model.batch :]
+        if not any(valid(contract, window).any() for window in windows):
+            yield from (np.zeros(window.shape[1:], np.float32) for window in windows)
+            continue
+        stack = torch.zeros((model.batch, *windows[0].shape))
+        for place, window in zip(stack.numpy(), windows, strict=False):
+            np.copyto(place, window)
+            fill(contract, place)
+        wanted = len(windows)
+        del windows, window  # The caller may have let go of them: they are not held while the network runs
+        stack.clamp_(max=contract.brightest).sub_(mean).div_(std)
+        stack = stack.to(model.device, model.dtype).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            logits = model.network(stack)[:wanted, 0]
+            yield from torch.sigmoid(logits.float()).cpu().numpy()
+
+
+def valid(contract: Contract, reflectance: Reflectance) -> npt.NDArray[np.bool_]:
+    """Where (y, x) there are data, by the first band that every scene must have; NaN means none."""
+    inside: npt.NDArray[np.bool_] = ~np.isnan(reflectance[contract.bands.index(contract.required_bands[0])])
+    return inside
+
+
+def fill(contract: Contract, reflectance: Reflectance) -> None:
+    """Replace each NaN of a window (band, y, x) by what the network sees there, in place.
+
+    Where there are no data that is the contract's `outside_fill`; where only an optional band is absent, `absent_fill`.
+    """
+    inside = valid(contract, reflectance)
+    if contract.outside_fill == "mirror":
+        mirror(reflectance, inside)
+    else:
+        reflectance[:, ~inside] = contract.outside_fill
+    for number, band in enumerate(contract.bands):
+        if band in contract.optional_bands:
+            np.nan_to_num(reflectance[number], copy=False, nan=contract.absent_fill)
+
+
+def mirror(image: Reflectance, inside: npt.NDArray[np.bool_]) -> None:
+    """Fill a window (band, y, x) outside of `inside` (y, x) with the mirror image of what is inside, in place.
+
+    Each row is mirrored in its nearest pixel inside; rows that have none are then mirrored in the rows next to them.
+    """
+    if inside.all() or not inside.any():
+        return
+    rows = np.flatnonzero(inside.any(axis=1) & ~inside.all(axis=1))
+    if rows.size:
+        pattern = inside[rows]
+        columns = np.flatnonzero(~pattern.all(axis=0))
+        if np.array_equal(
+            pattern, np.broadcast_to(pattern[0], pattern.shape)
+        ):  # at a scene's edge all rows are mirrored alike
+            pattern = pattern[:1]
+        source = _mirrored(pattern)
+        for band in image:
+            band[np.ix_(rows, columns)] = band[rows[:, None], source[:, columns]]
+    source = _mirrored(inside.any(axis=1)[None])[0]
+    for band in image:
+        band[:] = band[source]
+
+
+def _mirrored(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """Per pixel of rows (n, length) the column of its mirror image inside, its own if it is inside itself."""
+    length = inside.shape[1]
+    place = np.arange(length, dtype=np.int32)
+    before = np.maximum.accumulate(np.where(inside, place, np.int32(-length)), axis=1)
+    after = np.minimum.accumulate(np.where(inside, place, np.int32(2 * length))[:, ::-1], axis=1)[:, ::-1]
+    nearest = np.where(place - before <= after - place, before, after)
+    beyond = np.where(inside, place, 2 * nearest + np.sign(place - nearest) - place)
+    # A narrow strip has no pixel so far inside: then its edge is repeated.
+    safe = np.clip(beyond, 0, length - 1)
+    there = np.take_along_axis(inside, safe, axis=1) & (safe == beyond)
+    mirrored: npt.NDArray[np.int32] = np.where(there, beyond, nearest).astype(np.int32)
+    return mirrored
+
+
+def classify(
+    probability: npt.NDArray[np.float32],
+    valid: npt.NDArray[np.bool_],
+    threshold: float,
+    buffer: tuple[float, float] = (0.0, 0.0),
+) -> Mask:
+    """Make a mask from probabilities.
+
+    Args:
+        probability: (y, x) of cloud.
+        valid: (y, x), False where there are no data.
+        threshold: probability from which a pixel is cloud.
+        buffer: by how many pixels in y and x clouds are widened (half axes of an ellipse).
+
+    Returns:
+        (y, x): 0 clear, 1 cloud, 254 no data.
+    """
+    cloud = widen((probability >= threshold) & valid, buffer)
+    return np.where(valid, cloud.view(np.uint8), np.uint8(NO_DATA))
+
+
+def widen(cloud: npt.NDArray[np.bool_], buffer: tuple[float, float]) -> npt.NDArray[np.bool_]:
+    """Dilate by an ellipse with half axes `buffer` (y, x) in pixels.
+
+    The ellipse is a stack of horizontal runs; each is a difference of running sums, so the cost grows with the
+    half axis in y only.
+    """
+    down, across = buffer
+    reach_y = math.floor(down)
+    if (reach_y == 0 and across < 1) or not cloud.any() or cloud.all():
+        return cloud
+    height, width = cloud.shape
+    sums = np.zeros((height, width + 1), np.int32)
+    np.cumsum(cloud, axis=1, out=sums[:, 1:])
+    columns = np.arange(width)
+    wide = np.zeros_like(cloud)
+    for shift in range(-reach_y, reach_y + 1):
+        run = max(0, math.floor(across * math.sqrt(max(0.0, 1 - (shift / down) ** 2))) - 1) if shift else 0
+        # Pixels on the ellipse belong to it, such as (3, 4) of 5: no root or quotient tells exactly.
+        while run + 1 <= across and _square(shift * across) + _square((run + 1) * down) <= _square(across * down):
+            run += 1
+        right, left = np.minimum(columns + run + 1, width), np.maximum(columns - run, 0)
+        source = slice(max(0, -shift), min(height, height - shift))
+        target = slice(max(0, shift), min(height, height + shift))
+        wide[target] |= sums[source][:, right] > sums[source][:, left]
+    return wide
+
+
+def _square(value: float) -> float:
+    return value * value
+
+
+def percent(probability: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> Mask:
+    """Probability as whole percent: (y, x) uint8, 0 to 100, 254 no data."""
+    return np.where(valid, np.rint(probability * 100), NO_DATA).astype(np.uint8)
+
+
+def mask(
+    model: Model,
+    reflectance: Reflectance,
+    *,
+    threshold: float | None = None,
+    buffer: float | None = None,
+    pixel: tuple[float, float] | None = None,
+) -> Mask:
+    """Mask a whole scene in memory: the values a job writes for the same pixels.
+
+    Args:
+        model: from `prepare`.
+        reflectance: (band, y, x) float32 in the contract's band order, NaN in every band for no data, and all over in
+            an optional band that is absent; its first pixel is the scene's.
+        threshold: the contract's unless given.
+        buffer: metres by which clouds are widened; the contract's unless given.
+        pixel: height and width of a pixel in metres; the contract's resolution unless given.
+
+    Returns:
+        (y, x) uint8: 0 clear, 1 cloud, 254 no data.
+
+    Raises:
+        ValueError: another number of bands than the contract's.
+    """
+    contract = model.contract
+    if reflectance.ndim != 3 or len(reflectance) != len(contract.bands):
+        raise ValueError(f"reflectance has shape {reflectance.shape}; expected ({len(contract.bands)}, y, x)")
+    reach = buffer_pixels(contract.buffer if buffer is None else buffer, pixel or (contract.resolution,) * 2)
+    limit = contract.threshold if threshold is None else threshold
+    height, width = reflectance.shape[1:]
+    tiling = contract.tiling(height, width, max(reach))
+    result = np.full((height, width), NOT_COMPUTED, np.uint8)
+    for tile in tiling.all():
+        core, padded = tiling.core(tile), tiling.padded(tile)
+        window = cut(reflectance, padded)
+        (likely,) = probability(model, [window])
+        found = classify(likely, valid(contract, window), limit, reach)
+        result[core.slices] = trim(found, padded, core)
+    return result
+
+
+def cut(reflectance: Reflectance, window: Window) -> Reflectance:
+    """The pixels (band, y, x) of a window that may reach beyond the array; NaN there."""
+    height, width = reflectance.shape[1:]
+    inside = Window(max(0, window.top), min(height, window.bottom), max(0, window.left), min(width, window.right))
+    result = np.full((len(reflectance), *window.shape), np.nan, np.float32)
+    y, x = inside.top - window.top, inside.left - window.left
+    result[:, y : y + inside.shape[0], x : x + inside.shape[1]] = reflectance[:, *inside.slices]
+    return result
+
+
+def trim(values: Mask, padded: Window, core: Window) -> Mask:
+    """The core's part of a padded tile's values (y, x)."""
+    top, left = core.top - padded.top, core.left - padded.left
+    height, width = core.shape
+    return values[top : top + height, left : left + width]
+
+
+def _fold(block: nn.Sequential) -> None:
+    """Fold each BatchNorm of (convolution, BatchNorm, ReLU)… into the convolution before it."""
+    for index in range(len(block) - 1):
+        convolution, norm = block[index], block[index + 1]
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            block[index] = fuse_conv_bn_eval(convolution, norm)
+            block[index + 1] = nn.Identity()
+
+
+def _batch(contract: Contract, device: torch.device, dtype: torch.dtype) -> int:
+    """How many padded tiles fit on the device: one on CPUs, where more only cost memory."""
+    if device.type != "cuda":
+        return 1
+    side = contract.tile + 2 * contract.padding()
+    # Alive at once at the finest level: the skip, its concatenation, two activations and their workspace.
+    per_pixel = 8 * contract.widths[0] / contract.stem**2 * dtype.itemsize
+    # Of all its memory, not of what is free: the batch decides which algorithms run, and so the last bits of a mask.
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return max(1, min(16, int(0.4 * memory / (per_pixel * side**2))))

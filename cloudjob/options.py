@@ -1,0 +1,69 @@
+"""The options of `run` and `plan`: what to mask, with what, and where to."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from cloudjob.cluster.address import check_address
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    """An option that can also be set as CLOUDJOB_NAME."""
+    variable = "CLOUDJOB_" + names[0].removeprefix("--").replace("-", "_").upper()
+    return click.option(*names, envvar=variable, **settings)
+
+
+def address(_: click.Context, __: click.Parameter, where: str | None) -> str | None:
+    """A callback: what is no scheduler's address ends with a `UsageError`."""
+    if where not in (None, "local"):
+        check_address(where)
+    return where
+
+
+def what(command: Command) -> Command:
+    """The options of `run` and `plan`: what to mask, with what, and where to."""
+    for each in reversed(
+        [
+            option("--bbox", nargs=4, type=float, metavar="W S E N", help="Area in degrees: west south east north."),
+            option("--geometry", type=click.Path(), metavar="FILE", help="GeoJSON area; masks are clipped to it."),
+            option("--dates", required=True, help="2024-06-01/2024-06-30, 2024-06, 2024-06-01/.. or 10d (last 10)."),
+            option("--out", required=True, metavar="OUT", help="A folder, or an s3://, gs:// or az:// prefix."),
+            option(
+                "--catalog",
+                default="earth-search",
+                show_default=True,
+                help="earth-search, planetary-computer, a STAC API's address, or an item-collection file.",
+            ),
+            option("--collection", help="Of the catalog. [default: the preset's]"),
+            option(
+                "--asset",
+                "assets",
+                multiple=True,
+                metavar="BAND=KEY",
+                help="Name of a band's asset, as red=B04. Repeat.",
+            ),
+            option("--max-cloud-cover", type=click.FloatRange(0, 100), help="Skip scenes above this percentage."),
+            option("--limit", type=click.IntRange(min=1), help="At most so many scenes, the newest."),
+            option("--checkpoint", type=click.Path(), metavar="FILE", help="A network. [default: the one that ships]"),
+            option("--threshold", type=float, help="Probability from which a pixel is cloud. [default: checkpoint's]"),
+            option("--buffer", type=float, metavar="METRES", help="Widen clouds by this. [default: checkpoint's]"),
+            option("--resolution", type=float, metavar="METRES", help="Of the masks. [default: checkpoint's]"),
+            option("--probability", is_flag=True, help="Also write cloud_probability, in percent."),
+            option("--redo", is_flag=True, help="Replace an OUT that was made with other settings."),
+            option(
+                "--cluster",
+                "where",
+                default="local",
+                show_default=True,
+                callback=address,
+                help="local, or a Dask scheduler's tcp://…",
+            ),
+            option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per GPU or core]"),
+            option("--json", "as_json", is_flag=True, help="Print JSON on stdout."),
+        ]
+    ):
+        command = each(command)
+    return command

@@ -1,0 +1,251 @@
+"""What would be done, and what it costs: the scenes found against the ledger."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+
+from cloudjob.errors import ContractError
+from cloudjob.grid import Tile, Tiling
+from cloudjob.scene.identity import TOLERANCE, Identity, same_scene
+from cloudjob.scene.scene import Scene
+from cloudjob.store.item import iso
+from cloudjob.store.ledger import Ledger
+
+State = Literal["new", "changed", "grown", "failed before", "done", "abandoned"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One scene, and what is to be done about it.
+
+    Attributes:
+        scene: as the catalog has it.
+        state: new; changed (its pixels may have, or it is a newer version); grown (more tiles are wanted than were
+            computed); failed before; done; abandoned (failed too often for one reason).
+        tiles: to compute: those wanted, and those that hold values already. None for scenes done or abandoned.
+        replaces: id of the older version whose slot it takes over, or None.
+    """
+
+    scene: Scene
+    state: State
+    tiles: frozenset[Tile]
+    replaces: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done about every scene.
+
+    Attributes:
+        scenes: by time, then id.
+        superseded: id of an older version that was found → id of the newer one that the ledger has.
+        outside: ids of scenes none of whose tiles is wanted.
+    """
+
+    scenes: tuple[Planned, ...]
+    superseded: dict[str, str]
+    outside: tuple[str, ...]
+
+    @property
+    def to_do(self) -> list[Planned]:
+        """Scenes to compute, in the order in which they are given slots."""
+        return [planned for planned in self.scenes if planned.tiles]
+
+    @property
+    def abandoned(self) -> list[Planned]:
+        """Scenes that are no longer tried."""
+        return [planned for planned in self.scenes if planned.state == "abandoned"]
+
+    @property
+    def replaces(self) -> dict[str, str]:
+        """Id of a newer version → id of the one whose slot it takes over."""
+        return {planned.scene.id: planned.replaces for planned in self.scenes if planned.replaces}
+
+    @property
+    def counts(self) -> dict[State, int]:
+        """How many scenes are in each state that there are some of."""
+        states = [planned.state for planned in self.scenes]
+        return {state: states.count(state) for state in dict.fromkeys(sorted(states))}
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON types: a record per scene, and the counts."""
+        return {
+            "scenes": [
+                {
+                    "id": planned.scene.id,
+                    "group": planned.scene.group,
+                    "datetime": iso(planned.scene.time),
+                    "state": planned.state,
+                    "tiles": len(planned.tiles),
+                    "replaces": planned.replaces,
+                }
+                for planned in self.scenes
+            ],
+            "counts": self.counts,
+            "superseded": self.superseded,
+            "outside": list(self.outside),
+        }
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a plan costs.
+
+    Attributes:
+        pixels: of the masks.
+        seen: pixels the network computes: the masks' and the halo around each tile.
+        bytes: to read, decoded; files are compressed, so fewer travel.
+        hours: on so many lanes at such a speed.
+        speed: network and reading, million pixels (`seen`) per second and lane.
+        lanes: worker processes, or GPUs.
+        measured: whether the speed was measured; assumed otherwise.
+    """
+
+    pixels: int
+    seen: int
+    bytes: int
+    hours: float
+    speed: float
+    lanes: int
+    measured: bool
+
+
+def make(scenes: Iterable[Scene], ledger: Ledger, tiles_for: Callable[[Scene], Iterable[Tile]]) -> Plan:
+    """Compare the scenes found with the ledger.
+
+    Args:
+        scenes: one version of each (`identity.merge`).
+        ledger: state of the OUT.
+        tiles_for: the tiles of a scene that are wanted.
+
+    Raises:
+        ContractError: two collections have different scenes of one id.
+    """
+    known = _Versions(ledger)
+    planned: dict[str, Planned] = {}
+    superseded: dict[str, str] = {}
+    outside: list[str] = []
+    for scene in sorted(scenes, key=lambda scene: (scene.time, scene.id)):
+        if scene.id in planned:
+            raise ContractError(f"two collections have a scene {scene.id}", hint="choose one of them with --collection")
+        other = None if scene.id in ledger.done else known.other_version(scene)
+        if other and not other.older:
+            superseded[scene.id] = other.id
+            continue
+        found = _plan(scene, ledger, frozenset(tiles_for(scene)), other.id if other else None)
+        if found.state == "new" and not found.tiles:
+            outside.append(scene.id)
+        else:
+            planned[scene.id] = found
+    return Plan(tuple(planned.values()), superseded, tuple(outside))
+
+
+def cost(plan: Plan, tiling_of: Callable[[Scene], Tiling], *, speed: float, lanes: int, measured: bool) -> Cost:
+    """What the scenes to do will cost.
+
+    Args:
+        plan: of which the scenes to do count.
+        tiling_of: how a scene is cut into tiles.
+        speed: million pixels per second and lane, those of the halo counted.
+        lanes: worker processes, or GPUs.
+        measured: whether the speed was measured.
+    """
+    pixels = seen = read = 0
+    for planned in plan.to_do:
+        core, padded, inside = _areas(tiling_of(planned.scene), planned.tiles)
+        pixels += core
+        seen += padded
+        read += inside * _pixel_bytes(planned.scene)
+    return Cost(pixels, seen, read, seen / (speed * 1e6 * lanes) / 3600, speed, lanes, measured)
+
+
+@dataclass(frozen=True)
+class _Version:
+    """Another version of a scene, in the ledger."""
+
+    id: str
+    older: bool
+
+
+class _Versions:
+    """The ledger's scenes by place and time, so that few are compared with each other."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._known: dict[tuple[str, str, int], list[tuple[str, dict[str, Any]]]] = {}
+        records = [(entry.id, entry.identity) for entry in ledger.failures.values()]
+        records += [(entry.id, entry.identity) for entry in ledger.done.values()]
+        for id_, record in records:
+            moment = _moment(datetime.fromisoformat(record["sensing"]))
+            self._known.setdefault((record["platform"], record["group"], moment), []).append((id_, record))
+
+    def other_version(self, scene: Scene) -> _Version | None:
+        """The version of a scene that the ledger has, if it has another one."""
+        identity = Identity.of(scene)
+        moment = _moment(identity.sensing)
+        for near in (moment - 1, moment, moment + 1):
+            for id_, record in self._known.get((identity.platform, identity.group, near), ()):
+                other = Identity.from_json(record)
+                if id_ != scene.id and same_scene(identity, other):
+                    return _Version(id_, older=other.version < identity.version)
+        return None
+
+
+def _moment(sensing: datetime) -> int:
+    """Scenes that are one lie in the same stretch of time or in neighbouring ones."""
+    return int(sensing.timestamp() // TOLERANCE.total_seconds())
+
+
+def _plan(scene: Scene, ledger: Ledger, wanted: frozenset[Tile], replaces: str | None) -> Planned:
+    nothing: frozenset[Tile] = frozenset()
+    done, failure = ledger.done.get(scene.id), ledger.failures.get(scene.id)
+    if done and (done.group, done.fingerprint) != (scene.group, scene.fingerprint):
+        return Planned(scene, "changed", wanted | done.tiles if done.group == scene.group else wanted)
+    if done:
+        return Planned(scene, "done", nothing) if wanted <= done.tiles else Planned(scene, "grown", wanted | done.tiles)
+    tiles = wanted | ledger.partial.get(scene.id, nothing)
+    if failure and failure.abandoned and failure.fingerprint == scene.fingerprint:
+        return Planned(scene, "abandoned", nothing)
+    if failure:
+        return Planned(scene, "failed before", tiles | failure.tiles)
+    if replaces:
+        return Planned(scene, "changed", tiles | _tiles_of(ledger, replaces), replaces)
+    return Planned(scene, "new", tiles)
+
+
+def _tiles_of(ledger: Ledger, id_: str) -> frozenset[Tile]:
+    """Tiles of a scene that hold values, or were asked for."""
+    if id_ in ledger.done:
+        return ledger.done[id_].tiles
+    return ledger.failures[id_].tiles | ledger.partial.get(id_, frozenset())
+
+
+@cache
+def _areas(tiling: Tiling, tiles: frozenset[Tile]) -> tuple[int, int, int]:
+    """Pixels of the tiles, of their padded windows, and of what of these lies in the scene: no other can be read."""
+    core = padded = inside = 0
+    for tile in tiles:
+        window = tiling.padded(tile)
+        core += math.prod(tiling.core(tile).shape)
+        padded += math.prod(window.shape)
+        height = min(window.bottom, tiling.height) - max(window.top, 0)
+        width = min(window.right, tiling.width) - max(window.left, 0)
+        inside += height * width
+    return core, padded, inside
+
+
+def _pixel_bytes(scene: Scene) -> int:
+    return sum(_dtype(scene.item["assets"][band.key]).itemsize for band in scene.bands)
+
+
+def _dtype(asset: Mapping[str, Any]) -> np.dtype[Any]:
+    """Of an asset's numbers: STAC 1.1, else the raster extension of STAC 1.0, else what Sentinel-2 has."""
+    bands = asset.get("raster:bands") or asset.get("bands") or [{}]
+    try:
+        return np.dtype(asset.get("data_type") or bands[0].get("data_type") or "uint16")
+    except TypeError:
+        return np.dtype("uint16")  # "other", and names that numpy does not know

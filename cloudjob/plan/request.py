@@ -1,0 +1,137 @@
+"""What was asked for, checked as far as that goes without asking a catalog or a store."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from cloudjob.catalog.area import parse_bbox, read_geometry
+from cloudjob.catalog.dates import Interval, parse_dates
+from cloudjob.catalog.presets import Catalog, catalog_for
+from cloudjob.errors import UsageError
+from cloudjob.model.contract import Contract
+from cloudjob.model.mlm import read_contract, read_file, shipped
+from cloudjob.store.out import Out
+from cloudjob.store.settings import Settings
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked for, checked as far as that goes without asking a catalog or a store.
+
+    Attributes:
+        out: where masks go.
+        catalog: where scenes come from.
+        area: polygons in longitude, latitude.
+        dates: the stretch of time.
+        contract: of the network.
+        data: the checkpoint's file, for the workers; its weights are looked at by `job.run`.
+        settings: what decides the values of a mask.
+        clip: WKB of the area if masks are clipped to it, else None.
+        max_cloud_cover: the highest `eo:cloud_cover` wanted, percent.
+        limit: at most so many scenes.
+        redo: whether other settings may replace those of the OUT.
+    """
+
+    out: Out
+    catalog: Catalog
+    area: BaseGeometry
+    dates: Interval
+    contract: Contract
+    data: bytes
+    settings: Settings
+    clip: bytes | None = None
+    max_cloud_cover: float | None = None
+    limit: int | None = None
+    redo: bool = False
+
+
+def request(
+    *,
+    dates: str,
+    out: str | Path,
+    bbox: tuple[float, float, float, float] | None = None,
+    geometry: str | Path | None = None,
+    catalog: str | Path = "earth-search",
+    collection: str | None = None,
+    assets: Mapping[str, str] | None = None,
+    max_cloud_cover: float | None = None,
+    limit: int | None = None,
+    checkpoint: str | Path | None = None,
+    threshold: float | None = None,
+    buffer: float | None = None,
+    resolution: float | None = None,
+    probability: bool = False,
+    redo: bool = False,
+) -> Job:
+    """Check what was asked for, as far as that goes without asking a catalog or a store.
+
+    Args:
+        dates: an interval, a year, month or day, or "10d"; see `dates.parse_dates`.
+        out: a folder, or an s3://, gs:// or az:// prefix.
+        bbox: west, south, east, north in degrees.
+        geometry: a GeoJSON file instead of `bbox`; masks are clipped to it.
+        catalog: a preset's name, a STAC API's address or an item-collection file.
+        collection: of the catalog, instead of the preset's.
+        assets: common band name → asset key, where it differs from the preset's.
+        max_cloud_cover: the highest `eo:cloud_cover` wanted, percent.
+        limit: at most so many scenes, the newest.
+        checkpoint: a checkpoint's file instead of the one that ships.
+        threshold: probability from which a pixel is cloud; the checkpoint's unless given.
+        buffer: metres by which clouds are widened; the checkpoint's unless given.
+        resolution: of the masks in metres; the checkpoint's unless given.
+        probability: whether to keep probabilities, too.
+        redo: whether to replace an OUT that was made with other settings.
+
+    Raises:
+        UsageError: an argument makes no sense.
+        ContractError: the checkpoint cannot be used.
+    """
+    if (bbox is None) == (geometry is None):
+        raise UsageError("expected either a bbox or a geometry", hint="--bbox W S E N or --geometry FILE")
+    wanted = parse_bbox(*bbox) if bbox else read_geometry(str(geometry))
+    clip = None if bbox else wanted
+    path = Path(checkpoint) if checkpoint else shipped()
+    data = read_file(path)
+    contract = read_contract(data, str(path))
+    where = catalog_for(str(catalog), collection=collection, assets=assets)
+    if missing := [band for band in contract.bands if band not in where.assets]:
+        raise UsageError(
+            f"the checkpoint wants the band(s) {', '.join(missing)}, whose assets are not known",
+            hint=f"name them, for example --asset {missing[0]}=KEY",
+        )
+    return Job(
+        out=Out.at(out),
+        catalog=where,
+        area=wanted,
+        dates=parse_dates(dates, datetime.now(UTC).date()),
+        contract=contract,
+        data=data,
+        settings=Settings(
+            checkpoint=hashlib.sha256(data).hexdigest(),
+            name=contract.name,
+            version=contract.version,
+            bands=contract.bands,
+            threshold=_between(0, threshold, 1, "threshold", contract.threshold),
+            buffer=_between(-1e-9, buffer, 10_000, "buffer in metres", contract.buffer),
+            resolution=_between(0, resolution, 10_000, "resolution in metres", contract.resolution),
+            probability=probability,
+            geometry=hashlib.sha256(shapely.to_wkb(shapely.normalize(clip))).hexdigest() if clip else None,
+        ),
+        clip=shapely.to_wkb(clip) if clip else None,
+        max_cloud_cover=max_cloud_cover,
+        limit=limit,
+        redo=redo,
+    )
+
+
+def _between(low: float, value: float | None, high: float, name: str, default: float) -> float:
+    if value is None:
+        return default
+    if not low < value < high:  # also refuses nan
+        raise UsageError(f"{name} is {value:g}; expected above {max(0, low):g} and below {high:g}")
+    return float(value)

@@ -1,0 +1,125 @@
+"""What a catalog holds for a job, and what is to be done about it: search, describe, plan. Writes nothing."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cloudjob.catalog.search import search
+from cloudjob.errors import ContractError, PassingError, SceneError, UnreachableError
+from cloudjob.grid import Tile
+from cloudjob.plan import plan
+from cloudjob.plan.plan import Cost, Plan
+from cloudjob.plan.request import Job
+from cloudjob.scene.describe import describe
+from cloudjob.scene.identity import merge as merge_versions
+from cloudjob.scene.scene import Scene
+from cloudjob.store import ledger, settings
+from cloudjob.store.group import grid_of
+from cloudjob.store.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+ASSUMED_SPEED = 1.5
+"""Million pixels per second and lane before any run was measured: a slow core with its files at hand."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a catalog holds for a job, and what is to be done about it.
+
+    Attributes:
+        plan: of the scenes that can be masked.
+        refused: id → why no mask can be made from that item's metadata.
+        ledger: the state of the OUT that the plan was made against.
+    """
+
+    plan: Plan
+    refused: dict[str, str]
+    ledger: Ledger
+
+
+def make(job: Job) -> Survey:
+    """Search the catalog and compare it with the ledger.
+
+    Raises:
+        UnreachableError: the catalog or the store does not answer, or the files of no item do.
+        ContractError: the OUT was made with other settings, or no item found can be used.
+    """
+    return compare(job, find(job))
+
+
+def find(job: Job) -> list[dict[str, Any]]:
+    """The items that a job asks for; the OUT is looked at first, for it answers sooner than a catalog."""
+    settings.check(job.out, job.settings, redo=job.redo)
+    found = search(job.catalog, job.area, job.dates, max_cloud_cover=job.max_cloud_cover, limit=job.limit)
+    return list(found)
+
+
+def estimate(job: Job, view: Survey, lanes: int) -> Cost:
+    """What a survey's plan will cost, at the speed of the last run if there was one, else at an assumed one."""
+    summary = ledger.summary(job.out)
+    receipts = [scene["receipt"] for scene in (summary.last_run or {}).get("scenes", []) if "receipt" in scene]
+    seconds = sum(each["read_seconds"] + each["network_seconds"] + each["write_seconds"] for each in receipts)
+    seen = sum(each["seen"] for each in receipts)
+    measured = seconds > 0 and seen > 0
+    return plan.cost(
+        view.plan,
+        lambda scene: job.contract.tiling_of(scene.grid, job.settings.buffer),
+        speed=seen / 1e6 / seconds if measured else ASSUMED_SPEED,
+        lanes=lanes,
+        measured=measured,
+    )
+
+
+def compare(job: Job, items: list[dict[str, Any]]) -> Survey:
+    """Describe the items found, and the ones that failed before, and plan what to do."""
+    # What was made with other settings does not count: the run will delete it (`settings.claim`), or is refused.
+    known = ledger.read(job.out) if settings.read(job.out) == job.settings else Ledger()
+    catalog = job.catalog
+    scenes, errors = _described(job, ((item, catalog.assets, catalog.signing) for item in items))
+    if errors and not scenes:
+        example = next(iter(errors.values()))
+        message = f"none of the {len(items)} items can be used: {example}"
+        if any(isinstance(error, PassingError) for error in errors.values()):
+            raise UnreachableError(message)
+        raise ContractError(message, hint="see --asset and --catalog")
+    again, hopeless = _described(job, ((each.item, each.assets, each.signing) for each in known.to_retry()))
+    fitting, misfits = _on_one_grid([*scenes, *again], known)
+    refused = {name: str(error) for name, error in (errors | hopeless).items()} | misfits
+    kept, older = merge_versions(fitting)
+    for scene, newer in older:
+        if scene.id != newer.id:
+            log.info("scene %s is an older version of %s", scene.id, newer.id)
+    return Survey(plan.make(kept, known, lambda scene: _tiles(job, scene)), refused, known)
+
+
+def _described(
+    job: Job, items: Iterable[tuple[dict[str, Any], Mapping[str, str], str]]
+) -> tuple[list[Scene], dict[str, SceneError]]:
+    """The scenes that items (with their assets' names and signing) describe, and why others describe none."""
+    scenes, refused = [], {}
+    for item, assets, signing in items:
+        try:
+            scenes.append(describe(item, assets, job.settings.bands, job.settings.resolution, signing))
+        except SceneError as error:
+            refused[item["id"]] = error
+    return scenes, refused
+
+
+def _on_one_grid(scenes: Iterable[Scene], known: Ledger) -> tuple[list[Scene], dict[str, str]]:
+    """The scenes that lie on the grid of their group, and why others do not: one odd item must not cost the rest."""
+    grids = {name: grid_of(metadata) for name, metadata in known.groups.items()}
+    fitting, refused = [], {}
+    for scene in scenes:
+        grid = grids.setdefault(scene.group, scene.grid)
+        if scene.grid == grid:
+            fitting.append(scene)
+        else:
+            refused[scene.id] = f"scene {scene.id} lies on {scene.grid}, but others of {scene.group} on {grid}"
+    return fitting, refused
+
+
+def _tiles(job: Job, scene: Scene) -> frozenset[Tile]:
+    tiling = job.contract.tiling_of(scene.grid, job.settings.buffer)
+    return frozenset(tiling.touched(scene.grid, job.area))

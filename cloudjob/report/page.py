@@ -1,0 +1,151 @@
+"""`cloudjob report`: one HTML page that says what an OUT holds and where somebody should look.
+
+The page needs nothing but itself: no address outside it is loaded, and its content security policy forbids any.
+"""
+
+import base64
+import hashlib
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from itertools import groupby
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from cloudjob.catalog.presets import PRESETS
+from cloudjob.classes import CLASSES
+from cloudjob.errors import ContractError, redact
+from cloudjob.report import overview, plot
+from cloudjob.report.alarm import alarms, comparable, disagreement
+from cloudjob.report.overview import Row, Run
+from cloudjob.report.thumbnail import Album, Pictures
+from cloudjob.store import group as groups
+from cloudjob.store import ledger as ledgers
+from cloudjob.store import settings
+from cloudjob.store.ledger import Ledger
+from cloudjob.store.out import Out
+
+log = logging.getLogger(__name__)
+
+PATH = "report/index.html"
+
+PICTURED = 1000
+"""The newest scenes that are shown with pictures: 5 kB each."""
+
+
+def write(out: Out) -> str:
+    """Write the page, and keep the pictures that it needed.
+
+    Pictures are made of scenes that are new or changed; of all others they are kept from the last report.
+
+    Args:
+        out: the output.
+
+    Returns:
+        Where the page lies.
+
+    Raises:
+        ContractError: there is no such OUT, or it was made by something else.
+        UnreachableError: the store does not answer.
+    """
+    contract = settings.read(out)
+    if contract is None:
+        settings.check_ours(out)
+        if out.folder and not out.folder.is_dir():
+            raise ContractError(f"there is no {out}", hint="`cloudjob run --out` makes it")
+    ledger = ledgers.read(out)
+    rows, runs = overview.rows(out, ledger), overview.runs(out)
+    page = _template().render(
+        out=redact(str(out)),
+        made=datetime.now(UTC),
+        contract=contract,
+        rows=rows,
+        runs=runs,
+        mean=_mean([row.cloud for row in rows if row.cloud is not None]),
+        failures=sorted(ledger.failures.values(), key=lambda failure: (failure.abandoned, failure.last), reverse=True),
+        incomplete=(incomplete := _incomplete(ledger)),
+        alarms=alarms(rows, runs, ledger, incomplete),
+        compared=sum(comparable(row) for row in rows),
+        plots=_plots(rows),
+        pictures=_pictures(out, ledger, rows, runs),
+        number={row.id: index for index, row in enumerate(rows)},
+        disagreement=disagreement,
+        classes={name: text for _, name, text in CLASSES},
+    )
+    out.put(PATH, page.encode())
+    return f"{out}/{PATH}"
+
+
+def _template() -> Any:
+    texts = {
+        name: (files("cloudjob.report") / "template" / f"report.{name}").read_text("utf-8")
+        for name in ("html", "css", "js")
+    }
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"size": _size, "duration": _duration, "percent": _percent, "clean": redact}
+    # Styles and scripts of our own, known by their sums: nothing that came from outside can run.
+    for name in ("css", "js"):
+        digest = hashlib.sha256(texts[name].encode()).digest()
+        environment.globals[name] = Markup(texts[name])  # noqa: S704  # Our own file
+        environment.globals[f"{name}_sum"] = f"sha256-{base64.b64encode(digest).decode()}"
+    return environment.from_string(texts["html"])
+
+
+def _incomplete(ledger: Ledger) -> list[str]:
+    owners = (id_ for ids in ledger.scenes.values() for id_ in ids)
+    return sorted({id_ for id_ in owners if id_ not in ledger.done and id_ not in ledger.failures})
+
+
+def _pictures(out: Out, ledger: Ledger, rows: Sequence[Row], runs: Sequence[Run]) -> dict[str, Pictures]:
+    """Scene id → its pictures, of the newest scenes."""
+    signs = {preset.signing for preset in PRESETS.values() for run in runs if preset.name == run.catalog}
+    sides = {name: groups.tile(metadata) for name, metadata in ledger.groups.items()}
+    album = Album(out, sides, next(iter(signs - {""}), ""))
+    keys = {row.id: row.key for row in rows[:PICTURED]}
+    found = dict(zip(keys, out.each(lambda id_: album.get(ledger.done[id_], keys[id_]), keys), strict=True))
+    album.prune([ledger.done[id_] for id_ in found])
+    missing = [f"scene {id_}: {pictures.why}" for id_, pictures in found.items() if pictures.why]
+    if missing:
+        log.warning("%d of %d scenes lack a picture; %s", len(missing), len(found), missing[0])
+    return found
+
+
+def _plots(rows: Sequence[Row]) -> list[tuple[str, str, int, float | None, Markup]]:
+    """(tile, group, number of scenes, mean cloud cover, drawing) of every group."""
+    if not rows:
+        return []
+    first, last = rows[-1].time, rows[0].time
+    ordered = sorted(rows, key=lambda row: (row.tile, row.group))  # Stable: the newest stays first
+    drawn = []
+    for (tile, group), members in groupby(ordered, key=lambda row: (row.tile, row.group)):
+        own = list(members)
+        mean = _mean([row.cloud for row in own if row.cloud is not None])
+        drawn.append((tile, group, len(own), mean, plot.cloud_share(own, first, last)))
+    return drawn
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f} %"
+
+
+def _size(count: float) -> str:
+    """Bytes as a person reads them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if count >= 100 or unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"

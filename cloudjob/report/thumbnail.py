@@ -1,0 +1,205 @@
+"""Small pictures of a scene and of its mask for the report: made once, then kept in the OUT.
+
+The image comes from the overviews of the source's own files, some 100 kB of them; where they cannot be read, that is
+said in its place. Every n-th pixel of the mask is shown, so no value is ever mixed with another.
+"""
+
+import base64
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from affine import Affine
+from rasterio.enums import Resampling
+from rasterio.io import MemoryFile
+from rasterio.windows import from_bounds
+
+from cloudjob.catalog import signing
+from cloudjob.classes import COLOURS, NO_DATA
+from cloudjob.errors import SceneError, redact
+from cloudjob.grid import Grid, Window
+from cloudjob.scene.files import env
+from cloudjob.scene.scene import NO_DATA as EMPTY
+from cloudjob.store import group as groups
+from cloudjob.store.item import file_name
+from cloudjob.store.ledger import Done
+from cloudjob.store.out import Out
+
+FOLDER = "report/pictures"
+SIDE = 112
+"""Pixels of a picture's longer side, at most: 1,000 scenes are some 5 MB of pictures."""
+
+WHITE, GAMMA = 0.9, 2.2
+"""Reflectance shown as white, and how much dark ground is lifted: both can be seen, thick clouds and the ground. The
+same in every picture, so that they can be compared."""
+
+QUALITY = 45
+PATIENCE = 10
+"""After so many images in a row that cannot be read, others are not tried in this report."""
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Two pictures of one scene, as data URIs.
+
+    Attributes:
+        key: of the item they were made of.
+        mask: WebP without loss, in the colours of `export.COLOURS`; "" if it cannot be read.
+        image: WebP, true colour; "" if it cannot be read.
+        why: what could not be read, without secrets.
+        width: of both, pixels.
+        height: of both, pixels.
+    """
+
+    key: str
+    mask: str = ""
+    image: str = ""
+    why: str = ""
+    width: int = SIDE
+    height: int = SIDE
+
+
+class Album:
+    """The pictures of an OUT's scenes.
+
+    Args:
+        out: the output.
+        sides: group → side of its tiles.
+        sign: how the source's addresses are signed (`signing.open_href`).
+    """
+
+    def __init__(self, out: Out, sides: Mapping[str, int], sign: str = "") -> None:
+        self.out, self.sides, self.sign = out, sides, sign
+        self.made = 0
+        self._misses = 0
+        self._array = functools.cache(lambda group: groups.open_array(out, group, "cloud"))
+
+    def get(self, entry: Done, key: str) -> Pictures:
+        """The pictures of a scene, from the OUT where they are kept and still those of its item.
+
+        Raises:
+            UnreachableError: the store does not answer.
+        """
+        path = _path(entry)
+        kept = found = _parsed(self.out.get(path), key)
+        item = json.loads(self.out.get(entry.path) or b"{}") if not (found.mask and found.image) else {}
+        if item and not found.mask:
+            found = self._with_mask(found, entry, item)
+        if item and not found.image:
+            found = self._with_image(found, entry, item)
+        if (found.mask, found.image) != (kept.mask, kept.image):
+            self.made += 1
+            self.out.put_json(path, asdict(replace(found, why="")))
+        return found
+
+    def prune(self, entries: Sequence[Done]) -> None:
+        """Delete the pictures of all other scenes."""
+        wanted = {_path(entry) for entry in entries}
+        self.out.delete(path for path in self.out.tags(FOLDER) if path not in wanted)
+
+    def _with_mask(self, found: Pictures, entry: Done, item: Mapping[str, Any]) -> Pictures:
+        window = _window(entry, item, self.sides[entry.group])
+        try:
+            with self.out.reached():
+                values = _sample(self._array(entry.group), entry.slot, window)
+        except (ValueError, RuntimeError) as error:  # What a damaged shard's codecs say
+            return replace(found, why=f"the mask cannot be read: {redact(str(error))}")
+        height, width = values.shape
+        return replace(found, mask=_webp(_coloured(values), LOSSLESS="YES"), height=height, width=width)
+
+    def _with_image(self, found: Pictures, entry: Done, item: Mapping[str, Any]) -> Pictures:
+        if self._misses >= PATIENCE:
+            return replace(found, why=f"not tried: {PATIENCE} others before could not be read")
+        try:
+            pixels = self._image(entry, item, (found.height, found.width))
+        except (rasterio.errors.RasterioError, SceneError, OSError, LookupError, ValueError) as error:
+            self._misses += 1
+            told = re.sub(r"[^\s'\"]*/", "", redact(str(error)))  # Where the file lies stands in the item
+            return replace(found, why=f"the image cannot be read: {told or type(error).__name__}")
+        self._misses = 0
+        return replace(found, image=_webp(pixels, QUALITY=QUALITY))
+
+    def _image(self, entry: Done, item: Mapping[str, Any], shape: tuple[int, int]) -> Pixels:
+        """True colour (3, y, x) of the part of the scene that was computed, from the files' overviews."""
+        told = item["properties"]
+        sources = told["cloudjob:reflectance"]
+        bounds = _grid(told).crop(_window(entry, item, self.sides[entry.group])).bounds
+        names = [name for name in ("red", "green", "blue") if name in sources]
+        layers, empty = [], np.zeros(shape, np.bool_)
+        with env(GDAL_HTTP_MAX_RETRY="1"):  # A picture is not worth a minute: the next report tries again
+            for name in names if len(names) == 3 else list(sources)[:1] * 3:
+                source = sources[name]
+                if "href" not in source:
+                    raise LookupError("its item does not say where it lies")
+                with rasterio.open(signing.open_href(self.sign, source["href"])) as file:
+                    window = from_bounds(*bounds, transform=file.transform)
+                    numbers = file.read(1, window=window, out_shape=shape, resampling=Resampling.average)
+                empty |= numbers == EMPTY
+                layers.append(numbers * source["scale"] + source["offset"])
+        shown = np.clip(np.array(layers) / WHITE, 0, 1) ** (1 / GAMMA)
+        pixels = np.rint(255 * shown).astype(np.uint8)
+        pixels[:, empty] = np.array(COLOURS[NO_DATA][:3])[:, None]
+        return pixels
+
+
+def _path(entry: Done) -> str:
+    return f"{FOLDER}/{entry.group}/{file_name(entry.id)}"
+
+
+def _parsed(data: bytes | None, key: str) -> Pictures:
+    try:
+        found = Pictures(**json.loads(data or b"{}"))
+    except (ValueError, TypeError):
+        return Pictures(key)  # It is only a cache
+    return found if found.key == key else Pictures(key)
+
+
+def _grid(told: Mapping[str, Any]) -> Grid:
+    a, _, c, _, e, f = told["proj:transform"][:6]
+    return Grid(int(told["proj:code"].removeprefix("EPSG:")), c, f, a, -e, *told["proj:shape"])
+
+
+def _window(entry: Done, item: Mapping[str, Any], side: int) -> Window:
+    """What was computed: the tiles and all that lies between them."""
+    height, width = item["properties"]["proj:shape"]
+    rows, columns = zip(*entry.tiles, strict=True)
+    return Window(
+        min(rows) * side,
+        min((max(rows) + 1) * side, height),
+        min(columns) * side,
+        min((max(columns) + 1) * side, width),
+    )
+
+
+def _sample(array: Any, slot: int, window: Window) -> Pixels:
+    """Every n-th pixel (y, x) of a Zarr array's window, from the middle of the first n."""
+    step = -(-max(window.shape) // SIDE)
+    top, left = (min(step // 2, length - 1) for length in window.shape)
+    rows = slice(window.top + top, window.bottom, step)
+    return np.asarray(array[slot, rows, slice(window.left + left, window.right, step)], np.uint8)
+
+
+def _coloured(values: Pixels) -> Pixels:
+    """A mask (y, x) as RGBA (4, y, x)."""
+    palette = np.zeros((4, 256), np.uint8)
+    for value, colour in COLOURS.items():
+        palette[:, value] = colour
+    return palette[:, values]
+
+
+def _webp(pixels: Pixels, **how: Any) -> str:
+    count, height, width = pixels.shape
+    # Any transform that is not the identity, of which rasterio would warn
+    shape = {"width": width, "height": height, "count": count, "dtype": "uint8", "transform": Affine.scale(2, -2)}
+    with MemoryFile() as memory:
+        with memory.open(driver="WEBP", **shape, **how) as file:
+            file.write(pixels)
+        return "data:image/webp;base64," + base64.b64encode(memory.read()).decode()

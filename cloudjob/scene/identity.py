@@ -1,0 +1,117 @@
+"""When two products are one scene: the same acquisition, processed anew."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+from shapely.geometry import mapping, shape
+from shapely.geometry.base import BaseGeometry
+
+from cloudjob.catalog.area import footprint
+from cloudjob.scene.scene import Scene
+
+# Reprocessing may move a datastrip's sensing time by a second or two; a platform is back over a tile after 100 minutes.
+TOLERANCE = timedelta(seconds=10)
+# Share of the larger footprint. The two halves that a tile is split into between two datastrips stay far below.
+OVERLAP = 0.9
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells a scene from others, small enough to be kept for every scene of the ledger.
+
+    Attributes:
+        platform: such as "sentinel-2a".
+        group: name of its grid: the MGRS tile, or tile (or EPSG code), origin and shape.
+        sensing: the datastrip's sensing time, UTC.
+        baseline: of the processing, such as "05.10", or "".
+        generated: when the product was made (ISO 8601), or "".
+        footprint: in longitude, latitude.
+    """
+
+    platform: str
+    group: str
+    sensing: datetime
+    baseline: str
+    generated: str
+    footprint: BaseGeometry
+
+    @classmethod
+    def of(cls, scene: Scene) -> Self:
+        """The identity of a scene."""
+        return cls(
+            scene.platform.lower(),
+            scene.group,
+            scene.sensing,
+            scene.baseline,
+            scene.generated,
+            footprint(scene.item),
+        )
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Self:
+        """The identity that `to_json` made `record` of."""
+        given = {"sensing": datetime.fromisoformat(record["sensing"]), "footprint": shape(record["footprint"])}
+        return cls(**{**record, **given})
+
+    def to_json(self) -> dict[str, Any]:
+        """The identity as JSON types; the footprint is GeoJSON."""
+        return {**vars(self), "sensing": self.sensing.isoformat(), "footprint": mapping(self.footprint)}
+
+    @property
+    def version(self) -> tuple[tuple[int, ...], datetime]:
+        """(baseline, generation time): of two versions of a scene, the larger one counts."""
+        try:
+            generated = datetime.fromisoformat(self.generated)
+        except ValueError:
+            generated = datetime.min.replace(tzinfo=UTC)
+        if generated.tzinfo is None:
+            generated = generated.replace(tzinfo=UTC)
+        return tuple(int(number) for number in re.findall(r"[0-9]+", self.baseline)), generated
+
+
+def same_scene(a: Identity, b: Identity) -> bool:
+    """Whether two products show one acquisition of one tile, and differ only in when and how they were processed.
+
+    They do if platform, grid and sensing time (give or take some seconds) are the same, their footprints overlap by
+    more than 90 % of the larger one, and baseline or generation time differ. All else, such as the halves of a tile
+    that lies across two datastrips, are scenes of their own.
+    """
+    return (
+        (a.platform, a.group) == (b.platform, b.group)
+        and abs(a.sensing - b.sensing) <= TOLERANCE
+        and a.version != b.version
+        and a.footprint.intersection(b.footprint).area > OVERLAP * max(a.footprint.area, b.footprint.area)
+    )
+
+
+def merge(scenes: Iterable[Scene]) -> tuple[list[Scene], list[tuple[Scene, Scene]]]:
+    """Keep one product of each scene: the newest version. Ids listed twice in a collection collapse likewise.
+
+    Returns:
+        The scenes kept, in the order given, and for each other one (it, the one kept in its favour).
+    """
+    identified = [(Identity.of(scene), scene) for scene in scenes]
+    newest_first = sorted(identified, key=lambda pair: (pair[0].version, pair[1].id), reverse=True)
+    kept: dict[tuple[Any, ...], list[tuple[Identity, Scene]]] = {}
+    listed: dict[tuple[str, str], Scene] = {}
+    dropped: dict[int, Scene] = {}
+    for identity, scene in newest_first:
+        # Scenes within the tolerance lie in the same or a neighbouring slot of time: few are compared with each other.
+        place = identity.platform, identity.group
+        slot = int(identity.sensing.timestamp() // TOLERANCE.total_seconds())
+        rivals = [rival for near in (slot - 1, slot, slot + 1) for rival in kept.get((*place, near), ())]
+        winner = listed.get((scene.collection, scene.id)) or next(
+            (rival for other, rival in rivals if same_scene(identity, other)), None
+        )
+        if winner is None:
+            kept.setdefault((*place, slot), []).append((identity, scene))
+            listed[scene.collection, scene.id] = scene
+        else:
+            dropped[id(scene)] = winner
+    return (
+        [scene for _, scene in identified if id(scene) not in dropped],
+        [(scene, dropped[id(scene)]) for _, scene in identified if id(scene) in dropped],
+    )

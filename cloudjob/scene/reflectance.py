@@ -1,0 +1,103 @@
+"""Numbers to reflectance: by the item's own scale and offset, which are then checked against the pixels."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cloudjob.scene.scene import NO_DATA, Band, Scene
+
+OFFSET_BASELINE = 4
+
+
+"""From this processing baseline on (04.00, 25 January 2022) ESA adds 1000 to every number of L1C and L2A, so that dark
+surfaces can be negative: https://sentiwiki.copernicus.eu/web/s2-products (Level-2A products)."""
+
+
+OFFSET = 0.1
+
+
+"""That addition as reflectance."""
+
+
+SCALE = 1e-4
+
+
+"""Reflectance of one number, where the item does not tell: ESA's quantification value of 10,000."""
+
+
+def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any]) -> tuple[float, float]:
+    """Scale and offset from number to reflectance, decided from metadata alone.
+
+    The item's own flag that the offset has been taken off already comes first (Earth Search leaves the offset in
+    `raster:bands` although it is applied, element84/earth-search#66), then what the asset says, then the rule of
+    the processing baseline. The pixels are checked against it while they are read (`offset_doubt`).
+    """
+    band: dict[str, Any] = {}
+    for told in (*(asset.get("raster:bands") or [])[:1], *(asset.get("bands") or [])[:1], asset):
+        band |= {name: value for name, value in told.items() if value is not None}
+    scale = float(band.get("raster:scale", band.get("scale", SCALE)))
+    stated = band.get("raster:offset", band.get("offset"))
+    applied = properties.get("earthsearch:boa_offset_applied", properties.get("sentinel:boa_offset_applied"))
+    if applied is True:
+        return scale, 0.0
+    if stated is not None and not (applied is False and stated == 0):
+        return scale, float(stated)
+    baseline = str(properties.get("s2:processing_baseline") or properties.get("processing:version") or "")
+    return scale, -OFFSET if adds_offset(baseline) else 0.0
+
+
+def adds_offset(baseline: str) -> bool:
+    """Whether numbers of a processing baseline ("05.10", "2.14", "N0510") have ESA's 1000 added."""
+    main = re.search(r"\d{1,2}", baseline)
+    return main is not None and int(main[0]) >= OFFSET_BASELINE
+
+
+def offset_doubt(scene: Scene, valid: int, dark_all: int, dark_any: int, cloud_share: float) -> str | None:
+    """Compare the metadata's offset with the pixels.
+
+    Args:
+        scene: whose metadata.
+        valid: pixels with data.
+        dark_all: of them, those whose red, green and blue numbers all lie below the offset.
+        dark_any: of them, those of which one does.
+        cloud_share: 0 to 1; an overcast scene has no dark pixel to judge by.
+
+    Returns:
+        What does not fit together, or None.
+    """
+    offset = scene.bands[0].offset
+    if not valid or (offset == 0 and not adds_offset(scene.baseline)):
+        return None
+    # Ground that is negative in all three visible bands is rare; without the offset it is every dark surface.
+    if offset < 0 and dark_all / valid > 0.05:
+        share = 100 * dark_all / valid
+        return f"{share:.0f} % of its pixels are below zero: the offset {offset:g} seems to have been applied already"
+    if offset == 0 and dark_any == 0 and cloud_share < 0.5:
+        return (
+            f"no pixel is darker than the offset: baseline {scene.baseline}'s offset seems not to have been taken off"
+        )
+    return None
+
+
+def reflectance(raw: npt.NDArray[np.uint16], bands: Sequence[Band]) -> npt.NDArray[np.float32]:
+    """Turn numbers into reflectance.
+
+    Args:
+        raw: (band, y, x), 0 for no data.
+        bands: whose scale and offset to use, in the order of the first axis.
+
+    Returns:
+        (band, y, x) float32, about 0 to 1 (clouds and snow above), NaN in every band where one has no data.
+    """
+    scale = np.array([band.scale for band in bands], np.float32)[:, None, None]
+    offset = np.array([band.offset for band in bands], np.float32)[:, None, None]
+    values = raw.astype(np.float32)
+    values *= scale
+    values += offset
+    empty = (raw == NO_DATA).any(axis=0)
+    if empty.any():
+        values[:, empty] = np.nan
+    return values

@@ -1,0 +1,75 @@
+"""What is known of one scene before any pixel is read: two small dataclasses."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cloudjob.grid import Grid
+
+NO_DATA = 0
+"""The number that says no data in every Sentinel-2 product."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """One asset of a scene.
+
+    Attributes:
+        name: common name ("red").
+        key: the asset's key in the item ("red", "B04").
+        href: where it lies, without signature.
+        grid: its pixels as the item describes them.
+        scale: reflectance = number × scale + offset.
+        offset: see scale.
+    """
+
+    name: str
+    key: str
+    href: str
+    grid: Grid
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a STAC item says of a scene, read once when planning.
+
+    Attributes:
+        id: the item's id.
+        collection: the item's collection, or "".
+        item: the source item as a plain dict with absolute, unsigned hrefs, without the assets no job reads.
+        group: name of the store's group: the MGRS tile, or tile (or EPSG code), origin and shape.
+        grid: the pixel grid masks are made on.
+        time: `datetime` of the item, UTC.
+        platform: such as "sentinel-2a".
+        sensing: the datastrip's sensing time, UTC; `time` where the item does not tell.
+        baseline: `s2:processing_baseline` ("05.10") or "".
+        generated: `s2:generation_time` (ISO 8601) or "".
+        bands: in the network's order.
+        scl: the scene classification's asset, or None.
+        fingerprint: changes when the scene's pixels may have changed.
+        provider_cloud_cover: `eo:cloud_cover` of the item, percent, or None.
+        signing: how hrefs are signed when opened (`signing.open_href`), or "".
+    """
+
+    id: str
+    collection: str
+    item: dict[str, Any]
+    group: str
+    grid: Grid
+    time: datetime
+    platform: str
+    sensing: datetime
+    baseline: str
+    generated: str
+    bands: tuple[Band, ...]
+    scl: Band | None
+    fingerprint: str
+    provider_cloud_cover: float | None = None
+    signing: str = ""
+
+    @property
+    def assets(self) -> dict[str, str]:
+        """Common band name → asset key, as `metadata.describe` was told."""
+        return {band.name: band.key for band in (*self.bands, self.scl) if band}

@@ -1,0 +1,284 @@
+"""One Zarr group: the masks of one grid. Its form, its conventions, and the axis of its slots.
+
+The truth about a group is its attribute `cloudjob:scenes`: which scene owns which slot of the time axis. It lies in one
+file with the consolidated metadata, so the axis changes by one atomic write, made after everything else is in place.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from pyproj import CRS
+from zarr.codecs import BloscCodec, ZstdCodec
+
+from cloudjob.classes import CLASSES, NOT_COMPUTED
+from cloudjob.errors import ContractError
+from cloudjob.grid import Grid
+from cloudjob.store.out import Out, dump
+
+MASKS = "masks.zarr"
+SCENES = "cloudjob:scenes"
+"""Attribute of a group: ids of the scenes that own its slots, in order."""
+
+PLANNED, COMPLETE, FAILED = 0, 1, 2
+"""Values of `status`, a hint for readers."""
+
+ALONG_TIME = {"cloud", "cloud_probability", "time", "status"}
+TIMES = 4096  # Values per chunk of `time` and `status`: a decade of a tile in one small file
+PIXELS = 65536  # Values per chunk of `y` and `x`: all of them
+INNER = 512  # Side of the pieces of a shard that a reader of a small window fetches
+
+# One mask tile of 1024²: 18 kB so, 39 kB by zstd alone; noisy probabilities: 549 kB so, 358 kB by zstd alone.
+MASK_CODEC = BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle", typesize=1)
+PERCENT_CODEC = ZstdCodec(level=3)
+
+# https://github.com/zarr-conventions: a convention is known by its UUID
+CONVENTIONS = [
+    {
+        "uuid": uuid,
+        "schema_url": f"https://raw.githubusercontent.com/zarr-conventions/{name}/refs/tags/v0.1/schema.json",
+        "spec_url": f"https://github.com/zarr-conventions/{name}/blob/v0.1/README.md",
+        "name": name,
+        "description": description,
+    }
+    for name, uuid, description in (
+        (
+            "proj",
+            "f17cb550-5864-4468-aeb7-f3180cfb622f",
+            "Coordinate reference system information for geospatial data",
+        ),
+        ("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
+    )
+]
+
+Metadata = dict[str, Any]
+Mask = npt.NDArray[np.uint8]
+
+
+def read_all(out: Out) -> dict[str, Metadata]:
+    """Every group's metadata document by its name. One whose making was interrupted has none, and is left out.
+
+    Raises:
+        ContractError: it was not written by cloudjob.
+    """
+    names = sorted(out.names(MASKS) - {"zarr.json"})
+    found = out.each(out.get, [f"{MASKS}/{name}/zarr.json" for name in names])
+    documents = {}
+    for name, data in zip(names, found, strict=True):
+        if data is not None:
+            documents[name] = _parsed(out, name, data)
+    return documents
+
+
+def scenes(metadata: Metadata) -> tuple[str, ...]:
+    """The scenes that own a group's slots."""
+    return tuple(metadata["attributes"][SCENES])
+
+
+def tile(metadata: Metadata) -> int:
+    """Side in pixels of a group's tiles: one is a shard."""
+    side: int = _member(metadata, "cloud")["chunk_grid"]["configuration"]["chunk_shape"][1]
+    return side
+
+
+def grid_of(metadata: Metadata) -> Grid:
+    """The grid of a group's masks."""
+    attributes = metadata["attributes"]
+    dx, _, x0, _, dy, y0 = attributes["spatial:transform"]
+    height, width = _member(metadata, "cloud")["shape"][1:]
+    return Grid(int(attributes["proj:code"].removeprefix("EPSG:")), x0, y0, dx, -dy, height, width)
+
+
+def open_array(out: Out, group: str, name: str) -> zarr.Array[Any]:
+    """Open one array for writing; never by consolidated metadata, which may be behind."""
+    with out.reached():
+        return zarr.open_array(out.zarr, path=f"{MASKS}/{group}/{name}", mode="r+", zarr_format=3)
+
+
+def create(out: Out, group: str, grid: Grid, side: int, *, probability: bool) -> None:
+    """Make a group's arrays with an empty time axis. It is no group before `commit`: killed here, it is made anew."""
+    out.delete_under(f"{MASKS}/{group}")
+    if out.get(f"{MASKS}/zarr.json") is None:
+        out.put(f"{MASKS}/zarr.json", dump({"zarr_format": 3, "node_type": "group", "attributes": {}}))
+    inner = INNER if side % INNER == 0 else side
+    shards = {"shards": (1, side, side), "chunks": (1, inner, inner), "fill_value": NOT_COMPUTED}
+    cube = {"shape": (0, *grid.shape), "dtype": "uint8", "dimension_names": ("time", "y", "x"), **shards}
+    axis = {"shape": (0,), "chunks": (TIMES,), "fill_value": 0, "dimension_names": ("time",)}
+    arrays: dict[str, dict[str, Any]] = {
+        "cloud": {**cube, "compressors": MASK_CODEC, "attributes": _cloud_attributes(grid)},
+        "time": {**axis, "dtype": "int64", "attributes": _TIME},
+        "status": {**axis, "dtype": "uint8", "attributes": _STATUS},
+        "spatial_ref": {"shape": (), "dtype": "int64", "fill_value": 0, "attributes": grid_mapping(grid)},
+    }
+    if probability:
+        arrays["cloud_probability"] = {
+            **cube,
+            "compressors": PERCENT_CODEC,
+            "attributes": _probability_attributes(grid),
+        }
+    for name, (values, attributes) in coordinates(grid).items():
+        chunks = (min(PIXELS, values.size),)
+        arrays[name] = {"data": values, "chunks": chunks, "dimension_names": (name,), "attributes": attributes}
+    with out.reached():
+        for name, made in arrays.items():
+            # A store for each, because Zarr makes groups of all folders above that it can see.
+            zarr.create_array(Out(f"{out}/{MASKS}/{group}/{name}").zarr, **made)
+
+
+def commit(
+    out: Out,
+    group: str,
+    order: Sequence[str],
+    *,
+    times: Mapping[str, int],
+    statuses: Sequence[int],
+    grid: Grid | None = None,
+) -> None:
+    """Bring a group's time axis to `order`: the lengths of its arrays, times, statuses, and last, at once, the list.
+
+    Writes nothing where everything is as it should be.
+
+    Args:
+        out: the output.
+        group: its name.
+        order: ids of the scenes that own the slots.
+        times: microseconds since 1970 of scenes; those of others stay.
+        statuses: one per slot.
+        grid: of a group that is new; others keep their attributes.
+    """
+    names = sorted(out.names(f"{MASKS}/{group}") - {"zarr.json"})
+    arrays = {name: open_array(out, group, name) for name in names}
+    with out.reached():
+        for name in sorted(arrays.keys() & ALONG_TIME):
+            if arrays[name].shape[0] != len(order):
+                arrays[name].resize((len(order), *arrays[name].shape[1:]))
+        old = np.asarray(arrays["time"][:])
+        _write(arrays["time"], old, [times[id_] if id_ in times else int(old[slot]) for slot, id_ in enumerate(order)])
+        _write(arrays["status"], arrays["status"][:], statuses)
+    path = f"{MASKS}/{group}/zarr.json"
+    before = out.get(path)
+    attributes = _attributes(grid) if grid else _parsed(out, group, before or b"{}")["attributes"]
+    members = out.each(out.get_json, [f"{MASKS}/{group}/{name}/zarr.json" for name in names])
+    document = {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {**attributes, SCENES: list(order)},
+        "consolidated_metadata": {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": dict(zip(names, members, strict=True)),
+        },
+    }
+    if dump(document) != before:
+        out.put(path, dump(document))
+
+
+def check_grid(out: Out, group: str, metadata: Metadata, grid: Grid, side: int) -> None:
+    """Make sure that a group has a scene's grid.
+
+    Raises:
+        ContractError: it has another one, or other tiles.
+    """
+    known, asked = (grid_of(metadata), tile(metadata)), (grid, side)
+    if known != asked:
+        raise ContractError(
+            f"{out}: group {group} has (grid, tile) {known}, but its scenes now have {asked}",
+            hint="choose another --out",
+        )
+
+
+def _member(metadata: Metadata, array: str) -> Metadata:
+    found: Metadata = metadata["consolidated_metadata"]["metadata"][array]
+    return found
+
+
+def _write(array: zarr.Array[Any], old: Any, new: Sequence[int]) -> None:
+    if not np.array_equal(old, new):
+        array[:] = np.asarray(new, array.dtype)
+
+
+def _parsed(out: Out, group: str, data: bytes) -> Metadata:
+    try:
+        document: Metadata = json.loads(data)
+        scenes(document)
+    except (ValueError, KeyError, TypeError):
+        raise ContractError(
+            f"{out}/{MASKS}/{group} is not a group that cloudjob made", hint="move it away, or choose another --out"
+        ) from None
+    return document
+
+
+# What readers need to know, by CF (https://cfconventions.org) and by the proj: and spatial: conventions of Zarr
+
+_TIME = {
+    "standard_name": "time",
+    "axis": "T",
+    "units": "microseconds since 1970-01-01",
+    "calendar": "proleptic_gregorian",
+}
+_STATUS = {
+    "long_name": "whether the slot's mask is complete",
+    "flag_values": [PLANNED, COMPLETE, FAILED],
+    "flag_meanings": "planned complete failed",
+}
+
+
+def grid_mapping(grid: Grid) -> dict[str, Any]:
+    """CF's grid mapping, with the transform where GDAL and rioxarray look for it."""
+    a, b, c, d, e, f = grid.transform
+    mapping: dict[str, Any] = CRS.from_epsg(grid.epsg).to_cf()
+    return {**mapping, "GeoTransform": f"{c!r} {a!r} {b!r} {f!r} {d!r} {e!r}"}
+
+
+def coordinates(grid: Grid) -> dict[str, tuple[npt.NDArray[np.floating], dict[str, Any]]]:
+    """Centres of the pixels along y and x, float64, with their CF attributes."""
+    axes: dict[str, dict[str, Any]] = {axis["axis"]: axis for axis in CRS.from_epsg(grid.epsg).cs_to_cf()}
+    return {
+        "y": (grid.y0 - (np.arange(grid.height) + 0.5) * grid.dy, axes["Y"]),
+        "x": (grid.x0 + (np.arange(grid.width) + 0.5) * grid.dx, axes["X"]),
+    }
+
+
+def _georeference(grid: Grid) -> dict[str, Any]:
+    return {
+        "zarr_conventions": CONVENTIONS,
+        "proj:code": f"EPSG:{grid.epsg}",
+        "spatial:dimensions": ["y", "x"],
+        "spatial:transform": list(grid.transform),
+        "spatial:shape": list(grid.shape),
+    }
+
+
+def _attributes(grid: Grid) -> dict[str, Any]:
+    # `coordinates` as xarray writes it: with it, a plain open_zarr hands `spatial_ref` on with every variable.
+    return {
+        "Conventions": "CF-1.11",
+        "coordinates": "spatial_ref status",
+        **_georeference(grid),
+        "spatial:bbox": list(grid.bounds),
+    }
+
+
+def _cloud_attributes(grid: Grid) -> dict[str, Any]:
+    # No _FillValue: readers would turn the mask into floats. `grid_mapping` has to be an attribute.
+    return {
+        "long_name": "cloud mask",
+        "flag_values": [value for value, _, _ in CLASSES],
+        "flag_meanings": " ".join(name for _, name, _ in CLASSES),
+        "grid_mapping": "spatial_ref",
+        **_georeference(grid),
+    }
+
+
+def _probability_attributes(grid: Grid) -> dict[str, Any]:
+    return {
+        "long_name": "probability of cloud",
+        "units": "percent",
+        "flag_values": [value for value, _, _ in CLASSES[2:]],
+        "flag_meanings": " ".join(name for _, name, _ in CLASSES[2:]),
+        "grid_mapping": "spatial_ref",
+        **_georeference(grid),
+    }

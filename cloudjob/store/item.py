@@ -1,0 +1,179 @@
+"""A finished scene as a STAC item: what the mask is, what it was made of and with what.
+
+There is nothing in it that differs between two runs of the same work: no times, no machine, no host.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import quote
+
+from cloudjob.catalog.area import footprint
+from cloudjob.classes import CLASSES
+from cloudjob.errors import redact
+from cloudjob.grid import Tile
+from cloudjob.scene.identity import Identity
+from cloudjob.scene.scene import Scene
+from cloudjob.store.receipt import Receipt
+from cloudjob.store.settings import Settings
+
+EXTENSIONS = {
+    "proj:": "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
+    "processing:": "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
+    "eo:": "https://stac-extensions.github.io/eo/v2.0.0/schema.json",
+    "grid:": "https://stac-extensions.github.io/grid/v1.1.0/schema.json",
+}
+CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
+INDEX = "index.json"
+"""Name of the ledger's cache beside the items."""
+
+ZARR = "application/vnd.zarr; version=3"
+
+
+def path(group: str, scene_id: str) -> str:
+    """Where in an OUT a scene's item lies."""
+    return f"items/{group}/{file_name(scene_id)}"
+
+
+def file_name(scene_id: str) -> str:
+    """A scene's name as a file's: an id may hold anything, and may be "index"."""
+    name = quote(scene_id, safe="") + ".json"
+    return name if name != INDEX else f"%{ord(name[0]):02X}{name[1:]}"
+
+
+def build(scene: Scene, slot: int, receipt: Receipt, settings: Settings, tiles: tuple[Tile, ...]) -> dict[str, Any]:
+    """The STAC item (1.1) of a scene whose mask is complete.
+
+    Args:
+        scene: what the mask was made of.
+        slot: its index on the group's time axis.
+        receipt: of all tiles of the slot.
+        settings: what it was made with.
+        tiles: all tiles (row, column) computed.
+    """
+    properties = _properties(scene, slot, receipt, settings, tiles)
+    used = [schema for prefix, schema in EXTENSIONS.items() if any(name.startswith(prefix) for name in properties)]
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": [CLASSIFICATION, *used],
+        "id": scene.id,
+        "geometry": scene.item["geometry"],
+        "bbox": list(scene.item.get("bbox") or footprint(scene.item).bounds),
+        "properties": properties,
+        "links": _links(scene, settings),
+        "assets": _assets(scene, settings),
+    }
+
+
+def _properties(
+    scene: Scene, slot: int, receipt: Receipt, settings: Settings, tiles: tuple[Tile, ...]
+) -> dict[str, Any]:
+    source = scene.item["properties"]
+    agreement = receipt.scl_agreed / receipt.scl_compared if receipt.scl_compared else None
+    told = {
+        "datetime": iso(scene.time),
+        "platform": scene.platform or None,
+        "grid:code": source.get("grid:code"),
+        "s2:processing_baseline": scene.baseline or None,
+        "s2:generation_time": scene.generated or None,
+        "eo:cloud_cover": None if receipt.cloud_cover is None else round(receipt.cloud_cover, 4),
+        "proj:code": f"EPSG:{scene.grid.epsg}",
+        "proj:shape": list(scene.grid.shape),
+        "proj:transform": list(scene.grid.transform),
+        "proj:bbox": list(scene.grid.bounds),
+        "processing:software": dict(_software()),
+        "cloudjob:source": {"collection": scene.collection, "id": scene.id},
+        "cloudjob:fingerprint": scene.fingerprint,
+        "cloudjob:sensing": iso(scene.sensing),
+        "cloudjob:group": scene.group,
+        "cloudjob:slot": slot,
+        "cloudjob:tiles": [list(tile) for tile in sorted(tiles)],
+        "cloudjob:pixels": {
+            "clear": receipt.clear,
+            "cloud": receipt.cloud,
+            "no_data": receipt.no_data,
+            "not_computed": receipt.outside,
+        },
+        "cloudjob:provider_cloud_cover": scene.provider_cloud_cover,
+        "cloudjob:scl_agreement": None if agreement is None else round(agreement, 6),
+        "cloudjob:scl_pixels": receipt.scl_compared,
+        "cloudjob:reflectance": {
+            band.name: {"asset": band.key, "href": band.href, "scale": band.scale, "offset": band.offset}
+            for band in scene.bands
+        },
+        "cloudjob:model": {"name": settings.name, "version": settings.version, "sha256": settings.checkpoint},
+        "cloudjob:threshold": settings.threshold,
+        "cloudjob:buffer": settings.buffer,
+        "cloudjob:algorithm": settings.algorithm,
+        "cloudjob:device": receipt.device,
+        "cloudjob:precision": receipt.precision,
+        "cloudjob:warnings": [redact(warning) for warning in receipt.warnings] or None,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+@cache
+def _software() -> Mapping[str, str]:
+    """What decides values beside the checkpoint; asking takes a millisecond."""
+    return {name: version(name) for name in ("cloudjob", "torch")}
+
+
+def _links(scene: Scene, settings: Settings) -> list[dict[str, str]]:
+    address = next((link["href"] for link in scene.item.get("links", []) if link.get("rel") == "self"), scene.id)
+    return [
+        {
+            "rel": "derived_from",
+            "href": redact(address),
+            "type": "application/geo+json",
+            "title": f"{scene.id}, the scene",
+        },
+        {
+            # The contract names the model; the checkpoint itself may lie anywhere.
+            "rel": "derived_from",
+            "href": "../../job.json",
+            "type": "application/json",
+            "title": f"{settings.name} {settings.version}, the model",
+        },
+    ]
+
+
+def _assets(scene: Scene, settings: Settings) -> dict[str, Any]:
+    zarr = {"href": f"../../masks.zarr/{scene.group}", "type": ZARR, "data_type": "uint8", "nodata": 255}
+    classes = [{"value": value, "name": name, "description": text} for value, name, text in CLASSES]
+    assets = {
+        "cloud": {
+            **zarr,
+            "title": "Cloud mask: array `cloud` at time index `cloudjob:slot`",
+            "roles": ["data", "cloud"],
+            "classification:classes": classes,
+        }
+    }
+    if settings.probability:
+        assets["cloud_probability"] = {
+            **zarr,
+            "title": "Probability of cloud: array `cloud_probability` at time index `cloudjob:slot`",
+            "roles": ["data"],
+            "unit": "%",
+        }
+    return assets
+
+
+def identity(item: dict[str, Any]) -> Identity:
+    """What tells the item's scene from others."""
+    properties = item["properties"]
+    return Identity(
+        properties.get("platform", ""),
+        properties["cloudjob:group"],
+        datetime.fromisoformat(properties["cloudjob:sensing"]),
+        properties.get("s2:processing_baseline", ""),
+        properties.get("s2:generation_time", ""),
+        footprint(item),
+    )
+
+
+def iso(moment: datetime) -> str:
+    """A moment (UTC) as STAC writes it."""
+    return moment.isoformat().replace("+00:00", "Z")

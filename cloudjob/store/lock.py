@@ -1,0 +1,240 @@
+"""One run per OUT: a lock that survives SIGKILL, held machines and two runs that take over at the same time.
+
+The lock is a folder of numbered files; the highest number holds it. A file is made by exclusive create, so of two runs
+that want to follow number 7 one gets number 8 and the other looks again. Numbers are never used twice: a run that was
+held (a laptop asleep) and comes back finds a higher number and knows that it has lost. That needs nothing but what
+folders and object stores have alike; replacing a file only if it is unchanged is not to be had in a folder.
+"""
+
+import json
+import logging
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cloudjob.errors import ContractError, UnreachableError
+from cloudjob.store.out import Out, dump
+
+HEARTBEAT = 15.0
+"""Seconds between two signs of life."""
+
+FOLDER = "lock"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Token:
+    """Who holds the lock.
+
+    Attributes:
+        number: of the lock file; never used twice in an OUT.
+        id: of this holding, random.
+        host: name of the machine.
+        boot: of the machine since it was started, with the namespace its process numbers belong to; "" if unknown.
+        pid: the process.
+        started: when the process started, in the kernel's own count; "" if unknown.
+        since: when the lock was taken (ISO 8601, UTC).
+        renewed: last sign of life.
+        heartbeat: seconds between two of them.
+        released: whether the run has ended in good order.
+    """
+
+    number: int
+    id: str
+    host: str
+    boot: str
+    pid: int
+    started: str
+    since: str
+    renewed: str
+    heartbeat: float
+    released: bool = False
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, at work since {self.since}"
+
+    @property
+    def path(self) -> str:
+        """Of the lock file."""
+        return f"{FOLDER}/{self.number:08d}.json"
+
+
+class LockLostError(UnreachableError):
+    """Another run has taken over this one's lock, or somebody removed it."""
+
+
+def check(out: Out, token: Token) -> None:
+    """Make sure that `token` still holds the lock of `out`: one listing.
+
+    Raises:
+        LockLostError: another run has taken over, or the lock was removed.
+        UnreachableError: the store does not answer.
+    """
+    newest = max(_numbers(out), default=0)
+    if newest != token.number:
+        by = f" to number {newest}" if newest > token.number else ": its file is gone"
+        raise LockLostError(
+            f"this run ({token}) has lost the lock of {out}{by}",
+            hint="it was held up for too long and another run took over; everything finished is kept",
+        )
+
+
+class Lock:
+    """The lock of an OUT, held while in the `with` block and renewed by a thread.
+
+    Args:
+        out: what to lock.
+        heartbeat: seconds between two signs of life.
+
+    Raises:
+        UnreachableError: when entered: another run is at work there.
+    """
+
+    def __init__(self, out: Out, heartbeat: float = HEARTBEAT) -> None:
+        self.out = out
+        self.heartbeat = heartbeat
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.token = _acquire(self.out, self.heartbeat)
+        self._ended.clear()
+        self._thread = threading.Thread(target=self._renew, name="cloudjob-lock", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        try:
+            check(self.out, self.token)
+            self.out.put(self.token.path, dump(asdict(replace(self.token, renewed=_now(), released=True))))
+        except UnreachableError as failure:
+            # The work is done, and this process will soon be seen to be dead.
+            log.warning("the lock could not be released: %s", failure)
+
+    def check(self) -> None:
+        """Make sure that this run still holds the lock; see `check`."""
+        check(self.out, self.token)
+
+    def _renew(self) -> None:
+        while not self._ended.wait(self.heartbeat):
+            try:
+                check(self.out, self.token)
+                self.out.put(self.token.path, dump(asdict(replace(self.token, renewed=_now()))))
+            except LockLostError as failure:
+                log.warning("%s", failure)  # The run's own check() raises
+                return
+            except UnreachableError as failure:
+                # A store that is back soon costs nothing.
+                log.warning("no sign of life could be given: %s", failure)
+
+
+def _acquire(out: Out, heartbeat: float) -> Token:
+    while True:
+        holder, data = _newest(out)
+        if holder and not holder.released and not _dead_here(holder):
+            _wait_for_silence(out, holder, data)
+            log.warning("taking over the lock of %s, which has given no sign of life since %s", holder, holder.renewed)
+        now = _now()
+        token = Token(
+            number=holder.number + 1 if holder else 1,
+            id=uuid.uuid4().hex,
+            host=socket.gethostname(),
+            boot=_boot(),
+            pid=os.getpid(),
+            started=_process_start(os.getpid()),
+            since=now,
+            renewed=now,
+            heartbeat=heartbeat,
+        )
+        if not out.create(token.path, dump(asdict(token))):
+            continue  # Another run was faster; look at it
+        numbers = _numbers(out)
+        if max(numbers) > token.number:
+            # This run was held between looking and creating, and others have come and gone meanwhile.
+            out.delete([token.path])
+            continue
+        out.delete(f"{FOLDER}/{number:08d}.json" for number in numbers if number < token.number)
+        out.sweep(FOLDER)
+        return token
+
+
+def _wait_for_silence(out: Out, holder: Token, data: bytes) -> None:
+    """Return once the holder has missed two heartbeats.
+
+    Clocks of two machines may differ, so a lock that looks old is watched for that long before it is taken over.
+
+    Raises:
+        UnreachableError: the holder is alive, or may well be.
+    """
+    patience = 2 * holder.heartbeat
+    refusal = UnreachableError(f"another run is at work in {out}: {holder}", hint="run the same command again later")
+    age = (datetime.now(UTC) - datetime.fromisoformat(holder.renewed)).total_seconds()
+    if (_is_here(holder) and holder.started) or age < patience:
+        raise refusal
+    log.warning("%s holds the lock of %s; watching for %.0f s whether it is alive", holder, out, patience)
+    time.sleep(patience)
+    if _newest(out)[1] != data:
+        raise refusal
+
+
+def _newest(out: Out) -> tuple[Token | None, bytes]:
+    """The lock file with the highest number, parsed and as it is."""
+    for number in sorted(_numbers(out), reverse=True):
+        path = f"{FOLDER}/{number:08d}.json"
+        data = out.get(path)
+        if data is None:
+            continue  # Deleted meanwhile
+        try:
+            return Token(**json.loads(data)), data
+        except (ValueError, TypeError):
+            raise ContractError(f"{out}/{path} is not a lock that this version wrote", hint="another --out") from None
+    return None, b""
+
+
+def _numbers(out: Out) -> set[int]:
+    return {int(name[:8]) for name in out.names(FOLDER) if re.fullmatch(r"\d{8}\.json", name)}
+
+
+def _dead_here(holder: Token) -> bool:
+    """Whether the holder was a process of this machine that is no more."""
+    return _is_here(holder) and bool(holder.started) and _process_start(holder.pid) != holder.started
+
+
+def _is_here(holder: Token) -> bool:
+    """Whether the holder's process number means something here: machines and containers may share a name."""
+    return holder.host == socket.gethostname() and holder.boot == _boot() != ""
+
+
+def _boot() -> str:
+    """Which start of which machine this is, and whose process numbers count; "" where the kernel does not tell."""
+    try:
+        machine = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{machine} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _process_start(pid: int) -> str:
+    """When a process started, in clock ticks since boot; "" if there is none, or only what its parent left of it."""
+    try:
+        # The second field is a name that may hold blanks and brackets: https://man7.org/linux/man-pages/man5/proc.5.html
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,98 @@
+"""What a task hands back to the client, and what became of a scene: small frozen records, never pixels."""
+
+from dataclasses import dataclass, fields
+from functools import reduce
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What one task did to one scene; the receipts of a scene's tasks add up (`merge`).
+
+    Attributes:
+        clear: pixels written as 0.
+        cloud: pixels written as 1.
+        no_data: pixels written as 254.
+        outside: pixels of computed tiles left at 255 because they lie outside `--geometry`.
+        scl_compared: pixels that are clear or cloud both for us and for the provider's scene classification.
+        scl_agreed: those of them where both say the same.
+        scl_cloud: those of them the provider calls cloud (classes 8, 9 and 10).
+        dark_all: valid pixels whose red, green and blue are all darker than the baseline offset (number < 1000).
+        dark_any: valid pixels of which one of them is.
+        seen: pixels the network computed, halo included.
+        bytes_read: of decoded pixels.
+        read_seconds: waiting for pixels.
+        network_seconds: preparing arrays and running the network.
+        write_seconds: compressing and writing shards.
+        device: kind of device, such as "cpu" or "NVIDIA H200"; "NVIDIA H200 + cpu" if parts were done on both.
+        precision: of the network, such as "float32".
+        warnings: what a person should know about this scene.
+    """
+
+    clear: int = 0
+    cloud: int = 0
+    no_data: int = 0
+    outside: int = 0
+    scl_compared: int = 0
+    scl_agreed: int = 0
+    scl_cloud: int = 0
+    dark_all: int = 0
+    dark_any: int = 0
+    seen: int = 0
+    bytes_read: int = 0
+    read_seconds: float = 0.0
+    network_seconds: float = 0.0
+    write_seconds: float = 0.0
+    device: str = ""
+    precision: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def valid(self) -> int:
+        """Pixels that got a label."""
+        return self.clear + self.cloud
+
+    @property
+    def cloud_cover(self) -> float | None:
+        """Cloud in percent of clear and cloud; None where there is neither."""
+        return 100 * self.cloud / self.valid if self.valid else None
+
+    @property
+    def agreement(self) -> float | None:
+        """Percent of compared pixels on which the provider's scene classification says the same."""
+        return 100 * self.scl_agreed / self.scl_compared if self.scl_compared else None
+
+
+def merge(receipts: list[Receipt]) -> Receipt:
+    """One receipt for a scene whose rows were done by several tasks."""
+    return reduce(_add, receipts)
+
+
+def _add(a: Receipt, b: Receipt) -> Receipt:
+    sums = {f.name: getattr(a, f.name) + getattr(b, f.name) for f in fields(Receipt) if f.type in (int, float)}
+    warnings = tuple(sorted({*a.warnings, *b.warnings}))  # Tasks end in any order; the item must not tell
+    device, precision = _both(a.device, b.device), _both(a.precision, b.precision)
+    return Receipt(**sums, device=device, precision=precision, warnings=warnings)
+
+
+def _both(a: str, b: str) -> str:
+    return " + ".join(sorted({*a.split(" + "), *b.split(" + ")} - {""}))
+
+
+@dataclass(frozen=True)
+class SceneResult:
+    """What became of one scene.
+
+    Attributes:
+        id: of the scene.
+        group: of the store; "" where the scene's grid is not known.
+        state: done, failed, or abandoned (failed three times for the same reason).
+        receipt: what was done; None for a failed scene.
+        reason: why it failed.
+    """
+
+    id: str
+    group: str
+    state: Literal["done", "failed", "abandoned"]
+    receipt: Receipt | None = None
+    reason: str = ""

@@ -1,0 +1,129 @@
+"""The contract of an OUT: what its masks were made with, so that one store never mixes two kinds of mask."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cloudjob.errors import ContractError, redact
+from cloudjob.store.lock import FOLDER as LOCK
+from cloudjob.store.lock import Lock
+from cloudjob.store.out import Out, dump
+
+ALGORITHM = 1
+"""Counted up when a new version of cloudjob gives other masks from the same scene and settings."""
+
+FILE = "job.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the values of a mask, beside the scene.
+
+    Attributes:
+        checkpoint: SHA-256 of the checkpoint's file, hexadecimal.
+        name: of the model.
+        version: of the model.
+        bands: common names in the network's order.
+        threshold: probability from which a pixel is cloud.
+        buffer: metres by which clouds are widened.
+        resolution: of the masks, metres.
+        probability: whether probabilities are kept beside the mask.
+        geometry: SHA-256 of the geometry (normalised, as WKB) that masks are clipped to, or None.
+        algorithm: `ALGORITHM` of the version that made them.
+    """
+
+    checkpoint: str
+    name: str
+    version: str
+    bands: tuple[str, ...]
+    threshold: float
+    buffer: float
+    resolution: float
+    probability: bool = False
+    geometry: str | None = None
+    algorithm: int = ALGORITHM
+
+
+def read(out: Out) -> Settings | None:
+    """The contract of an OUT, or None where there is none yet.
+
+    Raises:
+        ContractError: it was not written by cloudjob.
+        UnreachableError: the store does not answer.
+    """
+    try:
+        record = out.get_json(FILE)
+        return None if record is None else Settings(**{**record, "bands": tuple(record["bands"])})
+    except (ValueError, TypeError, KeyError):
+        raise _foreign(out, f"its {FILE} is not one that this version of cloudjob wrote") from None
+
+
+def check(out: Out, settings: Settings, *, redo: bool = False) -> None:
+    """Make sure that masks made with `settings` may be written to `out`. Writes nothing.
+
+    Args:
+        out: the output.
+        settings: what this job was asked to do.
+        redo: whether other settings may replace those of the OUT (`claim`).
+
+    Raises:
+        ContractError: the OUT has other settings, or was made by something else.
+        UnreachableError: the store does not answer.
+    """
+    known = read(out)
+    if known is None:
+        check_ours(out)
+    elif known != settings and not redo:
+        differing = "; ".join(
+            f"{field} was {_short(old)}, now {_short(asdict(settings)[field])}"
+            for field, old in asdict(known).items()
+            if old != asdict(settings)[field]
+        )
+        raise ContractError(
+            f"{out} was made with other settings: {differing}",
+            hint="--redo deletes its masks and makes those asked for anew; or choose another --out",
+        )
+
+
+def check_ours(out: Out) -> None:
+    """Make sure that an OUT without a contract holds nothing of somebody else's.
+
+    Raises:
+        ContractError: it does.
+        UnreachableError: the store does not answer.
+    """
+    others = sorted(out.names() - {LOCK, "report"})  # Either may be there before the first run has claimed the OUT
+    if others:
+        raise _foreign(out, f"it holds {', '.join(others[:3])} but no {FILE}")
+
+
+def claim(lock: Lock, settings: Settings, *, redo: bool = False) -> None:
+    """Write the contract to a fresh OUT, or make sure that it is this one.
+
+    With `redo` and other settings everything made with the old ones is deleted, of all scenes: an OUT has one
+    contract. Items go first and the contract changes last, so that a kill on the way leaves nothing that looks done.
+
+    Raises:
+        ContractError: see `check`.
+        UnreachableError: the store does not answer, or the lock is lost.
+    """
+    out = lock.out
+    check(out, settings, redo=redo)
+    known = read(out)
+    if known == settings:
+        return
+    lock.check()
+    if known is None:
+        out.create(FILE, dump(asdict(settings)))
+        return
+    for prefix in ("items", "failures", "masks.zarr"):
+        out.delete_under(prefix)
+    out.put(FILE, dump(asdict(settings)))
+
+
+def _foreign(out: Out, why: str) -> ContractError:
+    return ContractError(f"{out} was not made by cloudjob: {why}", hint="choose another --out: nothing was written")
+
+
+def _short(value: Any) -> str:
+    text = redact(f"{value}")
+    return f"{text[:12]}…" if len(text) > 40 else text

@@ -1,0 +1,459 @@
+import json
+import logging
+import pickle
+from collections import deque
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from conftest import REAL, needs_real_scenes
+from shapely import box
+from shapely.geometry import mapping
+from stac_server import stac_server
+
+from cloudjob.catalog import stac_api
+from cloudjob.catalog.area import parse_bbox
+from cloudjob.catalog.dates import parse_dates
+from cloudjob.catalog.presets import PRESETS, catalog_for
+from cloudjob.catalog.search import search
+from cloudjob.errors import ContractError, UnreachableError, UsageError
+
+JUNE = parse_dates("2024-06-01/2024-06-30", date(2024, 7, 1))
+ALWAYS = parse_dates("1990/..", date(2024, 7, 1))
+ALPS = parse_bbox(11, 46, 12, 47)
+WORLD = parse_bbox(-180, -90, 180, 90)
+
+
+def make_item(name, moment="2024-06-10T10:11:12.345000Z", where=(11, 46, 12, 47), **changes):
+    properties = {"datetime": moment, "platform": "sentinel-2a", "eo:cloud_cover": 30, **changes.pop("properties", {})}
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": name,
+        "collection": "sentinel-2-l2a",
+        "bbox": list(where),
+        "geometry": mapping(box(*where)),
+        "properties": properties,
+        "links": [],
+        "assets": {key: {"href": f"./{name}/{key}.tif"} for key in ("red", "green", "blue", "nir", "scl", "thumbnail")},
+        **changes,
+    }
+
+
+@pytest.fixture
+def item_file(tmp_path):
+    def write(items, name="items.json"):
+        path = tmp_path / name
+        path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def api():
+    with stac_server() as server:
+        yield server
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    """Waits as many, but short."""
+    monkeypatch.setattr(stac_api, "_WAITS_S", (0.01,) * 5)
+
+
+def ids(catalog, area=ALPS, interval=JUNE, **options):
+    return [item["id"] for item in search(catalog, area, interval, **options)]
+
+
+# Which catalog
+
+
+def test_presets():
+    earth_search = catalog_for("earth-search")
+    assert (earth_search.address, earth_search.collection) == (
+        "https://earth-search.aws.element84.com/v1",
+        "sentinel-2-l2a",
+    )
+    assert earth_search.assets["nir"] == "nir"
+    assert earth_search.signing == ""
+    planetary = catalog_for("planetary-computer")
+    assert [planetary.assets[band] for band in ("red", "green", "blue", "nir", "scl")] == [
+        "B04",
+        "B03",
+        "B02",
+        "B08",
+        "SCL",
+    ]
+    assert planetary.signing == "planetary-computer"
+    assert catalog_for(planetary.address + "/") == planetary  # The same by its address
+
+
+def test_overrides_and_pickling():
+    catalog = catalog_for("earth-search", collection="sentinel-2-c1-l2a", assets={"nir": "nir08"})
+    assert (catalog.collection, catalog.assets["nir"], catalog.assets["red"]) == ("sentinel-2-c1-l2a", "nir08", "red")
+    assert pickle.loads(pickle.dumps(catalog)) == catalog
+    assert PRESETS["earth-search"].assets["nir"] == "nir"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("earthsearch", "'earthsearch' is unknown"),
+        ("s3://bucket/items.json", "no such file"),
+        ("items.json", "no such file"),
+        ("./items", "no such file"),
+        ("file:///nowhere/items", "no such file"),
+        ("https://", "no such file|unknown"),
+        ("", "unknown|folder"),
+        ("/tmp", "is a folder"),
+    ],
+)
+def test_an_unknown_catalog_is_named_and_the_presets_are_listed(name, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=says) as caught:
+        catalog_for(name)
+    assert "earth-search, planetary-computer" in caught.value.hint
+
+
+# Files
+
+
+def test_every_condition_holds_for_files(item_file):
+    catalog = catalog_for(
+        item_file(
+            [
+                make_item("late", "2024-07-01T00:00:00Z"),
+                make_item("last", "2024-06-30T23:59:59.999999Z"),
+                make_item("early", "2024-05-31T23:59:59.9Z"),
+                make_item("first", "2024-06-01T00:00:00Z"),
+                make_item("zoned", "2024-07-01T01:30:00+02:00"),
+                make_item("beside", where=(12, 46, 13, 47)),  # Shares an edge, no ground
+                make_item("nowhere", geometry=None),
+                make_item("cloudy", properties={"eo:cloud_cover": 30.1}),
+                make_item("untold", properties={"eo:cloud_cover": None}),
+                make_item(
+                    "lasting",
+                    None,
+                    properties={
+                        "start_datetime": "2024-05-01T00:00:00Z",
+                        "end_datetime": "2024-06-01T00:00:00Z",
+                    },
+                ),
+                make_item(
+                    "over",
+                    None,
+                    properties={
+                        "start_datetime": "2024-05-01T00:00:00Z",
+                        "end_datetime": "2024-05-31T23:59:59Z",
+                    },
+                ),
+            ]
+        )
+    )
+    assert ids(catalog, max_cloud_cover=30) == ["lasting", "first", "untold", "zoned", "last"]
+
+
+def test_a_footprint_counts_not_its_bounding_box(item_file):
+    triangle = {"type": "Polygon", "coordinates": [[[10, 45], [13, 45], [10, 48], [10, 45]]]}
+    catalog = catalog_for(item_file([make_item("slanted", where=(10, 45, 13, 48), geometry=triangle)]))
+    assert ids(catalog, parse_bbox(12.5, 47.5, 12.9, 47.9)) == []
+    assert ids(catalog, parse_bbox(10.1, 45.1, 10.2, 45.2)) == ["slanted"]
+
+
+def test_order_and_limit(item_file):
+    items = [make_item(f"{day}{name}", f"2024-06-{day:02}T10:00:00Z") for day in (3, 1, 2) for name in "ba"]
+    catalog = catalog_for(item_file(items))
+    assert ids(catalog) == ["1a", "1b", "2a", "2b", "3a", "3b"]
+    assert ids(catalog, limit=3) == ["2b", "3a", "3b"]
+    assert ids(catalog, limit=99) == ids(catalog)
+    assert ids(catalog, parse_bbox(0, 0, 1, 1)) == []
+
+
+def test_an_item_listed_twice_comes_once_as_updated_last(item_file):
+    old, new = (make_item("A", properties={"updated": f"2024-06-1{day}T00:00:00Z", "n": day}) for day in (1, 2))
+    other = make_item("A", collection="sentinel-2-c1-l2a")
+    never = make_item("A", properties={"n": 0})
+    for items in ([old, new, other, never], [never, other, new, old]):
+        found = list(search(catalog_for(item_file(items)), ALPS, JUNE))
+        assert [(item["collection"], item["properties"].get("n")) for item in found] == [
+            ("sentinel-2-c1-l2a", None),
+            ("sentinel-2-l2a", 2),
+        ]
+
+
+def test_a_collection_can_be_picked_from_a_file(item_file):
+    path = item_file([make_item("A"), make_item("B", collection="sentinel-2-c1-l2a")])
+    assert ids(catalog_for(path)) == ["A", "B"]
+    assert ids(catalog_for(path, collection="sentinel-2-c1-l2a")) == ["B"]
+
+
+def test_a_single_item_by_its_file_address(tmp_path):
+    path = tmp_path / "an item.json"
+    path.write_text(json.dumps(make_item("A")))
+    (found,) = search(catalog_for(path.as_uri()), ALPS, JUNE)
+    assert found["assets"]["red"]["href"] == str(tmp_path / "A" / "red.tif")
+
+
+def test_hrefs_are_absolute_and_unsigned(item_file, tmp_path, monkeypatch):
+    item = make_item("A")
+    item["assets"] |= {
+        "red": {"href": "../B04.tif", "alternate": {"s3": {"href": "s3://bucket/B04.tif"}}},
+        "green": {"href": "https://host/B03.tif?versionId=7"},
+        "blue": {"href": "https://a.blob.core.windows.net/c/B02.tif?st=2024&se=2025&sp=rl&sig=SECRET%3D"},
+        "nir": {
+            "href": "https://user:SECRET@host/B08.tif",
+            "alternate": {"http": {"href": "https://host/B08.tif?X-Amz-Signature=SECRET&X-Amz-Expires=60"}},
+        },
+        "scl": {"href": "/vsicurl/https://host/SCL.tif?access_token=SECRET"},
+    }
+    item["links"] = [{"rel": "self", "href": "https://host/items/A?token=SECRET"}, {"rel": "x", "href": "y"}]
+    path = Path(item_file([item]))
+    monkeypatch.chdir(tmp_path)
+    (found,) = search(catalog_for(path.name), ALPS, JUNE)
+    assert {key: asset["href"] for key, asset in found["assets"].items()} == {
+        "red": "https://host/B04.tif",  # From where the item says it lies
+        "green": "https://host/B03.tif?versionId=7",
+        "blue": "https://a.blob.core.windows.net/c/B02.tif",
+        "nir": "https://host/B08.tif",
+        "scl": "/vsicurl/https://host/SCL.tif",
+    }
+    assert found["assets"]["nir"]["alternate"]["http"]["href"] == "https://host/B08.tif"
+    assert found["links"] == [{"rel": "self", "href": "https://host/items/A"}]
+    assert "SECRET" not in json.dumps(found)
+
+
+def test_an_item_without_a_self_link_lies_beside_its_file(item_file, tmp_path, monkeypatch):
+    path = Path(item_file([make_item("A")]))
+    monkeypatch.chdir(tmp_path)
+    (found,) = search(catalog_for(path.name), ALPS, JUNE)
+    assert found["assets"]["red"]["href"] == str(tmp_path / "A" / "red.tif")
+
+
+def test_assets_nobody_reads_are_left_out_unless_a_band_is_missing(item_file):
+    whole, lacking = make_item("A"), make_item("B")
+    del lacking["assets"]["nir"]
+    found = list(search(catalog_for(item_file([whole, lacking])), ALPS, JUNE))
+    assert set(found[0]["assets"]) == {"red", "green", "blue", "nir", "scl"}
+    assert set(found[1]["assets"]) == {"red", "green", "blue", "scl", "thumbnail"}  # So that an error can list them
+
+
+def test_an_item_keeps_its_projection_as_written(item_file):
+    item = make_item("A", properties={"proj:epsg": 32632})
+    (found,) = search(catalog_for(item_file([item])), ALPS, JUNE)
+    assert found["properties"] == item["properties"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "holds list"),
+        ('"x"', "holds str"),
+        ('{"type": "Catalog", "links": []}', "holds Catalog"),
+        ('{"type": "FeatureCollection"}', "holds FeatureCollection"),
+        ('{"type": "FeatureCollection", "features": [1]}', "lists int, which is not a STAC item"),
+        ('{"type": "FeatureCollection", "features": [{"type": "Feature", "id": "f"}]}', "lists 'f', which is not"),
+        (json.dumps(make_item("A", assets={"red": "red.tif"})), "lists 'A', which is not"),
+    ],
+)
+def test_a_file_that_is_no_stac_is_a_broken_contract(tmp_path, content, says):
+    path = tmp_path / "items.json"
+    path.write_text(content)
+    with pytest.raises(ContractError, match=says) as caught:
+        search(catalog_for(str(path)), ALPS, JUNE)
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("odd", [{"moment": "last week"}, {"moment": None}, {"geometry": {"type": "Polygon"}}])
+def test_an_item_whose_time_or_place_cannot_be_read_is_left_to_whoever_describes_it(item_file, odd):
+    found = search(catalog_for(item_file([make_item("A"), make_item("B", **odd)])), ALPS, JUNE)
+    assert {item["id"] for item in found} == {"A", "B"}
+
+
+@pytest.mark.parametrize("options", [{"limit": 0}, {"max_cloud_cover": 101}, {"max_cloud_cover": float("nan")}])
+def test_options_that_make_no_sense(item_file, options):
+    with pytest.raises(UsageError):
+        search(catalog_for(item_file([])), ALPS, JUNE, **options)
+
+
+@needs_real_scenes
+def test_the_real_scenes():
+    catalog = catalog_for(str(REAL))
+    victoria = parse_bbox(32.1, -2.8, 32.95, -1.9)
+    april = parse_dates("2020-04-20/2020-04-30", date(2026, 1, 1))
+    found = list(search(catalog, victoria, april))
+    assert [item["id"] for item in found] == ["ocn-chip1", "ocn-adwp", "ocn-adwu", "ocn-adwz", "ocn-adxp"]
+    assert all(Path(asset["href"]).is_file() for item in found for asset in item["assets"].values())
+    assert len(ids(catalog, WORLD, ALWAYS)) == 14
+
+
+# APIs
+
+
+@pytest.mark.parametrize("methods", [("GET", "POST"), ("GET",)])
+@pytest.mark.parametrize("merge", [True, False])
+def test_an_api_lists_what_a_file_of_its_items_does(api, item_file, methods, merge):
+    api.methods, api.merge, api.page = methods, merge, 3
+    api.items = [make_item(f"{n:02}", f"2024-06-{1 + n % 9:02}T10:00:00Z") for n in range(10)]
+    api.items += [make_item("other", collection="landsat"), make_item("away", where=(50, 0, 51, 1))]
+    catalog = catalog_for(api.url)
+    assert ids(catalog) == ids(catalog_for(item_file(api.items), collection="sentinel-2-l2a"))
+    assert len(api.searches) == 4
+    assert {method for method, *_ in api.searches} == {"POST" if "POST" in methods else "GET"}
+    (found, *_) = search(catalog, ALPS, JUNE)
+    # "./00/red.tif" of an item that does not tell where it lies, from where the STAC API specification puts it
+    assert found["assets"]["red"]["href"] == f"{api.url}/collections/sentinel-2-l2a/items/00/red.tif"
+
+
+def test_what_an_api_is_asked(api):
+    api.items = [make_item("A")]
+    assert ids(catalog_for(api.url)) == ["A"]
+    body = api.searches[0][2]
+    assert body["collections"] == ["sentinel-2-l2a"]
+    assert body["datetime"] == "2024-06-01T00:00:00Z/2024-06-30T23:59:59.999Z"
+    assert body["limit"] == 100
+    ring = body["intersects"]["coordinates"][0]
+    assert sum((b[0] - a[0]) * (b[1] + a[1]) for a, b in pairwise(ring)) < 0  # Counter-clockwise
+
+
+def test_conditions_hold_when_an_api_is_sloppy(api):
+    api.filters = False
+    api.items = [
+        make_item("good"),
+        make_item("late", "2024-07-01T00:00:00Z"),
+        make_item("away", where=(50, 0, 51, 1)),
+        make_item("cloudy", properties={"eo:cloud_cover": 80}),
+    ]
+    assert ids(catalog_for(api.url), max_cloud_cover=50) == ["good"]
+
+
+def test_across_the_antimeridian(api, item_file):
+    split = {
+        "type": "MultiPolygon",
+        "coordinates": [
+            mapping(box(*sides))["coordinates"] for sides in ((179, -18, 180, -17), (-180, -18, -179, -17))
+        ],
+    }
+    api.items = [
+        make_item("both", geometry=split),
+        make_item("west", where=(178, -18, 179, -17)),
+        make_item("east", where=(-179, -18, -178, -17)),
+        make_item("greenwich", where=(0, -18, 1, -17)),
+    ]
+    fiji = parse_bbox(178, -19, -178, -16)
+    assert ids(catalog_for(api.url), fiji) == ids(catalog_for(item_file(api.items)), fiji) == ["both", "east", "west"]
+
+
+@pytest.mark.parametrize("fault", [429, 500, 502, 503, 504, "hang up", "cut"])
+@pytest.mark.parametrize("when", [0, 1, 2, 3])
+def test_passing_faults_are_ridden_out(api, hurried, fault, when):
+    """At the landing page, the first page and later ones, twice in a row."""
+    api.page = 2
+    api.items = [make_item(f"{n}") for n in range(5)]
+    api.faults = deque([""] * when + [fault, fault])
+    assert ids(catalog_for(api.url)) == ["0", "1", "2", "3", "4"]
+    assert not api.faults
+
+
+@pytest.mark.parametrize("when", [0, 1])
+def test_a_slow_answer_is_asked_for_again(api, hurried, monkeypatch, when):
+    monkeypatch.setattr(stac_api, "_TIMEOUT_S", (0.3, 0.3))
+    api.slowness = 1
+    api.items = [make_item("A")]
+    api.faults = deque([""] * when + ["slow"])
+    assert ids(catalog_for(api.url)) == ["A"]
+    assert len(api.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"), [(503, "HTTP 503"), (429, "HTTP 429"), ("hang up", "Connection aborted"), ("cut", "Incomplete")]
+)
+def test_a_lasting_fault_is_unreachable(api, hurried, fault, says):
+    api.items = [make_item("A")]
+    api.lasting = fault
+    with pytest.raises(UnreachableError, match=says) as caught:
+        search(catalog_for(api.url), ALPS, JUNE)
+    assert api.url in str(caught.value)
+    assert caught.value.exit_code == 4
+    assert len(api.requests) == 6
+
+
+def test_nobody_there(hurried):
+    with stac_server() as gone:
+        url = gone.url
+    with pytest.raises(UnreachableError, match="refused"):
+        search(catalog_for(url), ALPS, JUNE)
+
+
+@pytest.mark.parametrize(
+    ("fault", "when", "says"),
+    [
+        (404, 0, "refuses: HTTP 404"),
+        (401, 0, "refuses: HTTP 401"),
+        (403, 1, "refuses: HTTP 403 .*something is wrong"),
+        (400, 1, "refuses: HTTP 400"),
+        ("html", 0, "is not a STAC API"),
+        ("html", 1, "is not a STAC API"),
+        ("json", 0, "is not a STAC API: .*timed out"),
+        ("json", 1, "is not a STAC API: .*timed out"),
+        ("json", 2, "is not a STAC API: .*timed out"),  # The second page: never taken for the end
+    ],
+)
+def test_an_answer_that_is_no_stac_is_a_broken_contract(api, fault, when, says):
+    api.page = 1
+    api.items = [make_item("A"), make_item("B")]
+    api.faults = deque([""] * when + [fault])
+    with pytest.raises(ContractError, match=says) as caught:
+        search(catalog_for(api.url), ALPS, JUNE)
+    assert api.url in str(caught.value)
+
+
+def test_a_catalog_that_cannot_be_searched(api, monkeypatch):
+    landing = api.landing()
+    landing["conformsTo"] = []
+    monkeypatch.setattr(api, "landing", lambda: landing, raising=False)
+    with pytest.raises(ContractError, match="is not a STAC API") as caught:
+        search(catalog_for(api.url), ALPS, JUNE)
+    assert "cannot be searched" in caught.value.hint
+
+
+def test_an_item_for_a_landing_page(api, monkeypatch):
+    monkeypatch.setattr(api, "landing", lambda: make_item("A"), raising=False)
+    with pytest.raises(ContractError, match="is not a STAC API"):
+        search(catalog_for(api.url), ALPS, JUNE)
+
+
+def test_paging_in_circles_ends(api):
+    api.page, api.circles = 2, True
+    api.items = [make_item("A"), make_item("B")]
+    with pytest.raises(ContractError, match="same page"):
+        search(catalog_for(api.url), ALPS, JUNE)
+
+
+def test_nothing_found_is_no_error_but_an_unknown_collection_is(api):
+    api.items = [make_item("A")]
+    assert ids(catalog_for(api.url), interval=parse_dates("2023", date(2024, 1, 1))) == []
+    with pytest.raises(UsageError, match="no collection 'sentinel-2-l1c'") as caught:
+        search(catalog_for(api.url, collection="sentinel-2-l1c"), ALPS, JUNE)
+    assert "sentinel-2-l2a" in caught.value.hint
+
+
+@pytest.mark.parametrize("fault", [503, "hang up", "cut", "html", 403])
+def test_an_address_with_a_secret_is_never_shown(api, hurried, caplog, capfd, fault):
+    api.items = [make_item("A")]
+    api.lasting = fault
+    catalog = catalog_for(f"{api.url}?subscription=SECRET1&token=SECRET2")
+    with caplog.at_level(logging.INFO), pytest.raises((UnreachableError, ContractError)) as caught:
+        search(catalog, ALPS, JUNE)
+    logging.lastResort.stream.flush()
+    shown = f"{caught.value} {caught.value.hint} {catalog} {catalog.name} {caplog.text} {''.join(capfd.readouterr())}"
+    assert api.url in shown
+    assert "SECRET" not in shown
+
+
+def test_a_user_name_in_the_address_is_never_shown(hurried, caplog):
+    with caplog.at_level(logging.INFO), pytest.raises(UnreachableError) as caught:
+        search(catalog_for("http://me:SECRET@127.0.0.1:1/stac"), ALPS, JUNE)
+    assert "SECRET" not in f"{caught.value} {caplog.text}"

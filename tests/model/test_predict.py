@@ -1,0 +1,137 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_checkpoint
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import binary_dilation
+
+from cloudjob.classes import CLEAR, CLOUD
+from cloudjob.grid import Tiling
+from cloudjob.model import predict
+
+
+def scene(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((4, height, width), np.float32)
+
+
+def untiled(model: predict.Model, reflectance: np.ndarray, halo: int) -> np.ndarray:
+    """The whole scene in one window, with the same surroundings as its tiles."""
+    height, width = reflectance.shape[1:]
+    side = -(-max(height, width) // 16) * 16
+    tiling = Tiling(height, width, side, halo, model.contract.stride)
+    (whole,) = predict.probability(model, [predict.cut(reflectance, tiling.padded((0, 0)))])
+    return whole[halo : halo + height, halo : halo + width]
+
+
+def test_tiles_of_simple_unet_are_those_of_the_whole_scene() -> None:
+    """Exact where the halo covers the receptive field and windows begin at multiples of the poolings."""
+    checkpoint = make_checkpoint(widths=(64, 128, 256))
+    model = predict.prepare(checkpoint, "cpu")
+    reflectance = scene(150, 139)  # three by three tiles of 64, ragged on both sides
+    whole = untiled(model, reflectance, 24)
+    tiling = Tiling(150, 139, 64, 24, 4)
+    for tile in tiling.all():
+        core, padded = tiling.core(tile), tiling.padded(tile)
+        (part,) = predict.probability(model, [predict.cut(reflectance, padded)])
+        difference = np.abs(predict.trim(part, padded, core) - whole[core.slices])
+        assert difference.max() <= 1e-5
+    mask = predict.mask(model, reflectance)
+    assert (mask == (whole >= 0.5)).all()
+    assert 0.05 < mask.mean() < 0.95  # it can tell
+
+
+def test_a_halo_that_is_too_small_would_be_noticed() -> None:
+    model = predict.prepare(make_checkpoint(), "cpu")
+    reflectance = scene(128, 128)
+    (part,) = predict.probability(model, [reflectance[:, :64, :64]])
+    assert np.abs(part - untiled(model, reflectance, 24)[:64, :64]).max() > 1e-3
+
+
+def test_folding_and_channels_last_change_nothing() -> None:
+    checkpoint = make_checkpoint(widths=(8, 16), stem=2)
+    for module in checkpoint.network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+    window = scene(64, 64)
+    with torch.inference_mode():
+        straight = torch.sigmoid(checkpoint.network((torch.from_numpy(window)[None] - 0.2) / 0.2))[0, 0].numpy()
+    (folded,) = predict.probability(predict.prepare(checkpoint, "cpu"), [window])
+    np.testing.assert_allclose(folded, straight, atol=1e-4)  # the random network is steep
+
+
+def test_what_else_is_in_a_batch_changes_nothing() -> None:
+    model = dataclasses.replace(predict.prepare(make_checkpoint(), "cpu"), batch=3)
+    a, b, c, d = (scene(64, 64, seed) for seed in range(4))
+    together = list(predict.probability(model, [a, b, c, d]))
+    np.testing.assert_array_equal(list(predict.probability(model, [d, c]))[::-1], together[2:])
+    np.testing.assert_array_equal(list(predict.probability(model, [b])), together[1:2])
+
+
+def test_no_data_is_seen_as_the_fill_and_marked_as_no_data() -> None:
+    model = predict.prepare(make_checkpoint(outside_fill=0.1), "cpu")
+    filled = scene(64, 64)
+    filled[:, 20:30, 5:40] = 0.1
+    holes = filled.copy()
+    holes[:, 20:30, 5:40] = np.nan
+    (a,), (b,) = predict.probability(model, [filled]), predict.probability(model, [holes])
+    np.testing.assert_array_equal(a, b)
+    mask = predict.mask(model, holes)
+    assert (mask[20:30, 5:40] == predict.NO_DATA).all()
+    assert (mask == predict.NO_DATA).sum() == 350
+
+
+def test_what_is_brighter_than_the_contract_allows_is_seen_as_the_brightest() -> None:
+    model = predict.prepare(make_checkpoint(brightest=0.5), "cpu")
+    glint, cut = scene(64, 64), scene(64, 64)
+    glint[:, 20:30, 5:40], cut[:, 20:30, 5:40] = 6.55, 0.5
+    given = glint.copy()
+    (a,), (b,) = predict.probability(model, [glint]), predict.probability(model, [np.minimum(cut, 0.5)])
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(glint, given)  # the caller's window is as it was
+    (unlike,) = predict.probability(predict.prepare(make_checkpoint(brightest=2.0), "cpu"), [glint])
+    assert not np.array_equal(a, unlike)
+
+
+def test_a_window_without_data_needs_no_network() -> None:
+    model = predict.prepare(make_checkpoint(), "cpu")
+    empty = np.full((4, 64, 64), np.nan, np.float32)
+    assert (predict.mask(model, empty) == predict.NO_DATA).all()
+
+
+@settings(deadline=None)
+@given(
+    st.integers(0, 2**32 - 1), st.floats(0, 6), st.floats(0, 6), st.sampled_from([0.0, 0.001, 0.02, 1.0])
+)  # fmt: skip
+@example(0, 5.0, 5.0, 0.02)
+def test_widening_is_dilation_by_an_ellipse(seed: int, down: float, across: float, share: float) -> None:
+    cloud = np.random.default_rng(seed).random((40, 57)) < share
+    y, x = np.mgrid[-6:7, -6:7]
+    ellipse = (y * across) ** 2 + (x * down) ** 2 <= (across * down) ** 2
+    ellipse &= (abs(y) <= down) & (abs(x) <= across)
+    np.testing.assert_array_equal(predict.widen(cloud, (down, across)), binary_dilation(cloud, ellipse))
+
+
+def test_a_buffer_widens_clouds_but_neither_into_no_data_nor_from_it() -> None:
+    likely = np.zeros((9, 9), np.float32)
+    likely[4, 4] = likely[0, 0] = 1
+    valid = np.ones((9, 9), bool)
+    valid[4, 5] = valid[0, 0] = False
+    mask = predict.classify(likely, valid, 0.5, (1, 1))
+    assert mask[4, 3] == mask[3, 4] == mask[5, 4] == mask[4, 4] == CLOUD
+    assert mask[4, 5] == mask[0, 0] == predict.NO_DATA
+    assert mask[0, 1] == mask[1, 0] == mask[3, 3] == CLEAR
+
+
+def test_percent() -> None:
+    values = predict.percent(np.array([[0.0, 0.004, 0.5, 1.0]], np.float32), np.array([[True, True, True, False]]))
+    assert values.tolist() == [[0, 0, 50, 254]]
+
+
+def test_another_number_of_bands_is_refused() -> None:
+    model = predict.prepare(make_checkpoint(), "cpu")
+    with pytest.raises(ValueError, match=r"shape \(3, 8, 8\); expected \(4, y, x\)"):
+        predict.mask(model, np.zeros((3, 8, 8), np.float32))

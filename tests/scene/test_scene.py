@@ -1,0 +1,387 @@
+"""Each trap of stackstac, GDAL and the catalogs is held here by a test."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import REAL, needs_real_scenes
+from scenes import BANDS, make_item, write_cog
+
+from cloudjob.errors import SceneError
+from cloudjob.grid import Tiling
+from cloudjob.scene import describe as metadata
+from cloudjob.scene import files, read
+from cloudjob.scene.cube import open_scene
+from cloudjob.scene.describe import describe
+from cloudjob.scene.reflectance import offset_doubt, reflectance, scaling
+from cloudjob.scene.scene import Scene
+
+ASSETS = {band: band for band in (*BANDS, "scl")}
+
+
+def described(item: dict[str, Any], resolution: float = 10) -> Scene:
+    return describe(item, ASSETS, BANDS, resolution)
+
+
+def bare(scene: Scene) -> np.ndarray:
+    """The same pixels by rasterio alone."""
+    planes = []
+    for band in scene.bands:
+        with rasterio.open(band.href) as file:
+            planes.append(file.read(1))
+    return np.stack(planes)
+
+
+OFF_THE_LATTICE = (10, 0, 600_005, 0, -10, 5_200_025)
+GEOGRAPHIC = (0.0004167927321668823, 0, -113.639145, 0, -0.0002794513788098739, 51.4493)
+
+
+@pytest.mark.parametrize(
+    ("transform", "epsg"),
+    [((10, 0, 600_000, 0, -10, 5_200_020), 32633), (OFF_THE_LATTICE, 32633), (GEOGRAPHIC, 4326)],
+)
+def test_pixels_and_coordinates_are_those_of_the_files(tmp_path: Path, transform: tuple[float, ...], epsg: int) -> None:
+    """`xy_coords`, `snap_bounds`, and `epsg` alone each shift or resample; none of that may be seen."""
+    scene = described(make_item(tmp_path, transform=transform, epsg=epsg))
+    cube = open_scene(scene, scene.bands, scene.grid)
+    assert cube.dims == ("band", "y", "x")
+    assert cube.chunks is not None
+    assert cube.dtype == np.uint16
+    np.testing.assert_array_equal(cube.values, bare(scene))
+    with rasterio.open(scene.bands[0].href) as file:
+        left, top = file.xy(0, 0)
+        right, bottom = file.xy(file.height - 1, file.width - 1)
+    pixel = transform[0]
+    assert cube.x.values[[0, -1]] == pytest.approx([left, right], abs=1e-9 * pixel)
+    assert cube.y.values[[0, -1]] == pytest.approx([top, bottom], abs=1e-9 * pixel)
+
+
+@needs_real_scenes
+def test_all_real_scenes_come_out_as_rasterio_reads_them() -> None:
+    items = json.loads(REAL.read_text())["features"]
+    for item in items:
+        for asset in item["assets"].values():
+            asset["href"] = str(REAL.parent / asset["href"])
+        scene = described(item)
+        np.testing.assert_array_equal(open_scene(scene, scene.bands, scene.grid).values, bare(scene))
+    assert len(items) == 14
+
+
+@pytest.mark.parametrize("where", ["item epsg", "item code", "asset code", "asset epsg"])
+def test_the_projection_is_found_wherever_a_catalog_puts_it(tmp_path: Path, where: str) -> None:
+    """Pystac turns proj:epsg into proj:code, which stackstac 0.5 does not know."""
+    item = make_item(tmp_path)
+    del item["properties"]["proj:epsg"]
+    places = [item["properties"]] if "item" in where else list(item["assets"].values())
+    for place in places:
+        place.update({"proj:epsg": 32633} if "epsg" in where else {"proj:code": "EPSG:32633"})
+    scene = described(item)
+    assert scene.grid.epsg == 32633
+    np.testing.assert_array_equal(open_scene(scene, scene.bands, scene.grid).values, bare(scene))
+
+
+def test_the_header_tells_the_grid_where_the_item_does_not(tmp_path: Path) -> None:
+    item = make_item(tmp_path)
+    with_metadata = described(item).grid
+    for asset in item["assets"].values():
+        del asset["proj:shape"], asset["proj:transform"]
+    assert described(item).grid == with_metadata
+
+
+def test_the_header_of_a_signed_file_tells_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    item = make_item(tmp_path)
+    with_metadata = described(item).grid
+    for asset in item["assets"].values():
+        del asset["proj:shape"], asset["proj:transform"]
+        asset["href"] = f"private:{asset['href']}"
+    monkeypatch.setattr(metadata, "open_href", lambda signing, href: href.removeprefix(f"{signing}:"))
+    scene = metadata.describe(item, ASSETS, BANDS, 10, "private")
+    assert scene.grid == with_metadata
+    assert scene.signing == "private"
+
+
+def test_a_file_that_is_gone_fails_the_scene(tmp_path: Path) -> None:
+    """Stackstac would fill it with no data."""
+    item = make_item(tmp_path)
+    Path(item["assets"]["nir"]["href"]).unlink()
+    scene = described(item)
+    with pytest.raises(SceneError, match=r"nir.tif: No such file"):
+        files.check_files(scene, scene.bands, {})
+    tiling = Tiling(*scene.grid.shape, 64, 16, 16)
+    with pytest.raises(SceneError, match=r"S2A_33UUP.*nir.tif"):
+        list(read.rows(scene, tiling, tiling.all()))
+
+
+def test_a_truncated_file_fails_the_scene(tmp_path: Path) -> None:
+    item = make_item(tmp_path)
+    path = Path(item["assets"]["green"]["href"])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    scene = described(item)
+    tiling = Tiling(*scene.grid.shape, 64, 16, 16)
+    with pytest.raises(SceneError, match=r"scene S2A_33UUP_20240601_0_L2A: .*green.tif"):
+        list(read.rows(scene, tiling, tiling.all()))
+
+
+def test_a_file_of_floats_is_refused(tmp_path: Path) -> None:
+    item = make_item(tmp_path)
+    write_cog(
+        Path(item["assets"]["blue"]["href"]), np.ones((150, 139), np.float32), (10, 0, 600_000, 0, -10, 5_200_020)
+    )
+    scene = described(item)
+    with pytest.raises(SceneError, match=r"asset blue: 1 band\(s\) of float32; expected one of uint16"):
+        files.check_files(scene, scene.bands, {})
+
+
+def test_a_file_with_another_grid_than_its_item_says_is_refused(tmp_path: Path) -> None:
+    """Stackstac would quietly resample it."""
+    item = make_item(tmp_path)
+    for asset in item["assets"].values():
+        asset["proj:transform"][2] += 5
+    scene = described(item)
+    with pytest.raises(SceneError, match=r"150 × 139 pixels from 600000, 5200020; its item says .* from 600005"):
+        files.check_files(scene, scene.bands, {})
+
+
+def test_a_file_in_another_projection_than_its_item_says_is_refused(tmp_path: Path) -> None:
+    item = make_item(tmp_path)
+    item["properties"]["proj:epsg"] = 32632
+    scene = described(item)
+    with pytest.raises(SceneError, match="the file is in EPSG:32633, its item says 32632"):
+        files.check_files(scene, scene.bands, {})
+
+
+def test_no_data_is_zero_with_or_without_a_tag(tmp_path: Path) -> None:
+    pixels = np.full((130, 128), 4000, np.uint16)
+    pixels[:50, :60] = 0
+    values = dict.fromkeys(BANDS, pixels)
+    for tag in (0, None):
+        scene = described(make_item(tmp_path / str(tag), values=values, nodata=tag))
+        cube = open_scene(scene, scene.bands, scene.grid).values
+        np.testing.assert_array_equal(cube[2], pixels)
+        assert np.isnan(reflectance(cube, scene.bands)[:, :50, :60]).all()
+
+
+def test_one_band_without_data_is_no_data() -> None:
+    item_bands = described_bands()
+    raw = np.full((4, 2, 2), 3000, np.uint16)
+    raw[3, 0, 0] = 0
+    values = reflectance(raw, item_bands)
+    assert values.dtype == np.float32
+    assert np.isnan(values[:, 0, 0]).all()
+    assert values[0, 1, 1] == pytest.approx(0.2)
+
+
+def described_bands() -> tuple[Any, ...]:
+    from cloudjob.grid import Grid
+    from cloudjob.scene.scene import Band
+
+    grid = Grid(32633, 0, 0, 10, 10, 2, 2)
+    return tuple(Band(name, name, "", grid, 0.0001, -0.1) for name in BANDS)
+
+
+def test_saturated_pixels_are_data() -> None:
+    assert reflectance(np.full((4, 1, 1), 65535, np.uint16), described_bands())[0, 0, 0] == pytest.approx(6.4535)
+
+
+@pytest.mark.parametrize("tag", [0, None])
+def test_averages_at_the_edge_of_the_swath_are_of_data_only(tmp_path: Path, tag: int | None) -> None:
+    pixels = np.full((240, 240), 4000, np.uint16)
+    pixels[:, :121] = 0
+    scene = described(make_item(tmp_path, values=dict.fromkeys(BANDS, pixels), nodata=tag), 20)
+    cube = open_scene(scene, scene.bands, scene.grid, resampling=rasterio.enums.Resampling.average)
+    assert set(np.unique(cube)) == {0, 4000}
+
+
+@pytest.mark.parametrize(("resolution", "factor"), [(20, 2), (60, 6)])
+def test_coarser_masks_are_served_from_the_same_origin(tmp_path: Path, resolution: float, factor: int) -> None:
+    rows = np.arange(600, dtype=np.uint16)[:, None] + np.zeros(600, np.uint16) + 1000
+    scene = described(make_item(tmp_path, values=dict.fromkeys(BANDS, rows)), resolution)
+    assert scene.grid.shape == (600 // factor, 600 // factor)
+    cube = open_scene(scene, scene.bands, scene.grid, resampling=rasterio.enums.Resampling.average)
+    means = rows.reshape(600 // factor, factor, -1).mean(axis=(1, 2))
+    np.testing.assert_allclose(cube[0, :, 7], means, atol=1)
+    assert float(cube.y[0]) == 5_200_020 - resolution / 2
+
+
+def test_a_resolution_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SceneError, match="pixels of 10 m, which do not fit into 25 m"):
+        described(make_item(tmp_path), 25)
+
+
+def test_coarse_scenes_are_never_made_finer(tmp_path: Path) -> None:
+    scene = described(make_item(tmp_path, transform=(20, 0, 600_000, 0, -20, 5_200_020)), 10)
+    assert scene.grid.dx == 20
+
+
+def test_rotated_grids_are_refused(tmp_path: Path) -> None:
+    item = make_item(tmp_path)
+    item["assets"]["red"]["proj:transform"] = [9, 1, 600_000, 1, -9, 5_200_020]
+    with pytest.raises(SceneError, match="not north-up"):
+        described(item)
+
+
+@pytest.mark.parametrize(
+    ("asset", "properties", "says"),
+    [
+        ({"proj:transform": [10, 0]}, {}, "its metadata make no sense: ValueError"),
+        ({"proj:shape": ["a", 3]}, {}, "its metadata make no sense: ValueError"),
+        ({"proj:epsg": 999_999}, {}, "its metadata make no sense: CRSError"),
+        ({"raster:bands": [{"scale": "small"}]}, {}, "could not convert string to float: 'small'"),
+        ({"raster:bands": 7}, {}, "its metadata make no sense: TypeError"),
+        ({}, {"datetime": "last week"}, "has the datetime 'last week'"),
+    ],
+)
+def test_metadata_that_make_no_sense_refuse_their_scene(
+    asset: dict[str, Any], properties: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    item = make_item(tmp_path)
+    item["assets"]["red"] |= asset
+    item["properties"] |= properties
+    with pytest.raises(SceneError, match=re.escape(says)):
+        described(item)
+
+
+def test_nothing_said_is_not_said_to_be_nothing(tmp_path: Path) -> None:
+    item = make_item(tmp_path)
+    before = described(item)
+    for asset in item["assets"].values():
+        asset |= {"bands": None, "raster:scale": None, "raster:offset": None}
+    assert described(item).bands == before.bands
+
+
+def test_a_vertical_datum_is_not_asked_for(tmp_path: Path) -> None:
+    item = make_item(tmp_path)
+    item["properties"]["proj:code"] = "EPSG:32633+5773"
+    assert described(item).grid.epsg == 32633
+
+
+def test_another_grid_is_another_fingerprint(tmp_path: Path) -> None:
+    item = make_item(tmp_path)
+    before = described(item).fingerprint
+    for asset in item["assets"].values():
+        asset["proj:transform"] = [10, 0, 600_005, 0, -10, 5_200_025]
+    assert described(item).fingerprint != before
+
+
+def test_a_missing_band_is_named(tmp_path: Path) -> None:
+    item = make_item(tmp_path)
+    del item["assets"]["nir"]
+    with pytest.raises(SceneError, match="no asset nir; it has blue, green, red") as caught:
+        described(item)
+    assert "--asset" in str(caught.value.hint)
+
+
+BASELINE_4 = {"s2:processing_baseline": "05.10"}
+
+
+@pytest.mark.parametrize(
+    ("properties", "asset", "expected"),
+    [
+        # STAC 1.0
+        ({}, {"raster:bands": [{"scale": 0.0001, "offset": -0.1}]}, (0.0001, -0.1)),
+        ({}, {"raster:bands": [{"scale": 0.0016, "offset": 0}]}, (0.0016, 0)),
+        # STAC 1.1
+        ({}, {"bands": [{"raster:scale": 0.0001, "raster:offset": -0.1}]}, (0.0001, -0.1)),
+        ({}, {"raster:scale": 0.0002, "raster:offset": 0.5}, (0.0002, 0.5)),
+        # nothing stated: the baseline decides
+        ({}, {}, (0.0001, 0)),
+        ({"s2:processing_baseline": "03.01"}, {}, (0.0001, 0)),
+        (BASELINE_4, {}, (0.0001, -0.1)),
+        ({"processing:version": "05.11"}, {}, (0.0001, -0.1)),
+        ({"s2:processing_baseline": "2.14"}, {}, (0.0001, 0)),
+        ({"s2:processing_baseline": 2.14}, {}, (0.0001, 0)),
+        ({"processing:version": "N0214"}, {}, (0.0001, 0)),
+        ({"processing:version": "N0510"}, {}, (0.0001, -0.1)),
+        ({"s2:processing_baseline": "99.99"}, {}, (0.0001, -0.1)),
+        # Earth Search: the flag tells whether raster:bands' offset is still to be applied
+        (
+            BASELINE_4 | {"earthsearch:boa_offset_applied": True},
+            {"raster:bands": [{"scale": 0.0001, "offset": -0.1}]},
+            (0.0001, 0),
+        ),
+        (
+            BASELINE_4 | {"earthsearch:boa_offset_applied": False},
+            {"raster:bands": [{"scale": 0.0001, "offset": 0}]},
+            (0.0001, -0.1),
+        ),
+        (
+            {"s2:processing_baseline": "03.01", "earthsearch:boa_offset_applied": False},
+            {"raster:bands": [{"scale": 0.0001, "offset": 0}]},
+            (0.0001, 0),
+        ),
+    ],
+)
+def test_scaling(properties: dict[str, Any], asset: dict[str, Any], expected: tuple[float, float]) -> None:
+    assert scaling(properties, asset) == expected
+
+
+def test_pixels_that_contradict_the_offset_are_told(tmp_path: Path) -> None:
+    item = make_item(tmp_path, properties=BASELINE_4, band={"offset": -0.1})
+    scene = described(item)
+    assert offset_doubt(scene, 1000, 20, 400, 0.1) is None
+    assert "applied already" in str(offset_doubt(scene, 1000, 200, 400, 0.1))
+    shifted = described({**item, "properties": {**item["properties"], "earthsearch:boa_offset_applied": True}})
+    assert offset_doubt(shifted, 1000, 20, 400, 0.1) is None
+    assert "not to have been taken off" in str(offset_doubt(shifted, 1000, 0, 0, 0.1))
+    assert offset_doubt(shifted, 1000, 0, 0, 0.9) is None  # an overcast scene has no dark pixel to judge by
+    assert offset_doubt(described(make_item(tmp_path / "old")), 1000, 900, 900, 0.1) is None
+    mistaken = described(
+        make_item(tmp_path / "old", properties={"s2:processing_baseline": "03.01"}, band={"offset": -0.1})
+    )
+    assert "applied already" in str(offset_doubt(mistaken, 1000, 200, 400, 0.1))
+
+
+def test_groups_are_named_after_the_tile_when_the_scene_has_its_whole_grid(tmp_path: Path) -> None:
+    item = make_item(tmp_path, properties={"grid:code": "MGRS-33UUP"})
+    assert described(item).group == "33UUP_600000_5200020_139x150"
+    for asset in item["assets"].values():
+        asset["proj:shape"] = [10980, 10980]
+    assert described(item).group == "33UUP"
+    assert described(item, 20).group == "33UUP"
+    del item["properties"]["grid:code"]
+    assert described(item).group == "32633_600000_5200020_10980x10980"
+    item["properties"]["s2:mgrs_tile"] = "33UUP"
+    assert described(item).group == "33UUP"
+
+
+def test_the_fingerprint_follows_the_pixels_and_nothing_else(tmp_path: Path) -> None:
+    item = make_item(tmp_path, properties={"s2:product_uri": "S2A_MSIL2A_A.SAFE", **BASELINE_4})
+    first = described(item).fingerprint
+
+    def changed(**properties: Any) -> bool:
+        return described({**item, "properties": {**item["properties"], **properties}}).fingerprint != first
+
+    assert not changed(updated="2030-01-01T00:00:00Z", **{"eo:cloud_cover": 3})
+    assert changed(**{"s2:processing_baseline": "05.11"})
+    assert changed(**{"s2:product_uri": "S2A_MSIL2A_B.SAFE"})
+    assert changed(**{"earthsearch:boa_offset_applied": True, "s2:processing_baseline": "05.10"}) is False
+    signed = json.loads(json.dumps(item))
+    for asset in signed["assets"].values():
+        asset["href"] += "?sig=secret"
+    assert described(signed).fingerprint == first
+    signed["assets"]["red"]["file:checksum"] = "1220abc"
+    assert described(signed).fingerprint != first
+
+
+def test_sensing_time_comes_from_the_datastrip(tmp_path: Path) -> None:
+    strip = "S2A_OPER_MSI_L2A_DS_2APS_20240601T141550_S20240601T101559_N05.10"
+    scene = described(make_item(tmp_path, properties={"s2:datastrip_id": strip}))
+    assert scene.sensing.isoformat() == "2024-06-01T10:15:59+00:00"
+    assert described(make_item(tmp_path / "b")).sensing == described(make_item(tmp_path / "b")).time
+
+
+def test_a_plan_holds_nothing_that_no_job_reads(tmp_path: Path) -> None:
+    item = make_item(tmp_path)
+    item["assets"]["thumbnail"] = {"href": "t.jpg"}
+    item["properties"]["anything"] = "https://h.example/preview?sig=secret"
+    slim = described(item).item
+    assert sorted(slim["assets"]) == sorted(BANDS)
+    assert "anything" not in slim["properties"]
+    again = described(slim)
+    assert (again.fingerprint, again.grid, again.bands) == tuple(
+        getattr(described(item), name) for name in ("fingerprint", "grid", "bands")
+    )

@@ -1,0 +1,87 @@
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+import rasterio
+from output import ALL, GRID, expected, make_scene, run
+from shapely.geometry import box
+
+from cloudjob.errors import UsageError
+from cloudjob.store.export import export
+from cloudjob.store.out import Out
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Out:
+    return Out.at(tmp_path / "out")
+
+
+def test_one_scene_as_a_cog(out: Out, tmp_path: Path):
+    run(out, [make_scene(0), make_scene(1)])
+    path = tmp_path / "mask.tif"
+    path.write_text("an older one")
+    assert export(out, make_scene(1).id, path) == [make_scene(1).id]
+    with rasterio.open(path) as file:
+        assert np.array_equal(file.read(1), expected(make_scene(1)))
+        assert file.crs == "EPSG:32632"
+        assert file.transform[:6] == GRID.transform
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert file.nodata == 255
+        colours = file.colormap(1)
+    assert len({colours[value] for value in (0, 1, 254, 255)}) == 4
+    names = [category.text for category in ET.parse(f"{path}.aux.xml").iter("Category")]
+    assert (names[0], names[1], names[254], names[255]) == ("clear", "cloud", "no_data", "not_computed")
+    assert {each.name for each in tmp_path.iterdir()} == {"out", "mask.tif", "mask.tif.aux.xml"}
+
+
+def test_a_day_is_what_its_scenes_tell_together(out: Out, tmp_path: Path):
+    west = make_scene(0, footprint=box(10, 46, 10.6, 47))
+    east = make_scene(0, id="east", footprint=box(10.4, 46, 11, 47))
+    run(out, [west], ALL[:4])
+    run(out, [east, make_scene(1)], ALL[2:])
+    assert export(out, "2024-06-01", tmp_path / "day.tif") == [west.id, "east"]
+    a, b = expected(west, ALL[:4]), expected(east, ALL[2:])
+    either = lambda value: (a == value) | (b == value)  # noqa: E731
+    wanted = np.select([either(1), either(0), either(254)], [1, 0, 254], 255)
+    with rasterio.open(tmp_path / "day.tif") as file:
+        assert np.array_equal(file.read(1), wanted)
+
+
+def test_a_day_in_two_groups_asks_which(out: Out, tmp_path: Path):
+    run(out, [make_scene(0), make_scene(0, id="beside", group="32TPM")])
+    with pytest.raises(UsageError, match="2 groups: 32TPM, 32TQM"):
+        export(out, "2024-06-01", tmp_path / "day.tif")
+    assert export(out, "2024-06-01", tmp_path / "day.tif", group="32TPM") == ["beside"]
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("2024-06-09", "no mask of 2024-06-09"),
+        ("2024-02-31", "in no calendar"),
+        ("S2A_none", "no mask of a scene S2A_none"),
+        (make_scene(1).id, "it failed: no"),
+    ],
+)
+def test_what_is_not_there_is_said(out: Out, tmp_path: Path, what: str, says: str):
+    run(out, [make_scene(0), make_scene(1)], failing={make_scene(1).id: "no"})
+    with pytest.raises(UsageError, match=says):
+        export(out, what, tmp_path / "mask.tif")
+    assert not (tmp_path / "mask.tif").exists()
+
+
+def test_a_folder_that_is_not_there(out: Out, tmp_path: Path):
+    run(out, [make_scene(0)])
+    with pytest.raises(UsageError, match="no folder"):
+        export(out, make_scene(0).id, tmp_path / "nowhere" / "mask.tif")
+
+
+def test_a_geographic_grid(out: Out, tmp_path: Path):
+    grid = replace(GRID, epsg=4326, x0=-113.5, y0=53.5, dx=0.0007, dy=0.0004)
+    run(out, [make_scene(0, group="4326_alberta", grid=grid)])
+    export(out, make_scene(0).id, tmp_path / "mask.tif")
+    with rasterio.open(tmp_path / "mask.tif") as file:
+        assert file.crs == "EPSG:4326"
+        assert file.transform[:6] == pytest.approx(grid.transform, rel=1e-15)

@@ -1,0 +1,262 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from cloudjob.errors import UNREACHABLE, ContractError, UnreachableError
+from cloudjob.store.lock import Lock, LockLostError, Token, _acquire, _boot, _process_start, check
+from cloudjob.store.out import Out, dump
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Out:
+    return Out.at(tmp_path / "out")
+
+
+def held(out: Out) -> dict[str, object]:
+    (path,) = (Path(out.address) / "lock").iterdir()
+    return json.loads(path.read_text())
+
+
+def leave(out: Out, number: int = 1, **changes: object) -> Token:
+    """A lock as somebody left it: by default a process of this machine that is no more."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    started = _process_start(dead.pid)
+    dead.wait()
+    token = Token(
+        number=number,
+        id="x",
+        host=socket.gethostname(),
+        boot=_boot(),
+        pid=dead.pid,
+        started=started,
+        since="2024-06-01T02:00:00Z",
+        renewed="2024-06-01T02:00:00Z",
+        heartbeat=0.2,
+    )
+    token = replace(token, **changes)  # type: ignore[arg-type]
+    out.put(token.path, dump(asdict(token)))
+    return token
+
+
+def now(**ago: float) -> str:
+    return (datetime.now(UTC) - timedelta(**ago)).isoformat()
+
+
+def test_the_second_run_is_refused_and_told_who_is_at_work(out: Out):
+    with Lock(out):
+        with (
+            pytest.raises(UnreachableError, match=f"process {os.getpid()} on {socket.gethostname()}") as refused,
+            Lock(out),
+        ):
+            pass
+        assert refused.value.exit_code == UNREACHABLE
+        assert str(held(out)["since"]) in str(refused.value)
+    with Lock(out):
+        pass
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_it_is_released_whatever_ends_the_run(out: Out, error: type[BaseException]):
+    with pytest.raises(error), Lock(out):
+        raise error
+    assert held(out)["released"] is True
+    with Lock(out) as lock:
+        lock.check()
+        assert held(out)["released"] is False
+
+
+def test_numbers_are_never_used_twice(out: Out):
+    for number in (1, 2, 3):
+        with Lock(out) as lock:
+            assert lock.token.number == number
+            assert held(out)["number"] == number  # the only file left
+
+
+def test_a_dead_process_of_this_machine_is_replaced_at_once(out: Out):
+    leave(out, renewed=now(), heartbeat=1000.0)
+    with Lock(out) as lock:
+        assert lock.token.number == 2
+
+
+def test_another_process_with_the_number_of_the_dead_does_not_count(out: Out):
+    leave(out, pid=os.getpid(), started="1", renewed=now(), heartbeat=1000.0)
+    with Lock(out) as lock:
+        assert lock.token.number == 2
+
+
+def test_a_zombie_is_dead(out: Out):
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    started = _process_start(child.pid)
+    assert started
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # ended, and nobody has asked how
+    assert _process_start(child.pid) == ""
+    leave(out, pid=child.pid, started=started, renewed=now(), heartbeat=1000.0)
+    with Lock(out):
+        child.communicate()
+
+
+@pytest.mark.parametrize("elsewhere", [{"host": "elsewhere"}, {"boot": "another container"}])
+def test_elsewhere_two_heartbeats_must_have_been_missed(out: Out, elsewhere: dict[str, str]):
+    leave(out, **elsewhere, renewed=now())
+    with pytest.raises(UnreachableError, match="another run is at work"), Lock(out):
+        pass
+    leave(out, **elsewhere, renewed=now(hours=1))
+    began = time.monotonic()
+    with Lock(out):
+        assert time.monotonic() - began >= 0.4
+
+
+def test_a_clock_that_is_slow_does_not_make_a_live_run_look_dead(out: Out):
+    token = leave(out, host="elsewhere", renewed=now(hours=3), heartbeat=1.0)
+    sign = threading.Timer(0.5, lambda: out.put(token.path, dump(asdict(replace(token, renewed=now(hours=2.9))))))
+    sign.start()
+    with pytest.raises(UnreachableError, match="another run is at work"), Lock(out):
+        pass
+    sign.join()
+
+
+def test_a_clock_that_is_fast_does_not_either(out: Out):
+    leave(out, host="elsewhere", renewed=now(hours=-1))
+    with pytest.raises(UnreachableError, match="another run is at work"), Lock(out):
+        pass
+
+
+def test_the_heartbeat_gives_signs_of_life(out: Out):
+    with Lock(out, heartbeat=0.05) as lock:
+        first = held(out)["renewed"]
+        for _ in range(100):
+            time.sleep(0.05)
+            if held(out)["renewed"] != first:
+                break
+        assert held(out)["renewed"] != first
+        lock.check()
+
+
+def test_a_run_that_was_held_up_notices_that_it_lost(out: Out, caplog: pytest.LogCaptureFixture):
+    with Lock(out, heartbeat=0.05) as lock:
+        (Path(out.address) / "lock" / "00000001.json").unlink()
+        mine = leave(out, 2, renewed=now(), heartbeat=1000.0)
+        with pytest.raises(LockLostError, match="lost the lock") as lost:
+            lock.check()
+        assert lost.value.exit_code == UNREACHABLE
+        lock._thread.join(5)
+        assert not lock._thread.is_alive()  # and it gives no more signs of life
+    assert held(out) == asdict(mine)  # the other's is left alone
+    assert "lost the lock" in caplog.text
+
+
+def test_a_removed_lock_is_lost(out: Out):
+    with Lock(out) as lock:
+        (Path(out.address) / "lock" / "00000001.json").unlink()
+        with pytest.raises(LockLostError, match="gone"):
+            lock.check()
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_of_many_that_want_it_at_once_one_gets_it(out: Out, stale: bool):
+    for number in range(20):
+        place = Out.at(f"{out}/{number}")
+        if stale:
+            leave(place)
+        barrier, won, refused = threading.Barrier(6), [], []
+
+        def want(place: Out = place, barrier: threading.Barrier = barrier, won: list = won, refused: list = refused):
+            barrier.wait()
+            try:
+                won.append(_acquire(place, 1000.0))
+            except UnreachableError as error:
+                refused.append(error)
+
+        threads = [threading.Thread(target=want) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (len(won), len(refused)) == (1, 5)
+        check(place, won[0])
+
+
+def test_one_that_was_held_between_looking_and_creating_backs_off(out: Out, monkeypatch: pytest.MonkeyPatch):
+    leave(out, 1)
+    original = Out.create
+
+    def late(self: Out, path: str, data: bytes) -> bool:
+        if path == "lock/00000002.json":  # Number 2 has come and gone meanwhile, and 3 is at work
+            out.delete(["lock/00000001.json"])
+            leave(out, 3, pid=os.getpid(), started=_process_start(os.getpid()), renewed=now())
+        return original(self, path, data)
+
+    monkeypatch.setattr(Out, "create", late)
+    with pytest.raises(UnreachableError, match="another run is at work"), Lock(out):
+        pass
+    assert held(out)["number"] == 3
+
+
+HOLD = """
+import sys, time
+from cloudjob.errors import CloudjobError
+from cloudjob.store.lock import Lock
+from cloudjob.store.out import Out
+sys.stdin.readline()
+try:
+    with Lock(Out.at(sys.argv[1])):
+        print("holds", flush=True)
+        sys.stdin.readline()
+except CloudjobError as error:
+    sys.exit(error.exit_code)
+"""
+
+
+def start(out: Out) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, out.address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def tell(process: subprocess.Popen[str]) -> None:
+    assert process.stdin
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_two_processes_race_and_a_killed_one_is_followed(out: Out):
+    racing = [start(out), start(out)]
+    for process in racing:
+        tell(process)
+    said = [process.stdout.readline() for process in racing if process.stdout]
+    assert sorted(said) == ["", "holds\n"]
+    winner, loser = racing if said[0] else racing[::-1]
+    assert loser.wait(30) == UNREACHABLE
+    winner.send_signal(signal.SIGKILL)
+    winner.wait(30)
+    with Lock(out) as lock:
+        assert lock.token.number == 2
+    for process in racing:
+        process.communicate()
+
+
+def test_ctrl_c_releases_it(out: Out):
+    process = start(out)
+    tell(process)
+    assert process.stdout
+    assert process.stdout.readline() == "holds\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert held(out)["released"] is True
+
+
+def test_something_else_in_its_place_is_an_error(out: Out):
+    out.put("lock/00000001.json", b"{}")
+    with pytest.raises(ContractError, match="not a lock"), Lock(out):
+        pass

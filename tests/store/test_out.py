@@ -1,0 +1,169 @@
+import os
+import pickle
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from cloudjob.errors import UNREACHABLE, UnreachableError, UsageError
+from cloudjob.store.out import Out
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ("s3://bucket/a/b/", "s3://bucket/a/b"),
+        ("gs://bucket", "gs://bucket"),
+        ("az://container/x", "az://container/x"),
+        ("file:///tmp/some%20where", "/tmp/some where"),
+        ("/tmp/x/", "/tmp/x"),
+    ],
+)
+def test_addresses(given: str, address: str):
+    assert Out.at(given).address == address
+
+
+def test_a_relative_folder_stays_the_same_on_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert Out.at("masks").address == f"{tmp_path}/masks"
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", "http://x/y", "ftp://x/y", "s3://", "s3://key:secretpart@bucket/x", "s3://bucket/x?sig=secretpart", "s4://b"],
+)
+def test_other_addresses_are_refused_and_tell_no_secret(given: str):
+    with pytest.raises(UsageError) as refused:
+        Out.at(given)
+    assert "secretpart" not in f"{refused.value} {refused.value.hint}"
+
+
+def test_looking_leaves_no_trace(tmp_path: Path):
+    out = Out.at(tmp_path / "typo")
+    assert out.get("job.json") is None
+    assert out.names() == set()
+    assert out.tags("items") == {}
+    assert not Path(out.address).exists()
+
+
+def test_objects_are_put_created_listed_and_deleted(tmp_path: Path):
+    out = Out.at(tmp_path / "out")
+    out.put("a/b.json", b"1")
+    assert out.create("a/b.json", b"2") is False
+    assert out.create("a/c.json", b"3") is True
+    assert (out.get("a/b.json"), out.get("a/c.json"), out.get("a/d.json")) == (b"1", b"3", None)
+    before = out.tags("a")
+    out.put("a/b.json", b"4")
+    assert {path for path, tag in out.tags("a").items() if tag != before[path]} == {"a/b.json"}
+    assert out.names("a") == {"b.json", "c.json"}
+    out.delete(["a/b.json", "a/missing.json"])
+    assert out.names("a") == {"c.json"}
+    out.delete_under("a")
+    assert out.names() == set()
+
+
+def test_sweep_removes_only_parts_of_files(tmp_path: Path):
+    out = Out.at(tmp_path)
+    for name in ("a/0", "a/0#1", "a/b/1#12", "kept/2#1", "a/no#tail", "top.json#3"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(b"")
+    assert out.sweep("", keep=["kept"]) == 3
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"a/0", "kept/2#1", "a/no#tail"}
+
+
+def test_only_the_address_travels(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIASECRET")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secretpart")
+    out = Out.at("s3://bucket/x")
+    assert out.store
+    packed = pickle.dumps(out)
+    assert b"secretpart" not in packed
+    assert b"AKIASECRET" not in packed
+    assert pickle.loads(packed) == out
+
+
+# What does not work
+
+
+def test_a_file_in_the_way(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UnreachableError, match="cannot be written or read") as error:
+        Out.at(tmp_path / "file" / "out").put("job.json", b"")
+    assert error.value.exit_code == UNREACHABLE
+    assert error.value.hint
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.getuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("needs root, to mount a small disk")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_and_one_that_is_read_only(small_disk: Path):
+    out = Out.at(small_disk / "out")
+    with pytest.raises(UnreachableError, match="is full") as error:
+        out.put("a", os.urandom(200_000))
+    assert "free some space" in str(error.value.hint)
+    assert list((small_disk / "out").iterdir()) == []
+    out.put("b", b"1")
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(UnreachableError, match="cannot be written or read"):
+        out.put("c", b"1")
+    with pytest.raises(UnreachableError, match="cannot be written or read"):
+        Out.at(small_disk / "other").put("c", b"1")
+    assert out.get("b") == b"1"
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """A store that refuses everybody, and quotes their key, as S3 does."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            key = self.headers["Authorization"].split("Credential=")[1].split("/")[0]
+            body = f"<Error><Code>InvalidAccessKeyId</Code><AWSAccessKeyId>{key}</AWSAccessKeyId></Error>".encode()
+            self.send_response(403)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_PUT  # noqa: N815
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_wrong_key_is_not_quoted(refusing: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", refusing)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIASECRET")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secretpart")
+    for ask in (lambda out: out.put("x", b""), lambda out: out.get("x"), lambda out: out.tags("x")):
+        with pytest.raises(UnreachableError, match="access denied") as error:
+            ask(Out.at("s3://bucket/out"))
+        assert error.value.exit_code == UNREACHABLE
+        assert "AKIASECRET" not in f"{error.value} {error.value.hint} {error.value.__cause__}"
+
+
+def test_a_store_that_does_not_answer(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIASECRET")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secretpart")
+    monkeypatch.setattr("cloudjob.store.out.RETRY", {"max_retries": 1})
+    with pytest.raises(UnreachableError, match="cannot be reached") as error:
+        Out.at("s3://bucket/out").put("x", b"")
+    assert "\n" not in str(error.value)

@@ -1,0 +1,117 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from output import ALL, SETTINGS, files, make_scene, run
+
+from cloudjob.errors import CONTRACT, ContractError
+from cloudjob.store import ledger, settings
+from cloudjob.store.lock import Lock
+from cloudjob.store.out import Out
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Out:
+    return Out.at(tmp_path / "out")
+
+
+def test_the_contract_is_written_once(out: Out):
+    settings.check(out, SETTINGS)
+    assert not Path(out.address).exists()
+    with Lock(out) as lock:
+        settings.claim(lock, SETTINGS)
+        settings.claim(lock, SETTINGS)
+    assert settings.read(out) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            {"checkpoint": "b" * 64, "version": "1.1"},
+            "checkpoint was aaaaaaaaaaaa…, now bbbbbbbbbbbb…; version was 1.0, now 1.1",
+        ),
+        ({"threshold": 0.6}, "threshold was 0.5, now 0.6"),
+        ({"buffer": 40.0}, "buffer was 0.0, now 40.0"),
+        ({"resolution": 20.0}, "resolution was 10.0, now 20.0"),
+        ({"probability": True}, "probability was False, now True"),
+        ({"geometry": "c" * 64}, "geometry was None, now cccccccccccc…"),
+        ({"algorithm": 2}, "algorithm was 1, now 2"),
+        ({"bands": ("red", "nir")}, "bands was"),
+    ],
+)
+def test_other_settings_are_refused_by_name(out: Out, change: dict[str, object], named: str):
+    run(out, [make_scene(0)])
+    before = files(out)
+    with pytest.raises(ContractError) as refused:
+        run(out, [make_scene(1)], contract=replace(SETTINGS, **change))  # type: ignore[arg-type]
+    assert named in str(refused.value)
+    assert refused.value.exit_code == CONTRACT
+    assert "--redo" in str(refused.value.hint)
+    assert "another --out" in str(refused.value.hint)
+    assert files(out) == before
+
+
+def test_redo_leaves_nothing_of_the_old_contract(out: Out, tmp_path: Path):
+    run(out, [make_scene(0), make_scene(1), make_scene(2)], failing={make_scene(2).id: "no"})
+    other = replace(SETTINGS, threshold=0.6)
+    settings.check(out, other, redo=True)
+    run(out, [make_scene(1)], contract=other, redo=True)
+    calm = Out.at(tmp_path / "calm")
+    run(calm, [make_scene(1)], contract=other)
+    assert files(out) == files(calm)
+    # The same command again goes on where it was: it does not start anew.
+    assert run(out, [make_scene(1)], contract=other, redo=True).counts == {"done": 1}
+
+
+@pytest.mark.parametrize("gone", ["items", "failures", "masks.zarr"])
+def test_redo_cut_short_ends_as_one_that_was_not(out: Out, tmp_path: Path, gone: str, monkeypatch: pytest.MonkeyPatch):
+    run(out, [make_scene(0), make_scene(1)], failing={make_scene(1).id: "no"})
+    other = replace(SETTINGS, threshold=0.6)
+    original = Out.delete_under
+
+    def dying(self: Out, prefix: str) -> None:
+        original(self, prefix)
+        if prefix == gone:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Out, "delete_under", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(out, [make_scene(0)], contract=other, redo=True)
+    monkeypatch.undo()
+    assert not ledger.read(out).done
+    with pytest.raises(ContractError, match="threshold was"):
+        run(out, [make_scene(0)], contract=other)
+    run(out, [make_scene(0)], contract=other, redo=True)
+    calm = Out.at(tmp_path / "calm")
+    run(calm, [make_scene(0)], contract=other)
+    assert files(out) == files(calm)
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "masks.zarr/zarr.json", "items/x/y.json"])
+def test_a_folder_that_holds_something_else_is_refused(out: Out, name: str):
+    path = Path(out.address, name)
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    with pytest.raises(ContractError, match="not made by cloudjob") as refused:
+        settings.check(out, SETTINGS, redo=True)
+    assert refused.value.exit_code == CONTRACT
+    assert [found for found in Path(out.address).rglob("*") if found.is_file()] == [path]
+
+
+def test_a_folder_that_holds_only_a_dead_lock_is_fresh(out: Out):
+    with Lock(out):
+        pass
+    run(out, [make_scene(0)], ALL[:1])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "not json", json.dumps({"checkpoint": "x", "bands": []}), json.dumps({"mine": 1, "bands": []})],
+)
+def test_somebody_elses_job_json_is_refused(out: Out, text: str):
+    out.put("job.json", text.encode())
+    with pytest.raises(ContractError, match="not made by cloudjob"):
+        settings.check(out, SETTINGS, redo=True)
+    assert out.get("job.json") == text.encode()

@@ -1,0 +1,564 @@
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import obstore
+import pystac
+import pytest
+import rioxarray  # noqa: F401  # gives datasets their .rio
+import xarray as xr
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from output import ALL, GRID, SETTINGS, TILE, TILING, attributes, expected, files, make_scene, run, values, write
+from pystac.validation import JsonSchemaSTACValidator
+from shapely.geometry import box
+
+from cloudjob.errors import ContractError
+from cloudjob.grid import Grid, Window
+from cloudjob.plan import plan
+from cloudjob.store import ledger
+from cloudjob.store.lock import Lock, LockLostError
+from cloudjob.store.masks import open_masks
+from cloudjob.store.out import Out
+from cloudjob.store.receipt import Receipt
+from cloudjob.store.slots import Slot, Writer, _allocate, begin, complete, prepare
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Out:
+    return Out.at(tmp_path / "out")
+
+
+def array(out: Out, name: str = "cloud", group: str = "32TQM") -> np.ndarray:
+    return zarr.open_array(f"{out}/masks.zarr/{group}/{name}", mode="r")[:]
+
+
+# What readers see
+
+
+@pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")  # rioxarray 0.19 with affine 3
+def test_plain_open_zarr_reads_the_mask_as_it_was_written(out: Out):
+    run(out, [make_scene(0), make_scene(1)])
+    masks = xr.open_zarr(f"{out}/masks.zarr/32TQM")
+    assert masks.cloud.dtype == np.uint8
+    assert masks.cloud.dims == ("time", "y", "x")
+    assert np.array_equal(masks.cloud, [expected(make_scene(0)), expected(make_scene(1))])
+    assert masks.cloud.rio.crs == "EPSG:32632"
+    assert masks.cloud.rio.transform()[:6] == GRID.transform
+    assert np.array_equal(masks.x, 600_005 + 10.0 * np.arange(70))
+    assert np.array_equal(masks.y, 5_099_995 - 10.0 * np.arange(60))
+    assert list(masks.time.values) == [
+        np.datetime64("2024-06-01T10:15:59.024"),
+        np.datetime64("2024-06-02T10:15:59.024"),
+    ]
+    assert list(masks.status) == [1, 1]
+    assert masks.cloud.attrs["flag_values"] == [0, 1, 254, 255]
+    assert masks.cloud.attrs["flag_meanings"] == "clear cloud no_data not_computed"
+    assert "_FillValue" not in masks.cloud.encoding | masks.cloud.attrs
+
+
+def test_a_group_opens_from_the_root_and_as_part_of_a_tree_by_its_own_consolidated_metadata(out: Out):
+    run(out, [make_scene(0)])
+    # A longer axis that is not committed, as in the middle of `prepare`: readers must not see it.
+    zarr.open_array(f"{out}/masks.zarr/32TQM/cloud", mode="r+").resize((5, *GRID.shape))
+    with pytest.warns(RuntimeWarning, match="consolidated"):  # xarray looks for it in the root, where it would go stale
+        masks = xr.open_zarr(f"{out}/masks.zarr", group="32TQM")
+    with pytest.warns(RuntimeWarning, match="consolidated"):
+        tree = xr.open_datatree(f"{out}/masks.zarr", engine="zarr")
+    assert masks.sizes["time"] == tree["32TQM"].sizes["time"] == 1
+    assert tree["32TQM"].ds.cloud.rio.crs == "EPSG:32632"
+    assert np.array_equal(tree["32TQM"].ds.cloud[0], expected(make_scene(0)))
+    root = json.loads((Path(out.address) / "masks.zarr/zarr.json").read_text())
+    assert root == {"zarr_format": 3, "node_type": "group", "attributes": {}}
+
+
+def test_zarr_conventions_say_where_the_pixels_are(out: Out):
+    run(out, [make_scene(0)])
+    told = attributes(out)
+    assert {convention["name"]: convention["uuid"] for convention in told["zarr_conventions"]} == {
+        "proj": "f17cb550-5864-4468-aeb7-f3180cfb622f",
+        "spatial": "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4",
+    }
+    assert told["proj:code"] == "EPSG:32632"
+    assert told["spatial:dimensions"] == ["y", "x"]
+    assert told["spatial:transform"] == [10, 0, 600_000, 0, -10, 5_100_000]
+    assert told["spatial:shape"] == [60, 70]
+    assert told["spatial:bbox"] == [600_000, 5_099_400, 600_700, 5_100_000]
+    on_array = zarr.open_array(f"{out}/masks.zarr/32TQM/cloud", mode="r").attrs
+    assert on_array["spatial:transform"] == told["spatial:transform"]
+
+
+def test_a_geographic_grid_has_degrees_for_coordinates(out: Out):
+    grid = Grid(4326, -113.5, 53.5, 0.0007, 0.0004, 60, 70)
+    run(out, [make_scene(0, group="4326_alberta", grid=grid)])
+    masks = xr.open_zarr(f"{out}/masks.zarr/4326_alberta")
+    assert masks.cloud.rio.crs == "EPSG:4326"
+    assert masks.x.attrs["units"] == "degrees_east"
+    assert masks.y.attrs["standard_name"] == "latitude"
+    np.testing.assert_allclose(masks.y[[0, -1]], [53.5 - 0.0002, 53.5 - 59.5 * 0.0004], rtol=1e-15)
+
+
+def test_open_masks_sorts_by_time_and_leaves_out_what_is_not_complete(out: Out):
+    late, early, failed = make_scene(5), make_scene(1), make_scene(3)
+    run(out, [late])
+    run(out, [early, failed], failing={failed.id: "no"})
+    assert attributes(out)["cloudjob:scenes"] == [late.id, early.id, failed.id]  # order of arrival
+    masks = open_masks(str(out))["32TQM"].ds
+    assert list(masks.scene.values) == [early.id, late.id]
+    assert np.array_equal(masks.cloud, [expected(early), expected(late)])
+    assert masks.cloud.chunks == ((1, 1), (32, 28), (32, 32, 6))  # one Dask chunk is one tile, one shard, one file
+    assert masks.cloud.rio.crs == "EPSG:32632"
+
+
+def test_open_masks_of_nothing_is_an_error_and_makes_nothing(tmp_path: Path):
+    with pytest.raises(ContractError, match="holds no masks"):
+        open_masks(str(tmp_path / "typo"))
+    assert not (tmp_path / "typo").exists()
+
+
+def test_probabilities_are_kept_when_the_contract_says_so(out: Out):
+    contract = replace(SETTINGS, probability=True)
+    scene = make_scene(0)
+    run(out, [scene], contract=contract)
+    assert np.array_equal(array(out, "cloud_probability")[0], expected(scene) // 2)
+    item = json.loads((Path(out.address) / f"items/32TQM/{scene.id}.json").read_text())
+    assert item["assets"]["cloud_probability"]["unit"] == "%"
+
+
+# The item
+
+
+def test_the_item_is_valid_stac_and_says_what_was_done(out: Out):
+    scene = make_scene(0)
+    run(out, [scene])
+    written = json.loads((Path(out.address) / f"items/32TQM/{scene.id}.json").read_text())
+    JsonSchemaSTACValidator().validate_core(written, pystac.STACObjectType.ITEM, "1.1.0")
+    item = pystac.Item.from_dict(written)
+    mask = expected(scene)
+    cover = 100 * (mask == 1).sum() / (mask <= 1).sum()
+    assert item.properties["eo:cloud_cover"] == pytest.approx(cover, abs=1e-4)
+    assert item.properties["proj:code"] == "EPSG:32632"
+    assert item.properties["proj:shape"] == [60, 70]
+    assert item.properties["proj:transform"] == [10, 0, 600_000, 0, -10, 5_100_000]
+    assert item.properties["grid:code"] == "MGRS-32TQM"
+    assert item.properties["cloudjob:provider_cloud_cover"] == 12.5
+    assert item.properties["cloudjob:reflectance"] == {
+        "red": {"asset": "red", "href": "/nowhere/red.tif", "scale": 1e-4, "offset": -0.1}
+    }
+    assert item.properties["cloudjob:model"] == {"name": "net", "version": "1.0", "sha256": "a" * 64}
+    assert item.properties["cloudjob:scl_agreement"] == pytest.approx(6 / 7, abs=1e-6)
+    assert (item.properties["cloudjob:device"], item.properties["cloudjob:precision"]) == ("cpu", "float32")
+    assert item.properties["cloudjob:tiles"] == [list(tile) for tile in ALL]
+    assert item.properties["cloudjob:pixels"]["no_data"] == (mask == 254).sum()
+    assert item.properties["processing:software"]["cloudjob"]
+    source, model = (link for link in item.links if link.rel == "derived_from")
+    assert source.href == f"https://catalog.example/items/{scene.id}"
+    assert (Path(out.address) / "items/32TQM" / model.href).resolve() == Path(out.address) / "job.json"
+    cloud = item.assets["cloud"]
+    assert (Path(out.address) / "items/32TQM" / cloud.href).resolve() == Path(out.address) / "masks.zarr/32TQM"
+    assert [each["value"] for each in cloud.extra_fields["classification:classes"]] == [0, 1, 254, 255]
+    assert cloud.roles == ["data", "cloud"]
+    assert (cloud.extra_fields["data_type"], cloud.extra_fields["nodata"]) == ("uint8", 255)
+    assert np.array_equal(array(out)[item.properties["cloudjob:slot"]], mask)
+
+
+def test_the_same_work_gives_the_same_bytes(out: Out, tmp_path: Path):
+    scenes = [make_scene(0), make_scene(1)]
+    run(out, scenes)
+    other = Out.at(tmp_path / "other")
+    run(other, scenes)
+    assert files(out) == files(other)
+
+
+def test_nothing_lies_where_it_should_not(out: Out):
+    run(out, [make_scene(0)], failing={})
+    assert {path.name for path in Path(out.address).iterdir()} == {"job.json", "masks.zarr", "items", "lock"}
+    assert {path.name for path in (Path(out.address) / "masks.zarr").iterdir()} == {"zarr.json", "32TQM"}
+
+
+def test_an_item_without_a_valid_pixel_has_no_cloud_cover(out: Out):
+    scene = make_scene(0)
+    with Lock(out) as lock:
+        slots = prepare(lock, SETTINGS, ledger.read(out), [scene], tile_of=lambda _: TILE)
+        item = complete(lock, SETTINGS, scene, slot=slots[scene.id], receipt=Receipt(no_data=4200), tiles=ALL)
+    JsonSchemaSTACValidator().validate_core(json.loads(json.dumps(item)), pystac.STACObjectType.ITEM, "1.1.0")
+    assert "eo:cloud_cover" not in item["properties"]
+    assert not any("/eo/" in schema for schema in item["stac_extensions"])
+
+
+def test_an_id_may_hold_anything(out: Out):
+    scenes = [make_scene(number, id=id_) for number, id_ in enumerate(["index", "../../evil", "a/b c?sig=1", "ü#1"])]
+    run(out, scenes)
+    assert {path.name for path in (Path(out.address) / "items/32TQM").iterdir()} >= {
+        "%69ndex.json",
+        "..%2F..%2Fevil.json",
+    }
+    assert set(ledger.read(out).done) == {scene.id for scene in scenes}
+    assert run(out, scenes).counts == {"done": 4}
+
+
+# Runs after runs
+
+
+def test_a_second_run_leaves_every_byte_as_it_was(out: Out):
+    scenes = [make_scene(0), make_scene(1, group="32TPM")]
+    run(out, scenes)
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in walk(out)}
+    assert run(out, scenes).counts == {"done": 2}
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in walk(out)} == before
+
+
+def walk(out: Out) -> list[Path]:
+    """All files but the lock's."""
+    return [path for path in Path(out.address).rglob("*") if path.is_file() and path.parent.name != "lock"]
+
+
+def test_a_late_scene_is_appended(out: Out):
+    run(out, [make_scene(4), make_scene(8)])
+    run(out, [make_scene(6)])
+    order = [make_scene(4), make_scene(8), make_scene(6)]
+    assert attributes(out)["cloudjob:scenes"] == [scene.id for scene in order]
+    assert np.array_equal(array(out), [expected(scene) for scene in order])
+
+
+def test_a_newer_version_takes_over_the_slot_and_retires_the_item(out: Out):
+    old = make_scene(0)
+    new = replace(
+        make_scene(0, id="S2A_32TQM_20240601_1_L2A"), baseline="05.11", fingerprint="f2", time=make_scene(0).time
+    )
+    run(out, [old, make_scene(1)], ALL[:2])
+    made = run(out, [new], ALL[1:4])
+    assert made.replaces == {new.id: old.id}
+    assert attributes(out)["cloudjob:scenes"] == [new.id, make_scene(1).id]
+    assert np.array_equal(array(out)[0], expected(new, ALL[:4]))  # nothing of the old version is left
+    assert set(ledger.read(out).done) == {new.id, make_scene(1).id}
+    assert run(out, [old]).superseded == {old.id: new.id}
+    assert array(out).shape[0] == 2
+
+
+def test_halves_of_a_tile_keep_slots_of_their_own(out: Out):
+    west, east = (
+        make_scene(0, footprint=box(10, 46, 10.6, 47)),
+        make_scene(0, id="east", footprint=box(10.4, 46, 11, 47)),
+    )
+    east = replace(east, baseline="05.11")
+    run(out, [west])
+    assert run(out, [west, east]).counts == {"done": 1, "new": 1}
+    assert set(ledger.read(out).done) == {west.id, "east"}
+
+
+def test_a_changed_and_a_grown_scene_compute_old_and_new_tiles(out: Out):
+    run(out, [make_scene(0), make_scene(1)], ALL[:2])
+    changed = make_scene(0, fingerprint="f2")
+    made = run(out, [changed, make_scene(1)], ALL[1:3])
+    assert made.counts == {"changed": 1, "grown": 1}
+    assert np.array_equal(array(out), [expected(changed, ALL[:3]), expected(make_scene(1), ALL[:3])])
+    done = ledger.read(out).done[changed.id]
+    assert (done.tiles, done.fingerprint) == (frozenset(ALL[:3]), "f2")
+    mask = expected(changed, ALL[:3])
+    assert done.cloud_cover == pytest.approx(100 * (mask == 1).sum() / (mask <= 1).sum(), abs=1e-4)  # of the whole slot
+
+
+def test_a_tile_that_became_empty_is_emptied(out: Out):
+    scene = make_scene(0)
+    run(out, [scene])
+    with Lock(out) as lock:
+        slot = prepare(lock, SETTINGS, ledger.read(out), [scene], tile_of=lambda _: TILE)[scene.id]
+        Writer(out, slot, SETTINGS).write(TILING.core((0, 0)), np.full((32, 32), 255, np.uint8))
+    assert (array(out)[0, :32, :32] == 255).all()
+    assert np.array_equal(array(out)[0, 32:], expected(scene)[32:])
+
+
+def test_the_item_is_gone_before_a_shard_is_overwritten_and_no_sooner(out: Out):
+    run(out, [make_scene(0), make_scene(1)])
+    changed, waiting = make_scene(0, fingerprint="f2"), make_scene(1, fingerprint="f2")
+    with Lock(out) as lock:
+        before = ledger.read(out)
+        assert plan.make([changed, waiting], before, lambda _: ALL).counts == {"changed": 2}
+        slots = prepare(lock, SETTINGS, before, [changed, waiting], tile_of=lambda _: TILE)
+        assert set(ledger.read(out).done) == {changed.id, waiting.id}
+        begin(lock, before, changed, slot=slots[changed.id])
+    # Killed here: the scene that was not begun keeps its mask.
+    assert set(ledger.read(out).done) == {waiting.id}
+    assert list(array(out, "status")) == [0, 1]
+
+
+def test_a_group_of_another_grid_is_refused(out: Out):
+    run(out, [make_scene(0)])
+    before = files(out)
+    with pytest.raises(ContractError, match="32TQM has"):
+        run(out, [make_scene(1, grid=replace(GRID, x0=599_990.0))])
+    assert files(out) == before
+
+
+def test_two_grids_in_one_new_group_are_refused(out: Out):
+    with pytest.raises(ContractError, match="two grids"):
+        run(out, [make_scene(0), make_scene(1, grid=replace(GRID, x0=599_990.0))])
+    assert set(files(out)) == {"job.json"}
+
+
+def test_a_foreign_group_is_refused(out: Out):
+    run(out, [make_scene(0)])
+    zarr.create_group(f"{out}/masks.zarr/mine")
+    with pytest.raises(ContractError, match="not a group that cloudjob made"):
+        ledger.read(out)
+
+
+@given(st.lists(st.sampled_from("abcdef"), unique=True), st.lists(st.sampled_from("abcdefghi"), unique=True), st.data())
+def test_no_slot_ever_moves(owners: list[str], wanted: list[str], data: st.DataObject):
+    free = [id_ for id_ in owners if id_ not in wanted]
+    new = [id_ for id_ in wanted if id_ not in owners]
+    count = data.draw(st.integers(0, min(len(free), len(new))))
+    replaces = dict(zip(new[:count], free[:count], strict=True))
+    order = _allocate(owners, [make_scene(0, id=id_) for id_ in wanted], replaces)
+    assert len(order) == len(set(order)) == len(owners) + len(new) - count
+    taken = {old: id_ for id_, old in replaces.items()}
+    assert order[: len(owners)] == [taken.get(id_, id_) for id_ in owners]
+    assert set(wanted) <= set(order)
+
+
+# Writing
+
+
+@contextmanager
+def prepared(out: Out) -> Iterator[tuple[Lock, Slot]]:
+    with Lock(out) as lock:
+        yield lock, prepare(lock, SETTINGS, ledger.read(out), [make_scene(0)], tile_of=lambda _: TILE)[make_scene(0).id]
+
+
+@pytest.mark.parametrize(
+    "window", [Window(0, 16, 0, 32), Window(16, 48, 0, 32), Window(0, 32, 0, 64), Window(32, 60, 0, 16)]
+)
+def test_only_whole_shards_are_written(out: Out, window: Window):
+    with prepared(out) as (_, slot), pytest.raises(ValueError, match="whole shard"):
+        Writer(out, slot, SETTINGS).write(window, np.zeros(window.shape, np.uint8))
+
+
+def test_many_writers_lose_nothing(out: Out):
+    scene = make_scene(0)
+    with prepared(out) as (_, slot):
+        threads = [threading.Thread(target=write, args=(out, scene, slot, [tile])) for tile in ALL * 3]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert np.array_equal(array(out)[0], expected(scene))
+
+
+def test_a_run_that_lost_its_lock_writes_no_tile_and_no_item(out: Out):
+    scene = make_scene(0)
+    with prepared(out) as (lock, slot):
+        out.put("lock/00000002.json", out.get("lock/00000001.json") or b"")
+        with pytest.raises(LockLostError):
+            write(out, scene, slot, ALL)
+        with pytest.raises(LockLostError):
+            complete(lock, SETTINGS, scene, slot=slot, receipt=Receipt(clear=1), tiles=ALL)
+        with pytest.raises(LockLostError):
+            prepare(lock, SETTINGS, ledger.read(out), [make_scene(1)], tile_of=lambda _: TILE)
+    assert (array(out) == 255).all()
+    assert list(array(out, "status")) == [0]
+    assert not ledger.read(out).done
+
+
+def test_a_lock_lost_at_the_last_moment_stops_the_item(out: Out, monkeypatch: pytest.MonkeyPatch):
+    with prepared(out) as (lock, slot):
+        monkeypatch.setattr("cloudjob.store.slots._set_status", lambda *_: out.put("lock/00000002.json", b"{}"))
+        with pytest.raises(LockLostError):
+            complete(lock, SETTINGS, make_scene(0), slot=slot, receipt=Receipt(clear=1), tiles=ALL)
+    assert not ledger.read(out).done
+
+
+# Killed anywhere
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: from then on nothing is written."""
+
+
+@pytest.fixture
+def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Call it with a run and a number: dies before that write or deletion, or not at all; tells how many there were."""
+    count, at = 0, -1
+    originals = {name: getattr(obstore, name) for name in ("put", "put_async", "delete", "delete_async")}
+
+    def watched(name: str) -> Callable[..., Any]:
+        def event(store: Any, path: str, *args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            if str(path).startswith("lock/"):
+                return originals[name](store, path, *args, **kwargs)
+            if count >= at >= 0:
+                if count == at and "put" in name and isinstance(store, obstore.store.LocalStore):
+                    torn = Path(str(store.prefix), f"{path}#1")
+                    torn.parent.mkdir(parents=True, exist_ok=True)
+                    torn.write_bytes(b"half")  # What obstore leaves when it is killed between writing and renaming
+                count += 1
+                raise KilledError
+            count += 1
+            return originals[name](store, path, *args, **kwargs)
+
+        return event
+
+    for name in originals:
+        monkeypatch.setattr(obstore, name, watched(name))
+
+    def go(work: Callable[[], object], number: int | None = None) -> int:
+        nonlocal count, at
+        count, at = 0, -1 if number is None else number
+        try:
+            if number is None:
+                work()
+            else:
+                with pytest.raises(KilledError):
+                    work()
+        finally:
+            at = -1
+        return count
+
+    return go
+
+
+STATES = {
+    "fresh": ([], [make_scene(0), make_scene(1)], ALL[:2]),
+    "grown": ([make_scene(0), make_scene(1)], [make_scene(1), make_scene(2)], ALL[1:3]),
+    "changed": (
+        [make_scene(0), make_scene(1)],
+        [make_scene(0, fingerprint="f2"), make_scene(2)],
+        ALL[1:3],
+    ),
+    "reprocessed": (
+        [make_scene(0), make_scene(1)],
+        [make_scene(-1), make_scene(0, id="newer", baseline="05.11", fingerprint="f2")],
+        ALL[1:3],
+    ),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_killed_at_any_write_a_second_run_ends_as_an_undisturbed_one(
+    state: str, tmp_path: Path, kill: Callable[..., int]
+):
+    before, scenes, tiles = STATES[state]
+    start = Out.at(tmp_path / "start")
+    if before:
+        run(start, before, ALL[:2])
+    else:
+        start.store  # noqa: B018  # makes the folder
+    calm = Out.at(shutil.copytree(start.address, tmp_path / "calm"))
+    writes = kill(lambda: run(calm, scenes, tiles))
+    assert writes > 15
+    for number in range(writes):
+        out = Out.at(shutil.copytree(start.address, tmp_path / str(number)))
+        kill(lambda out=out: run(out, scenes, tiles), number)
+        if (Path(out.address) / "masks.zarr").exists():
+            open_everything(out)
+        shutil.rmtree(Path(out.address) / "lock")  # This process is alive; who may take over is `test_lock`'s
+        run(out, scenes, tiles)
+        assert files(out) == files(calm), f"killed at write {number} of {writes}"
+        shutil.rmtree(out.address)
+
+
+def open_everything(out: Out) -> None:
+    """After a kill, readers see a store that is whole."""
+    for group in ledger.read(out).groups:
+        masks = xr.open_zarr(f"{out}/masks.zarr/{group}").load()
+        assert masks.sizes["time"] == len(masks.attrs["cloudjob:scenes"])
+
+
+KILLED = """
+import os, signal, sys
+import obstore
+from output import ALL, make_scene, run
+from cloudjob.store.out import Out
+shards = 0
+def dying(store, path, *args, original=obstore.put_async, **kwargs):
+    global shards
+    shards += "/cloud/c/" in path
+    if shards == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(store, path, *args, **kwargs)
+obstore.put_async = dying
+run(Out.at(sys.argv[1]), [make_scene(0), make_scene(1)])
+"""
+
+
+def test_sigkill_in_the_middle_leaves_no_lock_that_shuts_others_out(out: Out, tmp_path: Path):
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    dead = subprocess.run([sys.executable, "-c", KILLED, out.address, "4"], env=env, check=False)
+    assert dead.returncode == -signal.SIGKILL
+    assert (Path(out.address) / "lock/00000001.json").exists()
+    assert ledger.read(out).partial == {make_scene(0).id: frozenset(ALL[:3])}
+    run(out, [make_scene(0), make_scene(1)])  # at once, in place of the dead
+    calm = Out.at(tmp_path / "calm")
+    run(calm, [make_scene(0), make_scene(1)])
+    assert files(out) == files(calm)
+
+
+def test_a_killed_worker_leaves_no_part_of_a_file(out: Out):
+    scene = make_scene(0)
+    with prepared(out) as (lock, slot):
+        write(out, scene, slot, ALL)
+        torn = Path(out.address) / "masks.zarr/32TQM/cloud/c/0/1/1#1"
+        torn.write_bytes(b"half")
+        complete(lock, SETTINGS, scene, slot=slot, receipt=Receipt(clear=1), tiles=ALL)
+        assert not torn.exists()
+
+
+def test_a_group_whose_making_was_cut_short_is_made_anew(out: Out):
+
+    run(out, [make_scene(0)])
+    (Path(out.address) / "masks.zarr/32TQM/zarr.json").unlink()
+    shutil.rmtree(Path(out.address) / "items")
+    other = make_scene(3)
+    run(out, [other], ALL[:1])
+    assert attributes(out)["cloudjob:scenes"] == [other.id]
+    assert np.array_equal(array(out), [expected(other, ALL[:1])])
+
+
+def test_a_longer_axis_that_was_never_committed_is_cut_back(out: Out):
+    run(out, [make_scene(0)])
+    before = files(out)
+    for name, shape in (("cloud", (4, *GRID.shape)), ("time", (3,))):
+        zarr.open_array(f"{out}/masks.zarr/32TQM/{name}", mode="r+").resize(shape)
+    run(out, [make_scene(0)])
+    assert files(out) == before
+
+
+def test_slots_cost_one_resize_per_group_not_per_scene(out: Out):
+    scenes = [make_scene(day, group=group) for day, group in itertools.product(range(40), ("32TQM", "32TPM"))]
+    scenes = [replace(scene, id=f"{scene.id}_{scene.group}") for scene in scenes]
+    resizes = 0
+    original = zarr.Array.resize
+
+    def counted(self: zarr.Array, shape: Any) -> None:
+        nonlocal resizes
+        resizes += 1
+        original(self, shape)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zarr.Array, "resize", counted)
+        with Lock(out) as lock:
+            slots = prepare(lock, SETTINGS, ledger.read(out), scenes, tile_of=lambda _: TILE)
+    assert resizes == 2 * 3  # cloud, time, status
+    assert sorted(slot.index for slot in slots.values()) == sorted([*range(40)] * 2)
+
+
+def test_slots_and_settings_travel_to_workers(out: Out):
+    import pickle
+
+    with prepared(out) as (_, slot):
+        there_out, there_slot = pickle.loads(pickle.dumps((out, slot)))
+        write(there_out, make_scene(0), there_slot, ALL)
+    assert np.array_equal(array(out)[0], expected(make_scene(0)))
+    assert values(make_scene(0), (0, 0)).any()
