@@ -10,8 +10,9 @@ from conftest import make_checkpoint
 
 from cloudjob.errors import ContractError
 from cloudjob.model import checkpoint
-from cloudjob.model.checkpoint import load, save
+from cloudjob.model.checkpoint import load, record, save
 from cloudjob.model.contract import Contract
+from cloudjob.model.mlm import from_mlm
 
 
 @pytest.fixture
@@ -116,6 +117,9 @@ def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
         ({"brightest": 0.0}, "brightest reflectance is 0.0; expected above 0"),
         ({"tile": 62}, "do not fit the network's stride 4"),
         ({"mean": (0.1,)}, "4 bands but 1 means"),
+        ({"optional_bands": ("swir16",)}, "optional band 'swir16' is none of its bands"),
+        ({"optional_bands": ("red", "green", "blue", "nir")}, "all bands of the checkpoint are optional"),
+        ({"outside_fill": "grey"}, "outside_fill is 'grey'; expected a number or mirror"),
     ],
 )
 def test_contracts_that_make_no_sense(change: dict[str, object], says: str) -> None:
@@ -145,3 +149,17 @@ def test_small_scenes_are_cut_into_smaller_tiles(shape: tuple[int, int], tile: i
     tiling = contract.tiling(*shape)
     assert (tiling.tile, tiling.halo, tiling.stride) == (tile, 96, 16)
     assert contract.tiling(*shape, 10).halo == 112
+
+
+def test_optional_bands_and_fills_are_kept_and_older_files_have_none(tmp_path: Path) -> None:
+    more = {"optional_bands": ("nir",), "absent_fill": -0.25, "outside_fill": "mirror", "smooth": True, "stem": 2}
+    made = make_checkpoint(**more)
+    save(made.network, made.contract, tmp_path / "net.safetensors")
+    contract = load(tmp_path / "net.safetensors").contract
+    assert contract == made.contract
+    assert contract.required_bands == ("red", "green", "blue")
+    old = record(make_checkpoint().contract)
+    for key in ("optional_bands", "absent_fill"):
+        del old["properties"]["cloudjob:contract"][key]
+    del old["properties"]["mlm:hyperparameters"]["smooth"]
+    assert from_mlm(old) == make_checkpoint().contract

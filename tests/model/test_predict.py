@@ -135,3 +135,66 @@ def test_another_number_of_bands_is_refused() -> None:
     model = predict.prepare(make_checkpoint(), "cpu")
     with pytest.raises(ValueError, match=r"shape \(3, 8, 8\); expected \(4, y, x\)"):
         predict.mask(model, np.zeros((3, 8, 8), np.float32))
+
+
+FIVE = ("red", "green", "blue", "nir", "swir16")
+
+
+def five_bands(**change: object) -> predict.Model:
+    """A network with an optional fifth band."""
+    ckpt = make_checkpoint(bands=FIVE, mean=(0.3,) * 5, std=(0.3,) * 5)
+    contract = dataclasses.replace(ckpt.contract, optional_bands=("swir16",), absent_fill=-0.25, **change)
+    return predict.prepare(dataclasses.replace(ckpt, contract=contract), "cpu")
+
+
+def test_an_absent_band_is_its_fill_and_what_is_there_counts() -> None:
+    model = five_bands()
+    whole = np.concatenate([scene(64, 64), scene(64, 64, 1)[:1]])
+    absent, filled = whole.copy(), whole.copy()
+    absent[4], filled[4] = np.nan, -0.25
+    there, without, said = (next(predict.probability(model, [each])) for each in (whole, absent, filled))
+    assert np.isfinite(without).all()
+    assert (without == said).all()
+    assert np.abs(there - without).max() > 1e-3
+    assert np.isnan(absent[4]).all(), "the caller's array is left alone"
+
+
+def test_where_there_are_data_is_decided_by_the_bands_that_must_be_there() -> None:
+    model = five_bands(outside_fill="mirror")
+    reflectance = np.concatenate([scene(64, 64), scene(64, 64, 1)[:1]])
+    reflectance[:, :, 50:] = np.nan
+    reflectance[4, :20] = np.nan
+    mask = predict.mask(model, reflectance)
+    assert (mask[:, 50:] == 254).all()
+    assert (mask[:, :50] <= 1).all()
+
+
+def test_a_mirror_at_the_edges_is_that_of_numpy() -> None:
+    inner = scene(20, 17)
+    padded = np.pad(inner, ((0, 0), (6, 3), (8, 0)), constant_values=np.nan)
+    predict.mirror(padded, ~np.isnan(padded[0]))
+    assert (padded == np.pad(inner, ((0, 0), (6, 3), (8, 0)), mode="symmetric")).all()
+
+
+@given(st.integers(0, 1_000_000), st.floats(0.02, 0.98))
+def test_a_mirror_fills_everything_with_what_is_inside_and_leaves_that(seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    image = rng.random((2, 13, 11), np.float32)
+    inside = rng.random((13, 11)) < share
+    inside[rng.integers(13), rng.integers(11)] = True
+    filled = np.where(inside, image, np.nan)
+    predict.mirror(filled, inside)
+    assert (filled[:, inside] == image[:, inside]).all()
+    known = {tuple(pixel) for pixel in image[:, inside].T}
+    assert all(tuple(pixel) in known for pixel in filled.reshape(2, -1).T)
+
+
+def test_tiles_of_a_mirrored_scene_are_those_of_the_whole() -> None:
+    model = five_bands(outside_fill="mirror")
+    reflectance = np.concatenate([scene(150, 139), scene(150, 139, 1)[:1]])
+    whole = untiled(model, reflectance, 32)
+    tiling = Tiling(150, 139, 64, 32, 4)
+    for tile in tiling.all():
+        core, padded = tiling.core(tile), tiling.padded(tile)
+        (part,) = predict.probability(model, [predict.cut(reflectance, padded)])
+        assert np.abs(predict.trim(part, padded, core) - whole[core.slices]).max() <= 1e-4

@@ -99,3 +99,21 @@ def test_shipped_network_is_small_cheap_and_sees_far():
 
 def test_specified_network_sees_up_to_44_pixels():
     assert 40 <= context(SimpleUNet(4), 64) <= 44  # by where the pixel lies in its 4 × 4 block
+
+
+def test_smoothed_logits_carry_no_pattern_of_two_pixels():
+    torch.manual_seed(0)
+    rough = SimpleUNet(4, (8, 8), stem=2).eval()
+    smooth = SimpleUNet(4, (8, 8), stem=2, smooth=True).eval()
+    smooth.load_state_dict(rough.state_dict())
+    with torch.no_grad():
+        rough.final.weight.zero_()
+        smooth.final.weight.zero_()
+        for network in (rough, smooth):
+            network.final.bias.copy_(torch.tensor([1.0, -1.0, -1.0, 1.0]))  # a chessboard
+        image = torch.rand(1, 4, 16, 16)
+        assert rough(image).abs().min() == 1
+        assert smooth(image)[0, 0, 1:-1, 1:-1].abs().max() < 1e-6
+        for network in (rough, smooth):
+            network.final.bias.fill_(0.7)
+        assert torch.allclose(smooth(image), rough(image))

@@ -1,0 +1,211 @@
+"""What is done to images before the network sees them: what it changes, and what it must leave alone."""
+
+import numpy as np
+import pytest
+import torch
+from test_training_data import write
+
+from cloudjob.model.contract import Contract
+from training import settings, teach
+from training.data import ALL_BANDS, Layer, Patch, find
+from training.sample import Mix, Samples
+from training.sensor import (
+    SWIR,
+    coarse,
+    dazzle,
+    empty,
+    fade,
+    frost,
+    lose_sides,
+    saturated,
+    sensor,
+    undecided,
+)
+
+FIVE = Contract(
+    "five", "1", ALL_BANDS[:5], (0.25,) * 5, (0.25,) * 5,
+    optional_bands=("swir16",), absent_fill=-0.25, outside_fill="mirror",
+)  # fmt: skip
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def image(bands, low=0.1, high=0.9, side=32):
+    return rng(1).uniform(low, high, (bands, side, side)).astype(np.float32)
+
+
+def test_dazzling_ground_is_brighter_keeps_its_form_and_is_dark_in_swir():
+    bare = image(5, 0.05, 0.4)
+    bare[:, :3] = 0
+    numbers = rng(4)
+    shown = [dazzle(numbers, bare) for _ in range(40)]
+    assert np.mean([one[:4, 3:].mean() > bare[:4, 3:].mean() for one in shown]) > 0.8
+    assert max(one[:4].max() for one in shown) > 1
+    for one in shown:
+        assert (one[:4, :3] == 0).all()
+        gains = one[:4, 3:] / bare[:4, 3:]
+        assert np.ptp(gains, axis=(1, 2)).max() < 0.001, "a band is the ground times a number"
+        assert np.isnan(one[SWIR]).all() or (one[SWIR, 3:] <= 0.11 * one[1, 3:]).all()
+    assert 5 < sum(np.isnan(one[SWIR]).all() for one in shown) < 35
+
+
+@pytest.mark.parametrize("bands", [3, 4, 5])
+def test_a_saturated_band_has_one_limit(bands):
+    before = image(bands, 0, 2, side=64)
+    cut = saturated(rng(5), before, darkest=0.5)
+    assert cut.shape == before.shape
+    for band, ground in zip(cut, before, strict=True):
+        assert (band == np.minimum(ground, band.max())).all()
+        assert 0.2 < band.max() < 2
+
+
+def test_a_third_of_what_is_shown_has_lost_colour_but_not_its_swir():
+    coloured, numbers = image(5), rng(6)
+    shown = [fade(numbers, coloured) for _ in range(100)]
+    apart = [np.ptp(one[:4], axis=0).mean() / np.ptp(coloured[:4], axis=0).mean() for one in shown]
+    assert 50 < sum(x == 1 for x in apart) < 80
+    assert min(apart) < 0.2
+    assert max(apart) <= 1
+    for one in shown:
+        np.testing.assert_allclose(one[:4].mean(axis=0), coloured[:4].mean(axis=0), atol=1e-6)
+        assert (one[SWIR] == coloured[SWIR]).all()
+
+
+def test_what_has_no_data_is_not_taught():
+    numbers, bare = rng(), np.full((4, 32, 32), 0.3, np.float32)
+    bare[:, :3] = 0
+    cut = 0
+    for _ in range(80):
+        one = sensor(numbers, bare)
+        assert (empty(one) == empty(bare)).all()
+        one, target = lose_sides(numbers, one, np.zeros((32, 32), np.float32))
+        assert (np.isnan(target) == empty(one)).all()
+        cut += np.isnan(target[3:]).any()
+    assert 3 <= cut <= 25
+
+
+def test_swir16_is_withheld_at_times_and_coarse_at_times():
+    numbers, full = rng(), image(5)
+    shown = [sensor(numbers, full) for _ in range(100)]
+    absent = [one for one in shown if np.isnan(one[SWIR]).all()]
+    assert 25 < len(absent) < 55
+    assert all(np.isfinite(one[:4]).all() for one in shown)
+    there = [one[SWIR] for one in shown if np.isfinite(one[SWIR]).all()]
+    assert len(there) + len(absent) == 100
+    assert 20 < sum((band == coarse(band)).all() for band in there) < 60
+
+
+def test_flat_bright_ground_is_not_taught_as_clear_without_swir16():
+    white = image(5, 0.1, 0.9)
+    white[:, :16] = 0.5
+    clear = np.zeros((32, 32), np.float32)
+    assert (undecided(white, clear) == 0).all(), "swir16 tells"
+    white[SWIR] = np.nan
+    told = undecided(white, clear)
+    assert np.isnan(told[3:13]).all()
+    assert (told[20:] == 0).all()
+    assert (undecided(white[:4], clear + 1) == 1).all(), "a flat deck is cloud"
+    dark = white * np.float32(0.2)
+    assert (undecided(dark, clear) == 0).all()
+
+
+def test_real_snow_gets_a_swir16_that_is_dark_and_rock_one_that_is_not():
+    ground = np.full((5, 8, 8), np.nan, np.float32)
+    ground[:4, :4], ground[:4, 4:] = 0.8, np.array([0.2, 0.18, 0.15, 0.3], np.float32)[:, None, None]
+    for seed in range(20):
+        frozen = frost(rng(seed), ground, np.zeros((8, 8), np.float32))
+        assert (frozen[:4] == ground[:4]).all()
+        assert frozen[SWIR, :4].max() < 0.15
+        assert frozen[SWIR, 4:].min() > 0.15
+        cloudy = frost(rng(seed), ground, np.ones((8, 8), np.float32))
+        assert cloudy[SWIR, :4].min() > 0.2
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Chips of six bands, a cloud on dark ground, and of five, all clear."""
+    swir = tmp_path / "swir"
+    swir.mkdir()
+    cloudy = np.full((6, 80, 80), 60, np.uint16)
+    cloudy[:, 20:60, 30:70] = 400
+    cloudy[:, :, 76:] = 0
+    write(swir / "algorithm-one_r0_c0.tif", cloudy)
+    write(swir / "algorithm-one_r0_c0_label.tif", (cloudy[0] == 400).astype(np.uint8))
+    write(swir / "california-two.tif", np.full((5, 80, 80), 90, np.uint16))
+    return swir
+
+
+def test_chips_with_infrared(folder):
+    cloudy, clear = find(folder).patches
+    assert (cloudy.scene, cloudy.clear, clear.clear, clear.label) == ("algorithm-one", False, True, None)
+    six, label = cloudy.read(6)
+    assert six.shape == (6, 80, 80)
+    assert six[5, 30, 40] == pytest.approx(0.64)
+    assert (label[:, 76:] == 255).all()
+    five, label = clear.read(6)
+    assert np.isnan(five[5]).all()
+    assert np.isfinite(five[:5]).all()
+    assert (label == 0).all()
+    assert clear.read()[0].shape == (4, 80, 80)
+
+
+def test_what_is_shown_is_what_a_job_shows(folder):
+    samples = Samples(find(folder).patches, Mix(1, 1, 1, 1, 1), 40, crop=64, skies=3, contract=FIVE)
+    absent = 0
+    for index in range(40):
+        shown, target = samples[index]
+        assert shown.shape == (5, 64, 64)
+        assert torch.isfinite(shown).all()
+        assert (shown[:4] != 0).any(dim=0).all(), "no data is mirrored, not zero"
+        assert (shown[4] == -0.25).all() or (shown[4] >= 0).all()
+        absent += bool((shown[4] == -0.25).all())
+        assert target.isnan().float().mean() < 1
+    assert 5 < absent < 35
+
+
+def test_the_teacher_judges_blends_in_all_bands_and_before_the_sensor(folder):
+    asked = []
+
+    def ask(image):
+        asked.append(image.copy())
+        return (image[5] > 0.3).astype(np.float32)
+
+    patches = find(folder).patches
+    samples = Samples(
+        patches[:1], Mix(), 30, crop=64, contract=FIVE, blended=frozenset({patches[0].name}), blends=5, ask=ask
+    )
+    shown = [samples[index] for index in range(30)]
+    assert 2 <= len(asked) <= 5, "each blend is judged once"
+    assert all(one.shape == (6, 64, 64) for one in asked)
+    assert any(((one[5] > 0.15) & (one[5] < 0.6)).any() for one in asked), "none is seen through another"
+    again = Samples(
+        patches[:1], Mix(), 30, crop=64, contract=FIVE, blended=frozenset({patches[0].name}), blends=5, ask=ask
+    )
+    for index in (29, 3, 11):
+        for one, other in zip(shown[index], again[index], strict=True):
+            assert torch.equal(torch.nan_to_num(one, nan=9), torch.nan_to_num(other, nan=9))
+
+
+def test_an_algorithms_label_counts_where_the_teacher_agrees_with_its_probability(folder, tmp_path):
+    patches = find(folder).patches
+    said = np.full((80, 80), 0.8, np.float16)
+    said[:40] = 0.02
+    np.savez(tmp_path / "teacher.npz", **{patches[0].name: said})
+    chosen = settings.Data(agreeing=("algorithm-*",))
+    target = teach.targets(patches, chosen, tmp_path / "teacher.npz")[patches[0].name]
+    assert target[45:55, 35:60] == pytest.approx(0.8, abs=0.001)
+    assert np.isnan(target[25:35, 35:60]).all(), "the label says cloud, the teacher clear"
+    assert target[5, 5] == pytest.approx(0.02, abs=0.001)
+    assert np.isnan(target[70, 5]), "the label says clear, the teacher cloud"
+
+
+def test_a_patch_of_four_bands_lacks_the_others(tmp_path):
+    write(tmp_path / "four.tif", np.full((4, 8, 8), 100, np.uint16))
+    patch = Patch("four", "four", "x", tuple(Layer(tmp_path / "four.tif", i, 0.001) for i in (1, 2, 3, 4)))
+    reflectance, _ = patch.read(5)
+    assert np.isnan(reflectance[4]).all()
+    assert (reflectance[:4] == np.float32(0.1)).all()
