@@ -132,7 +132,7 @@ def make_samples(chosen: settings.Settings, learn: Sequence[Patch], soft: dict[s
     blended, frozen = (
         frozenset(p.name for p in learn if _any(p.scene, names)) for names in (chosen.data.blended, chosen.data.frozen)
     )
-    if blended and training.crop != peer.SIDE:
+    if blended and training.crop > peer.SIDE:
         raise UsageError(f"training.crop is {training.crop}; the teacher sees {peer.SIDE} px (data.blended)")
     samples = Samples(
         learn,
@@ -147,6 +147,7 @@ def make_samples(chosen: settings.Settings, learn: Sequence[Patch], soft: dict[s
         blended=blended,
         blends=chosen.data.blends if blended else 0,
         ask=peer.probability_of_tile if blended else None,
+        side=peer.SIDE,
         frozen=frozen,
         whole=training.samples == 0,
         widened=chosen.data.widened,

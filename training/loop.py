@@ -200,6 +200,10 @@ class State:
         with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
             logits = self.parallel((image - self.mean) / self.std)
         loss = masked_loss(logits.float(), target.to(self.device))
+        if not torch.isfinite(loss):
+            raise ContractError(
+                f"the loss is {loss.item()} at step {self.step}", hint="is a number in the data broken?"
+            )
         self.optimiser.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimiser)

@@ -84,7 +84,8 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         widened: pixels by which targets' clouds are widened.
         blended: names of patches of which crops are seen through each other and put to `ask`.
         blends: how many of these are made.
-        ask: reflectance (6, crop, crop) → target (crop, crop), as `peer.probability_of_tile`.
+        ask: reflectance (6, side, side) → target (side, side), as `peer.probability_of_tile`.
+        side: of what it is asked.
         frozen: names of patches of snow and ice, whose `swir16` is made up.
         whole: show `length` crops, fixed by the seed, once an epoch in random order, instead of new ones.
     """
@@ -104,6 +105,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     blended: frozenset[str] = frozenset()
     blends: int = 0
     ask: Callable[[Float], Float] | None = None
+    side: int = 256
     frozen: frozenset[str] = frozenset()
     _cache: dict[str, Sample] = field(default_factory=dict)
     _kept: int = 0
@@ -150,7 +152,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             image, target = self._crop(rng, self.labelled[number % len(self.labelled)], place)
         elif kind == 0 and self.blends and rng.random() < BLENDED:
             both = self._blend(int(rng.integers(self.blends)))
-            image, target = turn(rng, both[:-1], both[-1])
+            image, target = turn(rng, *_window(rng, both[:-1], both[-1], self.crop))
         elif kind == 0:
             image, target = self._crop(rng, self._draw(rng, self.scenes))
         elif kind == 1:
@@ -212,7 +214,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return np.where(np.isnan(target), target, wide).astype(np.float32)
 
     def _blend(self, number: int) -> Float:
-        """(planes + 1, crop, crop): two crops seen through each other, and what the teacher says of them.
+        """(planes + 1, side, side): two crops seen through each other, and what the teacher says of them.
 
         Haze and thin cloud of every kind. After Zhang et al. 2018 (mixup, arXiv:1710.09412), with the teacher's word
         for the mixture as in Beyer et al. 2022 (a good teacher is patient and consistent, arXiv:2106.05237).
@@ -224,8 +226,8 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             crops = []
             for _ in range(2):
                 image, label = self._draw(rng, scenes).read(len(ALL_BANDS))
-                crop, _ = _window(rng, image, label.astype(np.float32), self.crop)
-                crops.append(turn(rng, *pad(crop, crop[0], self.crop))[0])
+                crop, _ = _window(rng, image, label.astype(np.float32), self.side)
+                crops.append(turn(rng, *pad(crop, crop[0], self.side))[0])
             share = np.float32(rng.uniform(0.2, 0.8))
             image = share * crops[0] + (1 - share) * crops[1]
             nothing = empty(crops[0]) | empty(crops[1])

@@ -117,7 +117,9 @@ def fill(contract: Contract, reflectance: Reflectance) -> None:
     Where there are no data that is the contract's `outside_fill`; where only an optional band is absent, `absent_fill`.
     """
     inside = valid(contract, reflectance)
-    if contract.outside_fill == "mirror":
+    if contract.outside_fill == "mirror" and not inside.any():
+        reflectance[:] = 0
+    elif contract.outside_fill == "mirror":
         mirror(reflectance, inside)
     else:
         reflectance[:, ~inside] = contract.outside_fill

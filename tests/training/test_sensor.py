@@ -176,14 +176,14 @@ def test_the_teacher_judges_blends_in_all_bands_and_before_the_sensor(folder):
 
     patches = find(folder).patches
     samples = Samples(
-        patches[:1], Mix(), 30, crop=64, contract=FIVE, blended=frozenset({patches[0].name}), blends=5, ask=ask
+        patches[:1], Mix(), 30, crop=64, contract=FIVE, blended=frozenset({patches[0].name}), blends=5, ask=ask, side=64
     )
     shown = [samples[index] for index in range(30)]
     assert 2 <= len(asked) <= 5, "each blend is judged once"
     assert all(one.shape == (6, 64, 64) for one in asked)
     assert any(((one[5] > 0.15) & (one[5] < 0.6)).any() for one in asked), "none is seen through another"
     again = Samples(
-        patches[:1], Mix(), 30, crop=64, contract=FIVE, blended=frozenset({patches[0].name}), blends=5, ask=ask
+        patches[:1], Mix(), 30, crop=64, contract=FIVE, blended=frozenset({patches[0].name}), blends=5, ask=ask, side=64
     )
     for index in (29, 3, 11):
         for one, other in zip(shown[index], again[index], strict=True):
