@@ -1,9 +1,9 @@
 """Which recipe is better, each image judged by a network that did not see its source.
 
-`python -m training.crossvalidate SETTINGS… --data FOLDER --out FOLDER` trains a small network from nothing per recipe and
-fold, and prints per kind of image how much cloud is found and how much of what is clear is called cloud, with `swir16` and
-without. Folds are of sources: images of one place or maker are all in one. Truth is people's labels where there are some,
-else what the recipe's teacher or data set says; it is meant for comparing recipes, not for quoting.
+`python -m training.crossvalidate SETTINGS… --data FOLDER --out FOLDER` trains a small network from nothing per recipe
+and fold, and prints per kind of image how much cloud is found and how much of what is clear is called cloud, with
+`swir16` and without. Folds are of sources: images of one place or maker are all in one. Truth is people's labels where
+there are some, else what the recipe's teacher or data set says; it is for comparing recipes, not for quoting.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ CLEAR = {
 """Kind → patterns of scenes. `swir16` of snow and ice is made up (`sensor.frost`)."""
 
 THRESHOLDS = tuple(round(0.1 + 0.05 * step, 2) for step in range(13))
-SMALL = {"widths": (12, 24, 48, 64)}
+WIDTHS = (12, 24, 48, 64)
 STEPS, BATCH, CROP, RATE = 250, 16, 128, 3e-3
 
 
@@ -57,10 +57,11 @@ def recipe(chosen: settings.Settings, fold: Sequence[str], steps: int) -> settin
     """The same recipe for a small network and few steps, without the scenes of a fold, which validate."""
     return dataclasses.replace(
         chosen,
-        network=dataclasses.replace(chosen.network, **SMALL),
+        network=dataclasses.replace(chosen.network, widths=WIDTHS),
         data=dataclasses.replace(
             chosen.data,
             validation=tuple(fold),
+            validation_patches=10_000,
             simulated=min(chosen.data.simulated, 90),
             blends=min(chosen.data.blends, 60),
         ),
@@ -110,7 +111,7 @@ def truth(label: Label, soft: Float | None) -> Label:
     if soft is None:
         return label
     said = np.where(np.nan_to_num(soft) > 0.5, data.CLOUD, data.CLEAR)
-    return np.where(np.isnan(soft) | (label == UNKNOWN) & np.isnan(soft), UNKNOWN, said).astype(np.uint8)
+    return np.where(np.isnan(soft), UNKNOWN, said).astype(np.uint8)
 
 
 def views(patch: Patch, reflectance: Reflectance, label: Label) -> list[tuple[str, Reflectance]]:
@@ -186,17 +187,15 @@ def run(chosen: settings.Settings, patches: Sequence[Patch], out: Path, steps: i
         _, check = training.divide(small, patches)
         for given, counts in judge(model, check, soft).items():
             scenes[given] |= counts
-    costs = [(cost(kinds(scenes["with"]), place) + cost(kinds(scenes["without"]), place)) / 2
-             for place in range(len(THRESHOLDS))]  # fmt: skip
+    halves = [kinds(scenes[given]) for given in ("with", "without")]
+    costs = [statistics.mean(cost(half, place) for half in halves) for place in range(len(THRESHOLDS))]
     place = int(np.argmin(costs))
     for line in rows(chosen.name, scenes, place):
         click.echo(line)
-    click.echo(
-        f"{chosen.name:24} threshold {THRESHOLDS[place]}, wrong pixels {100 * costs[place]:.2f} % (mean over kinds)"
-    )
-    (out / chosen.name / "costs.json").write_text(
-        json.dumps(dict(zip(THRESHOLDS, costs, strict=True)), indent=1) + "\n"
-    )
+    wrong = f"wrong pixels {100 * costs[place]:.2f} % (mean over kinds)"
+    click.echo(f"{chosen.name:24} threshold {THRESHOLDS[place]}, {wrong}")
+    table = dict(zip(THRESHOLDS, costs, strict=True))
+    (out / chosen.name / "costs.json").write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

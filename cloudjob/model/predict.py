@@ -146,7 +146,7 @@ def mirror(image: Reflectance, inside: npt.NDArray[np.bool_]) -> None:
         source = _mirrored(pattern)
         for band in image:
             band[np.ix_(rows, columns)] = band[rows[:, None], source[:, columns]]
-    source = _mirrored(inside.any(axis=1)[None])[0]
+    source = _mirrored(np.atleast_2d(inside.any(axis=1)))[0]
     for band in image:
         band[:] = band[source]
 

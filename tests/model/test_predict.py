@@ -198,3 +198,10 @@ def test_tiles_of_a_mirrored_scene_are_those_of_the_whole() -> None:
         core, padded = tiling.core(tile), tiling.padded(tile)
         (part,) = predict.probability(model, [predict.cut(reflectance, padded)])
         assert np.abs(predict.trim(part, padded, core) - whole[core.slices]).max() <= 1e-4
+
+
+def test_a_window_without_any_data_is_filled_too() -> None:
+    contract = five_bands(outside_fill="mirror").contract
+    nothing = np.full((5, 16, 16), np.nan, np.float32)
+    predict.fill(contract, nothing)
+    assert np.isfinite(nothing).all()
