@@ -26,12 +26,30 @@ from training.sample import Float, Samples
 @click.option("--start", type=click.Path(path_type=Path), help="A checkpoint whose weights training begins with.")
 @click.option("--workers", default=1, show_default=True, help="Processes that prepare samples.")
 @click.option("--threads", default=0, help="Of torch on a CPU; 0 leaves its own choice.")
-def main(name: str, *, folders: tuple[Path, ...], out: Path, start: Path | None, workers: int, threads: int) -> None:
+@click.option("--epochs", type=click.IntRange(1), help="Instead of the settings' training.epochs.")
+@click.option("--patches", type=click.IntRange(0), help="Instead of the settings' data.patches; 0 is all.")
+@click.option("--crop", type=click.IntRange(16), help="Instead of the settings' training.crop, in pixels.")
+def main(
+    name: str,
+    *,
+    folders: tuple[Path, ...],
+    out: Path,
+    start: Path | None,
+    workers: int,
+    threads: int,
+    epochs: int | None,
+    patches: int | None,
+    crop: int | None,
+) -> None:
     """Command line; SETTINGS is a file or the name of one in training/experiments."""
     if threads:
         torch.set_num_threads(threads)
     with told():
-        run(settings.read(name), folders, out, start=start, workers=workers)
+        chosen = settings.changed(settings.read(name), epochs=epochs, patches=patches, crop=crop)
+        path = run(chosen, folders, out, start=start, workers=workers)
+        rows = json.loads((out / "last" / "rows.json").read_text())
+    click.echo(f"{path}: IoU {checkpoint.load(path).contract.metrics['validation_iou']:.3f} on the validation scenes, "
+               f"{len(rows)} epochs", err=True)  # fmt: skip
 
 
 def run(
@@ -52,7 +70,7 @@ def run(
                f"{len(check)} validate; {len(samples)} samples an epoch", err=True)  # fmt: skip
     pairs = [loop.pair(patch, soft.get(patch.name), chosen) for patch in check] or simulated_pairs(samples)
     path = loop.train(chosen, samples, pairs, out, start=start, workers=workers)
-    pictures.loss(json.loads((out / "last" / "rows.json").read_text()), out / "loss.png")
+    pictures.loss(json.loads((out / "last" / "rows.json").read_text()), out / "loss.png", chosen.name)
     if check:
         evaluate.evaluate(checkpoint.load(path), check, out, with_peer=False)
     else:
@@ -85,6 +103,12 @@ def divide(chosen: settings.Settings, patches: Sequence[Patch]) -> tuple[list[Pa
         names = {labelled[number].name for number in kept}
         learn = [patch for patch in learn if patch.label is None or patch.name in names]
     _check_mix(chosen, learn, check)
+    least = min(chosen.network.bands, len(data.BANDS))
+    if lacking := [patch for patch in (*learn, *check) if len(patch.layers) < least]:
+        raise UsageError(
+            f"{len(lacking)} patches have fewer than {least} bands, such as {lacking[0].name}",
+            hint="network.bands = 3 needs no near infrared",
+        )
     return learn, check
 
 

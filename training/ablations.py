@@ -44,8 +44,12 @@ def _variant(**changes: object) -> settings.Settings:
 
 VARIANTS = {
     "everything": BASE,
-    "teacher asked once": _variant(data={"anew": ()}),
-    "without the teacher": _variant(data={"teacher": (), "confirmed": (), "anew": ()}),
+    "without blends": _variant(data={"blended": ()}),
+    "without the teacher": _variant(data={"teacher": (), "agreeing": (), "confirmed": (), "blended": ()}),
+    "without swir16": _variant(network={"bands": 4}),
+    "without decks and clear chips of swir": _variant(
+        data={"held_out": (*BASE.data.held_out, "algorithm-T29UNU-*", "hls-*", "california-*")}
+    ),
     "real clouds only": _variant(mix={"clouded": 0.0, "simulated": 0.0}),
     "simulated clouds only": _variant(mix=Mix(labelled=0, clear=0.25, clouded=0.45, simulated=0.3)),
     "simulation only": _variant(mix=Mix(labelled=0, simulated=1)),

@@ -51,7 +51,8 @@ class Patch:
         name: unique within its source.
         scene: splits are made by scene, never by patch.
         source: the data set, by which metrics are pooled.
-        layers: red, green, blue, near infrared, and of some `swir16`, or `swir16` and `swir22`.
+        layers: red, green, blue, near infrared (but for data sets that lack it altogether), and of some `swir16`, or
+            `swir16` and `swir22`.
         label: the mask's file, or None.
         cloud: the value that means cloud in it; 0 is clear.
         clear: known to be without any cloud; a label file says no more than where that is in doubt.
@@ -203,6 +204,8 @@ def find_38_cloud(folder: Path) -> Found:
     does. Without it the patches without any data are dropped.
     """
     files = {band: _files_of(folder, band) for band in (*BANDS, "gt")}
+    if not files["nir"]:  # networks of three bands need none
+        del files["nir"]
     names = sorted(set().union(*files.values()))
     kept = _nonempty(folder)
     patches = []
@@ -213,7 +216,7 @@ def find_38_cloud(folder: Path) -> Found:
             if name not in there:
                 path = folder / f"train_{band}" / f"{band}_{name}.TIF"
                 raise ContractError(f"{path}: there is no such file", hint="is the data set complete?")
-        layers = tuple(Layer(files[band][name], 1, 2e-5, -0.1) for band in BANDS)
+        layers = tuple(Layer(files[band][name], 1, 2e-5, -0.1) for band in BANDS if band in files)
         scene = re.sub(r"^patch_\d+_\d+_by_\d+_", "", name)
         patches.append(Patch(name, scene, "38-cloud", layers, files["gt"][name], 255, resolution=30, level="l1c"))
     found = Found(tuple(patches), 0) if kept else _drop_empty(patches)

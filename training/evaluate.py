@@ -346,7 +346,7 @@ def generous(case: Case, by: int) -> Case:
     label = case.label
     if not case.patch.known:
         taught = (peer.probability(case.reflectance, case.patch.level) >= 0.5).astype(np.uint8)
-        label = np.where((case.reflectance != 0).any(axis=0), taught, data.UNKNOWN).astype(np.uint8)
+        label = np.where(empty(case.reflectance), data.UNKNOWN, taught).astype(np.uint8)
     near = predict.widen(label == data.CLOUD, (by, by))
     return dataclasses.replace(case, label=np.where(near & (label != data.UNKNOWN), data.CLOUD, label).astype(np.uint8))
 

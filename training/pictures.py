@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from training.data import CLEAR, CLOUD, UNKNOWN, Label, Reflectance
 
@@ -63,9 +64,10 @@ def sheet(
     figure.savefig(path, dpi=80)
 
 
-def loss(rows: Sequence[dict[str, float]], path: Path) -> None:
+def loss(rows: Sequence[dict[str, float]], path: Path, title: str) -> None:
     """Training and validation loss, and the validation IoU, by epoch."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure.suptitle(title)
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] + 1 for row in rows]
     left.plot(epochs, [row["loss"] for row in rows], marker=".", label="training")
@@ -76,6 +78,8 @@ def loss(rows: Sequence[dict[str, float]], path: Path) -> None:
     right.plot(epochs, [row["validation_iou"] for row in rows], marker=".", color="tab:green")
     _axes(right, "epoch", "validation IoU")
     right.set_ylim(0, 1)
+    for axis in (left, right):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.savefig(path, dpi=100)
 
 

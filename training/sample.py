@@ -1,8 +1,8 @@
 """What the network is shown: one crop after another, real, simulated or both, each a pure function of its number.
 
 A sample depends on (seed, epoch, index) alone, so that training can be killed and resumed, and that the number of
-loading processes changes nothing. Inside, an image is (5, height, width) reflectance, or 4 for networks without
-`swir16`: 0 where there are no data, and a plane of NaN where the band is absent.
+loading processes changes nothing. Inside, an image is (bands, height, width) reflectance: 0 where there are no data,
+and a plane of NaN where the band is absent.
 
 Sources of the method: simulated clouds as in `cloudjob.simulate`; clouds cut from one image and pasted on another as
 in CutMix (Yun et al. 2019, arXiv:1905.04899); a teacher's soft labels as targets (Hinton et al. 2015,
@@ -24,7 +24,7 @@ from cloudjob.demo.fractal import noise
 from cloudjob.model import predict
 from cloudjob.model.contract import Contract
 from training.data import ALL_BANDS, UNKNOWN, Patch
-from training.sensor import dazzle, empty, fade, frost, lose_sides, sensor, undecided
+from training.sensor import SWIR, dazzle, empty, fade, frost, lose_sides, sensor, undecided
 
 Float = npt.NDArray[np.float32]
 Sample = tuple[Float, Float]
@@ -115,7 +115,6 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def __post_init__(self) -> None:
         self.bands = len(self.contract.bands)
-        self.planes = max(4, self.bands)
         self.labelled = [p for p in self.patches if (p.label is not None and not p.clear) or p.name in self.soft]
         self.scenes = _by_scene(self.labelled)
         self.opaque = _by_scene([p for p in self.labelled if self._has_opaque_clouds(p)])
@@ -161,10 +160,10 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             image, target = self._pasted(rng)
         else:
             image, target = self._clouded(rng, simulated=kind == 4)
-        image = image[: self.planes]
+        image = image[: self.bands]
         if self.augment:
             image, target = lose_sides(rng, fade(rng, sensor(rng, image)), undecided(image, target))
-        image = image[: self.bands].copy()
+        image = image.copy()
         see(self.contract, image)
         return torch.from_numpy(image), torch.from_numpy(target[None].copy())
 
@@ -187,7 +186,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         if zoom != 1:
             image, target = resize(image, target, self.crop)
         image, target = pad(image, target, self.crop)
-        if patch.name in self.frozen and self.planes > 4 and rng.random() < FROSTED:
+        if patch.name in self.frozen and self.bands > SWIR and rng.random() < FROSTED:
             image = frost(rng, image, target)
         return turn(rng, image, target) if self.augment else (image, target)
 
@@ -195,7 +194,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         """Reflectance and target of a whole patch, kept in memory."""
         if patch.name in self._cache:
             return self._cache[patch.name]
-        image, label = patch.read(self.planes)
+        image, label = patch.read(self.bands)
         target = label.astype(np.float32)
         target[label == UNKNOWN] = np.nan
         if patch.name in self.soft:
@@ -214,7 +213,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return np.where(np.isnan(target), target, wide).astype(np.float32)
 
     def _blend(self, number: int) -> Float:
-        """(planes + 1, side, side): two crops seen through each other, and what the teacher says of them.
+        """(bands + 1, side, side): two crops seen through each other, and what the teacher says of them.
 
         Haze and thin cloud of every kind. After Zhang et al. 2018 (mixup, arXiv:1710.09412), with the teacher's word
         for the mixture as in Beyer et al. 2022 (a good teacher is patient and consistent, arXiv:2106.05237).
@@ -233,7 +232,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             nothing = empty(crops[0]) | empty(crops[1])
             image[:, nothing] = 0
             target = np.where(nothing, np.nan, self._wide(self.ask(image)))
-            self._blends[number] = np.concatenate([image[: self.planes], target[None]]).astype(np.float16)
+            self._blends[number] = np.concatenate([image[: self.bands], target[None]]).astype(np.float16)
         return self._blends[number].astype(np.float32)
 
     def _plain(self, rng: np.random.Generator) -> Sample:
@@ -283,7 +282,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def _painted(self, rng: np.random.Generator) -> Sample:
         """A crop of simulated ground."""
-        image = self._ground(int(rng.integers(self.skies)))[: self.planes]
+        image = self._ground(int(rng.integers(self.skies)))[: self.bands]
         return turn(rng, *_window(rng, image, np.zeros(image.shape[1:], np.float32), self.crop))
 
     def _sky(self, number: int) -> Float:

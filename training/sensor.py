@@ -22,8 +22,8 @@ RAYLEIGH = (0.30, 0.53, 1.0, 0.10, 0.01)
 
 
 def empty(image: Float) -> npt.NDArray[np.bool_]:
-    """Where (height, width) there are no data."""
-    nothing: npt.NDArray[np.bool_] = (image[:SWIR] == 0).all(axis=0)
+    """Where (height, width) there are no data: none in any of the first four bands."""
+    nothing: npt.NDArray[np.bool_] = (np.nan_to_num(image[:SWIR]) == 0).all(axis=0)
     return nothing
 
 

@@ -1,7 +1,7 @@
 """An experiment's settings: one small TOML file, checked when read."""
 
 import tomllib
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -161,6 +161,13 @@ def read(name: Path | str) -> Settings:
     if settings.training.keep not in ("best", "last"):
         raise UsageError(f"{path}: training.keep is {settings.training.keep!r}; expected best or last")
     return settings
+
+
+def changed(settings: Settings, *, epochs: int | None, patches: int | None, crop: int | None) -> Settings:
+    """The settings with what the command line says otherwise; None leaves a setting."""
+    training = {name: value for name, value in (("epochs", epochs), ("crop", crop)) if value is not None}
+    data = {} if patches is None else {"patches": patches}
+    return replace(settings, training=replace(settings.training, **training), data=replace(settings.data, **data))
 
 
 def _build(kind: Any, table: dict[str, Any], where: str) -> Any:

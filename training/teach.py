@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from training import peer
 from training.data import ALL_BANDS, CLEAR, CLOUD, UNKNOWN, Patch
+from training.sensor import empty
 from training.settings import Data
 
 Float = npt.NDArray[np.float32]
@@ -44,7 +45,7 @@ def targets(patches: Sequence[Patch], settings: Data, cache: Path) -> dict[str, 
             result[patch.name] = np.where(same, said[patch.name], np.nan).astype(np.float32)
         else:
             agreed = (label == CLOUD) & (said[patch.name] > 0.5)
-            clear = (label == CLEAR) | (label == UNKNOWN) & (said[patch.name] < SURE) & (reflectance != 0).any(axis=0)
+            clear = (label == CLEAR) | (label == UNKNOWN) & (said[patch.name] < SURE) & ~empty(reflectance)
             result[patch.name] = np.where(clear, 0, np.where(agreed, 1, np.nan)).astype(np.float32)
     if len(said) > known:
         cache.parent.mkdir(parents=True, exist_ok=True)

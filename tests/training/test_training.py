@@ -184,6 +184,23 @@ def test_patches_on_disk_become_a_checkpoint(trained_on_landsat):
     assert len(sheets) == (4 - int(contract.training_data[0].split()[1]))
 
 
+def test_what_the_command_line_says_goes_before_the_settings_and_three_bands_need_no_infrared(landsat, tmp_path):
+    shutil.copytree(landsat, tmp_path / "rgb", ignore=shutil.ignore_patterns("train_nir"))
+    more = ("--data", str(tmp_path / "rgb"), "--epochs", "2", "--patches", "2", "--crop", "48")
+    process = start(tmp_path, tmp_path / "four", REAL, *more)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors
+    assert "fewer than 4 bands, such as patch_1_1_by_1_" in errors
+    process = start(tmp_path, tmp_path / "three", REAL.replace("[network]", "[network]\nbands = 3"), *more)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    last = errors.splitlines()[-1]
+    assert last.startswith(f"{tmp_path / 'three' / 'checkpoint.safetensors'}: IoU 0.")
+    assert last.endswith("on the validation scenes, 2 epochs")
+    assert "2 labelled patches" in errors
+    assert checkpoint.load(tmp_path / "three" / "checkpoint.safetensors").contract.bands == ("red", "green", "blue")
+
+
 def test_other_data_do_not_resume(trained_on_landsat, landsat, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(landsat, other)

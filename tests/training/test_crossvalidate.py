@@ -1,0 +1,89 @@
+"""Cross-validation by source, and stability: what they count."""
+
+import numpy as np
+import pytest
+from conftest import make_checkpoint
+from test_training_data import write
+
+from cloudjob.model import predict
+from training import __main__ as training
+from training import crossvalidate, data, evaluate, settings, stability
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+
+@pytest.fixture
+def patches(tmp_path):
+    """A deck with its label, clear ground, and snow without swir16, each of another fold."""
+    folder = tmp_path / "swir"
+    folder.mkdir()
+    deck = np.full((6, 64, 64), 400, np.uint16)
+    deck[:, :, 48:] = 60
+    write(folder / "algorithm-T29UNU-x_r0_c0.tif", deck)
+    write(folder / "algorithm-T29UNU-x_r0_c0_label.tif", (deck[0] == 400).astype(np.uint8))
+    write(folder / "california-x.tif", np.full((5, 64, 64), 90, np.uint16))
+    (tmp_path / "surfaces").mkdir()
+    write(tmp_path / "surfaces" / "snow-geoutils-x.tif", np.full((4, 64, 64), 250, np.uint16))
+    return data.find(tmp_path).patches
+
+
+def test_every_scene_is_judged_by_a_network_that_did_not_see_its_source(patches):
+    chosen = settings.read("cloudjob-s2")
+    judged = []
+    for fold in crossvalidate.FOLDS:
+        small = crossvalidate.recipe(chosen, fold, 10)
+        try:
+            learn, check = training.divide(small, patches)
+        except training.UsageError:  # nothing of these few is left to learn from
+            continue
+        assert not {p.scene for p in learn} & {p.scene for p in check}
+        judged += [p.scene for p in check]
+    assert "california-x" in judged
+
+
+def test_no_source_is_in_two_folds_and_every_kind_is_in_one():
+    patterns = [pattern for fold in crossvalidate.FOLDS for pattern in fold]
+    assert len(set(patterns)) == len(patterns)
+    kinds = crossvalidate.CLOUDY | crossvalidate.CLEAR
+    assert len(kinds) == 8
+
+
+def test_judging_with_and_without_the_band(patches):
+    contract = {"bands": data.ALL_BANDS[:5], "mean": (0.3,) * 5, "std": (0.3,) * 5, "optional_bands": ("swir16",)}
+    model = predict.prepare(make_checkpoint(**contract), "cpu")
+    found = crossvalidate.judge(model, patches, {})
+    assert set(found["with"]) == set(found["without"]) == {"algorithm-T29UNU-x", "california-x", "snow-geoutils-x"}
+    deck = found["with"]["algorithm-T29UNU-x"]
+    assert all(count.cloud == 48 * 64 for count in deck)
+    assert deck[0].hit >= deck[-1].hit
+    kinds = crossvalidate.kinds(found["with"])
+    assert set(kinds) == {"overcast", "bright ground", "snow"}
+    lines = crossvalidate.rows("name", found, 0)
+    assert any("overcast" in line and "recall" in line for line in lines)
+    assert any("snow" in line and "false_positives" in line for line in lines)
+
+
+def test_a_missed_pixel_costs_as_much_as_a_false_one():
+    scenes = {
+        "overcast": {"a": [evaluate.Counts(hit=5, missed=5)]},
+        "snow": {"b": [evaluate.Counts(false=1, clear=9)]},
+    }
+    assert crossvalidate.cost(scenes, 0) == pytest.approx((0.5 + 0.1) / 2)
+
+
+def test_the_teachers_word_stands_for_a_label():
+    label = np.array([[0, 1, 255, 0]], np.uint8)
+    soft = np.array([[0.9, np.nan, 0.2, 0.1]], np.float32)
+    assert crossvalidate.truth(label, None) is label
+    assert crossvalidate.truth(label, soft).tolist() == [[1, 255, 0, 0]]
+
+
+def test_stability_counts_what_changes(patches):
+    (deck,) = (patch for patch in patches if patch.scene == "algorithm-T29UNU-x")
+    image = np.tile(deck.read(6)[0], (1, 2, 2))
+    for _, differ, cloud in stability.shifted(image, lambda x: x[0] > 0.3):
+        assert differ == 0, "a mask by brightness moves with the image"
+        assert cloud > 0
+    changed = [differ for _, differ, _ in stability.scaled(image, lambda x: x[0] > 0.64)]
+    assert len(changed) == 2 * stability.DRAWS
+    assert max(changed) > 0
