@@ -108,7 +108,7 @@ def train(
         state.start(begun.network)
     first = state.resume(out / "last")
     writer = SummaryWriter(str(out / "tensorboard"), purge_step=first)
-    for epoch in range(first, settings.training.epochs):
+    for epoch in range(first, settings.training.until or settings.training.epochs):
         samples.epoch = epoch
         loss = _one_epoch(state, samples, epoch, workers)
         scores = validate(state.average, state.contract, validation, device)

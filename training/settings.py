@@ -91,7 +91,8 @@ class Training:
     """The loop.
 
     Attributes:
-        epochs: passes.
+        epochs: passes for which the learning rate is planned.
+        until: passes after which training ends all the same; 0 is all of them.
         samples: crops of an epoch, each a new one; 0 shows each of the `patches` once.
         batch: crops of a step.
         crop: side of a crop in pixels.
@@ -104,6 +105,7 @@ class Training:
     """
 
     epochs: int = 10
+    until: int = 0
     samples: int = 0
     batch: int = 8
     crop: int = 256
