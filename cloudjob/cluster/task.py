@@ -15,7 +15,7 @@ from distributed.metrics import context_meter
 from rasterio.features import geometry_mask
 
 from cloudjob.catalog import signing
-from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED
+from cloudjob.classes import NAMES, NO_DATA, NOT_COMPUTED
 from cloudjob.cluster import agreement
 from cloudjob.cluster.network import worker_model
 from cloudjob.errors import CloudjobError, PassingError
@@ -132,6 +132,7 @@ def _label(
     """Give (tile, mask, probability in percent) for the tiles of a row, in batches of one shape."""
     tiles = [(row.row, column) for column in row.columns]
     reach = buffer_pixels(task.settings.buffer, task.scene.grid.metres)
+    classes = model.contract.classes
     for _, same in itertools.groupby(tiles, key=lambda tile: tiling.padded(tile).shape):
         for batch in _batches(list(same), model.batch):
             windows = [reflectance(row.crop(tiling.padded(tile)), task.scene.bands) for tile in batch]
@@ -140,8 +141,8 @@ def _label(
             del windows
             for tile, valid, likely in zip(batch, data, found, strict=True):
                 core, padded = tiling.core(tile), tiling.padded(tile)
-                mask = predict.classify(likely, valid, task.settings.threshold, reach)
-                percent = predict.percent(likely, valid) if task.settings.probability else mask.copy()
+                mask = predict.classify(likely, valid, task.settings.threshold, reach, classes)
+                percent = predict.percent(likely, valid, classes) if task.settings.probability else mask.copy()
                 yield tile, predict.trim(mask, padded, core), predict.trim(percent, padded, core)
 
 
@@ -170,12 +171,11 @@ def _tally(mask: predict.Mask, raw: npt.NDArray[np.uint16], scene: Scene, seen: 
         limit = round((-offset or OFFSET) / scene.bands[0].scale)
         visible = [index for index, band in enumerate(scene.bands) if band.name in ("red", "green", "blue")]
         dark = [raw[index] < limit for index in visible]
-        labelled = mask <= CLOUD
+        labelled = mask < NO_DATA
         dark_all = int(np.count_nonzero(np.logical_and.reduce([*dark, labelled])))
         dark_any = int(np.count_nonzero(np.logical_or.reduce(dark) & labelled))
     return Receipt(
-        clear=int(np.count_nonzero(mask == CLEAR)),
-        cloud=int(np.count_nonzero(mask == CLOUD)),
+        **{name: int(np.count_nonzero(mask == value)) for name, value in NAMES.items()},
         no_data=int(np.count_nonzero(mask == NO_DATA)),
         outside=int(np.count_nonzero(mask == NOT_COMPUTED)),
         dark_all=dark_all,

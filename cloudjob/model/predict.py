@@ -10,10 +10,12 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from cloudjob.classes import NO_DATA, NOT_COMPUTED
+from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED, SHADOW, THIN_CLOUD
+from cloudjob.errors import SceneError
 from cloudjob.grid import Window
 from cloudjob.model.checkpoint import Checkpoint, untrained
 from cloudjob.model.contract import Contract, buffer_pixels
+from cloudjob.model.onnx import OnnxNetwork
 
 Mask = npt.NDArray[np.uint8]
 Reflectance = npt.NDArray[np.float32]
@@ -24,7 +26,7 @@ class Model:
     """A network made ready for one device.
 
     Attributes:
-        network: BatchNorm folded into the convolutions, channels-last, no gradients.
+        network: BatchNorm folded into the convolutions, channels-last, no gradients; or one in ONNX.
         contract: what it was made for.
         device: where it runs.
         dtype: float32, or float16 on CUDA devices that compute in it.
@@ -32,7 +34,7 @@ class Model:
             always chooses the same algorithms and a tile's values do not depend on its neighbours.
     """
 
-    network: nn.Module
+    network: nn.Module | OnnxNetwork
     contract: Contract
     device: torch.device
     dtype: torch.dtype
@@ -56,6 +58,8 @@ def prepare(checkpoint: Checkpoint, device: str | None = None) -> Model:
         checkpoint: weights and contract.
         device: a torch device, or None for a CUDA device where there is one, else the CPU.
     """
+    if isinstance(checkpoint.network, OnnxNetwork):
+        return Model(checkpoint.network, checkpoint.contract, checkpoint.network.device, torch.float32, 1)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network = untrained(checkpoint.contract)
     network.load_state_dict(checkpoint.network.state_dict())
@@ -74,7 +78,7 @@ def prepare(checkpoint: Checkpoint, device: str | None = None) -> Model:
 
 
 def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[npt.NDArray[np.float32]]:
-    """Give the probability of cloud for windows of one shape.
+    """Give the probability of each of the network's classes for windows of one shape.
 
     Args:
         model: from `prepare`.
@@ -82,8 +86,16 @@ def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[np
             multiples of the contract's stride.
 
     Yields:
-        (y, x) float32, 0 to 1, per window, in order; without meaning where there are no data.
+        Per window, in order, float32, 0 to 1: (class, y, x), or (y, x) of cloud where the network tells only that;
+        without meaning where there are no data.
+
+    Raises:
+        SceneError: the network gives something that is no number.
     """
+    if isinstance(model.network, OnnxNetwork):
+        for window in reflectance:
+            yield _finite(model, _of_graph(model.network, window))
+        return
     contract = model.contract
     mean = torch.tensor(contract.mean)[:, None, None]
     std = torch.tensor(contract.std)[:, None, None]
@@ -101,7 +113,26 @@ def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[np
         stack = stack.to(model.device, model.dtype).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             logits = model.network(stack)[:wanted, 0]
-            yield from torch.sigmoid(logits.float()).cpu().numpy()
+            for likely in torch.sigmoid(logits.float()).cpu().numpy():
+                yield _finite(model, likely)
+
+
+def _of_graph(network: OnnxNetwork, window: Reflectance) -> npt.NDArray[np.float32]:
+    inside = ~np.isnan(window[0])
+    if not inside.any():
+        classes = len(network.contract.classes)
+        return np.zeros((classes, *inside.shape) if classes > 1 else inside.shape, np.float32)
+    return network.probability(np.nan_to_num(window, nan=network.contract.outside_fill), inside)
+
+
+def _finite(model: Model, likely: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Let numbers pass: what is none is at no threshold, and would be taken for clear."""
+    if not np.isfinite(likely).all():
+        broken = np.count_nonzero(~np.isfinite(likely))
+        raise SceneError(
+            f"the network {model.contract.name} gives values that are not finite numbers, {broken:,} of {likely.size:,}"
+        )
+    return likely
 
 
 def classify(
@@ -109,20 +140,30 @@ def classify(
     valid: npt.NDArray[np.bool_],
     threshold: float,
     buffer: tuple[float, float] = (0.0, 0.0),
+    classes: Sequence[int] = (CLOUD,),
 ) -> Mask:
     """Make a mask from probabilities.
 
     Args:
-        probability: (y, x) of cloud.
+        probability: (y, x) of cloud, or (class, y, x), of which the largest counts.
         valid: (y, x), False where there are no data.
-        threshold: probability from which a pixel is cloud.
-        buffer: by how many pixels in y and x clouds are widened (half axes of an ellipse).
+        threshold: probability from which a pixel is cloud, for (y, x).
+        buffer: by how many pixels in y and x clouds are widened (half axes of an ellipse), over clear and shadow.
+        classes: which of ours each class is (`Contract.classes`).
 
     Returns:
-        (y, x): 0 clear, 1 cloud, 254 no data.
+        (y, x): 0 clear, 1 cloud, 2 thin cloud, 3 cloud shadow, 254 no data.
     """
-    cloud = widen((probability >= threshold) & valid, buffer)
-    return np.where(valid, cloud.view(np.uint8), np.uint8(NO_DATA))
+    if probability.ndim == 2:
+        cloud = widen((probability >= threshold) & valid, buffer)
+        return np.where(valid, cloud.view(np.uint8), np.uint8(NO_DATA))
+    found = np.array(classes, np.uint8)[probability.argmax(axis=0)]
+    free = (found == CLEAR) | (found == SHADOW)
+    for kind in (THIN_CLOUD, CLOUD):  # Where both reach, the thick one hides the other
+        if kind in classes:
+            wide = widen((found == kind) & valid & ~free, buffer)
+            found[wide & free] = kind
+    return np.where(valid, found, np.uint8(NO_DATA))
 
 
 def widen(cloud: npt.NDArray[np.bool_], buffer: tuple[float, float]) -> npt.NDArray[np.bool_]:
@@ -156,8 +197,12 @@ def _square(value: float) -> float:
     return value * value
 
 
-def percent(probability: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> Mask:
-    """Probability as whole percent: (y, x) uint8, 0 to 100, 254 no data."""
+def percent(
+    probability: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], classes: Sequence[int] = (CLOUD,)
+) -> Mask:
+    """Probability of cloud, thick or thin, as whole percent: (y, x) uint8, 0 to 100, 254 no data."""
+    if probability.ndim == 3:
+        probability = probability[[kind in (CLOUD, THIN_CLOUD) for kind in classes]].sum(axis=0)
     return np.where(valid, np.rint(probability * 100), NO_DATA).astype(np.uint8)
 
 
@@ -180,7 +225,7 @@ def mask(
         pixel: height and width of a pixel in metres; the contract's resolution unless given.
 
     Returns:
-        (y, x) uint8: 0 clear, 1 cloud, 254 no data.
+        (y, x) uint8: 0 clear, 1 cloud, by some networks 2 thin cloud and 3 cloud shadow, 254 no data.
 
     Raises:
         ValueError: another number of bands than the contract's.
@@ -197,7 +242,7 @@ def mask(
         core, padded = tiling.core(tile), tiling.padded(tile)
         window = cut(reflectance, padded)
         (likely,) = probability(model, [window])
-        found = classify(likely, ~np.isnan(window[0]), limit, reach)
+        found = classify(likely, ~np.isnan(window[0]), limit, reach, contract.classes)
         result[core.slices] = trim(found, padded, core)
     return result
 

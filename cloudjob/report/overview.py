@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from cloudjob.classes import NAMES
 from cloudjob.errors import ContractError
 from cloudjob.store import group as groups
 from cloudjob.store.ledger import Done, Ledger
@@ -29,7 +30,9 @@ class Row:
         path: of its item.
         key: changes whenever the item does.
         time: of the scene, UTC.
-        cloud: percent of clear and cloud; None where no pixel has data.
+        cloud: of both kinds, percent of the pixels with a label; None where none has data.
+        thin: thin cloud alone, likewise; None, too, where the model does not know it.
+        shadow: cloud shadow, likewise.
         provider: `eo:cloud_cover` of the source item, percent, or None.
         agreement: percent of `compared` pixels on which the provider's classification says the same, or None.
         compared: pixels compared with the provider's classification.
@@ -50,6 +53,8 @@ class Row:
     key: str
     time: datetime
     cloud: float | None
+    thin: float | None
+    shadow: float | None
     provider: float | None
     agreement: float | None
     compared: int
@@ -133,7 +138,8 @@ def _row(out: Out, entry: Done, data: bytes, side: int) -> Row:
         told: dict[str, Any] = json.loads(data)["properties"]
         height, width = told["proj:shape"]
         pixels, agreement, model = told["cloudjob:pixels"], told.get("cloudjob:scl_agreement"), told["cloudjob:model"]
-        computed = pixels["clear"] + pixels["cloud"] + pixels["no_data"]
+        valid = sum(pixels.get(name, 0) for name in NAMES)
+        computed = valid + pixels["no_data"]
         tile = _TILE.search(told.get("grid:code", entry.group))
         return Row(
             id=entry.id,
@@ -143,6 +149,8 @@ def _row(out: Out, entry: Done, data: bytes, side: int) -> Row:
             key=hashlib.sha256(data).hexdigest()[:16],
             time=datetime.fromisoformat(entry.time),
             cloud=entry.cloud_cover,
+            thin=100 * pixels["thin_cloud"] / valid if valid and "thin_cloud" in pixels else None,
+            shadow=100 * pixels["cloud_shadow"] / valid if valid and "cloud_shadow" in pixels else None,
             provider=entry.provider_cloud_cover,
             agreement=None if agreement is None else 100 * agreement,
             compared=told.get("cloudjob:scl_pixels", 0),
@@ -168,7 +176,7 @@ def _run(out: Out, path: str) -> Run:
         receipts = [scene["receipt"] for scene in told["scenes"] if "receipt" in scene]
 
         def total(*names: str) -> Any:
-            return sum(receipt[name] for receipt in receipts for name in names)
+            return sum(receipt.get(name, 0) for receipt in receipts for name in names)
 
         return Run(
             started=datetime.fromisoformat(told["started"]),
@@ -176,7 +184,7 @@ def _run(out: Out, path: str) -> Run:
             seconds=told["seconds"],
             done=frozenset(scene["id"] for scene in told["scenes"] if scene["state"] == "done"),
             failed=sum(scene["state"] == "failed" for scene in told["scenes"]),
-            pixels=total("clear", "cloud", "no_data"),
+            pixels=total(*NAMES, "no_data"),
             bytes=total("bytes_read"),
             spent={what: total(f"{what}_seconds") for what in ("read", "network", "write")},
             catalog=told["catalog"],
