@@ -96,5 +96,10 @@ def save(path: Path, model: onnx.ModelProto, terms: Contract, *, change: Any = N
 
 def fixed(path: Path, side: int = 32, halo: int = 6) -> Path:
     """Three classes, windows of one size."""
-    terms = contract(halo=halo, tile=3 * (side - halo - 1), graph=Graph((CLEAR, CLOUD, SHADOW), "softmax", window=side))
+    terms = contract(
+        halo=halo,
+        tile=3 * (side - halo - 1),
+        mean=(0.5,) * 4,
+        graph=Graph((CLEAR, CLOUD, SHADOW), "softmax", window=side),
+    )
     return save(path, blurred(side), terms)

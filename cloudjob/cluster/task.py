@@ -15,7 +15,7 @@ from distributed.metrics import context_meter
 from rasterio.features import geometry_mask
 
 from cloudjob.catalog import signing
-from cloudjob.classes import NAMES, NO_DATA, NOT_COMPUTED
+from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED, SHADOW, THIN_CLOUD
 from cloudjob.cluster import agreement
 from cloudjob.cluster.network import worker_model
 from cloudjob.errors import CloudjobError, PassingError
@@ -175,7 +175,10 @@ def _tally(mask: predict.Mask, raw: npt.NDArray[np.uint16], scene: Scene, seen: 
         dark_all = int(np.count_nonzero(np.logical_and.reduce([*dark, labelled])))
         dark_any = int(np.count_nonzero(np.logical_or.reduce(dark) & labelled))
     return Receipt(
-        **{name: int(np.count_nonzero(mask == value)) for name, value in NAMES.items()},
+        clear=int(np.count_nonzero(mask == CLEAR)),
+        cloud=int(np.count_nonzero(mask == CLOUD)),
+        thin_cloud=int(np.count_nonzero(mask == THIN_CLOUD)),
+        cloud_shadow=int(np.count_nonzero(mask == SHADOW)),
         no_data=int(np.count_nonzero(mask == NO_DATA)),
         outside=int(np.count_nonzero(mask == NOT_COMPUTED)),
         dark_all=dark_all,

@@ -16,6 +16,7 @@ import torch
 from cloudjob.errors import ContractError
 from cloudjob.model import source
 from cloudjob.model.contract import Contract
+from cloudjob.model.draft import to_record
 from cloudjob.model.mlm import HINT, not_whole, shipped, to_mlm
 from cloudjob.model.onnx import OnnxNetwork
 from cloudjob.model.unet import SimpleUNet
@@ -28,6 +29,17 @@ class Checkpoint:
     contract: Contract
     network: SimpleUNet | OnnxNetwork
     sha256: str
+
+    @property
+    def unet(self) -> SimpleUNet:
+        """The network, of those that are ours.
+
+        Raises:
+            ContractError: it is one in ONNX, which can be run but not trained.
+        """
+        if isinstance(self.network, OnnxNetwork):
+            raise ContractError(f"{self.contract.name} is in ONNX, which cannot be trained", hint=HINT)
+        return self.network
 
     @property
     def parameters(self) -> int:
@@ -44,6 +56,8 @@ def untrained(contract: Contract) -> SimpleUNet:
 
 def record(contract: Contract) -> dict[str, Any]:
     """The contract as a STAC item with the MLM extension."""
+    if contract.graph:
+        return to_record(contract, "")
     parameters = sum(weights.numel() for weights in untrained(contract).parameters())
     return to_mlm(contract, parameters=parameters, framework=torch.__version__.split("+")[0])
 

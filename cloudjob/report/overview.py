@@ -31,8 +31,6 @@ class Row:
         key: changes whenever the item does.
         time: of the scene, UTC.
         cloud: of both kinds, percent of the pixels with a label; None where none has data.
-        thin: thin cloud alone, likewise; None, too, where the model does not know it.
-        shadow: cloud shadow, likewise.
         provider: `eo:cloud_cover` of the source item, percent, or None.
         agreement: percent of `compared` pixels on which the provider's classification says the same, or None.
         compared: pixels compared with the provider's classification.
@@ -44,6 +42,8 @@ class Row:
         checkpoint: SHA-256, hexadecimal.
         software: version of cloudjob.
         warnings: what the job noticed about the scene.
+        thin: thin cloud alone, in percent like `cloud`; None, too, where the model does not know it.
+        shadow: cloud shadow, likewise.
     """
 
     id: str
@@ -53,8 +53,6 @@ class Row:
     key: str
     time: datetime
     cloud: float | None
-    thin: float | None
-    shadow: float | None
     provider: float | None
     agreement: float | None
     compared: int
@@ -66,6 +64,8 @@ class Row:
     checkpoint: str
     software: str
     warnings: tuple[str, ...]
+    thin: float | None = None
+    shadow: float | None = None
 
     @property
     def difference(self) -> float | None:

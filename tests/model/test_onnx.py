@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 import pystac
 import pytest
+from conftest import make_checkpoint
 from jobs import make_scene, write_catalog
-from networks import FOUR, LIMITS, bright, contract, fixed, four_classes, graph, save
+from networks import FOUR, LIMITS, blurred, bright, contract, fixed, four_classes, graph, save
 from onnx import TensorProto, helper, numpy_helper
 
 from cloudjob import embed
@@ -20,7 +21,8 @@ from cloudjob.classes import CLEAR, CLOUD, SHADOW, THIN_CLOUD
 from cloudjob.errors import CONTRACT, ContractError, SceneError, UsageError
 from cloudjob.model import checkpoint, predict, source
 from cloudjob.model.contract import Graph
-from cloudjob.model.draft import to_record
+from cloudjob.model.draft import draft, to_record
+from training.export import export
 
 ONE = {"weights": np.zeros((1, 4, 1, 1)), "bias": np.zeros(1)}
 
@@ -400,7 +402,7 @@ def test_windows_of_one_size_fade_into_each_other(tmp_path: Path) -> None:
     for top in range(side - halo, padded.shape[1] - side + 1, step):
         for left in range(side - halo, padded.shape[2] - side + 1, step):
             part = np.s_[top : top + side, left : left + side]
-            scores = net.network._run([padded[:, *part]])[0]
+            scores = net.network._run([padded[:, *part] - np.float32(0.5)])[0]
             total[:, *part] += scores * np.outer(line, line)
             weight[part] += np.outer(line, line)
     inner = np.s_[side : side + 190, side : side + 140]
@@ -462,3 +464,30 @@ def test_records_in_the_package_can_be_read(name: str) -> None:
     assert (terms.name, terms.classes, len(terms.bands)) == (name, (CLEAR, CLOUD, SHADOW), 6 if "6b" in name else 4)
     assert terms.padding() == 205
     assert terms.tiling(10980, 10980).tile == 2040
+
+
+@pytest.mark.parametrize("stem", [1, 2])
+def test_our_own_network_exported_gives_the_same_masks(stem: int, tmp_path: Path) -> None:
+    made = make_checkpoint(tile=128, stem=stem)
+    checkpoint.save(made.network, made.contract, tmp_path / "net.safetensors")
+    export(tmp_path / "net.safetensors", tmp_path / "net.onnx")
+    ours, theirs = (checkpoint.load(tmp_path / f"net.{kind}") for kind in ("safetensors", "onnx"))
+    assert theirs.contract == replace(ours.contract, graph=theirs.contract.graph, widths=theirs.contract.widths, stem=1)
+    reflectance = np.random.default_rng(0).random((4, 500, 420), np.float32)
+    reflectance[:, :30, :200] = np.nan
+    one, other = (predict.mask(predict.prepare(each, "cpu"), reflectance) for each in (ours, theirs))
+    assert (one != other).sum() <= 1
+    assert 0.05 < (one == CLOUD).mean() < 0.95
+
+
+def test_a_draft_for_somebody_elses_graph(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.onnx"
+    path.write_bytes(blurred(64).SerializeToString())
+    path.with_suffix(".json").write_text(json.dumps(draft(path, "ukis-csmask-l2a")))
+    with pytest.raises(ContractError, match="No such file"):
+        draft(tmp_path / "none.onnx", "ukis-csmask-l2a")
+    terms = checkpoint.load(path).contract
+    assert (terms.name, terms.graph.window, terms.classes) == ("theirs", 64, (CLEAR, CLOUD, SHADOW))
+    path.write_bytes(four_classes().SerializeToString())
+    with pytest.raises(ContractError, match="has 4 classes, ukis-csmask-l2a has 3"):
+        draft(path, "ukis-csmask-l2a")
