@@ -102,7 +102,7 @@ def cli(*, verbose: bool, form: logs.Format) -> None:
     \b
     Masks: 0 clear, 1 cloud, 254 no data in the source, 255 not computed.
     Every option can also be set in the environment: --out as CLOUDJOB_OUT, and so on.
-    The network that ships has no class for cloud shadows; others tell 2 thin cloud and 3 cloud shadow.
+    Some networks also tell 2 thin cloud and 3 cloud shadow; the one that ships does not.
     """
     logs.setup(form, verbose=verbose)
 
