@@ -272,7 +272,7 @@ def demo(*, out: str, workers: int | None) -> int:
 @cli.command()
 @click.argument("address")
 @option("--workers", type=click.IntRange(min=1), help="Processes. [default: one per core]")
-def worker(*, address: str, workers: int | None) -> int:
+def worker(*, address: str, workers: int | None) -> None:
     """Work for a Dask scheduler at ADDRESS (tcp://host:8786) until it lets go.
 
     Exits with 0 when the scheduler closed it, with 4 when the scheduler was lost.
@@ -281,7 +281,7 @@ def worker(*, address: str, workers: int | None) -> int:
 
     from cloudjob.cluster.worker import serve
 
-    return errors.DONE if asyncio.run(serve(address, workers)) else errors.UNREACHABLE
+    asyncio.run(serve(address, workers))
 
 
 def _job(options: dict[str, Any]) -> "Job":

@@ -69,6 +69,13 @@ def tame_dask() -> None:
         _adopt_dask()
 
 
+def hush_dask() -> None:
+    """Have Dask say nothing more in this process: it is ending, and somebody else tells why, in a line."""
+    for name in list(logging.getLogger().manager.loggerDict):
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
 def inherit() -> None:
     """In a worker process: log as JSON if the process that started it does."""
     if is_json():

@@ -25,15 +25,7 @@ def dask_setup(worker: Any) -> None:
 def dask_teardown(worker: Any) -> None:
     """Called by Dask when a worker ends: what its threads and queues tell of that is no news."""
     del worker
-    hush()
-
-
-def hush() -> None:
-    """Have Dask say nothing more in this process: it is ending, and somebody else tells why, in a line."""
-    logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
-    for name in list(logging.getLogger().manager.loggerDict):
-        if name.startswith("distributed."):
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    logs.hush_dask()
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -1,8 +1,10 @@
 """Where the work runs: lanes, what a worker process is started with, the window of submissions, lost schedulers."""
 
 import contextlib
+import json
 import logging
 import os
+import re
 import signal
 import socket
 import ssl
@@ -409,7 +411,7 @@ def test_a_run_waits_for_a_worker_but_not_for_ever(
     monkeypatch.setattr(stream, "COUNTED", 0.1)
     monkeypatch.setattr(stream, "PATIENCE", 0.5)
     with (
-        LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
         pytest.raises(UnreachableError, match="there has been no worker for"),
     ):
@@ -419,7 +421,7 @@ def test_a_run_waits_for_a_worker_but_not_for_ever(
 
 def test_a_worker_that_comes_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "COUNTED", 0.1)
-    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster, Client(cluster) as client:
+    with LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
         results = stream.stream(client, double, [("double-1", 1)])
         late = threading.Timer(0.5, cluster.scale, [1])
         late.start()
@@ -524,10 +526,11 @@ def test_a_worker_whose_scheduler_goes_before_it_has_joined_exits_with_4(
     assert line.startswith(f"error: could not join the Dask scheduler at {address}")
 
 
-def test_a_worker_that_is_let_go_exits_with_0() -> None:
+def test_a_worker_that_is_let_go_exits_with_0(tmp_path: Path) -> None:
+    log = tmp_path / "log"
     with (
         jobs.started(*jobs.SCHEDULER, until=jobs.LISTENS) as (_, address),
-        jobs.worker_of(address, GDAL_CACHEMAX="99") as process,
+        jobs.worker_of(address, log=log, GDAL_CACHEMAX="99") as process,
         Client(address) as client,
     ):
         client.wait_for_workers(1, timeout=60)
@@ -539,6 +542,9 @@ def test_a_worker_that_is_let_go_exits_with_0() -> None:
         assert set.union(*found.values()) == {"127.0.0.1"}, "the address that faces the scheduler"
         client.shutdown()
         assert process.wait(60) == 0
+    told = log.read_text().splitlines()
+    assert told[-1] == f"let go by the scheduler at {address}: nothing is left to do"
+    assert not any(re.search(r"Traceback|ERROR|WARNING", line) for line in told), told
 
 
 # A scheduler of the run's own that takes workers from elsewhere
@@ -571,9 +577,10 @@ def test_a_run_takes_workers_from_elsewhere_and_lets_them_go(listening_at: str) 
         assert process.wait(60) == 0
 
 
-def test_a_run_that_fails_does_not_let_workers_go(listening_at: str) -> None:
+def test_a_run_that_fails_does_not_let_workers_go(listening_at: str, tmp_path: Path) -> None:
     """They exit as if the scheduler had been killed, and so are started again for the run's next try."""
-    with jobs.worker_of(listening_at) as process:
+    log = tmp_path / "log"
+    with jobs.worker_of(listening_at, log=log, CLOUDJOB_LOG_FORMAT="json") as process:
         with (  # noqa: PT012
             pytest.raises(UnreachableError, match="the store"),
             scheduler.connect("local", 1, listening_at) as client,
@@ -581,6 +588,9 @@ def test_a_run_that_fails_does_not_let_workers_go(listening_at: str) -> None:
             client.wait_for_workers(2, timeout=60)
             raise UnreachableError("the store does not answer")
         assert process.wait(60) == 4
+    (line,) = map(json.loads, log.read_text().splitlines())  # One, and no page of traceback
+    assert (line["event"], line["exit_code"]) == ("error", 4)
+    assert line["message"] == f"the Dask scheduler at {listening_at} is lost"
 
 
 def test_everywhere_means_everywhere_but_the_dashboard_and_this_machines_lanes(listening_at: str) -> None:
