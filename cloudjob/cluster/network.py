@@ -20,6 +20,7 @@ def dask_setup(worker: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logs.inherit()
     logging.getLogger("distributed.worker").addFilter(_is_news)
+    logging.getLogger("distributed.batched").setLevel(logging.WARNING)  # A page for every connection that ends
 
 
 def dask_teardown(worker: Any) -> None:

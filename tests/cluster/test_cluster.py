@@ -405,13 +405,17 @@ def test_a_scheduler_lost_while(when: str, monkeypatch: pytest.MonkeyPatch) -> N
             list(stream.stream(client, double, [("double-lost", 1)]))
 
 
+NO_WORKER = {"n_workers": 0, "processes": False, "dashboard_address": "127.0.0.1:0"}
+"""For a cluster in this process whose workers are yet to come."""
+
+
 def test_a_run_waits_for_a_worker_but_not_for_ever(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(stream, "COUNTED", 0.1)
     monkeypatch.setattr(stream, "PATIENCE", 0.5)
     with (
-        LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        LocalCluster(**NO_WORKER) as cluster,
         Client(cluster) as client,
         pytest.raises(UnreachableError, match="there has been no worker for"),
     ):
@@ -421,7 +425,10 @@ def test_a_run_waits_for_a_worker_but_not_for_ever(
 
 def test_a_worker_that_comes_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "COUNTED", 0.1)
-    with LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
+    with (
+        LocalCluster(**NO_WORKER) as cluster,
+        Client(cluster) as client,
+    ):
         results = stream.stream(client, double, [("double-1", 1)])
         late = threading.Timer(0.5, cluster.scale, [1])
         late.start()
