@@ -51,7 +51,7 @@ class Checkpoint:
 
 def untrained(contract: Contract) -> SimpleUNet:
     """The network of a contract, with random weights."""
-    return SimpleUNet(len(contract.bands), contract.widths, contract.stem, contract.dilation)
+    return SimpleUNet(len(contract.bands), contract.widths, contract.stem, contract.dilation, contract.smooth)
 
 
 def record(contract: Contract) -> dict[str, Any]:

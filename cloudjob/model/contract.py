@@ -43,10 +43,14 @@ class Contract:
         bands: common names of the input bands, in the network's order.
         mean: per band, subtracted from the reflectance (0 to 1 and above).
         std: per band, divides what is left; the network sees (reflectance − mean) / std.
+        optional_bands: those of `bands` that a scene may lack; the network was trained with and without them. Where
+            there are data is decided by the others.
+        absent_fill: reflectance the network sees in place of an optional band where it is absent; such as no band has.
         resolution: pixel size in metres the network was made for.
         tile: side in pixels of the tiles a large scene is cut into; see `tiling`.
         halo: pixels of context read beyond each side of a tile, before rounding to the network's stride.
-        outside_fill: reflectance the network sees outside the scene and where there are no data.
+        outside_fill: what the network sees outside the scene and where there are no data: a reflectance, or "mirror"
+            for the mirror image of what lies inside (`cloudjob.model.predict.mirror`).
         brightest: reflectance above this is taken for this, in training too: no ground or cloud is as bright (glint is,
             and broken numbers are).
         threshold: probability from which a pixel is cloud, above 0 and below 1.
@@ -54,6 +58,7 @@ class Contract:
         widths: `SimpleUNet` argument.
         stem: `SimpleUNet` argument.
         dilation: `SimpleUNet` argument.
+        smooth: `SimpleUNet` argument.
         graph: of a network in ONNX; None for a `SimpleUNet`.
         training_data: what it was trained on, one line per source.
         metrics: measured on data it did not see: name → number.
@@ -64,16 +69,19 @@ class Contract:
     bands: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    optional_bands: tuple[str, ...] = ()
+    absent_fill: float = 0.0
     resolution: float = 10.0
     tile: int = 1024
     halo: int = 24
-    outside_fill: float = 0.0
+    outside_fill: float | str = 0.0
     brightest: float = 2.0
     threshold: float = 0.5
     buffer: float = 0.0
     widths: tuple[int, ...] = (64, 128, 256)
     stem: int = 1
     dilation: int = 1
+    smooth: bool = False
     graph: Graph | None = None
     training_data: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
@@ -83,6 +91,12 @@ class Contract:
             raise ContractError(f"the checkpoint has {len(self.bands)} bands but {len(self.mean)} means")
         if not all(value > 0 for value in self.std):
             raise ContractError(f"the checkpoint's value scaling divides by {self.std}; expected numbers above 0")
+        if unknown := set(self.optional_bands) - set(self.bands):
+            raise ContractError(f"the checkpoint's optional band {min(unknown)!r} is none of its bands {self.bands}")
+        if not self.required_bands:
+            raise ContractError(f"all bands of the checkpoint are optional: {self.bands}; expected one that is not")
+        if isinstance(self.outside_fill, str) and self.outside_fill != "mirror":
+            raise ContractError(f"the checkpoint's outside_fill is {self.outside_fill!r}; expected a number or mirror")
         if not self.brightest > 0:
             raise ContractError(f"the checkpoint's brightest reflectance is {self.brightest}; expected above 0")
         if not 0 < self.threshold < 1:
@@ -91,6 +105,11 @@ class Contract:
             raise ContractError(
                 f"the checkpoint's tile {self.tile} and halo {self.halo} do not fit the network's stride {self.stride}"
             )
+
+    @property
+    def required_bands(self) -> tuple[str, ...]:
+        """The bands that every scene must have, in the network's order."""
+        return tuple(band for band in self.bands if band not in self.optional_bands)
 
     @property
     def stride(self) -> int:

@@ -10,6 +10,7 @@ import torch
 from cloudjob.errors import ContractError, SceneError
 from cloudjob.model import graph as graphs
 from cloudjob.model.contract import Contract
+from cloudjob.model.share import share
 
 Array = npt.NDArray[np.float32]
 
@@ -183,7 +184,12 @@ def _providers(runtime: Any) -> list[Any]:
     if "CUDAExecutionProvider" not in runtime.get_available_providers() or not torch.cuda.is_available():
         return ["CPUExecutionProvider"]
     # By default it tries every algorithm, takes all memory, and doubles what it holds
-    how = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
+    how = {
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+        "gpu_mem_limit": str(torch.cuda.get_device_properties(0).total_memory // share()),
+        "use_tf32": "0",
+    }
     return [("CUDAExecutionProvider", how), "CPUExecutionProvider"]
 
 

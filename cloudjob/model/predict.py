@@ -16,6 +16,7 @@ from cloudjob.grid import Window
 from cloudjob.model.checkpoint import Checkpoint, untrained
 from cloudjob.model.contract import Contract, buffer_pixels
 from cloudjob.model.onnx import OnnxNetwork
+from cloudjob.model.share import share
 
 Mask = npt.NDArray[np.uint8]
 Reflectance = npt.NDArray[np.float32]
@@ -30,15 +31,16 @@ class Model:
         contract: what it was made for.
         device: where it runs.
         dtype: float32, or float16 on CUDA devices that compute in it.
-        batch: padded tiles per call. The last batch of a row is filled up with empty tiles, so that the device
-            always chooses the same algorithms and a tile's values do not depend on its neighbours.
+
+    A call computes one tile, on GPUs too: cuDNN chooses its algorithms by the number of tiles in a call, so the last
+    bits of one would depend on how many others there are. It costs little: a tile of 1120 pixels a side is work enough
+    for a GPU, and reading it takes a core a hundred times as long; other lanes fill the gaps.
     """
 
     network: nn.Module | OnnxNetwork
     contract: Contract
     device: torch.device
     dtype: torch.dtype
-    batch: int
 
     @property
     def device_name(self) -> str:
@@ -59,7 +61,7 @@ def prepare(checkpoint: Checkpoint, device: str | None = None) -> Model:
         device: a torch device, or None for a CUDA device where there is one, else the CPU.
     """
     if isinstance(checkpoint.network, OnnxNetwork):
-        return Model(checkpoint.network, checkpoint.contract, checkpoint.network.device, torch.float32, 1)
+        return Model(checkpoint.network, checkpoint.contract, checkpoint.network.device, torch.float32)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network = untrained(checkpoint.contract)
     network.load_state_dict(checkpoint.unet.state_dict())
@@ -67,14 +69,23 @@ def prepare(checkpoint: Checkpoint, device: str | None = None) -> Model:
     for block in network.modules():
         if isinstance(block, nn.Sequential):
             _fold(block)
-    # float16 keeps 10 bits of the probability, bfloat16 only 7. On CPUs without such units reduced precision is
-    # up to a hundred times slower, on the others it would make CPUs disagree with each other: never there.
-    half = target.type == "cuda" and torch.cuda.get_device_capability(target) >= (7, 0)
-    dtype = torch.float16 if half else torch.float32
+    dtype = _precision(target)
+    if target.type == "cuda":  # What one lane leaves in its cache is not there for the others
+        torch.cuda.set_per_process_memory_fraction(1 / share(), target)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     network.to(device=target, dtype=dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Model(network, checkpoint.contract, target, dtype, _batch(checkpoint.contract, target, dtype))
+    return Model(network, checkpoint.contract, target, dtype)
+
+
+def _precision(device: torch.device) -> torch.dtype:
+    """float16 on GPUs with units for it: it keeps 10 bits of the probability, bfloat16 only 7.
+
+    On CPUs without such units reduced precision is up to a hundred times slower, on the others it would make CPUs
+    disagree with each other: never there.
+    """
+    half = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+    return torch.float16 if half else torch.float32
 
 
 def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[npt.NDArray[np.float32]]:
@@ -82,8 +93,8 @@ def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[np
 
     Args:
         model: from `prepare`.
-        reflectance: windows (band, y, x) float32, NaN in every band for no data and outside the scene; sides are
-            multiples of the contract's stride.
+        reflectance: windows (band, y, x) float32 of all the contract's bands, NaN in every band for no data and outside
+            the scene, and in an optional band where it is absent; sides are multiples of the contract's stride.
 
     Yields:
         Per window, in order, float32, 0 to 1: (class, y, x), or (y, x) of cloud where the network tells only that;
@@ -92,37 +103,30 @@ def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[np
     Raises:
         SceneError: the network gives something that is no number.
     """
-    if isinstance(model.network, OnnxNetwork):
-        for window in reflectance:
-            yield _finite(model, _of_graph(model.network, window))
-        return
     contract = model.contract
     mean = torch.tensor(contract.mean)[:, None, None]
     std = torch.tensor(contract.std)[:, None, None]
-    while reflectance:
-        windows, reflectance = reflectance[: model.batch], reflectance[model.batch :]
-        if all(np.isnan(window[0]).all() for window in windows):
-            yield from (np.zeros(window.shape[1:], np.float32) for window in windows)
+    waiting = list(reflectance)
+    del reflectance  # The caller may have let go of them: they are not held while the network runs
+    while waiting:
+        window = waiting.pop(0)
+        inside = valid(contract, window)
+        if not inside.any():
+            classes = len(contract.classes)
+            yield np.zeros((classes, *inside.shape) if classes > 1 else inside.shape, np.float32)
             continue
-        stack = torch.full((model.batch, *windows[0].shape), contract.outside_fill)
-        for place, window in zip(stack, windows, strict=False):
-            torch.nan_to_num(torch.from_numpy(window), nan=contract.outside_fill, out=place)
-        wanted = len(windows)
-        del windows, window  # The caller may have let go of them: they are not held while the network runs
-        stack.clamp_(max=contract.brightest).sub_(mean).div_(std)
-        stack = stack.to(model.device, model.dtype).contiguous(memory_format=torch.channels_last)
+        filled = window.copy()
+        del window
+        fill(contract, filled)
+        if isinstance(model.network, OnnxNetwork):
+            yield _finite(model, model.network.probability(filled, inside))
+            continue
+        tile = torch.from_numpy(filled).clamp_(max=contract.brightest).sub_(mean).div_(std)[None]
+        del filled
+        tile = tile.to(model.device, model.dtype).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            logits = model.network(stack)[:wanted, 0]
-            for likely in torch.sigmoid(logits.float()).cpu().numpy():
-                yield _finite(model, likely)
-
-
-def _of_graph(network: OnnxNetwork, window: Reflectance) -> npt.NDArray[np.float32]:
-    inside = ~np.isnan(window[0])
-    if not inside.any():
-        classes = len(network.contract.classes)
-        return np.zeros((classes, *inside.shape) if classes > 1 else inside.shape, np.float32)
-    return network.probability(np.nan_to_num(window, nan=network.contract.outside_fill), inside)
+            logits = model.network(tile)[0, 0]
+            yield _finite(model, torch.sigmoid(logits.float()).cpu().numpy())
 
 
 def _finite(model: Model, likely: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -133,6 +137,67 @@ def _finite(model: Model, likely: npt.NDArray[np.float32]) -> npt.NDArray[np.flo
             f"the network {model.contract.name} gives values that are not finite numbers, {broken:,} of {likely.size:,}"
         )
     return likely
+
+
+def valid(contract: Contract, reflectance: Reflectance) -> npt.NDArray[np.bool_]:
+    """Where (y, x) there are data, by the first band that every scene must have; NaN means none."""
+    inside: npt.NDArray[np.bool_] = ~np.isnan(reflectance[contract.bands.index(contract.required_bands[0])])
+    return inside
+
+
+def fill(contract: Contract, reflectance: Reflectance) -> None:
+    """Replace each NaN of a window (band, y, x) by what the network sees there, in place.
+
+    Where there are no data that is the contract's `outside_fill`; where only an optional band is absent, `absent_fill`.
+    """
+    inside = valid(contract, reflectance)
+    if contract.outside_fill == "mirror" and not inside.any():
+        reflectance[:] = 0
+    elif contract.outside_fill == "mirror":
+        mirror(reflectance, inside)
+    else:
+        reflectance[:, ~inside] = contract.outside_fill
+    for number, band in enumerate(contract.bands):
+        if band in contract.optional_bands:
+            np.nan_to_num(reflectance[number], copy=False, nan=contract.absent_fill)
+
+
+def mirror(image: Reflectance, inside: npt.NDArray[np.bool_]) -> None:
+    """Fill a window (band, y, x) outside of `inside` (y, x) with the mirror image of what is inside, in place.
+
+    Each row is mirrored in its nearest pixel inside; rows that have none are then mirrored in the rows next to them.
+    """
+    if inside.all() or not inside.any():
+        return
+    rows = np.flatnonzero(inside.any(axis=1) & ~inside.all(axis=1))
+    if rows.size:
+        pattern = inside[rows]
+        columns = np.flatnonzero(~pattern.all(axis=0))
+        if np.array_equal(
+            pattern, np.broadcast_to(pattern[0], pattern.shape)
+        ):  # at a scene's edge all rows are mirrored alike
+            pattern = pattern[:1]
+        source = _mirrored(pattern)
+        for band in image:
+            band[np.ix_(rows, columns)] = band[rows[:, None], source[:, columns]]
+    source = _mirrored(np.atleast_2d(inside.any(axis=1)))[0]
+    for band in image:
+        band[:] = band[source]
+
+
+def _mirrored(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """Per pixel of rows (n, length) the column of its mirror image inside, its own if it is inside itself."""
+    length = inside.shape[1]
+    place = np.arange(length, dtype=np.int32)
+    before = np.maximum.accumulate(np.where(inside, place, np.int32(-length)), axis=1)
+    after = np.minimum.accumulate(np.where(inside, place, np.int32(2 * length))[:, ::-1], axis=1)[:, ::-1]
+    nearest = np.where(place - before <= after - place, before, after)
+    beyond = np.where(inside, place, 2 * nearest + np.sign(place - nearest) - place)
+    # A narrow strip has no pixel so far inside: then its edge is repeated.
+    safe = np.clip(beyond, 0, length - 1)
+    there = np.take_along_axis(inside, safe, axis=1) & (safe == beyond)
+    mirrored: npt.NDArray[np.int32] = np.where(there, beyond, nearest).astype(np.int32)
+    return mirrored
 
 
 def classify(
@@ -218,8 +283,8 @@ def mask(
 
     Args:
         model: from `prepare`.
-        reflectance: (band, y, x) float32 in the contract's band order, NaN in every band for no data; its first
-            pixel is the scene's.
+        reflectance: (band, y, x) float32 in the contract's band order, NaN in every band for no data, and all over in
+            an optional band that is absent; its first pixel is the scene's.
         threshold: the contract's unless given.
         buffer: metres by which clouds are widened; the contract's unless given.
         pixel: height and width of a pixel in metres; the contract's resolution unless given.
@@ -242,7 +307,7 @@ def mask(
         core, padded = tiling.core(tile), tiling.padded(tile)
         window = cut(reflectance, padded)
         (likely,) = probability(model, [window])
-        found = classify(likely, ~np.isnan(window[0]), limit, reach, contract.classes)
+        found = classify(likely, valid(contract, window), limit, reach, contract.classes)
         result[core.slices] = trim(found, padded, core)
     return result
 
@@ -271,15 +336,3 @@ def _fold(block: nn.Sequential) -> None:
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             block[index] = fuse_conv_bn_eval(convolution, norm)
             block[index + 1] = nn.Identity()
-
-
-def _batch(contract: Contract, device: torch.device, dtype: torch.dtype) -> int:
-    """How many padded tiles fit on the device: one on CPUs, where more only cost memory."""
-    if device.type != "cuda":
-        return 1
-    side = contract.tile + 2 * contract.padding()
-    # Alive at once at the finest level: the skip, its concatenation, two activations and their workspace.
-    per_pixel = 8 * contract.widths[0] / contract.stem**2 * dtype.itemsize
-    # Of all its memory, not of what is free: the batch decides which algorithms run, and so the last bits of a mask.
-    memory = torch.cuda.get_device_properties(device).total_memory
-    return max(1, min(16, int(0.4 * memory / (per_pixel * side**2))))

@@ -80,7 +80,7 @@ def from_record(item: Mapping[str, Any]) -> Contract:
         resolution=_number(own["resolution"], "resolution", above=0),
         tile=_whole(own.get("tile", default), "tile", 1, LARGEST),
         halo=halo,
-        outside_fill=_number(own["outside_fill"], "outside_fill"),
+        outside_fill="mirror" if own["outside_fill"] == "mirror" else _number(own["outside_fill"], "outside_fill"),
         brightest=_number(own["brightest"], "brightest", above=0) if "brightest" in own else math.inf,
         threshold=_number(own.get("threshold", 0.5), "threshold"),
         buffer=_number(own.get("buffer", 0.0), "buffer", above=-1e-9),
