@@ -119,7 +119,26 @@ def _band(item: dict[str, Any], name: str, key: str, signing: str) -> Band:
     asset = item["assets"][key]
     grid = _grid(item, asset, key, signing)
     scale, offset = (1.0, 0.0) if name == "scl" else scaling(item["properties"], asset)
-    return Band(name, key, asset["href"], grid, scale, offset)
+    numbers = _numbers(asset)
+    nodata = numbers.get("nodata")
+    return Band(
+        name,
+        key,
+        asset["href"],
+        grid,
+        scale,
+        offset,
+        dtype=str(numbers.get("data_type") or "uint16"),
+        nodata=int(nodata) if isinstance(nodata, int | float) and nodata == int(nodata) else None,
+    )
+
+
+def _numbers(asset: dict[str, Any]) -> dict[str, Any]:
+    """What an asset says of its numbers: STAC 1.1 in the asset or its first band, the raster extension of STAC 1.0."""
+    told: dict[str, Any] = {}
+    for each in (*(asset.get("raster:bands") or [])[:1], *(asset.get("bands") or [])[:1], asset):
+        told |= {name: value for name, value in each.items() if value is not None}
+    return told
 
 
 def _grid(item: dict[str, Any], asset: dict[str, Any], key: str, signing: str) -> Grid:
