@@ -56,6 +56,7 @@ class Scene:
         bands: in the network's order.
         scl: the scene classification's asset, or None.
         fingerprint: changes when the scene's pixels may have changed.
+        product: ESA's name of it, however the publisher writes it, or "".
         provider_cloud_cover: `eo:cloud_cover` of the item, percent, or None.
         signing: how hrefs are signed when opened (`signing.open_href`), or "".
     """
@@ -75,6 +76,7 @@ class Scene:
     fingerprint: str
     provider_cloud_cover: float | None = None
     signing: str = ""
+    product: str = ""
 
     @property
     def assets(self) -> dict[str, str]:
