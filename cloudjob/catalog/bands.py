@@ -69,10 +69,11 @@ def missing(item: str, assets: Mapping[str, Mapping[str, Any]], lacking: Mapping
     return says, f"name its assets, for example {' '.join(flags)}"
 
 
-def unknown(band: str) -> str:
-    """What to do about the name of a band that no network asks for."""
-    close = get_close_matches(band, COMMON, 1, 0.5)
-    return f"did you mean {close[0]}?" if close else f"bands are {', '.join(COMMON)}"
+def meant(band: str, known: Iterable[str]) -> str:
+    """What to do about the name of a band that nobody asks for."""
+    names = list(dict.fromkeys([*known, *COMMON]))
+    close = get_close_matches(band, names, 1, 0.5)
+    return f"did you mean {close[0]}?" if close else f"bands are {', '.join(names)}"
 
 
 def _guess(band: str, assets: Mapping[str, Mapping[str, Any]], rasters: Iterable[str]) -> str:

@@ -303,8 +303,8 @@ def _absolute(href: str, base: str, *, remote: bool) -> str:
         whole = str((Path(base).parent / href).resolve())
     try:
         parts = urlsplit(whole)
-        known = not remote or (parts.scheme.lower() in REMOTE and bool(parts.netloc) and parts.port != 0)
-    except ValueError:  # "http://[x": no address of IPv6
+        known = parts.port != 0 and (not remote or (parts.scheme.lower() in REMOTE and bool(parts.netloc)))
+    except ValueError:  # "http://[x": no address of IPv6; or a port beyond 65535
         known = False
     if not known:
         raise UnreadableError(f"an asset lies at {shown(href)}; expected an address of {', '.join(REMOTE)}")

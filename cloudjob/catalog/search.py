@@ -120,9 +120,9 @@ def _file_items(catalog: Catalog) -> Iterator[Any]:
             f"catalog {catalog.name} holds {kind or type(document).__name__}, expected a STAC item or item collection",
             hint="a static catalog cannot be searched: gather its items in one item collection",
         )
-    wanted = catalog.collection
+    wanted = catalog.collection.split(",")
     items.reverse()
     while items:  # each is let go before the next one is copied
         item = items.pop()
-        if not wanted or (isinstance(item, dict) and item.get("collection") == wanted):
+        if wanted == [""] or not isinstance(item, dict) or item.get("collection") in wanted:
             yield item

@@ -114,7 +114,7 @@ def _container(signing: str, href: str) -> tuple[str, str] | None:
 
 def _is_signed_here(href: str) -> bool:
     """Whether a token of ours opens an address: the one it came with may have expired in a saved file."""
-    return href.startswith("https://") and _container("", href) is not None
+    return _container("", href) is not None
 
 
 def _by_https(href: str) -> str:

@@ -101,7 +101,7 @@ def _described(
     scenes, refused = [], {}
     for item, assets, signing in items:
         try:
-            scenes.append(describe(item, assets, job.settings.bands, job.settings.resolution, signing))
+            scenes.append(describe(item, assets, job.settings.bands, job.settings.resolution, signing, job.offset))
         except SceneError as error:
             refused[item["id"]] = error
     return scenes, refused

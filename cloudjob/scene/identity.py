@@ -104,7 +104,7 @@ def merge(scenes: Iterable[Scene]) -> tuple[list[Scene], list[tuple[Scene, Scene
         The scenes kept, in the order given, and for each other one (it, the one kept in its favour).
     """
     identified = [(Identity.of(scene), scene) for scene in scenes]
-    newest_first = sorted(identified, key=lambda pair: (pair[0].version, pair[1].id), reverse=True)
+    newest_first = sorted(identified, key=lambda pair: (pair[0].version, pair[1].id, pair[1].collection), reverse=True)
     kept: dict[tuple[Any, ...], list[tuple[Identity, Scene]]] = {}
     listed: dict[tuple[str, str], Scene] = {}
     dropped: dict[int, Scene] = {}
