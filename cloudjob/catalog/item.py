@@ -100,7 +100,8 @@ def named(raw: Any) -> str:
     try:
         return _id(told)
     except UnreadableError:
-        digest = hashlib.sha256(repr(told).encode("utf-8", "backslashreplace")).hexdigest()[:8]
+        whole = told if isinstance(told, str) else shown(told)
+        digest = hashlib.sha256(whole.encode("utf-8", "backslashreplace")).hexdigest()[:8]
         return f"item {digest} ({shown(told).encode('ascii', 'backslashreplace').decode()[:50]})"
 
 
