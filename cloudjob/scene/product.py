@@ -25,8 +25,10 @@ def tile(item: Mapping[str, Any]) -> str:
     for code in (told.get("grid:code"), told.get("s2:mgrs_tile"), *zones, told.get("odc:region_code")):
         if found := _TILE.fullmatch(re.sub(r"^(MGRS-)?T?", "", code or "")):
             return f"{int(found[1]):02}{found[2]}"
-    named = _esa_name(item)
-    return named[7] if named else ""
+    if named := _esa_name(item):
+        return named[7]
+    listed = re.search(r"[._-]T(\d{2}[C-HJ-NP-X][A-HJ-NP-Z]{2})[._-]", item["id"])  # HLS.S30.T33UUQ.2024153T101559.v2.0
+    return listed[1] if listed else ""
 
 
 def platform(item: Mapping[str, Any]) -> str:

@@ -98,8 +98,8 @@ def test_the_header_of_a_signed_file_tells_the_grid(tmp_path: Path, monkeypatch:
     with_metadata = described(item).grid
     for asset in item["assets"].values():
         del asset["proj:shape"], asset["proj:transform"]
-        asset["href"] = f"private:{asset['href']}"
-    monkeypatch.setattr(metadata, "open_href", lambda signing, href: href.removeprefix(f"{signing}:"))
+        asset["href"] += ".private"
+    monkeypatch.setattr(metadata, "open_href", lambda signing, href: href.removesuffix(f".{signing}"))
     scene = metadata.describe(item, ASSETS, BANDS, 10, "private")
     assert scene.grid == with_metadata
     assert scene.signing == "private"
@@ -421,7 +421,7 @@ def test_the_fingerprint_follows_the_pixels_and_nothing_else(tmp_path: Path) -> 
     assert changed(**{"earthsearch:boa_offset_applied": True, "s2:processing_baseline": "05.10"}) is False
     signed = json.loads(json.dumps(item))
     for asset in signed["assets"].values():
-        asset["href"] += "?sig=secret"
+        asset["href"] = f"https://h{asset['href']}?sig=secret"
     assert described(signed).fingerprint == first
     assert "secret" not in json.dumps(described(signed).item)
     signed["assets"]["red"]["file:checksum"] = "1220abc"
