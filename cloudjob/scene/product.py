@@ -8,7 +8,7 @@ from typing import Any
 # S2A_MSIL2A_20240601T101031_N0510_R022_T33UUQ_20240601T150000.SAFE; the Planetary Computer's ids lack the N0510.
 # https://sentiwiki.copernicus.eu/web/s2-products (naming convention)
 _NAME = re.compile(
-    r"(S2[A-D])_(MSIL[12][ABC])_(\d{8}T\d{6})(?:_N(\d{2})(\d{2}))?_(R\d{3})_T(\d{2}[A-Z]{3})_(\d{8}T\d{6})"
+    r"(S2[A-D])_(MSIL[12][ABC])_(\d{8}T\d{6})(?:_N(\d{2})(\d{2}))?_(R\d{3}_T(\d{2}[A-Z]{3}))_(\d{8}T\d{6})"
 )
 _TILE = re.compile(r"(\d{1,2})([C-HJ-NP-X][A-HJ-NP-Z]{2})")
 _BASELINE = re.compile(r"N?(\d{2})\.?(\d{2})")
@@ -54,7 +54,7 @@ def baseline(item: Mapping[str, Any]) -> str:
 def name(item: Mapping[str, Any]) -> str:
     """ESA's name of the product without what publishers leave out of it; "" where the item does not tell."""
     if named := _esa_name(item):
-        return "_".join(named.group(1, 2, 3, 6, 7, 8))
+        return "_".join(named.group(1, 2, 3, 6, 8))
     return str(item["properties"].get("s2:product_uri", "")).removesuffix(".SAFE")
 
 
