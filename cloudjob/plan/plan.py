@@ -188,8 +188,10 @@ class _Versions:
         """The version of a scene that the ledger has, if it has another one."""
         identity = Identity.of(scene)
         moment = _moment(identity.sensing)
-        near_or_same = (moment - 1, moment, moment + 1, *([identity.product] if identity.product else []))
-        for near in near_or_same:
+        places: list[int | str] = [moment - 1, moment, moment + 1]
+        if identity.product:
+            places.append(identity.product)
+        for near in places:
             for id_, record in self._known.get((identity.platform, identity.group, near), ()):
                 other = Identity.from_json(record)
                 if id_ != scene.id and same_scene(identity, other):
