@@ -16,6 +16,7 @@ from scenes import BANDS
 from cloudjob import job
 from cloudjob.classes import CLEAR, CLOUD, SHADOW, THIN_CLOUD
 from cloudjob.cluster import network, task
+from cloudjob.errors import SceneError
 from cloudjob.model import checkpoint, predict
 from cloudjob.model.contract import Contract, Graph
 from cloudjob.model.draft import to_record
@@ -121,7 +122,10 @@ def run_here(net: Path | str, catalog: Path, out: Path, *, lanes: int = 1, **opt
 
     def here(_: object, __: object, work: Iterable[tuple[str, task.Task]]) -> Iterator[tuple[task.Task, Any]]:
         for _, part in work:
-            yield part, task.mask_tiles(part, model)
+            try:
+                yield part, task.mask_tiles(part, model)
+            except SceneError as error:
+                yield part, error
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(network, "load", lambda *_: None)
