@@ -43,6 +43,7 @@ class Row:
         checkpoint: SHA-256, hexadecimal.
         software: version of cloudjob.
         warnings: what the job noticed about the scene.
+        replaces: id of the older version that it took the place of, or "".
     """
 
     id: str
@@ -63,6 +64,7 @@ class Row:
     checkpoint: str
     software: str
     warnings: tuple[str, ...]
+    replaces: str = ""
 
     @property
     def difference(self) -> float | None:
@@ -171,6 +173,7 @@ def _row(entry: Done, data: bytes, side: int) -> Row:
         checkpoint=str(model["sha256"]),
         software=str(told["processing:software"]["cloudjob"]),
         warnings=tuple(str(warning) for warning in warnings),
+        replaces=str(told.get("cloudjob:replaces", ("", ""))[1]),
     )
 
 

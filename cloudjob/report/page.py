@@ -19,6 +19,7 @@ from cloudjob.classes import CLASSES
 from cloudjob.errors import ContractError, redact
 from cloudjob.report import overview, plot
 from cloudjob.report.alarm import alarms, comparable, disagreement
+from cloudjob.report.map import where
 from cloudjob.report.overview import Row
 from cloudjob.report.thumbnail import Album, Pictures
 from cloudjob.store import group as groups
@@ -69,6 +70,7 @@ def write(out: Out) -> str:
         alarms=alarms(rows, runs, ledger, incomplete),
         compared=sum(comparable(row) for row in rows),
         plots=_plots(rows),
+        map=where(rows, {row.id: ledger.done[row.id].identity["footprint"] for row in rows}),
         pictures=_pictures(out, ledger, rows),
         number={row.id: index for index, row in enumerate(rows)},
         disagreement=disagreement,

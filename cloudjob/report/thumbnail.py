@@ -7,7 +7,6 @@ by their shares, so that a small cloud is a pale spot and not a pixel that is hi
 
 import base64
 import functools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,14 +22,14 @@ from rasterio.windows import from_bounds
 
 from cloudjob.catalog import signing
 from cloudjob.classes import COLOURS, NO_DATA, NOT_COMPUTED
-from cloudjob.errors import SceneError, redact
+from cloudjob.errors import CloudjobError, SceneError, redact
 from cloudjob.grid import Grid, Window
 from cloudjob.scene.files import env
 from cloudjob.scene.scene import NO_DATA as EMPTY
 from cloudjob.store import group as groups
 from cloudjob.store.item import file_name
 from cloudjob.store.ledger import Done
-from cloudjob.store.out import Out
+from cloudjob.store.out import Out, parse
 
 FOLDER = "report/pictures"
 _OURS = re.compile(rf"{FOLDER}/[^/]+/[^/]+\.json")
@@ -45,6 +44,8 @@ WHITE, GAMMA = 0.9, 2.2
 same in every picture, so that they can be compared."""
 
 QUALITY = 45
+PREFIX = "data:image/webp;base64,"
+WRONG = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError)
 PATIENCE = 10
 """After so many images in a row that cannot be read, others are not tried in this report."""
 
@@ -94,7 +95,7 @@ class Album:
         """
         path, key = _path(entry), f"{key} {FORM}"
         kept = found = _parsed(self.out.get(path), key)
-        item = json.loads(self.out.get(entry.path) or b"{}") if not (found.mask and found.image) else {}
+        item = parse(self.out.get(entry.path) or b"{}") if not (found.mask and found.image) else {}
         if item and not found.mask:
             found = self._with_mask(found, entry, item)
         if item and not found.image:
@@ -110,11 +111,11 @@ class Album:
         self.out.delete(path for path in self.out.tags(FOLDER) if _OURS.fullmatch(path) and path not in wanted)
 
     def _with_mask(self, found: Pictures, entry: Done, item: Mapping[str, Any]) -> Pictures:
-        window = _window(entry, item, self.sides[entry.group])
         try:
+            window = _window(entry, item, self.sides[entry.group])
             with self.out.reached():
                 pixels = _shares(self._array(entry.group), entry.slot, window)
-        except (ValueError, RuntimeError) as error:  # What a damaged shard's codecs say
+        except (CloudjobError, *WRONG) as error:  # What a damaged shard's codecs say, too
             return replace(found, why=f"the mask cannot be read: {redact(str(error))}")
         height, width = pixels.shape[1:]
         return replace(found, mask=_webp(pixels, LOSSLESS="YES"), height=height, width=width)
@@ -124,7 +125,7 @@ class Album:
             return replace(found, why=f"not tried: {PATIENCE} others before could not be read")
         try:
             pixels = self._image(entry, item, (found.height, found.width))
-        except (rasterio.errors.RasterioError, SceneError, OSError, LookupError, ValueError) as error:
+        except (rasterio.errors.RasterioError, SceneError, OSError, *WRONG) as error:
             self._misses += 1
             told = re.sub(r"[^\s'\"]*/", "", redact(str(error)))  # Where the file lies stands in the item
             return replace(found, why=f"the image cannot be read: {told or type(error).__name__}")
@@ -160,10 +161,12 @@ def _path(entry: Done) -> str:
 
 def _parsed(data: bytes | None, key: str) -> Pictures:
     try:
-        found = Pictures(**json.loads(data or b"{}"))
+        found = Pictures(**parse(data or b"{}"))
     except (ValueError, TypeError):
         return Pictures(key)  # It is only a cache
-    return found if found.key == key else Pictures(key)
+    whole = all(isinstance(text, str) and (not text or text.startswith(PREFIX)) for text in (found.mask, found.image))
+    sizes = all(type(side) is int and 0 < side <= SIDE for side in (found.width, found.height))
+    return found if found.key == key and whole and sizes else Pictures(key)
 
 
 def _grid(told: Mapping[str, Any]) -> Grid:
@@ -225,4 +228,4 @@ def _webp(pixels: Pixels, **how: Any) -> str:
     with MemoryFile() as memory:
         with memory.open(driver="WEBP", **shape, **how) as file:
             file.write(pixels)
-        return "data:image/webp;base64," + base64.b64encode(memory.read()).decode()
+        return PREFIX + base64.b64encode(memory.read()).decode()

@@ -57,6 +57,18 @@ def writable(root: Path, path: str) -> None:
         raise _no_file(root / path)
 
 
+def readable(root: Path, path: str) -> None:
+    """Make sure that what lies at `path`, if there is anything, is a file: a pipe would be waited for.
+
+    Raises:
+        ContractError: see `within`; or it is none.
+    """
+    place = within(root, path)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        if not stat.S_ISREG(place.lstat().st_mode):
+            raise _no_file(place)
+
+
 def read(root: Path, path: str) -> bytes | None:
     """The file's bytes, or None where there is none.
 

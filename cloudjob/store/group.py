@@ -248,7 +248,10 @@ def _parsed(data: bytes) -> Metadata:
             raise ValueError(f"{SCENES} are no ids")  # noqa: TRY301
         if not (0 < side <= LARGEST and 0 < grid.height <= LARGEST and 0 < grid.width <= LARGEST):
             raise ValueError(f"its tiles have {side} pixels and its grid {grid.shape}")  # noqa: TRY301
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
+        if not np.isfinite(grid.transform).all() or grid.dx <= 0 or grid.dy <= 0:
+            raise ValueError(f"its transform is {grid.transform}")  # noqa: TRY301
+        CRS.from_epsg(grid.epsg)
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise ContractError(f"it is no group that cloudjob made: {type(error).__name__}: {error}") from None
     return document
 

@@ -278,7 +278,8 @@ class _Zarr(ZarrStore[ObjectStore]):
             folders.within(self.root, f"{self.prefix}/{key}".strip("/"))
 
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
-        self._guard(key)
+        if self.root:
+            folders.readable(self.root, f"{self.prefix}/{key}")
         return await super().get(key, prototype, byte_range)
 
     async def set(self, key: str, value: Any) -> None:
