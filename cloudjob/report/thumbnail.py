@@ -22,7 +22,7 @@ from rasterio.windows import from_bounds
 
 from cloudjob.catalog import signing
 from cloudjob.classes import COLOURS, NO_DATA, NOT_COMPUTED
-from cloudjob.errors import CloudjobError, SceneError, redact
+from cloudjob.errors import ContractError, SceneError, redact
 from cloudjob.grid import Grid, Window
 from cloudjob.scene.files import env
 from cloudjob.scene.scene import NO_DATA as EMPTY
@@ -115,7 +115,7 @@ class Album:
             window = _window(entry, item, self.sides[entry.group])
             with self.out.reached():
                 pixels = _shares(self._array(entry.group), entry.slot, window)
-        except (CloudjobError, *WRONG) as error:  # What a damaged shard's codecs say, too
+        except (ContractError, *WRONG) as error:  # What a damaged shard's codecs say, too
             return replace(found, why=f"the mask cannot be read: {redact(str(error))}")
         height, width = pixels.shape[1:]
         return replace(found, mask=_webp(pixels, LOSSLESS="YES"), height=height, width=width)
