@@ -20,7 +20,7 @@ NAMED = 12
 _STEPS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 45, 90)
 
 
-def where(rows: Sequence[Row], footprints: Mapping[str, Mapping[str, Any]]) -> Markup:
+def where(rows: Sequence[Row], footprints: Mapping[str, dict[str, Any]]) -> Markup:
     """Draw the largest footprint of every group, in plate carrée (degrees, narrowed by the middle latitude).
 
     Args:
