@@ -65,10 +65,22 @@ def check(out: Out) -> Iterator[Fault]:
     yield from (Fault(path, "it no longer counts", "delete") for path in ledger.leftovers)
     yield from _records(out, ledger)
     for group in sorted(ledger.groups):
-        yield from _group(out, ledger, group)
-    for done in sorted(ledger.done.values(), key=lambda done: (done.group, done.slot)):
-        if what := _mask(out, done, groups.tile(ledger.groups[done.group])):
-            yield Fault(f"{MASKS}/{done.group}/cloud/c/{done.slot}", what, "again", done.id)
+        found = list(_group(out, ledger, group))
+        yield from found
+        if not any(fault.path in _arrays(group) for fault in found):  # Else none could be read, and all would be lost
+            yield from masks(out, ledger, group)
+
+
+def masks(out: Out, ledger: Ledger, group: str) -> Iterator[Fault]:
+    """The finished masks of a group that are not what their items say."""
+    done = [done for done in ledger.done.values() if done.group == group]
+    for each in sorted(done, key=lambda each: each.slot):
+        if what := _mask(out, each, groups.tile(ledger.groups[group])):
+            yield Fault(f"{MASKS}/{group}/cloud/c/{each.slot}", what, "again", each.id)
+
+
+def _arrays(group: str) -> tuple[str, str]:
+    return f"{MASKS}/{group}/cloud/zarr.json", f"{MASKS}/{group}/cloud_probability/zarr.json"
 
 
 def _owners(ledger: Ledger) -> dict[str, tuple[str, ...]]:
