@@ -45,19 +45,14 @@ def repair(lock: Lock, faults: Iterable[Fault]) -> Iterator[tuple[Fault, str]]:
             yield fault, _contract(out)
     for group in sorted({fault.path.split("/")[1] for fault in faults if _of_group(fault)}):
         mended = _group(lock, group)
-        for fault in list(faults):
-            if _of_group(fault) and fault.path.split("/")[1] == group:
-                yield fault, mended
+        yield from ((fault, mended) for fault in faults if _of_group(fault) and fault.path.split("/")[1] == group)
         if mended:  # Perhaps its masks could not be looked at before
             known = {fault.scene for fault in faults}
             faults += [fault for fault in check.masks(out, ledgers.read(out), group) if fault.scene not in known]
     yield from _again(lock, [fault for fault in faults if fault.mend == "again"])
     ledgers.refresh(out)
-    for fault in faults:
-        if fault.mend == "rebuild" and fault.path.startswith("items/"):
-            yield fault, "made anew"
-        elif fault.mend == "by hand":
-            yield fault, ""
+    yield from ((fault, "made anew") for fault in faults if fault.mend == "rebuild" and fault.path.startswith("items/"))
+    yield from ((fault, "") for fault in faults if fault.mend == "by hand")
 
 
 def _of_group(fault: Fault) -> bool:
