@@ -24,7 +24,7 @@ def run(*, client: Client | None = None, workers: int | None = None, **options: 
 
     Args:
         client: of a Dask cluster whose workers have cloudjob installed; a local cluster is started without.
-        workers: processes of the local cluster; by default one per GPU, else one per core.
+        workers: processes of the local cluster; by default one per core.
         options: `bbox` or `geometry`, `dates`, `out`, and the others of `request.request`.
 
     Returns:

@@ -33,8 +33,8 @@ class Model:
         dtype: float32, or float16 on CUDA devices that compute in it.
 
     A call computes one tile, on GPUs too: cuDNN chooses its algorithms by the number of tiles in a call, so the last
-    bits of one would depend on how many others there are. It costs little: a tile of 1120 pixels a side is work enough
-    for a GPU, and reading it takes a core a hundred times as long; other lanes fill the gaps.
+    bits of one would depend on how many others there are. It costs little: a tile of a thousand pixels a side is work
+    enough for a GPU, and reading it takes a core many times as long; other lanes fill the gaps.
     """
 
     network: nn.Module | OnnxNetwork
