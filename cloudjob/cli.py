@@ -32,6 +32,7 @@ Exit codes:
   2    wrong usage
   3    contract broken: checkpoint, the catalog's assets, or an OUT made with other settings
   4    catalog, store or cluster unreachable, or another run is at work
+  70   a crash: a bug of cloudjob; please report it
   130  interrupted; everything finished is kept (143 when terminated)
 """
 
@@ -73,6 +74,9 @@ def main() -> None:
     except Terminated:
         code = errors.TERMINATED
         logs.say("terminated: " + KEPT, "terminated", exit_code=code)
+    except Exception as error:  # noqa: BLE001 -- the outermost: told from "some scenes failed" by its code
+        code = errors.CRASHED
+        logs.crashed(error)
     sys.exit(code)
 
 
@@ -102,7 +106,7 @@ def cli(*, verbose: bool, form: logs.Format) -> None:
     \b
     Masks: 0 clear, 1 cloud, 254 no data in the source, 255 not computed.
     Every option can also be set in the environment: --out as CLOUDJOB_OUT, and so on.
-    There is no class for cloud shadows.
+    Some networks also tell 2 thin cloud and 3 cloud shadow; the one that ships does not.
     """
     logs.setup(form, verbose=verbose)
 
@@ -185,6 +189,30 @@ def status(*, out: str, as_json: bool) -> None:
     terminal.status(Out.at(out), as_json=as_json)
 
 
+@cli.command("check")
+@click.argument("out")
+@option("--repair", is_flag=True, help="Mend what can be mended; have the next run mask the rest again.")
+@option("--json", "as_json", is_flag=True, help="Print JSON on stdout, a line for every fault.")
+def check_(*, out: str, repair: bool, as_json: bool) -> int:
+    """Compare all that lies in OUT: items, masks down to every pixel, and what binds them.
+
+    Exits with 0 when all is well, or (with --repair) was mended or marked for the next run; with 1 when something is
+    wrong. Reads every mask: about a second for each full Sentinel-2 tile.
+    """
+    from cloudjob.store import check
+    from cloudjob.store.lock import Lock
+    from cloudjob.store.out import Out
+    from cloudjob.store.repair import repair as repaired
+    from cloudjob.watch import terminal
+
+    place = Out.at(out)
+    if not repair:
+        return terminal.check(((fault, "") for fault in check.check(place)), as_json=as_json)
+    faults = list(check.check(place))
+    with Lock(place) if faults else contextlib.nullcontext() as lock:
+        return terminal.check(repaired(lock, faults) if lock else (), as_json=as_json)
+
+
 @cli.command("export")
 @click.argument("out")
 @click.argument("what", metavar="SCENE|DAY")
@@ -221,23 +249,34 @@ def report_(*, out: str) -> None:
 
 
 @cli.command()
-@click.argument("path", required=False, type=click.Path())
+@click.argument("network", required=False)
 @option("--json", "as_json", is_flag=True, help="Print the STAC MLM item.")
-def model(*, path: str | None, as_json: bool) -> None:
-    """Print a checkpoint's contract; that of the one that ships if no PATH is given."""
+@option("--like", metavar="NETWORK", help="Draft a record for an .onnx file: its own shapes, all else as in this one.")
+def model(*, network: str | None, as_json: bool, like: str | None) -> None:
+    """Check a network and print its contract; that of the one that ships if no NETWORK is given.
+
+    \b
+    A .safetensors or .onnx file, a record, or a name. A record for an .onnx file, to be gone over:
+      cloudjob model mine.onnx --like ukis-csmask-l2a > mine.json
+    """
     from cloudjob.model import checkpoint
     from cloudjob.watch import terminal
 
-    loaded = checkpoint.load(path)
+    if like:
+        from cloudjob.model import draft
+
+        click.echo(json.dumps(draft.draft(Path(network or ""), like), indent=1))
+        return
+    loaded = checkpoint.load(network)
     if as_json:
         click.echo(json.dumps(checkpoint.record(loaded.contract), indent=1))
     else:
-        terminal.model(loaded.contract, loaded.sha256, sum(p.numel() for p in loaded.network.parameters()))
+        terminal.model(loaded.contract, loaded.sha256, loaded.parameters)
 
 
 @cli.command()
 @option("--out", default="demo", show_default=True, help="The folder to fill.")
-@option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per GPU or core]")
+@option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per core]")
 def demo(*, out: str, workers: int | None) -> int:
     """Mask a small simulated catalog and compare the masks with the truth.
 
@@ -267,8 +306,8 @@ def demo(*, out: str, workers: int | None) -> int:
 
 @cli.command()
 @click.argument("address")
-@option("--workers", type=click.IntRange(min=1), help="Processes. [default: one per GPU or core]")
-def worker(*, address: str, workers: int | None) -> int:
+@option("--workers", type=click.IntRange(min=1), help="Processes. [default: one per core]")
+def worker(*, address: str, workers: int | None) -> None:
     """Work for a Dask scheduler at ADDRESS (tcp://host:8786) until it lets go.
 
     Exits with 0 when the scheduler closed it, with 4 when the scheduler was lost.
@@ -277,7 +316,7 @@ def worker(*, address: str, workers: int | None) -> int:
 
     from cloudjob.cluster.worker import serve
 
-    return errors.DONE if asyncio.run(serve(address, workers)) else errors.UNREACHABLE
+    asyncio.run(serve(address, workers))
 
 
 def _job(options: dict[str, Any]) -> "Job":

@@ -10,10 +10,13 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from cloudjob.classes import NO_DATA, NOT_COMPUTED
+from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED, SHADOW, THIN_CLOUD
+from cloudjob.errors import SceneError
 from cloudjob.grid import Window
 from cloudjob.model.checkpoint import Checkpoint, untrained
 from cloudjob.model.contract import Contract, buffer_pixels
+from cloudjob.model.onnx import OnnxNetwork
+from cloudjob.model.share import share
 
 Mask = npt.NDArray[np.uint8]
 Reflectance = npt.NDArray[np.float32]
@@ -24,19 +27,20 @@ class Model:
     """A network made ready for one device.
 
     Attributes:
-        network: BatchNorm folded into the convolutions, channels-last, no gradients.
+        network: BatchNorm folded into the convolutions, channels-last, no gradients; or one in ONNX.
         contract: what it was made for.
         device: where it runs.
         dtype: float32, or float16 on CUDA devices that compute in it.
-        batch: padded tiles per call. The last batch of a row is filled up with empty tiles, so that the device
-            always chooses the same algorithms and a tile's values do not depend on its neighbours.
+
+    A call computes one tile, on GPUs too: cuDNN chooses its algorithms by the number of tiles in a call, so the last
+    bits of one would depend on how many others there are. It costs little: a tile of a thousand pixels a side is work
+    enough for a GPU, and reading it takes a core many times as long; other lanes fill the gaps.
     """
 
-    network: nn.Module
+    network: nn.Module | OnnxNetwork
     contract: Contract
     device: torch.device
     dtype: torch.dtype
-    batch: int
 
     @property
     def device_name(self) -> str:
@@ -56,25 +60,36 @@ def prepare(checkpoint: Checkpoint, device: str | None = None) -> Model:
         checkpoint: weights and contract.
         device: a torch device, or None for a CUDA device where there is one, else the CPU.
     """
+    if isinstance(checkpoint.network, OnnxNetwork):
+        return Model(checkpoint.network, checkpoint.contract, checkpoint.network.device, torch.float32)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network = untrained(checkpoint.contract)
-    network.load_state_dict(checkpoint.network.state_dict())
+    network.load_state_dict(checkpoint.unet.state_dict())
     network.eval().requires_grad_(requires_grad=False)
     for block in network.modules():
         if isinstance(block, nn.Sequential):
             _fold(block)
-    # float16 keeps 10 bits of the probability, bfloat16 only 7. On CPUs without such units reduced precision is
-    # up to a hundred times slower, on the others it would make CPUs disagree with each other: never there.
-    half = target.type == "cuda" and torch.cuda.get_device_capability(target) >= (7, 0)
-    dtype = torch.float16 if half else torch.float32
+    dtype = _precision(target)
+    if target.type == "cuda":  # What one lane leaves in its cache is not there for the others
+        torch.cuda.set_per_process_memory_fraction(1 / share(), target)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     network.to(device=target, dtype=dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Model(network, checkpoint.contract, target, dtype, _batch(checkpoint.contract, target, dtype))
+    return Model(network, checkpoint.contract, target, dtype)
+
+
+def _precision(device: torch.device) -> torch.dtype:
+    """float16 on GPUs with units for it: it keeps 10 bits of the probability, bfloat16 only 7.
+
+    On CPUs without such units reduced precision is up to a hundred times slower, on the others it would make CPUs
+    disagree with each other: never there.
+    """
+    half = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+    return torch.float16 if half else torch.float32
 
 
 def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[npt.NDArray[np.float32]]:
-    """Give the probability of cloud for windows of one shape.
+    """Give the probability of each of the network's classes for windows of one shape.
 
     Args:
         model: from `prepare`.
@@ -82,27 +97,46 @@ def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[np
             the scene, and in an optional band where it is absent; sides are multiples of the contract's stride.
 
     Yields:
-        (y, x) float32, 0 to 1, per window, in order; without meaning where there are no data.
+        Per window, in order, float32, 0 to 1: (class, y, x), or (y, x) of cloud where the network tells only that;
+        without meaning where there are no data.
+
+    Raises:
+        SceneError: the network gives something that is no number.
     """
     contract = model.contract
     mean = torch.tensor(contract.mean)[:, None, None]
     std = torch.tensor(contract.std)[:, None, None]
-    while reflectance:
-        windows, reflectance = reflectance[: model.batch], reflectance[model.batch :]
-        if not any(valid(contract, window).any() for window in windows):
-            yield from (np.zeros(window.shape[1:], np.float32) for window in windows)
+    waiting = list(reflectance)
+    del reflectance  # The caller may have let go of them: they are not held while the network runs
+    while waiting:
+        window = waiting.pop(0)
+        inside = valid(contract, window)
+        if not inside.any():
+            classes = len(contract.classes)
+            yield np.zeros((classes, *inside.shape) if classes > 1 else inside.shape, np.float32)
             continue
-        stack = torch.zeros((model.batch, *windows[0].shape))
-        for place, window in zip(stack.numpy(), windows, strict=False):
-            np.copyto(place, window)
-            fill(contract, place)
-        wanted = len(windows)
-        del windows, window  # The caller may have let go of them: they are not held while the network runs
-        stack.clamp_(max=contract.brightest).sub_(mean).div_(std)
-        stack = stack.to(model.device, model.dtype).contiguous(memory_format=torch.channels_last)
+        filled = window.copy()
+        del window
+        fill(contract, filled)
+        if isinstance(model.network, OnnxNetwork):
+            yield _finite(model, model.network.probability(filled, inside))
+            continue
+        tile = torch.from_numpy(filled).clamp_(max=contract.brightest).sub_(mean).div_(std)[None]
+        del filled
+        tile = tile.to(model.device, model.dtype).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            logits = model.network(stack)[:wanted, 0]
-            yield from torch.sigmoid(logits.float()).cpu().numpy()
+            logits = model.network(tile)[0, 0]
+            yield _finite(model, torch.sigmoid(logits.float()).cpu().numpy())
+
+
+def _finite(model: Model, likely: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Let numbers pass: what is none is at no threshold, and would be taken for clear."""
+    if not np.isfinite(likely).all():
+        broken = np.count_nonzero(~np.isfinite(likely))
+        raise SceneError(
+            f"the network {model.contract.name} gives values that are not finite numbers, {broken:,} of {likely.size:,}"
+        )
+    return likely
 
 
 def valid(contract: Contract, reflectance: Reflectance) -> npt.NDArray[np.bool_]:
@@ -171,20 +205,30 @@ def classify(
     valid: npt.NDArray[np.bool_],
     threshold: float,
     buffer: tuple[float, float] = (0.0, 0.0),
+    classes: Sequence[int] = (CLOUD,),
 ) -> Mask:
     """Make a mask from probabilities.
 
     Args:
-        probability: (y, x) of cloud.
+        probability: (y, x) of cloud, or (class, y, x), of which the largest counts.
         valid: (y, x), False where there are no data.
-        threshold: probability from which a pixel is cloud.
-        buffer: by how many pixels in y and x clouds are widened (half axes of an ellipse).
+        threshold: probability from which a pixel is cloud, for (y, x).
+        buffer: by how many pixels in y and x clouds are widened (half axes of an ellipse), over clear and shadow.
+        classes: which of ours each class is (`Contract.classes`).
 
     Returns:
-        (y, x): 0 clear, 1 cloud, 254 no data.
+        (y, x): 0 clear, 1 cloud, 2 thin cloud, 3 cloud shadow, 254 no data.
     """
-    cloud = widen((probability >= threshold) & valid, buffer)
-    return np.where(valid, cloud.view(np.uint8), np.uint8(NO_DATA))
+    if probability.ndim == 2:
+        cloud = widen((probability >= threshold) & valid, buffer)
+        return np.where(valid, cloud.view(np.uint8), np.uint8(NO_DATA))
+    found = np.array(classes, np.uint8)[probability.argmax(axis=0)]
+    free = (found == CLEAR) | (found == SHADOW)
+    for kind in (THIN_CLOUD, CLOUD):  # Where both reach, the thick one hides the other
+        if kind in classes:
+            wide = widen((found == kind) & valid & ~free, buffer)
+            found[wide & free] = kind
+    return np.where(valid, found, np.uint8(NO_DATA))
 
 
 def widen(cloud: npt.NDArray[np.bool_], buffer: tuple[float, float]) -> npt.NDArray[np.bool_]:
@@ -218,8 +262,12 @@ def _square(value: float) -> float:
     return value * value
 
 
-def percent(probability: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> Mask:
-    """Probability as whole percent: (y, x) uint8, 0 to 100, 254 no data."""
+def percent(
+    probability: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], classes: Sequence[int] = (CLOUD,)
+) -> Mask:
+    """Probability of cloud, thick or thin, as whole percent: (y, x) uint8, 0 to 100, 254 no data."""
+    if probability.ndim == 3:
+        probability = probability[[kind in (CLOUD, THIN_CLOUD) for kind in classes]].sum(axis=0)
     return np.where(valid, np.rint(probability * 100), NO_DATA).astype(np.uint8)
 
 
@@ -242,7 +290,7 @@ def mask(
         pixel: height and width of a pixel in metres; the contract's resolution unless given.
 
     Returns:
-        (y, x) uint8: 0 clear, 1 cloud, 254 no data.
+        (y, x) uint8: 0 clear, 1 cloud, by some networks 2 thin cloud and 3 cloud shadow, 254 no data.
 
     Raises:
         ValueError: another number of bands than the contract's.
@@ -259,7 +307,7 @@ def mask(
         core, padded = tiling.core(tile), tiling.padded(tile)
         window = cut(reflectance, padded)
         (likely,) = probability(model, [window])
-        found = classify(likely, valid(contract, window), limit, reach)
+        found = classify(likely, valid(contract, window), limit, reach, contract.classes)
         result[core.slices] = trim(found, padded, core)
     return result
 
@@ -288,15 +336,3 @@ def _fold(block: nn.Sequential) -> None:
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             block[index] = fuse_conv_bn_eval(convolution, norm)
             block[index + 1] = nn.Identity()
-
-
-def _batch(contract: Contract, device: torch.device, dtype: torch.dtype) -> int:
-    """How many padded tiles fit on the device: one on CPUs, where more only cost memory."""
-    if device.type != "cuda":
-        return 1
-    side = contract.tile + 2 * contract.padding()
-    # Alive at once at the finest level: the skip, its concatenation, two activations and their workspace.
-    per_pixel = 8 * contract.widths[0] / contract.stem**2 * dtype.itemsize
-    # Of all its memory, not of what is free: the batch decides which algorithms run, and so the last bits of a mask.
-    memory = torch.cuda.get_device_properties(device).total_memory
-    return max(1, min(16, int(0.4 * memory / (per_pixel * side**2))))

@@ -10,11 +10,13 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from cloudjob.catalog.area import parse_bbox, read_geometry
+from cloudjob.catalog.bands import COMMON, meant
 from cloudjob.catalog.dates import Interval, parse_dates
 from cloudjob.catalog.presets import Catalog, catalog_for
 from cloudjob.errors import UsageError
+from cloudjob.model import source
 from cloudjob.model.contract import Contract
-from cloudjob.model.mlm import read_contract, read_file, shipped
+from cloudjob.model.mlm import shipped
 from cloudjob.store.out import Out
 from cloudjob.store.settings import Settings
 
@@ -35,6 +37,7 @@ class Job:
         max_cloud_cover: the highest `eo:cloud_cover` wanted, percent.
         limit: at most so many scenes.
         redo: whether other settings may replace those of the OUT.
+        offset: of reflectance, instead of what items say; None for what they say.
     """
 
     out: Out
@@ -48,6 +51,7 @@ class Job:
     max_cloud_cover: float | None = None
     limit: int | None = None
     redo: bool = False
+    offset: float | None = None
 
 
 def request(
@@ -67,6 +71,7 @@ def request(
     resolution: float | None = None,
     probability: bool = False,
     redo: bool = False,
+    offset: float | None = None,
 ) -> Job:
     """Check what was asked for, as far as that goes without asking a catalog or a store.
 
@@ -80,12 +85,13 @@ def request(
         assets: common band name → asset key, where it differs from the preset's.
         max_cloud_cover: the highest `eo:cloud_cover` wanted, percent.
         limit: at most so many scenes, the newest.
-        checkpoint: a checkpoint's file instead of the one that ships.
+        checkpoint: a file or a name (`source.read`) instead of the network that ships.
         threshold: probability from which a pixel is cloud; the checkpoint's unless given.
         buffer: metres by which clouds are widened; the checkpoint's unless given.
         resolution: of the masks in metres; the checkpoint's unless given.
         probability: whether to keep probabilities, too.
         redo: whether to replace an OUT that was made with other settings.
+        offset: reflectance to add to number × scale of every scene, instead of what its item says.
 
     Raises:
         UsageError: an argument makes no sense.
@@ -95,9 +101,17 @@ def request(
         raise UsageError("expected either a bbox or a geometry", hint="--bbox W S E N or --geometry FILE")
     wanted = parse_bbox(*bbox) if bbox else read_geometry(str(geometry))
     clip = None if bbox else wanted
-    path = Path(checkpoint) if checkpoint else shipped()
-    data = read_file(path)
-    contract = read_contract(data, str(path))
+    data = source.read(checkpoint)
+    contract = source.contract(data, str(checkpoint or shipped()))
+    if threshold is not None and len(contract.classes) > 1:
+        raise UsageError(
+            f"--threshold is {threshold:g}, but {contract.name} tells {len(contract.classes)} classes apart: the most "
+            "likely one counts",
+            hint="leave it out",
+        )
+    for band in assets or {}:
+        if band not in (*contract.bands, *COMMON):
+            raise UsageError(f"--asset names a band {band!r}", hint=meant(band, contract.bands))
     where = catalog_for(str(catalog), collection=collection, assets=assets)
     if missing := [band for band in contract.bands if band not in where.assets]:
         raise UsageError(
@@ -121,11 +135,13 @@ def request(
             resolution=_between(0, resolution, 10_000, "resolution in metres", contract.resolution),
             probability=probability,
             geometry=hashlib.sha256(shapely.to_wkb(shapely.normalize(clip))).hexdigest() if clip else None,
+            classes=contract.labels,
         ),
         clip=shapely.to_wkb(clip) if clip else None,
         max_cloud_cover=max_cloud_cover,
         limit=limit,
         redo=redo,
+        offset=None if offset is None else _between(-1, offset, 1, "offset of reflectance", 0),
     )
 
 
@@ -133,5 +149,6 @@ def _between(low: float, value: float | None, high: float, name: str, default: f
     if value is None:
         return default
     if not low < value < high:  # also refuses nan
-        raise UsageError(f"{name} is {value:g}; expected above {max(0, low):g} and below {high:g}")
+        least = low if low <= -1 else max(0, low)
+        raise UsageError(f"{name} is {value:g}; expected above {least:g} and below {high:g}")
     return float(value)
