@@ -15,8 +15,8 @@ from stac_server import serving
 
 Fault = int | str
 """An HTTP status, or "slow" (late, but right), "stall" (headers, then nothing), "cut" (half of the body, then the
-connection is closed), "short" (half of the body, and no word of it), "hang up" (no answer), "html" (a page in place of
-the file), or "" (none)."""
+connection is closed), "short" (half of the body, and no word of it), "empty" (nothing, as if that were all), "hang up"
+(no answer), "html" (a page in place of the file), or "" (none)."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(fault, b"something is wrong", {}, body=body)
         elif fault == "html":
             self._send(200, b"<html>Please log in</html>", {"Content-Type": "text/html"}, body=body)
+        elif fault == "empty":
+            self._send(206 if asked.range else 200, b"", {}, body=body)
         else:
             self._send_file(path.read_bytes(), fault, body=body)
 

@@ -12,9 +12,14 @@ BANDS = ("red", "green", "blue", "nir")
 
 
 def write_cog(
-    path: Path, values: np.ndarray, transform: tuple[float, ...], epsg: int = 32633, nodata: int | None = 0
+    path: Path,
+    values: np.ndarray,
+    transform: tuple[float, ...],
+    epsg: int = 32633,
+    nodata: float | None = 0,
+    blocksize: int = 128,
 ) -> None:
-    """A COG with 128-pixel blocks and overviews."""
+    """A COG with overviews."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with rasterio.open(
         path,
@@ -27,7 +32,7 @@ def write_cog(
         crs=f"EPSG:{epsg}",
         transform=Affine(*transform[:6]),
         nodata=nodata,
-        blocksize=128,
+        blocksize=blocksize,
         overview_resampling="average",
     ) as file:
         file.write(values, 1)
@@ -42,7 +47,7 @@ def make_item(
     epsg: int = 32633,
     seed: int = 0,
     values: Mapping[str, np.ndarray] | None = None,
-    nodata: int | None = 0,
+    nodata: float | None = 0,
     properties: Mapping[str, Any] | None = None,
     band: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:

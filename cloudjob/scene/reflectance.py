@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cloudjob.scene.scene import NO_DATA, Band, Scene
+from cloudjob.scene.scene import Band, Numbers, Scene, is_empty
 
 OFFSET_BASELINE = 4
 
@@ -82,11 +82,11 @@ def offset_doubt(scene: Scene, valid: int, dark_all: int, dark_any: int, cloud_s
     return None
 
 
-def reflectance(raw: npt.NDArray[np.uint16], bands: Sequence[Band]) -> npt.NDArray[np.float32]:
+def reflectance(raw: Numbers, bands: Sequence[Band]) -> npt.NDArray[np.float32]:
     """Turn numbers into reflectance.
 
     Args:
-        raw: (band, y, x), 0 for no data.
+        raw: (band, y, x), `scene.EMPTY` for no data.
         bands: whose scale and offset to use, in the order of the first axis.
 
     Returns:
@@ -97,7 +97,7 @@ def reflectance(raw: npt.NDArray[np.uint16], bands: Sequence[Band]) -> npt.NDArr
     values = raw.astype(np.float32)
     values *= scale
     values += offset
-    empty = (raw == NO_DATA).any(axis=0)
+    empty = is_empty(raw).any(axis=0)
     if empty.any():
         values[:, empty] = np.nan
     return values
