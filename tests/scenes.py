@@ -50,6 +50,7 @@ def make_item(
     nodata: float | None = 0,
     properties: Mapping[str, Any] | None = None,
     band: Mapping[str, Any] | None = None,
+    blocksize: int = 128,
 ) -> dict[str, Any]:
     """Write one random scene and return its STAC item with absolute hrefs."""
     rng = np.random.default_rng(seed)
@@ -58,7 +59,7 @@ def make_item(
     assets = {}
     for key in BANDS:
         pixels = values[key] if values else rng.integers(1, 12_000, shape, np.uint16)
-        write_cog(folder / name / f"{key}.tif", pixels, transform, epsg, nodata)
+        write_cog(folder / name / f"{key}.tif", pixels, transform, epsg, nodata, blocksize)
         assets[key] = {
             "href": str(folder / name / f"{key}.tif"),
             "type": "image/tiff; application=geotiff; profile=cloud-optimized",
