@@ -387,3 +387,19 @@ def test_a_plan_holds_nothing_that_no_job_reads(tmp_path: Path) -> None:
     assert (again.fingerprint, again.grid, again.bands) == tuple(
         getattr(described(item), name) for name in ("fingerprint", "grid", "bands")
     )
+
+
+def test_an_optional_band_decides_nothing_about_where_there_are_data() -> None:
+    from cloudjob.grid import Grid
+    from cloudjob.scene.scene import Band
+
+    bands = tuple(Band(name, name, "", Grid(32633, 0, 0, 10, 10, 2, 2), 0.0001, -0.1) for name in ("red", "swir16"))
+    raw = np.full((2, 2, 2), 3000, np.uint16)
+    raw[0, 0, 0] = raw[1, 1, 1] = 0
+    values = reflectance(raw, bands, ("red", "swir16"), ("swir16",))
+    assert np.isnan(values[:, 0, 0]).all()
+    assert values[0, 1, 1] == pytest.approx(0.2)
+    assert np.isnan(values[1, 1, 1])
+    absent = reflectance(raw[:1], bands[:1], ("swir16", "red"), ("swir16",))
+    assert np.isnan(absent[0]).all()
+    np.testing.assert_array_equal(absent[1], values[0])
