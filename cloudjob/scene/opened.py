@@ -106,6 +106,8 @@ class SceneFiles:
         file = self._files[name]
         begun, pause = time.monotonic(), PAUSE
         for attempt in itertools.count(1):
+            if self.late:
+                raise PassingError(f"scene {self.scene.id}: reading has taken longer than {DEADLINE:g} s")
             try:
                 with file.timed(), env():
                     return what(file)
@@ -114,8 +116,6 @@ class SceneFiles:
             except FAULTS as error:
                 file.close()
                 fault = failed(error, self.scene, file.band)
-            if self.late:
-                raise PassingError(f"{fault} (and reading has taken longer than {DEADLINE:g} s)")
             if not isinstance(fault, PassingError) or attempt == ATTEMPTS or time.monotonic() - begun > PATIENCE:
                 raise fault
             log.info("%s; attempt %d of %d", fault, attempt + 1, ATTEMPTS)

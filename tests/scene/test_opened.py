@@ -110,12 +110,11 @@ def test_a_new_signature_is_taken_for_each_attempt(
 ) -> None:
     """It may have run out between two windows."""
     monkeypatch.setattr(opened, "PAUSE", 0.01)
-    tokens = iter(["old", "new"])
     held: list[str] = []
 
     def sign(_: str, href: str) -> str:
         if not held:
-            held.append(next(tokens))
+            held.append(server.signature)
         return f"{href}?{held[0]}"
 
     monkeypatch.setattr(opened.signing, "open_href", sign)

@@ -1,22 +1,24 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scenes import BANDS, make_item, write_cog
 
 from cloudjob.errors import PassingError, SceneError
-from cloudjob.grid import Tiling, Window
+from cloudjob.grid import Grid, Tiling, Window
 from cloudjob.scene import read
 from cloudjob.scene.cube import open_cube
 from cloudjob.scene.describe import describe
 from cloudjob.scene.files import failed
 from cloudjob.scene.opened import SceneFiles
-from cloudjob.scene.scene import Scene
+from cloudjob.scene.scene import Band, Scene
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +137,59 @@ def test_the_scene_classification_is_read_on_its_own_grid_and_once(
             assert first + len(values) >= min(top // 2 + 16, 75)
             np.testing.assert_array_equal(values, classes[first : first + len(values)])
     assert sum(pixels for _, pixels in counted) == classes.size
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+@pytest.mark.parametrize("shape", [(150, 139), (64, 200), (129, 127)])
+def test_a_pixel_of_20_metres_is_two_by_two_of_10(
+    shape: tuple[int, int], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Whatever the tiles, halo included: the same as repeating every pixel, and no data beyond its last one."""
+    fine, coarse = two_sizes(shape, tmp_path_factory.getbasetemp() / "two_sizes")
+    tile, halo = data.draw(st.sampled_from([(32, 16), (64, 0), (30, 6), (33, 11)]))
+    tiling = Tiling(*shape, tile, halo, 1)
+    tiles = data.draw(st.lists(st.sampled_from(tiling.all()), min_size=1, max_size=6, unique=True))
+    values = open_raster(coarse.bands[4].href)
+    whole = np.pad(values.repeat(2, 0).repeat(2, 1)[: shape[0], : shape[1]], 100)
+    with SceneFiles(coarse) as files, SceneFiles(fine) as four:
+        for row, other in zip(read.rows(files, tiling, tiles), read.rows(four, tiling, tiles), strict=True):
+            np.testing.assert_array_equal(row.raw[:4], other.raw)
+            for column in row.columns:
+                padded = tiling.padded((row.row, column))
+                expected = whole[padded.top + 100 : padded.bottom + 100, padded.left + 100 : padded.right + 100]
+                np.testing.assert_array_equal(row.crop(padded)[4], expected)
+
+
+def test_every_block_of_20_metres_is_read_once(
+    tmp_path_factory: pytest.TempPathFactory, counted: list[tuple[str, int]]
+) -> None:
+    """Rows of tiles that end within its blocks do not ask for them twice."""
+    _, scene = two_sizes((150, 139), tmp_path_factory.getbasetemp() / "two_sizes")
+    tiling = Tiling(150, 139, 32, 16, 16)
+    with SceneFiles(scene) as files:
+        assert len(list(read.rows(files, tiling, tiling.all()))) == 5
+    assert sum(pixels for _, pixels in counted) == 4 * 150 * 139 + 75 * 70
+
+
+def two_sizes(shape: tuple[int, int], folder: Path) -> tuple[Scene, Scene]:
+    """A scene of four bands of 10 m, and the same with a fifth of 20 m, made once."""
+    name = f"S{shape[0]}x{shape[1]}"
+    rng = np.random.default_rng(7)
+    pixels = {band: rng.integers(1, 9000, shape, np.uint16) for band in BANDS}
+    if not (folder / name / "swir16.tif").exists():
+        make_item(folder, name, values=pixels)
+        coarse = rng.integers(1, 9000, (-(-shape[0] // 2), -(-shape[1] // 2)), np.uint16)
+        write_cog(folder / name / "swir16.tif", coarse, (20, 0, 600_000, 0, -20, 5_200_020), blocksize=64)
+    grid = Grid(32633, 600_000, 5_200_020, 10, 10, *shape)
+    bands = tuple(Band(band, band, str(folder / name / f"{band}.tif"), grid) for band in BANDS)
+    swir16 = Band("swir16", "swir16", str(folder / name / "swir16.tif"), grid.coarsen(2))
+    moment = datetime(2024, 6, 1, tzinfo=UTC)
+    four = Scene(name, "", {}, "group", grid, moment, "", moment, "", "", bands, None, "")
+    return four, replace(four, bands=(*bands, swir16))
+
+
+def open_raster(path: str) -> np.ndarray:
+    with rasterio.open(path) as file:
+        values: np.ndarray = file.read(1)
+    return values
