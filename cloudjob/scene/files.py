@@ -15,6 +15,9 @@ from rasterio._err import CPLE_BaseError  # What rasterio lets through of GDAL's
 from cloudjob.errors import PassingError, SceneError, redact
 from cloudjob.scene.scene import Band, Scene
 
+KINDS = ("uint8", "uint16", "int16", "float32")
+"""Of numbers in files. Others may be wider than a float32 tells apart."""
+
 JPEG_2000 = re.compile(r"\.(jp2|j2k|jpx|jpf)$", re.IGNORECASE)
 """Names of such files. All others are opened as GeoTIFF (of which COGs are some), whatever they are called. GDAL has
 150 more drivers; some of them read any file of this machine, or any address, that their text names (VRT, WMS…)."""

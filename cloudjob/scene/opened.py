@@ -16,7 +16,7 @@ from rasterio.vrt import WarpedVRT
 from cloudjob.catalog import signing
 from cloudjob.errors import PassingError, SceneError
 from cloudjob.grid import Grid
-from cloudjob.scene.files import FAULTS, env, failed, open_file
+from cloudjob.scene.files import FAULTS, KINDS, env, failed, open_file
 from cloudjob.scene.scene import EMPTY, NO_DATA, Band, Numbers, Scene
 
 log = logging.getLogger(__name__)
@@ -31,9 +31,6 @@ PATIENCE = 30.0
 
 DEADLINE = 3600.0
 """Seconds that reading one scene may take, all its files together: a server that drips must not hold a worker."""
-
-KINDS = ("uint8", "uint16", "int16", "float32")
-"""Of numbers in files. Others may be wider than a float32 tells apart."""
 
 T = TypeVar("T")
 
@@ -137,7 +134,7 @@ class _File:
     @property
     def dataset(self) -> Any:
         if self._dataset is None:
-            self._dataset = open_file(signing.open_href(self.scene.signing, self.band.href))
+            self._dataset = open_file(signing.open_href(self.scene.signing, self.band.address or self.band.href))
         return self._dataset
 
     @contextlib.contextmanager
@@ -158,7 +155,7 @@ class _File:
     def empty(self) -> float:
         """The file's own number for no data; what its item says, or what is usual, where it tells none."""
         kind = self.dataset.dtypes[0]
-        for told in (self.dataset.nodata, getattr(self.band, "nodata", None)):
+        for told in (self.dataset.nodata, self.band.nodata):
             if told is not None and in_dtype_range(told, kind):
                 return float(told)
         return EMPTY.get(kind, NO_DATA)

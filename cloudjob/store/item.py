@@ -38,9 +38,9 @@ def path(group: str, scene_id: str) -> str:
 
 
 def file_name(scene_id: str) -> str:
-    """A scene's name as a file's: an id may hold anything, and may be "index"."""
+    """A scene's name as a file's: an id may hold anything, may be "index", and may begin with a dot."""
     name = quote(scene_id, safe="") + ".json"
-    return name if name != INDEX else f"%{ord(name[0]):02X}{name[1:]}"
+    return name if name != INDEX and not name.startswith(".") else f"%{ord(name[0]):02X}{name[1:]}"
 
 
 def build(scene: Scene, slot: int, receipt: Receipt, settings: Settings, tiles: tuple[Tile, ...]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _properties(
         "proj:transform": list(scene.grid.transform),
         "proj:bbox": list(scene.grid.bounds),
         "processing:software": dict(_software()),
-        "cloudjob:source": {"collection": scene.collection, "id": scene.id},
+        "cloudjob:source": {"collection": scene.collection, "id": scene.id, "product": scene.product},
         "cloudjob:fingerprint": scene.fingerprint,
         "cloudjob:sensing": iso(scene.sensing),
         "cloudjob:group": scene.group,
@@ -97,6 +97,7 @@ def _properties(
             "no_data": receipt.no_data,
             "not_computed": receipt.outside,
         },
+        "cloudjob:checksum": receipt.checksum or None,
         "cloudjob:provider_cloud_cover": scene.provider_cloud_cover,
         "cloudjob:scl_agreement": None if agreement is None else round(agreement, 6),
         "cloudjob:scl_pixels": receipt.scl_compared,
@@ -171,6 +172,8 @@ def identity(item: dict[str, Any]) -> Identity:
         properties.get("s2:processing_baseline", ""),
         properties.get("s2:generation_time", ""),
         footprint(item),
+        properties.get("cloudjob:source", {}).get("product", ""),
+        properties.get("cloudjob:source", {}).get("collection", ""),
     )
 
 
