@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cloudjob.classes import CLEAR, CLOUD, NOT_COMPUTED
+from cloudjob.classes import CLEAR, CLOUD, NOT_COMPUTED, SHADOW, THIN_CLOUD
 from cloudjob.errors import SceneError
 from cloudjob.grid import Grid, Tile, Tiling, Window
 from cloudjob.scene.opened import SceneFiles
@@ -25,6 +25,11 @@ Labels = tuple[npt.NDArray[np.uint16], Grid]
 _SCL_LABEL = np.full(256, NOT_COMPUTED, np.uint8)
 _SCL_LABEL[list(SCL_CLEAR)] = CLEAR
 _SCL_LABEL[list(SCL_CLOUD)] = CLOUD
+
+_OURS = np.full(256, NOT_COMPUTED, np.uint8)
+_OURS[[CLEAR, SHADOW]] = CLEAR
+_OURS[[CLOUD, THIN_CLOUD]] = CLOUD
+"""Shadow counts as clear on both sides: only clouds are compared."""
 
 
 class Agreement:
@@ -72,7 +77,7 @@ def compare(mask: npt.NDArray[np.uint8], grid: Grid, labels: Labels) -> Receipt:
     row = np.floor((grid.y0 - (theirs_on.y0 - (np.arange(theirs_on.height) + 0.5) * theirs_on.dy)) / grid.dy)
     column = np.floor((theirs_on.x0 + (np.arange(theirs_on.width) + 0.5) * theirs_on.dx - grid.x0) / grid.dx)
     rows, columns = (row >= 0) & (row < grid.height), (column >= 0) & (column < grid.width)
-    ours = mask[row[rows].astype(int)][:, column[columns].astype(int)]
+    ours = _OURS[mask[row[rows].astype(int)][:, column[columns].astype(int)]]
     theirs = _SCL_LABEL[classes[rows][:, columns].astype(np.uint8)]
     both = (ours <= CLOUD) & (theirs <= CLOUD)
     return Receipt(

@@ -13,7 +13,7 @@ from affine import Affine
 from distributed.metrics import context_meter
 from rasterio.features import geometry_mask
 
-from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED
+from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED, SHADOW, THIN_CLOUD
 from cloudjob.cluster import agreement
 from cloudjob.cluster.network import worker_model
 from cloudjob.errors import CloudjobError, PassingError
@@ -134,12 +134,12 @@ def _label(
     for tile in ((row.row, column) for column in row.columns):
         core, padded = tiling.core(tile), tiling.padded(tile)
         window = reflectance(row.crop(padded), task.scene.bands)
-        valid = ~np.isnan(window[0])
+        valid = predict.valid(model.contract, window)
         found = predict.probability(model, [window])
         del window
         (likely,) = found
-        mask = predict.classify(likely, valid, task.settings.threshold, reach)
-        percent = predict.percent(likely, valid) if task.settings.probability else mask.copy()
+        mask = predict.classify(likely, valid, task.settings.threshold, reach, model.contract.classes)
+        percent = predict.percent(likely, valid, model.contract.classes) if task.settings.probability else mask.copy()
         yield tile, predict.trim(mask, padded, core), predict.trim(percent, padded, core)
 
 
@@ -163,12 +163,14 @@ def _tally(mask: predict.Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt
         limit = round((-offset or OFFSET) / scene.bands[0].scale)
         visible = [index for index, band in enumerate(scene.bands) if band.name in ("red", "green", "blue")]
         dark = [raw[index] < limit for index in visible]
-        labelled = mask <= CLOUD
+        labelled = mask < NO_DATA
         dark_all = int(np.count_nonzero(np.logical_and.reduce([*dark, labelled])))
         dark_any = int(np.count_nonzero(np.logical_or.reduce(dark) & labelled))
     return Receipt(
         clear=int(np.count_nonzero(mask == CLEAR)),
         cloud=int(np.count_nonzero(mask == CLOUD)),
+        thin_cloud=int(np.count_nonzero(mask == THIN_CLOUD)),
+        cloud_shadow=int(np.count_nonzero(mask == SHADOW)),
         no_data=int(np.count_nonzero(mask == NO_DATA)),
         outside=int(np.count_nonzero(mask == NOT_COMPUTED)),
         dark_all=dark_all,
