@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
+    from cloudjob.plan.plan import Cost
     from cloudjob.plan.request import Job
+    from cloudjob.plan.survey import Survey
+    from cloudjob.store.out import Out
     from cloudjob.watch.metrics import Watch
 
 # What a command needs is imported by the command: help and `status` need neither torch nor Dask, which take seconds.
@@ -115,6 +118,7 @@ def cli(*, verbose: bool, form: logs.Format) -> None:
     metavar="tcp://HOST:PORT",
     help="Also take workers of other machines here: `cloudjob worker`. [default: none]",
 )
+@option("--cog", is_flag=True, help="Then write each mask as a COG, too: an asset of its STAC item.")
 @option(
     "--metrics-file",
     type=click.Path(dir_okay=False),
@@ -127,6 +131,7 @@ def run(
     workers: int | None,
     listen: str | None,
     metrics_file: str | None,
+    cog: bool,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -141,19 +146,31 @@ def run(
       cloudjob run --bbox 11.2 46.4 11.5 46.6 --dates 2024 --out masks --catalog planetary-computer
     """
     from cloudjob import job
-    from cloudjob.store.out import Out
+    from cloudjob.plan import survey
     from cloudjob.watch import metrics, terminal
 
     if listen and where != "local":
         raise UsageError(
             f"--listen is for a scheduler of this run's own, not for the one at {where}", hint="leave one out"
         )
+    asked = _job(options)
     with (
-        metrics.Watch(Out.at(options["out"]), Path(metrics_file) if metrics_file else None) as watch,
+        metrics.Watch(asked.out, Path(metrics_file) if metrics_file else None) as watch,
         # Ctrl-C may strike outside of it: then, too, it gives back its lock and its cluster before anything else ends.
-        contextlib.closing(job.run(_job(options), lambda: _connect(where, workers, listen, watch))) as events,
+        contextlib.closing(job.run(asked, lambda: _connect(where, workers, listen, watch))) as events,
     ):
-        watch.code = terminal.progress(watch.follow(events), as_json=as_json)
+
+        def estimate(view: "Survey") -> "Cost | None":
+            from cloudjob.cluster.stream import lane_count
+
+            _say_where(asked, view)
+            if not view.plan.to_do:
+                return None
+            return survey.estimate(asked, view, lane_count(watch.client) if watch.client else _lanes(where, workers))
+
+        watch.code = terminal.progress(watch.follow(events), as_json=as_json, estimate=estimate)
+    if cog:
+        _attach(asked.out, quiet=as_json)
     return watch.code
 
 
@@ -163,8 +180,8 @@ def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> N
     """Say what `run` would do, without doing it.
 
     \b
-    Per scene: new, changed (another version is in the catalog), grown (more tiles are asked for),
-    failed before, abandoned (failed three times for one reason) or done.
+    Per scene: new, changed (another version is in the catalog), larger area (than was masked before),
+    failed before, abandoned (failed three times for one reason), unusable (its item is) or done.
     """
     from cloudjob.plan import survey
     from cloudjob.watch import terminal
@@ -172,37 +189,78 @@ def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> N
     asked = _job(options)
     view = survey.make(asked)
     terminal.plan(view, survey.estimate(asked, view, _lanes(where, workers)), as_json=as_json)
+    _say_where(asked, view)
 
 
 @cli.command()
 @click.argument("out")
 @option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 def status(*, out: str, as_json: bool) -> None:
-    """Say what OUT holds: scenes done, failed and abandoned, and the last run."""
-    from cloudjob.store.out import Out
+    """Say what OUT holds: scenes done, failed and abandoned, and the last run.
+
+    With --json also a record for every scene, as `cloudjob list --json` prints them.
+    """
     from cloudjob.watch import terminal
 
-    terminal.status(Out.at(out), as_json=as_json)
+    terminal.status(_existing(out), as_json=as_json)
+
+
+@cli.command("list")
+@click.argument("out")
+@option("--json", "as_json", is_flag=True, help="Print a JSON object per scene and line.")
+@option("--dates", help="Only scenes of 2024-06, 2024-06-01/2024-06-30, 10d and so on.")
+@option("--group", metavar="NAME", help="Only this group, or those that begin so: 33TUN.")
+def list_(*, out: str, as_json: bool, dates: str | None, group: str | None) -> None:
+    """List the scenes of OUT: date, state, group, id, cloud cover, and the share of pixels with data.
+
+    \b
+    States: done, failed (the next run tries again), abandoned (failed three times for one reason),
+    incomplete (a run was interrupted).
+    """
+    from datetime import UTC, datetime
+
+    from cloudjob.catalog.dates import parse_dates
+    from cloudjob.store import listing
+    from cloudjob.watch import terminal
+
+    interval = parse_dates(dates, datetime.now(UTC).date()) if dates else None
+    terminal.scenes(listing.scenes(_existing(out), group=group, dates=interval), as_json=as_json)
 
 
 @cli.command("export")
 @click.argument("out")
-@click.argument("what", metavar="SCENE|DAY")
-@click.argument("path", type=click.Path(dir_okay=False))
-@option("--group", metavar="NAME", help="Whose day, where several groups have scenes of it.")
-def export_(*, out: str, what: str, path: str, group: str | None) -> None:
-    """Write one scene's or one day's mask as a Cloud-Optimized GeoTIFF, for QGIS.
+@click.argument("what", metavar="[SCENE|DATES]", required=False)
+@click.argument("path", required=False, type=click.Path())
+@option("--group", metavar="NAME", multiple=True, help="Only of this group, or those that begin so: 33TUN. Repeat.")
+@option("--all", "everything", is_flag=True, help="Every scene: into OUT itself, or into the folder PATH.")
+def export_(*, out: str, what: str | None, path: str | None, group: tuple[str, ...], everything: bool) -> None:
+    """Write masks as Cloud-Optimized GeoTIFFs, for QGIS: of a scene, or of each day and group.
+
+    Prints the path of each file. Beside it lies PATH.aux.xml with the classes' names. With --all and no PATH each
+    scene's file goes into OUT/cogs and becomes the asset `mask` of its STAC item.
 
     \b
     Examples:
       cloudjob export masks S2A_33UUP_20240601_0_L2A mask.tif
       cloudjob export masks 2024-06-01 day.tif --group 33UUP
+      cloudjob export masks 2024-06 folder
+      cloudjob export masks --all
     """
     from cloudjob.store import export
-    from cloudjob.store.out import Out
+    from cloudjob.watch import terminal
 
-    for scene in export.export(Out.at(out), what, path, group=group):
-        click.echo(scene)
+    masks = _existing(out)
+    if everything and what is None:
+        _attach(masks)
+        return
+    if everything:
+        what, path = None, what if path is None else path
+    if path is None:
+        raise UsageError("expected what to export, and the PATH to write", hint="or --all, into OUT itself")
+    for written in export.export(masks, what, path, group=group):
+        terminal.tell(str(written.path))
+        scenes = ", ".join(written.scenes)
+        logs.say(f"{scenes}; the classes' names are in {written.path.name}.aux.xml", "export", scenes=written.scenes)
 
 
 @cli.command("report")
@@ -216,8 +274,9 @@ def report_(*, out: str) -> None:
     """
     from cloudjob.report import page
     from cloudjob.store.out import Out
+    from cloudjob.watch import terminal
 
-    click.echo(page.write(Out.at(out)))
+    terminal.tell(page.write(Out.at(out)))
 
 
 @cli.command()
@@ -230,7 +289,7 @@ def model(*, path: str | None, as_json: bool) -> None:
 
     loaded = checkpoint.load(path)
     if as_json:
-        click.echo(json.dumps(checkpoint.record(loaded.contract), indent=1))
+        terminal.tell(json.dumps(checkpoint.record(loaded.contract), indent=1))
     else:
         terminal.model(loaded.contract, loaded.sha256, sum(p.numel() for p in loaded.network.parameters()))
 
@@ -259,7 +318,7 @@ def demo(*, out: str, workers: int | None) -> int:
     if code == errors.DONE:  # Scenes that failed have been named
         made = open_masks(asked.out)
         for line in fit.table(items, catalog.parent, made):
-            click.echo(line)
+            terminal.tell(line)
         group, scene = next(iter(made.children)), items[0]["id"]
         logs.say(NEXT.format(bin=_folder(), masks=asked.out, scene=scene, group=group), "demo")
     return code
@@ -291,6 +350,48 @@ def _job(options: dict[str, Any]) -> "Job":
             raise UsageError(f"--asset is {text!r}; expected BAND=KEY", hint="for example --asset red=B04")
         assets[band] = key
     return request(**options, assets=assets)
+
+
+def _say_where(asked: "Job", view: "Survey") -> None:
+    """Where nothing was found, say where that is: latitude and longitude may have been swapped."""
+    if view.plan.scenes or view.refused:
+        return
+    west, south, east, north = asked.area.bounds
+    place = f"{south:g} to {north:g} degrees north, {west:g} to {east:g} east"
+    hint = f"--bbox {south:g} {west:g} {north:g} {east:g}" if max(abs(west), abs(east)) <= 90 else None
+    if hint:
+        hint = f"if latitude and longitude are swapped, try {hint}"
+    logs.say(f"looked at {place}, {asked.dates.stac}", "area", hint=hint)
+
+
+def _existing(address: str) -> "Out":
+    """An OUT that a run has written to.
+
+    Raises:
+        UsageError: there is nothing, or something else.
+    """
+    from cloudjob.store import settings
+    from cloudjob.store.out import Out
+
+    out = Out.at(address)
+    if settings.read(out) is None:
+        settings.check_ours(out)
+        raise UsageError(
+            f"{out} holds no masks: no run has written there", hint="is it spelt right? `cloudjob run --out`"
+        )
+    return out
+
+
+def _attach(out: "Out", *, quiet: bool = False) -> None:
+    """Give every finished scene its COG, and print the paths of those that are new."""
+    from cloudjob.store import cog
+    from cloudjob.store.lock import Lock
+    from cloudjob.watch import terminal
+
+    with Lock(out) as lock:
+        for path in cog.attach(lock):
+            if not quiet:
+                terminal.tell(f"{out}/{path}")
 
 
 def _lanes(where: str, workers: int | None) -> int:

@@ -168,7 +168,8 @@ def from_mlm(item: dict[str, Any]) -> Contract:
         if scaling["type"] != "z-score":
             raise ContractError(f"its value scaling is {scaling['type']!r}; expected 'z-score'")
     rest = dict(properties["cloudjob:contract"])
-    rest["training_data"] = tuple(rest.get("training_data", ()))
+    for name in ("training_data", "resolutions"):
+        rest[name] = tuple(rest.get(name, ()))
     contract = Contract(
         name=properties["mlm:name"],
         version=properties["version"],

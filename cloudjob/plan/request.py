@@ -12,11 +12,17 @@ from shapely.geometry.base import BaseGeometry
 from cloudjob.catalog.area import parse_bbox, read_geometry
 from cloudjob.catalog.dates import Interval, parse_dates
 from cloudjob.catalog.presets import Catalog, catalog_for
-from cloudjob.errors import UsageError
+from cloudjob.errors import UsageError, did_you_mean
 from cloudjob.model.contract import Contract
 from cloudjob.model.mlm import read_contract, read_file, shipped
 from cloudjob.store.out import Out
 from cloudjob.store.settings import Settings
+
+BANDS = (
+    *("coastal", "blue", "green", "green05", "yellow", "red", "rededge", "rededge071", "rededge075", "rededge078"),
+    *("nir", "nir08", "nir09", "cirrus", "swir16", "swir22", "pan", "lwir", "lwir11", "lwir12", "scl"),
+)
+"""Common names of bands (https://github.com/stac-extensions/eo#common-band-names), and the scene classification."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def request(
         checkpoint: a checkpoint's file instead of the one that ships.
         threshold: probability from which a pixel is cloud; the checkpoint's unless given.
         buffer: metres by which clouds are widened; the checkpoint's unless given.
-        resolution: of the masks in metres; the checkpoint's unless given.
+        resolution: of the masks in metres, a multiple of the checkpoint's; the checkpoint's unless given.
         probability: whether to keep probabilities, too.
         redo: whether to replace an OUT that was made with other settings.
 
@@ -98,6 +104,8 @@ def request(
     path = Path(checkpoint) if checkpoint else shipped()
     data = read_file(path)
     contract = read_contract(data, str(path))
+    for band in set(assets or {}) - {*BANDS, *contract.bands}:
+        raise UsageError(f"no band is called {band!r}", hint=did_you_mean(band, {*BANDS, *contract.bands}))
     where = catalog_for(str(catalog), collection=collection, assets=assets)
     if missing := [band for band in contract.bands if band not in where.assets]:
         raise UsageError(
@@ -118,7 +126,9 @@ def request(
             bands=contract.bands,
             threshold=_between(0, threshold, 1, "threshold", contract.threshold),
             buffer=_between(-1e-9, buffer, 10_000, "buffer in metres", contract.buffer),
-            resolution=_between(0, resolution, 10_000, "resolution in metres", contract.resolution),
+            resolution=_multiple(
+                _between(0, resolution, 10_000, "resolution in metres", contract.resolution), contract.resolution
+            ),
             probability=probability,
             geometry=hashlib.sha256(shapely.to_wkb(shapely.normalize(clip))).hexdigest() if clip else None,
         ),
@@ -127,6 +137,16 @@ def request(
         limit=limit,
         redo=redo,
     )
+
+
+def _multiple(resolution: float, own: float) -> float:
+    """A mask's pixel is made of whole pixels of the network's."""
+    if abs(max(1, round(resolution / own)) * own - resolution) > 0.01 * resolution:
+        raise UsageError(
+            f"resolution is {resolution:g} m; expected {own:g} m, which the network sees, or a multiple of it",
+            hint=f"such as {2 * own:g} or {6 * own:g}: clouds are found at {own:g} m, and their mask is made coarser",
+        )
+    return resolution
 
 
 def _between(low: float, value: float | None, high: float, name: str, default: float) -> float:

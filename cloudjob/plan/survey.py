@@ -7,7 +7,7 @@ from typing import Any
 
 from cloudjob.catalog.search import search
 from cloudjob.errors import ContractError, PassingError, SceneError, UnreachableError
-from cloudjob.grid import Tile
+from cloudjob.grid import Tile, Tiling
 from cloudjob.plan import plan
 from cloudjob.plan.plan import Cost, Plan
 from cloudjob.plan.request import Job
@@ -65,11 +65,16 @@ def estimate(job: Job, view: Survey, lanes: int) -> Cost:
     measured = seconds > 0 and seen > 0
     return plan.cost(
         view.plan,
-        lambda scene: job.contract.tiling_of(scene.grid, job.settings.buffer),
+        lambda scene: tiling(job, scene),
         speed=seen / 1e6 / seconds if measured else ASSUMED_SPEED,
         lanes=lanes,
         measured=measured,
     )
+
+
+def tiling(job: Job, scene: Scene) -> Tiling:
+    """How a scene is cut, in the network's pixels."""
+    return job.contract.tiling_of(scene.grid, job.settings.buffer, scene.coarser)
 
 
 def compare(job: Job, items: list[dict[str, Any]]) -> Survey:
@@ -101,7 +106,8 @@ def _described(
     scenes, refused = [], {}
     for item, assets, signing in items:
         try:
-            scenes.append(describe(item, assets, job.settings.bands, job.settings.resolution, signing))
+            resolution, measured = job.settings.resolution, job.contract.measured
+            scenes.append(describe(item, assets, job.settings.bands, resolution, signing, measured))
         except SceneError as error:
             refused[item["id"]] = error
     return scenes, refused
@@ -112,14 +118,13 @@ def _on_one_grid(scenes: Iterable[Scene], known: Ledger) -> tuple[list[Scene], d
     grids = {name: grid_of(metadata) for name, metadata in known.groups.items()}
     fitting, refused = [], {}
     for scene in scenes:
-        grid = grids.setdefault(scene.group, scene.grid)
-        if scene.grid == grid:
+        grid = grids.setdefault(scene.group, scene.mask_grid)
+        if scene.mask_grid == grid:
             fitting.append(scene)
         else:
-            refused[scene.id] = f"scene {scene.id} lies on {scene.grid}, but others of {scene.group} on {grid}"
+            refused[scene.id] = f"scene {scene.id} lies on {scene.mask_grid}, but others of {scene.group} on {grid}"
     return fitting, refused
 
 
 def _tiles(job: Job, scene: Scene) -> frozenset[Tile]:
-    tiling = job.contract.tiling_of(scene.grid, job.settings.buffer)
-    return frozenset(tiling.touched(scene.grid, job.area))
+    return frozenset(tiling(job, scene).touched(scene.grid, job.area))

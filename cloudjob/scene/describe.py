@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
@@ -41,7 +42,12 @@ _KEPT = (
 
 
 def describe(
-    item: dict[str, Any], assets: Mapping[str, str], bands: Sequence[str], resolution: float, signing: str = ""
+    item: dict[str, Any],
+    assets: Mapping[str, str],
+    bands: Sequence[str],
+    resolution: float,
+    signing: str = "",
+    measured: Sequence[float] = (),
 ) -> Scene:
     """Read what a job needs from a STAC item (1.0 or 1.1, projection extension 1.x or 2.x).
 
@@ -51,13 +57,15 @@ def describe(
         bands: the network's bands in order.
         resolution: of the masks, metres.
         signing: how its hrefs are signed when opened, or "".
+        measured: resolutions in metres at which the network's masks are known to be good, its own first; `resolution`
+            unless given.
 
     Raises:
-        SceneError: the item lacks a band, a time, a projection or a north-up grid, or `resolution` cannot be had, or
-            its metadata make no sense.
+        SceneError: the item lacks a band, a time, a projection or a north-up grid, its pixels are not those of the
+            network, `resolution` cannot be had of them, or its metadata make no sense.
     """
     try:
-        return _describe(item, assets, bands, resolution, signing)
+        return _describe(item, assets, bands, resolution, signing, measured or (resolution,))
     except ContractError as error:
         raise SceneError(f"scene {item.get('id')}: {error}") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, CRSError) as error:
@@ -68,7 +76,12 @@ def describe(
 
 
 def _describe(
-    item: dict[str, Any], assets: Mapping[str, str], bands: Sequence[str], resolution: float, signing: str
+    item: dict[str, Any],
+    assets: Mapping[str, str],
+    bands: Sequence[str],
+    resolution: float,
+    signing: str,
+    measured: Sequence[float],
 ) -> Scene:
     properties = item["properties"]
     missing = [assets[name] for name in bands if assets[name] not in item["assets"]]
@@ -82,13 +95,15 @@ def _describe(
     read = tuple(_band(item, name, assets[name], signing) for name in bands)
     scl_key = assets.get("scl", "")
     scl = _band(item, "scl", scl_key, signing) if scl_key in item["assets"] else None
-    grid = _target(read[0].grid, resolution, item["id"])
+    grid = _target(read[0].grid, measured[0], item["id"])
+    _check_measured(grid, measured, item["id"])
+    coarser = _factor(grid, resolution, item["id"])
     baseline = str(properties.get("s2:processing_baseline") or properties.get("processing:version") or "")
     return Scene(
         id=item["id"],
         collection=item.get("collection") or "",
         item=_slim(item, read, scl),
-        group=_group(item, read[0].grid, grid),
+        group=_group(item, read[0].grid, grid.coarsen(coarser)),
         grid=grid,
         time=time,
         platform=str(properties.get("platform", "")).lower(),
@@ -100,7 +115,29 @@ def _describe(
         fingerprint=_fingerprint(item, baseline, read),
         provider_cloud_cover=properties.get("eo:cloud_cover"),
         signing=signing,
+        coarser=coarser,
     )
+
+
+def bands_of(
+    item: dict[str, Any], assets: Mapping[str, str], names: Sequence[str], signing: str = ""
+) -> tuple[Band, ...]:
+    """Some bands of a STAC item.
+
+    Args:
+        item: a STAC item as a plain dict with absolute hrefs.
+        assets: common band name → asset key.
+        names: of the bands wanted.
+        signing: how its hrefs are signed when opened, or "".
+
+    Raises:
+        SceneError: the item lacks one of them, or its metadata make no sense.
+    """
+    if missing := [assets[name] for name in names if assets[name] not in item["assets"]]:
+        raise SceneError(
+            f"item {item['id']} has no asset {', '.join(missing)}; it has {', '.join(sorted(item['assets']))}"
+        )
+    return tuple(_band(item, name, assets[name], signing) for name in names)
 
 
 def _slim(item: dict[str, Any], bands: Sequence[Band], scl: Band | None) -> dict[str, Any]:
@@ -147,15 +184,31 @@ def _north_up(epsg: int, transform: Sequence[float], shape: Sequence[int], what:
 
 def _target(native: Grid, resolution: float, scene: str) -> Grid:
     """The native grid, or a coarser one of the same origin; never a finer one."""
-    height, width = native.metres
-    own = (height * width) ** 0.5
+    return native.coarsen(_factor(native, resolution, scene))
+
+
+def _factor(fine: Grid, resolution: float, scene: str) -> int:
+    """How many pixels of a grid make one of that resolution; 1 where its own are as large or larger."""
+    height, width = fine.metres
+    own = math.sqrt(height * width)
     factor = max(1, round(resolution / own))
     if abs(factor * own - resolution) > 0.01 * resolution and own < resolution and height == width:
         raise SceneError(
             f"scene {scene} has pixels of {own:g} m, which do not fit into {resolution:g} m",
             hint=f"choose a --resolution that is a multiple of {own:g}",
         )
-    return native.coarsen(factor) if factor > 1 else native
+    return factor
+
+
+def _check_measured(grid: Grid, measured: Sequence[float], scene: str) -> None:
+    """Refuse pixels of a size at which nobody knows what the network finds."""
+    own = math.sqrt(math.prod(grid.metres))
+    if not any(abs(own - good) <= good / 4 for good in measured):
+        told = ", ".join(f"{good:g}" for good in measured)
+        raise SceneError(
+            f"scene {scene} has pixels of {own:.3g} m; the network's masks were measured with pixels of {told} m only",
+            hint="use a --checkpoint that was made for such pixels, or a catalog with finer ones",
+        )
 
 
 def _group(item: dict[str, Any], native: Grid, grid: Grid) -> str:

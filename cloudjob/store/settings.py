@@ -115,7 +115,8 @@ def claim(lock: Lock, settings: Settings, *, redo: bool = False) -> None:
     if known is None:
         out.create(FILE, dump(asdict(settings)))
         return
-    for prefix in ("items", "failures", "masks.zarr"):
+    out.delete(["catalog.json", "collection.json"])
+    for prefix in ("items", "failures", "masks.zarr", "cogs"):
         out.delete_under(prefix)
     out.put(FILE, dump(asdict(settings)))
 
