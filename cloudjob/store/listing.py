@@ -133,12 +133,14 @@ def _others(ledger: Ledger) -> list[Listed]:
 
 
 def _time(failure: Failure) -> str:
-    """Of the source item; "" where it tells none that can be read."""
+    """Of the source item, else when it was sensed; "" where neither can be read."""
     properties = failure.item.get("properties", {})
-    try:
-        return iso(datetime.fromisoformat(properties.get("datetime") or properties["start_datetime"]))
-    except (KeyError, TypeError, ValueError):
-        return ""
+    for told in (properties.get("datetime"), properties.get("start_datetime"), failure.identity.get("sensing")):
+        try:
+            return iso(datetime.fromisoformat(told))
+        except (TypeError, ValueError):
+            continue
+    return ""
 
 
 def _valid(pixels: dict[str, int]) -> float | None:

@@ -21,6 +21,7 @@ from cloudjob.store.out import Out
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning"),  # with affine 3
+    pytest.mark.filterwarnings("ignore:The 'shapely.ops:DeprecationWarning"),  # odc-geo 0.5 with shapely 2.2
     pytest.mark.filterwarnings("ignore:The argument 'infer_datetime_format':UserWarning"),  # stackstac with pandas 2
 ]
 DAYS = (1, 4, 9)
@@ -99,8 +100,11 @@ def test_odc_stac_loads_the_masks_as_a_band(made: Path) -> None:
 
 def test_stackstac_loads_the_masks_as_a_band(made: Path) -> None:
     left, top = 600_300, 5_199_720
+    listed = items_of(made)
+    for item in listed:
+        item.make_asset_hrefs_absolute()  # which stackstac does not do itself
     loaded = stackstac.stack(
-        items_of(made),
+        listed,
         assets=["mask"],
         epsg=32633,
         resolution=30,
@@ -120,7 +124,7 @@ def test_stackstac_loads_the_masks_as_a_band(made: Path) -> None:
 def test_a_cog_is_that_of_its_mask_and_only_new_ones_are_written(made: Path) -> None:
     for day in DAYS:
         asset = jobs.item_of(made, f"S{day}")["assets"]["mask"]
-        with rasterio.open(made / "items" / "group" / asset["href"]) as file:
+        with rasterio.open(made / asset["href"].removeprefix("../../")) as file:
             np.testing.assert_array_equal(file.read(1), jobs.mask_of(made, f"S{day}"))
             assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
     before = jobs.tree(made / "cogs")
