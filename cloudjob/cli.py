@@ -35,6 +35,7 @@ Exit codes:
   2    wrong usage
   3    contract broken: checkpoint, the catalog's assets, or an OUT made with other settings
   4    catalog, store or cluster unreachable, or another run is at work
+  70   a crash: a bug of cloudjob; please report it
   130  interrupted; everything finished is kept (143 when terminated)
 """
 
@@ -76,6 +77,9 @@ def main() -> None:
     except Terminated:
         code = errors.TERMINATED
         logs.say("terminated: " + KEPT, "terminated", exit_code=code)
+    except Exception as error:  # noqa: BLE001 -- the outermost: told from "some scenes failed" by its code
+        code = errors.CRASHED
+        logs.crashed(error)
     sys.exit(code)
 
 
@@ -151,18 +155,15 @@ def run(
     """
     from cloudjob import job
     from cloudjob.plan import survey
+    from cloudjob.store.out import Out
     from cloudjob.watch import metrics, terminal
 
     if listen and where != "local":
         raise UsageError(
             f"--listen is for a scheduler of this run's own, not for the one at {where}", hint="leave one out"
         )
-    asked = _job(options)
-    with (
-        metrics.Watch(asked.out, Path(metrics_file) if metrics_file else None) as watch,
-        # Ctrl-C may strike outside of it: then, too, it gives back its lock and its cluster before anything else ends.
-        contextlib.closing(job.run(asked, lambda: _connect(where, workers, listen, watch))) as events,
-    ):
+    with metrics.Watch(Out.at(options["out"]), Path(metrics_file) if metrics_file else None) as watch:
+        asked = _job(options)
 
         def estimate(view: "Survey") -> "Cost | None":
             from cloudjob.cluster.stream import lane_count
@@ -172,7 +173,9 @@ def run(
                 return None
             return survey.estimate(asked, view, lane_count(watch.client) if watch.client else _lanes(where, workers))
 
-        watch.code = terminal.progress(watch.follow(events), as_json=as_json, estimate=estimate)
+        # Ctrl-C may strike outside of it: then, too, it gives back its lock and its cluster before anything else ends.
+        with contextlib.closing(job.run(asked, lambda: _connect(where, workers, listen, watch))) as events:
+            watch.code = terminal.progress(watch.follow(events), as_json=as_json, estimate=estimate)
     if cog:
         attach(asked.out, quiet=as_json)
     return watch.code
@@ -213,7 +216,7 @@ def model(*, path: str | None, as_json: bool) -> None:
 
 @cli.command()
 @option("--out", default="demo", show_default=True, help="The folder to fill.")
-@option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per GPU or core]")
+@option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per core]")
 def demo(*, out: str, workers: int | None) -> int:
     """Mask a small simulated catalog and compare the masks with the truth.
 
@@ -243,8 +246,8 @@ def demo(*, out: str, workers: int | None) -> int:
 
 @cli.command()
 @click.argument("address")
-@option("--workers", type=click.IntRange(min=1), help="Processes. [default: one per GPU or core]")
-def worker(*, address: str, workers: int | None) -> int:
+@option("--workers", type=click.IntRange(min=1), help="Processes. [default: one per core]")
+def worker(*, address: str, workers: int | None) -> None:
     """Work for a Dask scheduler at ADDRESS (tcp://host:8786) until it lets go.
 
     Exits with 0 when the scheduler closed it, with 4 when the scheduler was lost.
@@ -253,7 +256,7 @@ def worker(*, address: str, workers: int | None) -> int:
 
     from cloudjob.cluster.worker import serve
 
-    return errors.DONE if asyncio.run(serve(address, workers)) else errors.UNREACHABLE
+    asyncio.run(serve(address, workers))
 
 
 def _job(options: dict[str, Any]) -> "Job":

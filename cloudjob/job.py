@@ -155,7 +155,7 @@ def _reason(scene: Scene, error: BaseException) -> str:
     if isinstance(error, SceneError):
         return str(error)
     if isinstance(error, KilledWorker):  # Its own words name the task, which is another in every run
-        return f"scene {scene.id}: {error.allowed_failures + 1} workers died of it, one after the other"
+        return f"scene {scene.id}: its workers died of it, also when it was alone: of memory?"
     return f"{type(error).__name__}: {error}"
 
 

@@ -66,7 +66,7 @@ def what(command: Command) -> Command:
                 callback=address,
                 help="local, or a Dask scheduler's tcp://…",
             ),
-            option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per GPU or core]"),
+            option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per core]"),
             option("--json", "as_json", is_flag=True, help="Print JSON on stdout."),
         ]
     ):

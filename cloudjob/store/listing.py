@@ -137,8 +137,8 @@ def _time(failure: Failure) -> str:
     properties = failure.item.get("properties", {})
     for told in (properties.get("datetime"), properties.get("start_datetime"), failure.identity.get("sensing")):
         try:
-            return iso(datetime.fromisoformat(told))
-        except (TypeError, ValueError):
+            return iso(datetime.fromisoformat(str(told)))
+        except ValueError:
             continue
     return ""
 
