@@ -21,7 +21,7 @@ from rasterio.enums import Resampling
 from cloudjob import spoken
 from cloudjob.catalog.area import parse_bbox
 from cloudjob.catalog.dates import parse_dates
-from cloudjob.catalog.signing import PLANETARY_COMPUTER, open_href
+from cloudjob.catalog.signing import open_href
 from cloudjob.classes import NOT_COMPUTED
 from cloudjob.errors import ContractError, UsageError, did_you_mean
 from cloudjob.grid import Grid, Window
@@ -35,9 +35,6 @@ from cloudjob.store import ledger as ledgers
 from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.listing import groups_like
 from cloudjob.store.out import Out
-
-MICROSOFT = ".blob.core.windows.net/"
-"""Where Planetary Computer's files lie, which are signed when they are opened."""
 
 Values = npt.NDArray[Any]
 
@@ -148,7 +145,7 @@ def _by_items(
         if entry is None:
             warnings.warn(f"{out} has no mask of {item['id']}: it is left out", stacklevel=3)
             continue
-        found = bands_of(item, {**{band: band for band in bands}, **(assets or {})}, bands)
+        found = bands_of(item, assets or {}, bands)
         looks.append(_look(entry, found, groups.grid_of(ledger.groups[entry.group])))
     return looks
 
@@ -169,7 +166,6 @@ def _look(entry: Done, bands: tuple[Band, ...], grid: Grid) -> Look:
         bands=bands,
         scl=None,
         fingerprint=entry.fingerprint,
-        signing=PLANETARY_COMPUTER if MICROSOFT in bands[0].href else "",
     )
     return Look(entry, scene, grid)
 
@@ -280,7 +276,7 @@ def _read(look: Look, number: int, grid: Grid) -> npt.NDArray[np.float32]:
         look.scene,
         [band],
         grid,
-        hrefs={band.name: open_href(look.scene.signing, band.href)},
+        hrefs={band.name: open_href("", band.address or band.href)},
         chunks=(-1, -1),
         resampling=Resampling.average if coarse else Resampling.bilinear,
     )

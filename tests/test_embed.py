@@ -101,7 +101,7 @@ def test_an_option_that_is_misspelt() -> None:
 
 
 def test_a_band_that_is_misspelt(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no band is called 'rde'") as caught:
+    with pytest.raises(UsageError, match="names a band 'rde'") as caught:
         cloudjob.run(**ASKED, out=tmp_path / "out", assets={"rde": "B04"})
     assert "did you mean red" in (caught.value.hint or "")
 

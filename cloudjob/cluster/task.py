@@ -96,7 +96,11 @@ def _patiently(task: Task, model: predict.Model) -> Receipt:
 def mask_tiles(task: Task, model: predict.Model, *, patient: bool = False) -> Receipt:
     """Compute and write the tiles of a task, row by row; `patient` if there will be another attempt."""
     scene = task.scene
-    hrefs = {band.name: signing.open_href(scene.signing, band.href) for band in (*scene.bands, scene.scl) if band}
+    hrefs = {
+        band.name: signing.open_href(scene.signing, band.address or band.href)
+        for band in (*scene.bands, scene.scl)
+        if band
+    }
     tiling = model.contract.tiling_of(scene.grid, task.settings.buffer, scene.coarser)
     check_files(scene, scene.bands, hrefs)
     scl, doubts = agreement.readable(scene, hrefs, patient=patient)

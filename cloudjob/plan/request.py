@@ -10,19 +10,14 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from cloudjob.catalog.area import parse_bbox, read_geometry
+from cloudjob.catalog.bands import COMMON, meant
 from cloudjob.catalog.dates import Interval, parse_dates
 from cloudjob.catalog.presets import Catalog, catalog_for
-from cloudjob.errors import UsageError, did_you_mean
+from cloudjob.errors import UsageError
 from cloudjob.model.contract import Contract
 from cloudjob.model.mlm import read_contract, read_file, shipped
 from cloudjob.store.out import Out
 from cloudjob.store.settings import Settings
-
-BANDS = (
-    *("coastal", "blue", "green", "green05", "yellow", "red", "rededge", "rededge071", "rededge075", "rededge078"),
-    *("nir", "nir08", "nir09", "cirrus", "swir16", "swir22", "pan", "lwir", "lwir11", "lwir12", "scl"),
-)
-"""Common names of bands (https://github.com/stac-extensions/eo#common-band-names), and the scene classification."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +36,7 @@ class Job:
         max_cloud_cover: the highest `eo:cloud_cover` wanted, percent.
         limit: at most so many scenes.
         redo: whether other settings may replace those of the OUT.
+        offset: of reflectance, instead of what items say; None for what they say.
     """
 
     out: Out
@@ -54,6 +50,7 @@ class Job:
     max_cloud_cover: float | None = None
     limit: int | None = None
     redo: bool = False
+    offset: float | None = None
 
 
 def request(
@@ -73,6 +70,7 @@ def request(
     resolution: float | None = None,
     probability: bool = False,
     redo: bool = False,
+    offset: float | None = None,
 ) -> Job:
     """Check what was asked for, as far as that goes without asking a catalog or a store.
 
@@ -92,6 +90,7 @@ def request(
         resolution: of the masks in metres, a multiple of the checkpoint's; the checkpoint's unless given.
         probability: whether to keep probabilities, too.
         redo: whether to replace an OUT that was made with other settings.
+        offset: reflectance to add to number × scale of every scene, instead of what its item says.
 
     Raises:
         UsageError: an argument makes no sense.
@@ -104,8 +103,9 @@ def request(
     path = Path(checkpoint) if checkpoint else shipped()
     data = read_file(path)
     contract = read_contract(data, str(path))
-    for band in set(assets or {}) - {*BANDS, *contract.bands}:
-        raise UsageError(f"no band is called {band!r}", hint=did_you_mean(band, {*BANDS, *contract.bands}))
+    for band in assets or {}:
+        if band not in (*contract.bands, *COMMON):
+            raise UsageError(f"--asset names a band {band!r}", hint=meant(band, contract.bands))
     where = catalog_for(str(catalog), collection=collection, assets=assets)
     if missing := [band for band in contract.bands if band not in where.assets]:
         raise UsageError(
@@ -136,6 +136,7 @@ def request(
         max_cloud_cover=max_cloud_cover,
         limit=limit,
         redo=redo,
+        offset=None if offset is None else _between(-1, offset, 1, "offset of reflectance", 0),
     )
 
 
@@ -153,5 +154,6 @@ def _between(low: float, value: float | None, high: float, name: str, default: f
     if value is None:
         return default
     if not low < value < high:  # also refuses nan
-        raise UsageError(f"{name} is {value:g}; expected above {max(0, low):g} and below {high:g}")
+        least = low if low <= -1 else max(0, low)
+        raise UsageError(f"{name} is {value:g}; expected above {least:g} and below {high:g}")
     return float(value)

@@ -88,7 +88,7 @@ def compare(job: Job, items: list[dict[str, Any]]) -> Survey:
         message = f"none of the {len(items)} items can be used: {example}"
         if any(isinstance(error, PassingError) for error in errors.values()):
             raise UnreachableError(message)
-        raise ContractError(message, hint="see --asset and --catalog")
+        raise ContractError(message, hint=example.hint or "see --asset and --catalog")
     again, hopeless = _described(job, ((each.item, each.assets, each.signing) for each in known.to_retry()))
     fitting, misfits = _on_one_grid([*scenes, *again], known)
     refused = {name: str(error) for name, error in (errors | hopeless).items()} | misfits
@@ -106,8 +106,8 @@ def _described(
     scenes, refused = [], {}
     for item, assets, signing in items:
         try:
-            resolution, measured = job.settings.resolution, job.contract.measured
-            scenes.append(describe(item, assets, job.settings.bands, resolution, signing, measured))
+            asked, measured = job.settings, job.contract.measured
+            scenes.append(describe(item, assets, asked.bands, asked.resolution, signing, job.offset, measured=measured))
         except SceneError as error:
             refused[item["id"]] = error
     return scenes, refused

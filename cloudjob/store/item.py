@@ -95,7 +95,7 @@ def _properties(
         "proj:transform": list(scene.mask_grid.transform),
         "proj:bbox": list(scene.mask_grid.bounds),
         "processing:software": dict(_software()),
-        "cloudjob:source": {"collection": scene.collection, "id": scene.id},
+        "cloudjob:source": {"collection": scene.collection, "id": scene.id, "product": scene.product},
         "cloudjob:fingerprint": scene.fingerprint,
         "cloudjob:sensing": iso(scene.sensing),
         "cloudjob:group": scene.group,
@@ -190,6 +190,8 @@ def identity(item: dict[str, Any]) -> Identity:
         properties.get("s2:processing_baseline", ""),
         properties.get("s2:generation_time", ""),
         footprint(item),
+        properties.get("cloudjob:source", {}).get("product", ""),
+        properties.get("cloudjob:source", {}).get("collection", ""),
     )
 
 
