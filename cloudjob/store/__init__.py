@@ -1,6 +1,8 @@
 """The output: who may write it, its form, what is done and what failed, and how it is read."""
 
 __all__ = [
+    "again",
+    "check",
     "cog",
     "export",
     "group",
@@ -11,6 +13,7 @@ __all__ = [
     "masks",
     "out",
     "receipt",
+    "repair",
     "settings",
     "slots",
     "stac",

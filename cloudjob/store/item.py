@@ -47,9 +47,9 @@ def path(group: str, scene_id: str) -> str:
 
 
 def file_name(scene_id: str) -> str:
-    """A scene's name as a file's: an id may hold anything, and may be "index"."""
+    """A scene's name as a file's: an id may hold anything, may be "index", and may begin with a dot."""
     name = quote(scene_id, safe="") + ".json"
-    return name if name != INDEX else f"%{ord(name[0]):02X}{name[1:]}"
+    return name if name != INDEX and not name.startswith(".") else f"%{ord(name[0]):02X}{name[1:]}"
 
 
 def build(scene: Scene, slot: int, receipt: Receipt, settings: Settings, tiles: tuple[Tile, ...]) -> dict[str, Any]:
@@ -107,6 +107,7 @@ def _properties(
             "no_data": receipt.no_data,
             "not_computed": receipt.outside,
         },
+        "cloudjob:checksum": receipt.checksum or None,
         "cloudjob:provider_cloud_cover": scene.provider_cloud_cover,
         "cloudjob:scl_agreement": None if agreement is None else round(agreement, 6),
         "cloudjob:scl_pixels": receipt.scl_compared,

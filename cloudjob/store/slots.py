@@ -75,6 +75,8 @@ def prepare(
     by_group: dict[str, list[Scene]] = {name: [] for name in ledger.groups}
     for scene in scenes:
         by_group.setdefault(scene.group, []).append(scene)
+        if groups.path(scene.group) in ledger.damaged:
+            raise ContractError(f"{out}/{groups.path(scene.group)} is damaged: a new group would delete its masks")
         if scene.group in ledger.groups:
             groups.check_grid(out, scene.group, ledger.groups[scene.group], scene.mask_grid, tile_of(scene))
         elif scene.mask_grid != by_group[scene.group][0].mask_grid:
@@ -242,7 +244,9 @@ def _outdated(ledger: Ledger, scenes: Iterable[Scene], replaces: Mapping[str, st
 def _sweep(out: Out, ledger: Ledger) -> None:
     """Remove the parts of files that a killed run left; slots that are done were swept by `complete`."""
     done = [folder for entry in ledger.done.values() for folder in _shards(entry.group, entry.slot)]
-    out.sweep("", keep=[*done, locks.FOLDER, "report"])  # These two may be written by others right now
+    out.sweep("", deep=False)
+    for folder in ("items", failures.FOLDER, "runs", MASKS):  # Not `lock` and `report`: others may write there now
+        out.sweep(folder, keep=done)
 
 
 def _shards(group: str, slot: int) -> list[str]:

@@ -21,6 +21,7 @@ from cloudjob.model.contract import Contract
 from cloudjob.plan.plan import Cost
 from cloudjob.plan.survey import Survey
 from cloudjob.store import ledger, listing
+from cloudjob.store.check import Fault
 from cloudjob.store.item import iso
 from cloudjob.store.listing import Listed
 from cloudjob.store.out import Out
@@ -168,6 +169,30 @@ def scenes(found: list[Listed], *, as_json: bool) -> None:
     logs.say(f"{_many(len(found), 'scene')} in {_many(len(groups), 'group')}", "list", scenes=len(found), groups=groups)
 
 
+def check(found: Iterable[tuple[Fault, str]], *, as_json: bool) -> int:
+    """Print what is wrong with an OUT, and what has become of it.
+
+    Returns:
+        The exit code.
+    """
+    left = mended = 0
+    for fault, done in found:
+        mended += bool(done)
+        left += not done
+        if as_json:
+            tell(json.dumps(asdict(fault) | {"done": done or None}))
+        else:
+            scene = f" (scene {fault.scene})" if fault.scene else ""
+            tell(f"{fault.path}{scene}: {fault.what}" + (f": {done}" if done else ""))
+    if not left and not mended:
+        logs.say("all is as it was written", "check", faults=0)
+        return DONE
+    told = f"{left + mended} {'fault' if left + mended == 1 else 'faults'}"
+    rest = f"{mended} mended or marked, {left} for you to look at" if mended else "--repair mends what can be mended"
+    logs.say(f"{told}: {rest}", "check", faults=left + mended, mended=mended)
+    return SOME_FAILED if left else DONE
+
+
 def model(contract: Contract, sha256: str, parameters: int) -> None:
     """Print a checkpoint's contract."""
     rows = {
@@ -244,6 +269,8 @@ def _status_lines(found: ledger.Summary) -> Iterator[str]:
             yield f"{word}: {name}: {reason}"
     if found.incomplete:
         yield f"incomplete (a run was interrupted; run again): {', '.join(found.incomplete)}"
+    for path, fault in found.damaged.items():
+        yield f"damaged: {path}: {fault} (see `cloudjob check`)"
     if found.last_run:
         run = found.last_run
         yield f"last run: {_minute(run['started'])} UTC, {run['how']}, {_duration(run['seconds'])}"
