@@ -109,7 +109,7 @@ def cli(*, verbose: bool, form: logs.Format) -> None:
     \b
     Masks: 0 clear, 1 cloud, 254 no data in the source, 255 not computed.
     Every option can also be set in the environment: --out as CLOUDJOB_OUT, and so on.
-    There is no class for cloud shadows.
+    Some networks also tell 2 thin cloud and 3 cloud shadow; the one that ships does not.
     """
     logs.setup(form, verbose=verbose)
 
@@ -200,18 +200,29 @@ def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> N
 
 
 @cli.command()
-@click.argument("path", required=False, type=click.Path())
+@click.argument("network", required=False)
 @option("--json", "as_json", is_flag=True, help="Print the STAC MLM item.")
-def model(*, path: str | None, as_json: bool) -> None:
-    """Print a checkpoint's contract; that of the one that ships if no PATH is given."""
+@option("--like", metavar="NETWORK", help="Draft a record for an .onnx file: its own shapes, all else as in this one.")
+def model(*, network: str | None, as_json: bool, like: str | None) -> None:
+    """Check a network and print its contract; that of the one that ships if no NETWORK is given.
+
+    \b
+    A .safetensors or .onnx file, a record, or a name. A record for an .onnx file, to be gone over:
+      cloudjob model mine.onnx --like ukis-csmask-l2a > mine.json
+    """
     from cloudjob.model import checkpoint
     from cloudjob.watch import terminal
 
-    loaded = checkpoint.load(path)
+    if like:
+        from cloudjob.model import draft
+
+        click.echo(json.dumps(draft.draft(Path(network or ""), like), indent=1))
+        return
+    loaded = checkpoint.load(network)
     if as_json:
         terminal.tell(json.dumps(checkpoint.record(loaded.contract), indent=1))
     else:
-        terminal.model(loaded.contract, loaded.sha256, sum(p.numel() for p in loaded.network.parameters()))
+        terminal.model(loaded.contract, loaded.sha256, loaded.parameters)
 
 
 @cli.command()

@@ -13,8 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 from distributed import Client
 
-from cloudjob import job, spoken
-from cloudjob.classes import CLASSES
+from cloudjob import classes, job, spoken
 from cloudjob.cluster.scheduler import connect as connect_to
 from cloudjob.errors import ContractError, UsageError
 from cloudjob.model import predict
@@ -76,7 +75,7 @@ def run(
         probability: whether to keep `cloud_probability` beside the masks.
         redo: whether to replace an OUT that was made with other settings.
         client: of a Dask cluster whose workers have cloudjob installed; a local cluster is started without.
-        workers: processes of the local cluster; by default one per GPU, else one per core.
+        workers: processes of the local cluster; by default one per core.
         unknown: refused, with the name that was probably meant.
 
     Returns:
@@ -146,12 +145,12 @@ def mask(
         cube: (…, band, y, x) reflectance, floating-point, about 0 to 1; NaN for no data. Bands are chosen by the names
             in its `band` coordinate where there is one (red, green, blue, nir), else they must be the checkpoint's, in
             its order. Its first pixel is that of a scene if the values are to be those of a job.
-        checkpoint: a file instead of the one that ships.
+        checkpoint: a file or a name (`source.read`) instead of the one that ships.
         threshold: probability from which a pixel is cloud, above 0 and below 1; the checkpoint's unless given.
         buffer: metres by which clouds are widened, with y and x in metres; the checkpoint's unless given.
 
     Returns:
-        (…, y, x) uint8: 0 clear, 1 cloud, 254 no data.
+        (…, y, x) uint8: 0 clear, 1 cloud, by some networks 2 thin cloud and 3 cloud shadow, 254 no data.
 
     Raises:
         UsageError: threshold or buffer are out of range, or `cube` is no such cube.
@@ -176,8 +175,9 @@ def mask(
         output_dtypes=[np.uint8],
         kwargs={"path": checkpoint, "threshold": threshold, "buffer": buffer, "pixel": pixel},
     )
-    meanings = " ".join(name for _, name, _ in CLASSES)
-    return found.rename("cloud").assign_attrs(flag_values=[value for value, _, _ in CLASSES], flag_meanings=meanings)
+    values = classes.of(contract.labels)
+    meanings = " ".join(name for _, name, _ in values)
+    return found.rename("cloud").assign_attrs(flag_values=[value for value, _, _ in values], flag_meanings=meanings)
 
 
 def _check_cube(cube: Any) -> None:

@@ -14,7 +14,7 @@ from distributed.metrics import context_meter
 from rasterio.features import geometry_mask
 
 from cloudjob.catalog import signing
-from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED
+from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED, SHADOW, THIN_CLOUD
 from cloudjob.cluster import agreement
 from cloudjob.cluster.network import worker_model
 from cloudjob.errors import CloudjobError, PassingError
@@ -140,12 +140,12 @@ def _label(
     for tile in ((row.row, column) for column in row.columns):
         core, padded = tiling.core(tile), tiling.padded(tile)
         window = reflectance(row.crop(padded), task.scene.bands)
-        valid = ~np.isnan(window[0])
+        valid = predict.valid(model.contract, window)
         found = predict.probability(model, [window])
         del window
         (likely,) = found
-        mask = predict.classify(likely, valid, task.settings.threshold, reach)
-        percent = predict.percent(likely, valid) if task.settings.probability else mask.copy()
+        mask = predict.classify(likely, valid, task.settings.threshold, reach, model.contract.classes)
+        percent = predict.percent(likely, valid, model.contract.classes) if task.settings.probability else mask.copy()
         joined = coarsen(predict.trim(mask, padded, core), task.scene.coarser)
         yield tile, joined, coarsen_percent(predict.trim(percent, padded, core), joined, task.scene.coarser)
 
@@ -171,12 +171,14 @@ def _tally(mask: predict.Mask, raw: npt.NDArray[np.uint16], scene: Scene, seen: 
         visible = [index for index, band in enumerate(scene.bands) if band.name in ("red", "green", "blue")]
         # One of the pixels in each of a coarser mask's, so that the shares are of the same number
         dark = [raw[index, :: scene.coarser, :: scene.coarser] < limit for index in visible]
-        labelled = mask <= CLOUD
+        labelled = mask < NO_DATA
         dark_all = int(np.count_nonzero(np.logical_and.reduce([*dark, labelled])))
         dark_any = int(np.count_nonzero(np.logical_or.reduce(dark) & labelled))
     return Receipt(
         clear=int(np.count_nonzero(mask == CLEAR)),
         cloud=int(np.count_nonzero(mask == CLOUD)),
+        thin_cloud=int(np.count_nonzero(mask == THIN_CLOUD)),
+        cloud_shadow=int(np.count_nonzero(mask == SHADOW)),
         no_data=int(np.count_nonzero(mask == NO_DATA)),
         outside=int(np.count_nonzero(mask == NOT_COMPUTED)),
         dark_all=dark_all,

@@ -1,6 +1,6 @@
 """Masks as Cloud-Optimized GeoTIFFs, coloured: as bytes, and beside the items of an OUT as an asset of each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -8,7 +8,8 @@ import numpy as np
 from affine import Affine
 from rasterio.io import MemoryFile
 
-from cloudjob.classes import CLASSES, COLOURS, NOT_COMPUTED
+from cloudjob import classes
+from cloudjob.classes import BINARY, CLASSES, COLOURS, NOT_COMPUTED, Class
 from cloudjob.store import group as groups
 from cloudjob.store import ledger as ledgers
 from cloudjob.store import settings, stac
@@ -23,7 +24,7 @@ ASSET = "mask"
 MEDIA_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 
 
-def encode(mask: groups.Mask, crs: str, transform: Affine) -> bytes:
+def encode(mask: groups.Mask, crs: str, transform: Affine, values: Sequence[Class] = CLASSES) -> bytes:
     """A mask (y, x) uint8 as a COG: palette, band's name, classes as tags; 255 is its no data."""
     with MemoryFile() as memory:
         with memory.open(
@@ -39,9 +40,9 @@ def encode(mask: groups.Mask, crs: str, transform: Affine) -> bytes:
             overview_resampling="NEAREST",  # Averages of classes are none
         ) as file:
             file.write(mask, 1)
-            file.write_colormap(1, COLOURS)
+            file.write_colormap(1, {value: COLOURS[value] for value, _, _ in values})
             file.set_band_description(1, "cloud mask")
-            file.update_tags(1, **{f"{value}": name for value, name, _ in CLASSES})
+            file.update_tags(1, **{f"{value}": name for value, name, _ in values})
         return bytes(memory.read())
 
 
@@ -50,6 +51,12 @@ def read(out: Out, entry: Done) -> groups.Mask:
     array = groups.open_array(out, entry.group, "cloud")
     with out.reached():
         return np.asarray(array[entry.slot], np.uint8)
+
+
+def values(out: Out) -> tuple[Class, ...]:
+    """The values that the masks of an OUT can hold."""
+    contract = settings.read(out)
+    return classes.of(contract.classes if contract else BINARY)
 
 
 def place(ledger: Ledger, group: str) -> tuple[str, Affine]:
@@ -85,7 +92,7 @@ def attach(lock: Lock) -> Iterator[str]:
         if not item or (ASSET in item["assets"] and file in there):
             continue
         crs, transform = place(ledger, entry.group)
-        data = encode(read(out, entry), crs, transform)
+        data = encode(read(out, entry), crs, transform, values(out))
         lock.check()
         out.put(file, data)
         item["assets"][ASSET] = asset(f"../../{file}", item)

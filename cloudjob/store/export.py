@@ -1,7 +1,7 @@
 """Masks of scenes, days and longer times as Cloud-Optimized GeoTIFFs, coloured, for QGIS and its like."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 import rasterio
 
 from cloudjob.catalog.dates import parse_dates
-from cloudjob.classes import CLASSES
+from cloudjob.classes import CLEAR, CLOUD, NO_DATA, SHADOW, THIN_CLOUD, Class
 from cloudjob.errors import UsageError, did_you_mean
 from cloudjob.store import cog, listing
 from cloudjob.store import group as groups
@@ -34,10 +34,10 @@ class Exported:
 
 
 def export(out: Out, what: str | None, path: str | Path, *, group: Collection[str] = ()) -> Iterator[Exported]:
-    """Write masks that are done to GeoTIFFs: (y, x) uint8, 0 clear, 1 cloud, 254 no data, 255 not computed.
+    """Write masks that are done to GeoTIFFs: (y, x) uint8, in the values of the masks.
 
     A scene is one file, and so is each day of each group. Where several scenes of a day overlap, a pixel that is cloud
-    in one of them is cloud, else clear, else no data.
+    in one of them is cloud, else thin cloud, else shadow, else clear, else no data.
 
     Args:
         out: the output.
@@ -67,7 +67,8 @@ def export(out: Out, what: str | None, path: str | Path, *, group: Collection[st
     if not path.is_dir() and len(files) > 1 and path.parent.is_dir():
         path.mkdir()
     for target, chosen in targets.items():
-        _write(target, cog.encode(_mosaic(out, chosen), *cog.place(ledger, chosen[0].group)))
+        values, (crs, transform) = cog.values(out), cog.place(ledger, chosen[0].group)
+        _write(target, cog.encode(_mosaic(out, chosen), crs, transform, values), values)
         yield Exported(target, tuple(entry.id for entry in chosen))
 
 
@@ -101,9 +102,9 @@ def _files(out: Out, ledger: Ledger, what: str | None, wanted: Collection[str]) 
 
 
 def _mosaic(out: Out, chosen: list[Done]) -> groups.Mask:
-    # How much each value tells, so that the one that tells most wins: cloud, clear, no data, not computed.
+    # How much each value tells, so that the one that tells most wins.
     rank = np.zeros(256, np.uint8)
-    rank[[254, 0, 1]] = 1, 2, 3
+    rank[[NO_DATA, CLEAR, SHADOW, THIN_CLOUD, CLOUD]] = 1, 2, 3, 4, 5
     mosaic = cog.read(out, chosen[0])
     for entry in chosen[1:]:
         mask = cog.read(out, entry)
@@ -111,13 +112,13 @@ def _mosaic(out: Out, chosen: list[Done]) -> groups.Mask:
     return mosaic
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes, values: Sequence[Class]) -> None:
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent} is no folder, so {path.name} cannot be written there")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tif")
     try:
         unfinished.write_bytes(data)
-        path.with_name(f"{path.name}.aux.xml").write_text(_category_names(), encoding="utf-8")
+        path.with_name(f"{path.name}.aux.xml").write_text(_category_names(values), encoding="utf-8")
         unfinished.replace(path)
     except (OSError, rasterio.errors.RasterioError) as error:
         raise UsageError(f"{path} cannot be written: {error}") from None
@@ -125,8 +126,8 @@ def _write(path: Path, data: bytes) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _category_names() -> str:
+def _category_names(values: Sequence[Class]) -> str:
     """GDAL's side file with the classes' names, which QGIS puts into the legend; GeoTIFF has no place for them."""
-    names = {value: name for value, name, _ in CLASSES}
+    names = {value: name for value, name, _ in values}
     rows = "".join(f"<Category>{names.get(value, '')}</Category>" for value in range(256))
     return f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{rows}</CategoryNames></PAMRasterBand></PAMDataset>\n'

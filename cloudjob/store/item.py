@@ -10,8 +10,8 @@ from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
 
+from cloudjob import classes
 from cloudjob.catalog.area import footprint
-from cloudjob.classes import CLASSES
 from cloudjob.errors import redact
 from cloudjob.grid import Tile
 from cloudjob.scene.identity import Identity
@@ -102,8 +102,7 @@ def _properties(
         "cloudjob:slot": slot,
         "cloudjob:tiles": [list(tile) for tile in sorted(tiles)],
         "cloudjob:pixels": {
-            "clear": receipt.clear,
-            "cloud": receipt.cloud,
+            **{label.name: getattr(receipt, label.name) for label in classes.of(settings.classes)[:-2]},
             "no_data": receipt.no_data,
             "not_computed": receipt.outside,
         },
@@ -162,13 +161,13 @@ def _links(scene: Scene, settings: Settings) -> list[dict[str, str]]:
 
 def _assets(scene: Scene, settings: Settings) -> dict[str, Any]:
     zarr = {"href": f"../../masks.zarr/{scene.group}", "type": ZARR, "data_type": "uint8", "nodata": 255}
-    classes = [{"value": value, "name": name, "description": text} for value, name, text in CLASSES]
+    told = [{"value": value, "name": name, "description": text} for value, name, text in classes.of(settings.classes)]
     assets = {
         "cloud": {
             **zarr,
             "title": "Cloud mask: array `cloud` at time index `cloudjob:slot`",
             "roles": ["data", "cloud"],
-            "classification:classes": classes,
+            "classification:classes": told,
         }
     }
     if settings.probability:

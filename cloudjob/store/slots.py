@@ -89,7 +89,14 @@ def prepare(
         lock.check()
         new = name not in ledger.groups
         if new:
-            groups.create(out, name, wanted[0].mask_grid, tile_of(wanted[0]), probability=settings.probability)
+            groups.create(
+                out,
+                name,
+                wanted[0].mask_grid,
+                tile_of(wanted[0]),
+                probability=settings.probability,
+                labels=settings.classes,
+            )
         order = _allocate(owners.get(name, ()), wanted, replaces)
         times = {scene.id: _microseconds(scene.time) for scene in wanted}
         statuses = [_status(ledger, id_, retried=id_ in times) for id_ in order]
@@ -142,7 +149,7 @@ class Writer:
 
         Args:
             core: the tile's pixels in its scene.
-            mask: (y, x) uint8: 0 clear, 1 cloud, 254 no data, 255 not computed.
+            mask: (y, x) uint8: a class, 254 no data, 255 not computed.
             probability: (y, x) uint8: percent, 254, 255; given if and only if the settings keep it.
 
         Raises:

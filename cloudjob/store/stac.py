@@ -5,7 +5,7 @@ It is a view of the ledger, written anew at the end of a run and of `cloudjob ex
 
 from typing import Any
 
-from cloudjob.classes import CLASSES
+from cloudjob import classes
 from cloudjob.store import item as items
 from cloudjob.store.ledger import Ledger
 from cloudjob.store.out import Out, dump
@@ -68,7 +68,9 @@ def collection(settings: Settings, ledger: Ledger) -> dict[str, Any]:
         "stac_extensions": [items.CLASSIFICATION, *(items.EXTENSIONS[each] for each in ("proj:", "eo:"))],
         "id": items.collection(settings),
         "title": f"Cloud masks by {settings.name} {settings.version}",
-        "description": "One mask per scene: " + "; ".join(f"{value} {text}" for value, _, text in CLASSES) + ".",
+        "description": "One mask per scene: "
+        + "; ".join(f"{value} {text}" for value, _, text in classes.of(settings.classes))
+        + ".",
         "license": "other",
         "keywords": ["cloud", "mask", "Sentinel-2"],
         "extent": {
@@ -82,7 +84,8 @@ def collection(settings: Settings, ledger: Ledger) -> dict[str, Any]:
                 "type": items.ZARR,
                 "roles": ["data", "cloud"],
                 "classification:classes": [
-                    {"value": value, "name": name, "description": text} for value, name, text in CLASSES
+                    {"value": value, "name": name, "description": text}
+                    for value, name, text in classes.of(settings.classes)
                 ],
             }
         },

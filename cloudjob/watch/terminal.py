@@ -15,7 +15,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from cloudjob import logs
+from cloudjob import classes, logs
 from cloudjob.errors import DONE, SOME_FAILED
 from cloudjob.model.contract import Contract
 from cloudjob.plan.plan import Cost
@@ -200,11 +200,11 @@ def model(contract: Contract, sha256: str, parameters: int) -> None:
         "sha256": sha256,
         "bands": ", ".join(contract.bands),
         "resolution": f"{contract.resolution:g} m",
-        "threshold": f"{contract.threshold:g}",
+        "threshold": f"{contract.threshold:g}" if len(contract.classes) == 1 else "the most likely class",
         "buffer": f"{contract.buffer:g} m",
         "tile": f"{contract.tile} px, read with {contract.padding(contract.buffer / contract.resolution)} px around",
-        "network": f"SimpleUNet({len(contract.bands)}, widths={contract.widths}, stem={contract.stem}, "
-        f"dilation={contract.dilation}), {parameters:,} parameters",
+        "network": f"{_network(contract)}, {parameters:,} parameters",
+        "classes": ", ".join(name for value, name, _ in classes.of(contract.labels) if value in contract.labels),
         "trained on": "\n              ".join(contract.training_data),
         "measured": "\n              ".join(f"{name}: {value:g}" for name, value in contract.metrics.items()),
     }
@@ -233,6 +233,14 @@ def _minute(moment: str) -> str:
 
 def _percent(value: float | None) -> str:
     return f"{value:5.1f} %" if value is not None else "    - %"
+
+
+def _network(contract: Contract) -> str:
+    if contract.graph is None:
+        bands = len(contract.bands)
+        return f"SimpleUNet({bands}, widths={contract.widths}, stem={contract.stem}, dilation={contract.dilation})"
+    size = f"windows of {contract.graph.window} px" if contract.graph.window else "windows of any size"
+    return f"ONNX, {size}, {contract.graph.activation}"
 
 
 def _sentence(view: Survey) -> str:

@@ -403,7 +403,8 @@ def test_a_scheduler_lost_while(when: str, monkeypatch: pytest.MonkeyPatch) -> N
                 monkeypatch.setattr(client, "nthreads", killing(client.nthreads))
             if when == "lanes are counted":
                 stream.lane_count(client)
-            list(stream.stream(client, double, [("double-lost", 1)]))
+            work = [(f"lost {number}", number) for number in range(5)]
+            list(stream.stream(client, lambda number: number, work))  # That worker knows no module of the tests
 
 
 NO_WORKER = {"n_workers": 0, "processes": False, "dashboard_address": "127.0.0.1:0"}
