@@ -170,7 +170,8 @@ def to_mlm(contract: Contract, *, parameters: int, framework: str) -> dict[str, 
             "cloudjob:contract": {
                 key: value
                 for key, value in asdict(contract).items()
-                if key not in ("name", "version", "bands", "mean", "std", "widths", "stem", "dilation", "smooth")
+                if key
+                not in ("name", "version", "bands", "mean", "std", "widths", "stem", "dilation", "smooth", "graph")
             },
         },
         "links": [],
@@ -196,6 +197,7 @@ def from_mlm(item: dict[str, Any]) -> Contract:
     rest = dict(properties["cloudjob:contract"])
     for key in ("training_data", "optional_bands"):
         rest[key] = tuple(rest.get(key, ()))
+    rest.pop("graph", None)  # Only networks in ONNX have one
     contract = Contract(
         name=properties["mlm:name"],
         version=properties["version"],
