@@ -26,6 +26,10 @@ HEADER = 100_000_000
 HINT = "make one with `python -m training`, or leave --checkpoint out to use the one that ships"
 
 
+ARGUMENTS = ("widths", "stem", "dilation", "smooth")
+"""Of a `SimpleUNet`."""
+
+
 def shipped() -> Path:
     """The checkpoint in the package."""
     return Path(str(resources.files("cloudjob.model") / "cloudjob-s2.safetensors"))
