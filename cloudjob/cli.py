@@ -106,7 +106,7 @@ def cli(*, verbose: bool, form: logs.Format) -> None:
     \b
     Masks: 0 clear, 1 cloud, 254 no data in the source, 255 not computed.
     Every option can also be set in the environment: --out as CLOUDJOB_OUT, and so on.
-    There is no class for cloud shadows.
+    Some networks also tell 2 thin cloud and 3 cloud shadow; the one that ships does not.
     """
     logs.setup(form, verbose=verbose)
 
@@ -189,6 +189,30 @@ def status(*, out: str, as_json: bool) -> None:
     terminal.status(Out.at(out), as_json=as_json)
 
 
+@cli.command("check")
+@click.argument("out")
+@option("--repair", is_flag=True, help="Mend what can be mended; have the next run mask the rest again.")
+@option("--json", "as_json", is_flag=True, help="Print JSON on stdout, a line for every fault.")
+def check_(*, out: str, repair: bool, as_json: bool) -> int:
+    """Compare all that lies in OUT: items, masks down to every pixel, and what binds them.
+
+    Exits with 0 when all is well, or (with --repair) was mended or marked for the next run; with 1 when something is
+    wrong. Reads every mask: about a second for each full Sentinel-2 tile.
+    """
+    from cloudjob.store import check
+    from cloudjob.store.lock import Lock
+    from cloudjob.store.out import Out
+    from cloudjob.store.repair import repair as repaired
+    from cloudjob.watch import terminal
+
+    place = Out.at(out)
+    if not repair:
+        return terminal.check(((fault, "") for fault in check.check(place)), as_json=as_json)
+    faults = list(check.check(place))
+    with Lock(place) if faults else contextlib.nullcontext() as lock:
+        return terminal.check(repaired(lock, faults) if lock else (), as_json=as_json)
+
+
 @cli.command("export")
 @click.argument("out")
 @click.argument("what", metavar="SCENE|DAY")
@@ -225,18 +249,29 @@ def report_(*, out: str) -> None:
 
 
 @cli.command()
-@click.argument("path", required=False, type=click.Path())
+@click.argument("network", required=False)
 @option("--json", "as_json", is_flag=True, help="Print the STAC MLM item.")
-def model(*, path: str | None, as_json: bool) -> None:
-    """Print a checkpoint's contract; that of the one that ships if no PATH is given."""
+@option("--like", metavar="NETWORK", help="Draft a record for an .onnx file: its own shapes, all else as in this one.")
+def model(*, network: str | None, as_json: bool, like: str | None) -> None:
+    """Check a network and print its contract; that of the one that ships if no NETWORK is given.
+
+    \b
+    A .safetensors or .onnx file, a record, or a name. A record for an .onnx file, to be gone over:
+      cloudjob model mine.onnx --like ukis-csmask-l2a > mine.json
+    """
     from cloudjob.model import checkpoint
     from cloudjob.watch import terminal
 
-    loaded = checkpoint.load(path)
+    if like:
+        from cloudjob.model import draft
+
+        click.echo(json.dumps(draft.draft(Path(network or ""), like), indent=1))
+        return
+    loaded = checkpoint.load(network)
     if as_json:
         click.echo(json.dumps(checkpoint.record(loaded.contract), indent=1))
     else:
-        terminal.model(loaded.contract, loaded.sha256, sum(p.numel() for p in loaded.network.parameters()))
+        terminal.model(loaded.contract, loaded.sha256, loaded.parameters)
 
 
 @cli.command()

@@ -10,8 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 from distributed import Client
 
-from cloudjob import job
-from cloudjob.classes import CLASSES
+from cloudjob import classes, job
 from cloudjob.cluster.scheduler import connect as connect_to
 from cloudjob.errors import ContractError
 from cloudjob.model import predict
@@ -25,7 +24,7 @@ def run(*, client: Client | None = None, workers: int | None = None, **options: 
 
     Args:
         client: of a Dask cluster whose workers have cloudjob installed; a local cluster is started without.
-        workers: processes of the local cluster; by default one per GPU, else one per core.
+        workers: processes of the local cluster; by default one per core.
         options: `bbox` or `geometry`, `dates`, `out`, and the others of `request.request`.
 
     Returns:
@@ -55,12 +54,12 @@ def mask(
         cube: (…, band, y, x) reflectance, about 0 to 1; NaN for no data. Bands are chosen by the names in its `band`
             coordinate where there is one (red, green, blue, nir), else they must be the checkpoint's, in its order.
             Its first pixel is that of a scene if the values are to be those of a job.
-        checkpoint: a file instead of the one that ships.
+        checkpoint: a file or a name (`source.read`) instead of the one that ships.
         threshold: probability from which a pixel is cloud; the checkpoint's unless given.
         buffer: metres by which clouds are widened, with y and x in metres; the checkpoint's unless given.
 
     Returns:
-        (…, y, x) uint8: 0 clear, 1 cloud, 254 no data.
+        (…, y, x) uint8: 0 clear, 1 cloud, by some networks 2 thin cloud and 3 cloud shadow, 254 no data.
 
     Raises:
         ContractError: the cube lacks a band.
@@ -91,8 +90,9 @@ def mask(
             "pixel": (_spacing(cube, "y", contract.resolution), _spacing(cube, "x", contract.resolution)),
         },
     )
-    meanings = " ".join(name for _, name, _ in CLASSES)
-    return found.rename("cloud").assign_attrs(flag_values=[value for value, _, _ in CLASSES], flag_meanings=meanings)
+    values = classes.of(contract.labels)
+    meanings = " ".join(name for _, name, _ in values)
+    return found.rename("cloud").assign_attrs(flag_values=[value for value, _, _ in values], flag_meanings=meanings)
 
 
 def _mask(reflectance: npt.NDArray[Any], *, path: str | Path | None, **options: Any) -> npt.NDArray[np.uint8]:

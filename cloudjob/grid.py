@@ -128,8 +128,8 @@ class Tiling:
         height: rows of the scene.
         width: columns of the scene.
         tile: side of a tile in pixels, a multiple of `stride`.
-        halo: pixels read beyond each side of a tile, a multiple of `stride`.
-        stride: windows begin and have sides at multiples of this (the network's poolings).
+        halo: pixels read beyond each side of a tile; that it fits the network is `Contract.padding`'s to see to.
+        stride: tiles begin and have sides at multiples of this (the network's poolings).
     """
 
     height: int
@@ -139,8 +139,8 @@ class Tiling:
     stride: int
 
     def __post_init__(self) -> None:
-        if self.tile % self.stride or self.halo % self.stride:
-            raise ValueError(f"tile {self.tile} and halo {self.halo} must be multiples of {self.stride}")
+        if self.tile % self.stride:
+            raise ValueError(f"tile {self.tile} must be a multiple of {self.stride}")
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -176,7 +176,7 @@ class _Record:
             "catalog": job.catalog.name,
             "area": json.loads(shapely.to_geojson(job.area)),
             "dates": job.dates.stac,
-            "settings": asdict(job.settings),
+            "settings": job.settings.to_json(),
         }
         self.scenes: list[dict[str, Any]] = []
 

@@ -18,6 +18,7 @@ from cloudjob.cluster import network, task
 from cloudjob.errors import UnreachableError
 from cloudjob.model import predict
 from cloudjob.model.checkpoint import load, parse
+from cloudjob.plan import survey
 from cloudjob.plan.request import Job, request
 from cloudjob.plan.survey import Survey
 from cloudjob.store.receipt import SceneResult
@@ -73,6 +74,19 @@ def test_what_ended_a_run_is_told_also_when_its_lock_is_gone(asked: Job, monkeyp
     monkeypatch.setattr(job, "stream", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(asked)
+
+
+def test_an_estimate_is_measured_once_there_has_been_a_run(asked: Job) -> None:
+    before = survey.estimate(asked, survey.make(asked), lanes=2)
+    assert (before.measured, before.speed) == (False, survey.ASSUMED_SPEED)
+    done = run(asked)[-1]
+    assert isinstance(done, SceneResult)
+    made = done.receipt
+    assert made
+    after = survey.estimate(asked, survey.make(asked), lanes=2)
+    assert after.measured
+    seconds = made.read_seconds + made.network_seconds + made.write_seconds
+    assert after.speed == pytest.approx(made.seen / 1e6 / seconds)
 
 
 @pytest.mark.parametrize("what", ["", "lock", "masks.zarr"])

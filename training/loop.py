@@ -98,7 +98,7 @@ def train(
     begun = checkpoint.load(start) if start else None
     state = State(settings, device, _fingerprint(settings, samples, begun))
     if begun:
-        state.start(begun.network)
+        state.start(begun.unet)
     first = state.resume(out / "last")
     writer = SummaryWriter(str(out / "tensorboard"), purge_step=first)
     for epoch in range(first, settings.training.epochs):

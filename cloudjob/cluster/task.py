@@ -14,7 +14,7 @@ from distributed.metrics import context_meter
 from rasterio.features import geometry_mask
 
 from cloudjob.catalog import signing
-from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED
+from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED, SHADOW, THIN_CLOUD
 from cloudjob.cluster import agreement
 from cloudjob.cluster.network import worker_model
 from cloudjob.errors import CloudjobError, PassingError
@@ -27,7 +27,7 @@ from cloudjob.scene.reflectance import OFFSET, adds_offset, reflectance
 from cloudjob.scene.scene import Scene
 from cloudjob.store import slots
 from cloudjob.store.out import Out
-from cloudjob.store.receipt import Receipt, merge
+from cloudjob.store.receipt import Receipt, merge, tile_sum
 from cloudjob.store.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -117,10 +117,12 @@ def mask_tiles(task: Task, model: predict.Model, *, patient: bool = False) -> Re
                 outside = _outside(task.clip, scene.grid.crop(core))
                 mask[outside] = likely[outside] = NOT_COMPUTED
             computed = time.perf_counter()
-            writer.write(core, mask, likely if task.settings.probability else None)
+            kept = (mask, likely) if task.settings.probability else (mask,)
+            writer.write(core, *kept)
             written = time.perf_counter()
             receipts += [
                 Receipt(network_seconds=computed - started, write_seconds=written - computed),
+                Receipt(checksum=tile_sum(tile, *kept)),
                 _tally(mask, row.crop(core), scene, math.prod(tiling.padded(tile).shape)),
             ]
             if labels is not None:
@@ -137,12 +139,12 @@ def _label(
     for tile in ((row.row, column) for column in row.columns):
         core, padded = tiling.core(tile), tiling.padded(tile)
         window = reflectance(row.crop(padded), task.scene.bands)
-        valid = ~np.isnan(window[0])
+        valid = predict.valid(model.contract, window)
         found = predict.probability(model, [window])
         del window
         (likely,) = found
-        mask = predict.classify(likely, valid, task.settings.threshold, reach)
-        percent = predict.percent(likely, valid) if task.settings.probability else mask.copy()
+        mask = predict.classify(likely, valid, task.settings.threshold, reach, model.contract.classes)
+        percent = predict.percent(likely, valid, model.contract.classes) if task.settings.probability else mask.copy()
         yield tile, predict.trim(mask, padded, core), predict.trim(percent, padded, core)
 
 
@@ -166,12 +168,14 @@ def _tally(mask: predict.Mask, raw: npt.NDArray[np.uint16], scene: Scene, seen: 
         limit = round((-offset or OFFSET) / scene.bands[0].scale)
         visible = [index for index, band in enumerate(scene.bands) if band.name in ("red", "green", "blue")]
         dark = [raw[index] < limit for index in visible]
-        labelled = mask <= CLOUD
+        labelled = mask < NO_DATA
         dark_all = int(np.count_nonzero(np.logical_and.reduce([*dark, labelled])))
         dark_any = int(np.count_nonzero(np.logical_or.reduce(dark) & labelled))
     return Receipt(
         clear=int(np.count_nonzero(mask == CLEAR)),
         cloud=int(np.count_nonzero(mask == CLOUD)),
+        thin_cloud=int(np.count_nonzero(mask == THIN_CLOUD)),
+        cloud_shadow=int(np.count_nonzero(mask == SHADOW)),
         no_data=int(np.count_nonzero(mask == NO_DATA)),
         outside=int(np.count_nonzero(mask == NOT_COMPUTED)),
         dark_all=dark_all,

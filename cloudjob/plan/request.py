@@ -14,8 +14,9 @@ from cloudjob.catalog.bands import COMMON, meant
 from cloudjob.catalog.dates import Interval, parse_dates
 from cloudjob.catalog.presets import Catalog, catalog_for
 from cloudjob.errors import UsageError
+from cloudjob.model import source
 from cloudjob.model.contract import Contract
-from cloudjob.model.mlm import read_contract, read_file, shipped
+from cloudjob.model.mlm import shipped
 from cloudjob.store.out import Out
 from cloudjob.store.settings import Settings
 
@@ -84,7 +85,7 @@ def request(
         assets: common band name → asset key, where it differs from the preset's.
         max_cloud_cover: the highest `eo:cloud_cover` wanted, percent.
         limit: at most so many scenes, the newest.
-        checkpoint: a checkpoint's file instead of the one that ships.
+        checkpoint: a file or a name (`source.read`) instead of the network that ships.
         threshold: probability from which a pixel is cloud; the checkpoint's unless given.
         buffer: metres by which clouds are widened; the checkpoint's unless given.
         resolution: of the masks in metres; the checkpoint's unless given.
@@ -100,9 +101,14 @@ def request(
         raise UsageError("expected either a bbox or a geometry", hint="--bbox W S E N or --geometry FILE")
     wanted = parse_bbox(*bbox) if bbox else read_geometry(str(geometry))
     clip = None if bbox else wanted
-    path = Path(checkpoint) if checkpoint else shipped()
-    data = read_file(path)
-    contract = read_contract(data, str(path))
+    data = source.read(checkpoint)
+    contract = source.contract(data, str(checkpoint or shipped()))
+    if threshold is not None and len(contract.classes) > 1:
+        raise UsageError(
+            f"--threshold is {threshold:g}, but {contract.name} tells {len(contract.classes)} classes apart: the most "
+            "likely one counts",
+            hint="leave it out",
+        )
     for band in assets or {}:
         if band not in (*contract.bands, *COMMON):
             raise UsageError(f"--asset names a band {band!r}", hint=meant(band, contract.bands))
@@ -129,6 +135,7 @@ def request(
             resolution=_between(0, resolution, 10_000, "resolution in metres", contract.resolution),
             probability=probability,
             geometry=hashlib.sha256(shapely.to_wkb(shapely.normalize(clip))).hexdigest() if clip else None,
+            classes=contract.labels,
         ),
         clip=shapely.to_wkb(clip) if clip else None,
         max_cloud_cover=max_cloud_cover,

@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
+from cloudjob.catalog.dates import Interval
 from cloudjob.catalog.search import search
 from cloudjob.errors import ContractError, PassingError, SceneError, UnreachableError
 from cloudjob.grid import Tile
@@ -14,14 +16,17 @@ from cloudjob.plan.request import Job
 from cloudjob.scene.describe import describe
 from cloudjob.scene.identity import merge as merge_versions
 from cloudjob.scene.scene import Scene
-from cloudjob.store import ledger, settings
+from cloudjob.store import again, ledger, settings
 from cloudjob.store.group import grid_of
+from cloudjob.store.group import path as group_path
 from cloudjob.store.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
 ASSUMED_SPEED = 1.5
 """Million pixels per second and lane before any run was measured: a slow core with its files at hand."""
+
+DAMAGED = "{} of the output cannot be used; `cloudjob check OUT --repair` mends what can be mended"
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,19 @@ def make(job: Job) -> Survey:
 def find(job: Job) -> list[dict[str, Any]]:
     """The items that a job asks for; the OUT is looked at first, for it answers sooner than a catalog."""
     settings.check(job.out, job.settings, redo=job.redo)
-    found = search(job.catalog, job.area, job.dates, max_cloud_cover=job.max_cloud_cover, limit=job.limit)
-    return list(found)
+    found = list(search(job.catalog, job.area, job.dates, max_cloud_cover=job.max_cloud_cover, limit=job.limit))
+    return found + _damaged(job)
+
+
+def _damaged(job: Job) -> list[dict[str, Any]]:
+    """Items of scenes whose masks were found damaged, of days that were not asked for."""
+    marked, found = again.read(job.out), []
+    for day in sorted(set(marked.values())):
+        start = datetime.combine(day, time(), UTC)
+        if not job.dates.touches(start, start + timedelta(days=1, milliseconds=-1)):
+            items = search(job.catalog, job.area, Interval(start, start + timedelta(days=1)))
+            found += [item for item in items if item["id"] in marked]
+    return found
 
 
 def estimate(job: Job, view: Survey, lanes: int) -> Cost:
@@ -112,6 +128,9 @@ def _on_one_grid(scenes: Iterable[Scene], known: Ledger) -> tuple[list[Scene], d
     grids = {name: grid_of(metadata) for name, metadata in known.groups.items()}
     fitting, refused = [], {}
     for scene in scenes:
+        if group_path(scene.group) in known.damaged:
+            refused[scene.id] = f"scene {scene.id}: {DAMAGED.format(group_path(scene.group))}"
+            continue
         grid = grids.setdefault(scene.group, scene.grid)
         if scene.grid == grid:
             fitting.append(scene)

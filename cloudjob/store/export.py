@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
@@ -9,18 +10,21 @@ import numpy as np
 import rasterio
 from affine import Affine
 
-from cloudjob.classes import CLASSES, COLOURS, NOT_COMPUTED
+from cloudjob import classes
+from cloudjob.classes import BINARY, CLEAR, CLOUD, COLOURS, NO_DATA, NOT_COMPUTED, SHADOW, THIN_CLOUD, Class
 from cloudjob.errors import UsageError
 from cloudjob.store import group as groups
 from cloudjob.store import ledger as ledgers
+from cloudjob.store import settings
 from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.out import Out
 
 
 def export(out: Out, what: str, path: str | Path, *, group: str | None = None) -> list[str]:
-    """Write masks that are done to one GeoTIFF: (y, x) uint8, 0 clear, 1 cloud, 254 no data, 255 not computed.
+    """Write masks that are done to one GeoTIFF: (y, x) uint8, in the values of the masks.
 
-    Where several scenes of a day overlap, a pixel that is cloud in one of them is cloud, else clear, else no data.
+    Where several scenes of a day overlap, a pixel that is cloud in one of them is cloud, else thin cloud, else shadow,
+    else clear, else no data.
 
     Args:
         out: the output.
@@ -38,7 +42,9 @@ def export(out: Out, what: str, path: str | Path, *, group: str | None = None) -
     ledger = ledgers.read(out)
     chosen = _choose(out, ledger, what, group)
     attributes = ledger.groups[chosen[0].group]["attributes"]
-    _write(Path(path), _mosaic(out, chosen), attributes["proj:code"], Affine(*attributes["spatial:transform"]))
+    contract = settings.read(out)
+    values = classes.of(contract.classes if contract else BINARY)
+    _write(Path(path), values, _mosaic(out, chosen), attributes["proj:code"], Affine(*attributes["spatial:transform"]))
     return [entry.id for entry in chosen]
 
 
@@ -66,9 +72,9 @@ def _choose(out: Out, ledger: Ledger, what: str, group: str | None) -> list[Done
 
 def _mosaic(out: Out, chosen: list[Done]) -> groups.Mask:
     array = groups.open_array(out, chosen[0].group, "cloud")
-    # How much each value tells, so that the one that tells most wins: cloud, clear, no data, not computed.
+    # How much each value tells, so that the one that tells most wins.
     rank = np.zeros(256, np.uint8)
-    rank[[254, 0, 1]] = 1, 2, 3
+    rank[[NO_DATA, CLEAR, SHADOW, THIN_CLOUD, CLOUD]] = 1, 2, 3, 4, 5
     with out.reached():
         mosaic = np.asarray(array[chosen[0].slot], np.uint8)
         for entry in chosen[1:]:
@@ -77,7 +83,7 @@ def _mosaic(out: Out, chosen: list[Done]) -> groups.Mask:
     return mosaic
 
 
-def _write(path: Path, mask: groups.Mask, crs: str, transform: Affine) -> None:
+def _write(path: Path, values: Sequence[Class], mask: groups.Mask, crs: str, transform: Affine) -> None:
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent} is no folder, so {path.name} cannot be written there")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tif")
@@ -97,10 +103,10 @@ def _write(path: Path, mask: groups.Mask, crs: str, transform: Affine) -> None:
             overview_resampling="NEAREST",  # Averages of classes are none
         ) as file:
             file.write(mask, 1)
-            file.write_colormap(1, COLOURS)
+            file.write_colormap(1, {value: COLOURS[value] for value, _, _ in values})
             file.set_band_description(1, "cloud mask")
-            file.update_tags(1, **{f"{value}": name for value, name, _ in CLASSES})
-        path.with_name(f"{path.name}.aux.xml").write_text(_category_names(), encoding="utf-8")
+            file.update_tags(1, **{f"{value}": name for value, name, _ in values})
+        path.with_name(f"{path.name}.aux.xml").write_text(_category_names(values), encoding="utf-8")
         unfinished.replace(path)
     except (OSError, rasterio.errors.RasterioError) as error:
         raise UsageError(f"{path} cannot be written: {error}") from None
@@ -108,8 +114,8 @@ def _write(path: Path, mask: groups.Mask, crs: str, transform: Affine) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _category_names() -> str:
+def _category_names(values: Sequence[Class]) -> str:
     """GDAL's side file with the classes' names, which QGIS puts into the legend; GeoTIFF has no place for them."""
-    names = {value: name for value, name, _ in CLASSES}
+    names = {value: name for value, name, _ in values}
     rows = "".join(f"<Category>{names.get(value, '')}</Category>" for value in range(256))
     return f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{rows}</CategoryNames></PAMRasterBand></PAMDataset>\n'

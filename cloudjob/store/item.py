@@ -10,8 +10,8 @@ from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
 
+from cloudjob import classes
 from cloudjob.catalog.area import footprint
-from cloudjob.classes import CLASSES
 from cloudjob.errors import redact
 from cloudjob.grid import Tile
 from cloudjob.scene.identity import Identity
@@ -38,9 +38,9 @@ def path(group: str, scene_id: str) -> str:
 
 
 def file_name(scene_id: str) -> str:
-    """A scene's name as a file's: an id may hold anything, and may be "index"."""
+    """A scene's name as a file's: an id may hold anything, may be "index", and may begin with a dot."""
     name = quote(scene_id, safe="") + ".json"
-    return name if name != INDEX else f"%{ord(name[0]):02X}{name[1:]}"
+    return name if name != INDEX and not name.startswith(".") else f"%{ord(name[0]):02X}{name[1:]}"
 
 
 def build(scene: Scene, slot: int, receipt: Receipt, settings: Settings, tiles: tuple[Tile, ...]) -> dict[str, Any]:
@@ -92,11 +92,11 @@ def _properties(
         "cloudjob:slot": slot,
         "cloudjob:tiles": [list(tile) for tile in sorted(tiles)],
         "cloudjob:pixels": {
-            "clear": receipt.clear,
-            "cloud": receipt.cloud,
+            **{label.name: getattr(receipt, label.name) for label in classes.of(settings.classes)[:-2]},
             "no_data": receipt.no_data,
             "not_computed": receipt.outside,
         },
+        "cloudjob:checksum": receipt.checksum or None,
         "cloudjob:provider_cloud_cover": scene.provider_cloud_cover,
         "cloudjob:scl_agreement": None if agreement is None else round(agreement, 6),
         "cloudjob:scl_pixels": receipt.scl_compared,
@@ -142,13 +142,13 @@ def _links(scene: Scene, settings: Settings) -> list[dict[str, str]]:
 
 def _assets(scene: Scene, settings: Settings) -> dict[str, Any]:
     zarr = {"href": f"../../masks.zarr/{scene.group}", "type": ZARR, "data_type": "uint8", "nodata": 255}
-    classes = [{"value": value, "name": name, "description": text} for value, name, text in CLASSES]
+    told = [{"value": value, "name": name, "description": text} for value, name, text in classes.of(settings.classes)]
     assets = {
         "cloud": {
             **zarr,
             "title": "Cloud mask: array `cloud` at time index `cloudjob:slot`",
             "roles": ["data", "cloud"],
-            "classification:classes": classes,
+            "classification:classes": told,
         }
     }
     if settings.probability:

@@ -1,8 +1,12 @@
 """What a task hands back to the client, and what became of a scene: small frozen records, never pixels."""
 
+import zlib
 from dataclasses import dataclass, fields
 from functools import reduce
 from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -12,10 +16,13 @@ class Receipt:
     Attributes:
         clear: pixels written as 0.
         cloud: pixels written as 1.
+        thin_cloud: pixels written as 2.
+        cloud_shadow: pixels written as 3.
         no_data: pixels written as 254.
+        checksum: of all values written: the sum of `tile_sum` over the tiles; 0 if it was not taken.
         outside: pixels of computed tiles left at 255 because they lie outside `--geometry`.
-        scl_compared: pixels that are clear or cloud both for us and for the provider's scene classification.
-        scl_agreed: those of them where both say the same.
+        scl_compared: pixels that have a label both for us and for the provider's scene classification.
+        scl_agreed: those of them where both say cloud, or both do not.
         scl_cloud: those of them the provider calls cloud (classes 8, 9 and 10).
         dark_all: valid pixels whose red, green and blue are all darker than the baseline offset (number < 1000).
         dark_any: valid pixels of which one of them is.
@@ -31,8 +38,11 @@ class Receipt:
 
     clear: int = 0
     cloud: int = 0
+    thin_cloud: int = 0
+    cloud_shadow: int = 0
     no_data: int = 0
     outside: int = 0
+    checksum: int = 0
     scl_compared: int = 0
     scl_agreed: int = 0
     scl_cloud: int = 0
@@ -50,17 +60,25 @@ class Receipt:
     @property
     def valid(self) -> int:
         """Pixels that got a label."""
-        return self.clear + self.cloud
+        return self.clear + self.cloud + self.thin_cloud + self.cloud_shadow
 
     @property
     def cloud_cover(self) -> float | None:
-        """Cloud in percent of clear and cloud; None where there is neither."""
-        return 100 * self.cloud / self.valid if self.valid else None
+        """Cloud of both kinds in percent of the pixels with a label; None where there is none."""
+        return 100 * (self.cloud + self.thin_cloud) / self.valid if self.valid else None
 
     @property
     def agreement(self) -> float | None:
         """Percent of compared pixels on which the provider's scene classification says the same."""
         return 100 * self.scl_agreed / self.scl_compared if self.scl_compared else None
+
+
+def tile_sum(tile: tuple[int, int], *arrays: npt.NDArray[np.uint8]) -> int:
+    """CRC-32 of a tile's place and values: (row, column), then its mask and, if it is kept, its probability, (y, x)."""
+    checksum = zlib.crc32(f"{tile[0]} {tile[1]}".encode())
+    for array in arrays:
+        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+    return checksum
 
 
 def merge(receipts: list[Receipt]) -> Receipt:

@@ -75,6 +75,8 @@ def prepare(
     by_group: dict[str, list[Scene]] = {name: [] for name in ledger.groups}
     for scene in scenes:
         by_group.setdefault(scene.group, []).append(scene)
+        if groups.path(scene.group) in ledger.damaged:
+            raise ContractError(f"{out}/{groups.path(scene.group)} is damaged: a new group would delete its masks")
         if scene.group in ledger.groups:
             groups.check_grid(out, scene.group, ledger.groups[scene.group], scene.grid, tile_of(scene.grid))
         elif scene.grid != by_group[scene.group][0].grid:
@@ -87,7 +89,14 @@ def prepare(
         lock.check()
         new = name not in ledger.groups
         if new:
-            groups.create(out, name, wanted[0].grid, tile_of(wanted[0].grid), probability=settings.probability)
+            groups.create(
+                out,
+                name,
+                wanted[0].grid,
+                tile_of(wanted[0].grid),
+                probability=settings.probability,
+                labels=settings.classes,
+            )
         order = _allocate(owners.get(name, ()), wanted, replaces)
         times = {scene.id: _microseconds(scene.time) for scene in wanted}
         statuses = [_status(ledger, id_, retried=id_ in times) for id_ in order]
@@ -140,7 +149,7 @@ class Writer:
 
         Args:
             core: the tile's pixels in its scene.
-            mask: (y, x) uint8: 0 clear, 1 cloud, 254 no data, 255 not computed.
+            mask: (y, x) uint8: a class, 254 no data, 255 not computed.
             probability: (y, x) uint8: percent, 254, 255; given if and only if the settings keep it.
 
         Raises:
@@ -242,7 +251,9 @@ def _outdated(ledger: Ledger, scenes: Iterable[Scene], replaces: Mapping[str, st
 def _sweep(out: Out, ledger: Ledger) -> None:
     """Remove the parts of files that a killed run left; slots that are done were swept by `complete`."""
     done = [folder for entry in ledger.done.values() for folder in _shards(entry.group, entry.slot)]
-    out.sweep("", keep=[*done, locks.FOLDER, "report"])  # These two may be written by others right now
+    out.sweep("", deep=False)
+    for folder in ("items", failures.FOLDER, "runs", MASKS):  # Not `lock` and `report`: others may write there now
+        out.sweep(folder, keep=done)
 
 
 def _shards(group: str, slot: int) -> list[str]:

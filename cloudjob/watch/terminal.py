@@ -10,12 +10,13 @@ from dataclasses import asdict
 import click
 from tqdm import tqdm
 
-from cloudjob import logs
+from cloudjob import classes, logs
 from cloudjob.errors import DONE, SOME_FAILED
 from cloudjob.model.contract import Contract
 from cloudjob.plan.plan import Cost
 from cloudjob.plan.survey import Survey
 from cloudjob.store import ledger
+from cloudjob.store.check import Fault
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import SceneResult
 
@@ -102,6 +103,30 @@ def status(out: Out, *, as_json: bool) -> None:
         click.echo(line)
 
 
+def check(found: Iterable[tuple[Fault, str]], *, as_json: bool) -> int:
+    """Print what is wrong with an OUT, and what has become of it.
+
+    Returns:
+        The exit code.
+    """
+    left = mended = 0
+    for fault, done in found:
+        mended += bool(done)
+        left += not done
+        if as_json:
+            click.echo(json.dumps(asdict(fault) | {"done": done or None}))
+        else:
+            scene = f" (scene {fault.scene})" if fault.scene else ""
+            click.echo(f"{fault.path}{scene}: {fault.what}" + (f": {done}" if done else ""))
+    if not left and not mended:
+        logs.say("all is as it was written", "check", faults=0)
+        return DONE
+    told = f"{left + mended} {'fault' if left + mended == 1 else 'faults'}"
+    rest = f"{mended} mended or marked, {left} for you to look at" if mended else "--repair mends what can be mended"
+    logs.say(f"{told}: {rest}", "check", faults=left + mended, mended=mended)
+    return SOME_FAILED if left else DONE
+
+
 def model(contract: Contract, sha256: str, parameters: int) -> None:
     """Print a checkpoint's contract."""
     rows = {
@@ -109,17 +134,25 @@ def model(contract: Contract, sha256: str, parameters: int) -> None:
         "sha256": sha256,
         "bands": ", ".join(contract.bands),
         "resolution": f"{contract.resolution:g} m",
-        "threshold": f"{contract.threshold:g}",
+        "threshold": f"{contract.threshold:g}" if len(contract.classes) == 1 else "the most likely class",
         "buffer": f"{contract.buffer:g} m",
         "tile": f"{contract.tile} px, read with {contract.padding(contract.buffer / contract.resolution)} px around",
-        "network": f"SimpleUNet({len(contract.bands)}, widths={contract.widths}, stem={contract.stem}, "
-        f"dilation={contract.dilation}), {parameters:,} parameters",
+        "network": f"{_network(contract)}, {parameters:,} parameters",
+        "classes": ", ".join(name for value, name, _ in classes.of(contract.labels) if value in contract.labels),
         "trained on": "\n              ".join(contract.training_data),
         "measured": "\n              ".join(f"{name}: {value:g}" for name, value in contract.metrics.items()),
     }
     for name, value in rows.items():
         if value:
             click.echo(f"{name:13} {value}")
+
+
+def _network(contract: Contract) -> str:
+    if contract.graph is None:
+        bands = len(contract.bands)
+        return f"SimpleUNet({bands}, widths={contract.widths}, stem={contract.stem}, dilation={contract.dilation})"
+    size = f"windows of {contract.graph.window} px" if contract.graph.window else "windows of any size"
+    return f"ONNX, {size}, {contract.graph.activation}"
 
 
 def _duration(hours: float) -> str:
@@ -160,5 +193,7 @@ def _status_lines(found: ledger.Summary) -> Iterator[str]:
             yield f"{word}: {name}: {reason}"
     if found.incomplete:
         yield f"incomplete (a run was interrupted; run again): {', '.join(found.incomplete)}"
+    for path, fault in found.damaged.items():
+        yield f"damaged: {path}: {fault} (see `cloudjob check`)"
     if found.last_run:
         yield f"last run: {found.last_run['started']}, {found.last_run['how']}, {found.last_run['seconds']:.0f} s"
