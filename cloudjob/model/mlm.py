@@ -199,7 +199,7 @@ def from_mlm(item: dict[str, Any]) -> Contract:
         if scaling["type"] != "z-score":
             raise ContractError(f"its value scaling is {scaling['type']!r}; expected 'z-score'")
     rest = dict(properties["cloudjob:contract"])
-    for key in ("training_data", "optional_bands"):
+    for key in ("training_data", "optional_bands", "resolutions"):
         rest[key] = tuple(rest.get(key, ()))
     rest.pop("graph", None)  # Only networks in ONNX have one
     contract = Contract(
