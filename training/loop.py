@@ -45,6 +45,7 @@ def contract(settings: Settings, **extra: Any) -> Contract:
         stem=network.stem,
         dilation=network.dilation,
         resolution=network.resolution or 10,
+        resolutions=network.resolutions,
         tile=network.tile,
         halo=network.halo,
         training_data=settings.training_data,
