@@ -1,6 +1,8 @@
 """What can go wrong, once: every error has an exit code for schedulers and a hint for people."""
 
+import difflib
 import re
+from collections.abc import Iterable
 
 DONE = 0
 SOME_FAILED = 1
@@ -65,6 +67,16 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     return int(getattr(error, "exit_code", CRASHED))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint: the name that was probably meant, else all that there are."""
+    choices = sorted(set(known))
+    near = difflib.get_close_matches(name, choices, n=3)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    some = ", ".join(choices[:8])
+    return f"there are {some}" + (f" and {len(choices) - 8} more" if len(choices) > 8 else "")
 
 
 def _rebuild(kind: type[CloudjobError], message: str, hint: str | None) -> CloudjobError:

@@ -54,10 +54,19 @@ def what(command: Command) -> Command:
             ),
             option("--max-cloud-cover", type=click.FloatRange(0, 100), help="Skip scenes above this percentage."),
             option("--limit", type=click.IntRange(min=1), help="At most so many scenes, the newest."),
-            option("--checkpoint", type=click.Path(), metavar="FILE", help="A network. [default: the one that ships]"),
+            option(
+                "--checkpoint",
+                metavar="NETWORK",
+                help="A .safetensors or .onnx file, a record, or a name as ukis-csmask-l2a. [default: ours]",
+            ),
             option("--threshold", type=float, help="Probability from which a pixel is cloud. [default: checkpoint's]"),
             option("--buffer", type=float, metavar="METRES", help="Widen clouds by this. [default: checkpoint's]"),
-            option("--resolution", type=float, metavar="METRES", help="Of the masks. [default: checkpoint's]"),
+            option(
+                "--resolution",
+                type=float,
+                metavar="METRES",
+                help="Make masks coarser, by majority. [default: checkpoint's]",
+            ),
             option("--probability", is_flag=True, help="Also write cloud_probability, in percent."),
             option("--redo", is_flag=True, help="Replace an OUT that was made with other settings."),
             option(

@@ -39,9 +39,9 @@ def test_a_tile_depends_on_nothing_but_the_scene(tiling: Tiling) -> None:
     assert dict(by_row(tiling.all())) == {r: list(range(tiling.shape[1])) for r in range(tiling.shape[0])}
 
 
-def test_tile_and_halo_must_fit_the_stride() -> None:
-    with pytest.raises(ValueError, match="halo 20 must be multiples of 16"):
-        Tiling(100, 100, 64, 20, 16)
+def test_a_tile_must_fit_the_stride() -> None:
+    with pytest.raises(ValueError, match="tile 60 must be a multiple of 16"):
+        Tiling(100, 100, 60, 16, 16)
 
 
 UTM = Grid(32633, 600_000, 5_200_020, 10, 10, 200, 300)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from cloudjob.classes import CLEAR, CLOUD, NOT_COMPUTED
+from cloudjob.classes import CLEAR, CLOUD, NOT_COMPUTED, SHADOW, THIN_CLOUD
 from cloudjob.errors import PassingError, SceneError
 from cloudjob.grid import Grid, Window
 from cloudjob.scene.files import check_files
@@ -25,6 +25,11 @@ water, snow; medium and high probability of cloud, thin cirrus. Not compared: no
 _SCL_LABEL = np.full(256, NOT_COMPUTED, np.uint8)
 _SCL_LABEL[list(SCL_CLEAR)] = CLEAR
 _SCL_LABEL[list(SCL_CLOUD)] = CLOUD
+
+_OURS = np.full(256, NOT_COMPUTED, np.uint8)
+_OURS[[CLEAR, SHADOW]] = CLEAR
+_OURS[[CLOUD, THIN_CLOUD]] = CLOUD
+"""Shadow counts as clear on both sides: only clouds are compared."""
 
 
 def readable(scene: Scene, hrefs: Mapping[str, str], *, patient: bool) -> tuple[Band | None, tuple[str, ...]]:
@@ -60,7 +65,7 @@ def compare(mask: npt.NDArray[np.uint8], grid: Grid, scl: xr.DataArray) -> Recei
     row = np.floor((grid.y0 - scl.y.values) / grid.dy).astype(int)
     column = np.floor((scl.x.values - grid.x0) / grid.dx).astype(int)
     rows, columns = (row >= 0) & (row < grid.height), (column >= 0) & (column < grid.width)
-    ours = mask[row[rows]][:, column[columns]]
+    ours = _OURS[mask[row[rows]][:, column[columns]]]
     theirs = _SCL_LABEL[scl.values[rows][:, columns].astype(np.uint8)]
     both = (ours <= CLOUD) & (theirs <= CLOUD)
     return Receipt(

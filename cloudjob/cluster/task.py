@@ -14,12 +14,13 @@ from distributed.metrics import context_meter
 from rasterio.features import geometry_mask
 
 from cloudjob.catalog import signing
-from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED
+from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED, SHADOW, THIN_CLOUD
 from cloudjob.cluster import agreement
 from cloudjob.cluster.network import worker_model
 from cloudjob.errors import CloudjobError, PassingError
 from cloudjob.grid import Grid, Tile, Tiling, Window
 from cloudjob.model import predict
+from cloudjob.model.coarse import coarsen, coarsen_percent
 from cloudjob.model.contract import buffer_pixels
 from cloudjob.scene import read
 from cloudjob.scene.files import check_files
@@ -100,7 +101,7 @@ def mask_tiles(task: Task, model: predict.Model, *, patient: bool = False) -> Re
         for band in (*scene.bands, scene.scl)
         if band
     }
-    tiling = model.contract.tiling_of(scene.grid, task.settings.buffer)
+    tiling = model.contract.tiling_of(scene.grid, task.settings.buffer, scene.coarser)
     check_files(scene, scene.bands, hrefs)
     scl, doubts = agreement.readable(scene, hrefs, patient=patient)
     writer = slots.Writer(task.out, task.slot, task.settings)
@@ -112,9 +113,9 @@ def mask_tiles(task: Task, model: predict.Model, *, patient: bool = False) -> Re
         receipts.append(Receipt(bytes_read=row.raw.nbytes, read_seconds=seconds, warnings=doubts))
         started = time.perf_counter()
         for tile, mask, likely in _label(row, task, model, tiling):
-            core = tiling.core(tile)
+            core = tiling.core(tile).coarsen(scene.coarser)
             if task.clip:
-                outside = _outside(task.clip, scene.grid.crop(core))
+                outside = _outside(task.clip, scene.mask_grid.crop(core))
                 mask[outside] = likely[outside] = NOT_COMPUTED
             computed = time.perf_counter()
             kept = (mask, likely) if task.settings.probability else (mask,)
@@ -123,10 +124,10 @@ def mask_tiles(task: Task, model: predict.Model, *, patient: bool = False) -> Re
             receipts += [
                 Receipt(network_seconds=computed - started, write_seconds=written - computed),
                 Receipt(checksum=tile_sum(tile, *kept)),
-                _tally(mask, row.crop(core), scene, math.prod(tiling.padded(tile).shape)),
+                _tally(mask, row.crop(tiling.core(tile)), scene, math.prod(tiling.padded(tile).shape)),
             ]
             if labels is not None:
-                receipts.append(agreement.compare(mask, scene.grid.crop(core), labels))
+                receipts.append(agreement.compare(mask, scene.mask_grid.crop(core), labels))
             started = time.perf_counter()
     return merge(receipts)
 
@@ -139,13 +140,14 @@ def _label(
     for tile in ((row.row, column) for column in row.columns):
         core, padded = tiling.core(tile), tiling.padded(tile)
         window = reflectance(row.crop(padded), task.scene.bands)
-        valid = ~np.isnan(window[0])
+        valid = predict.valid(model.contract, window)
         found = predict.probability(model, [window])
         del window
         (likely,) = found
-        mask = predict.classify(likely, valid, task.settings.threshold, reach)
-        percent = predict.percent(likely, valid) if task.settings.probability else mask.copy()
-        yield tile, predict.trim(mask, padded, core), predict.trim(percent, padded, core)
+        mask = predict.classify(likely, valid, task.settings.threshold, reach, model.contract.classes)
+        percent = predict.percent(likely, valid, model.contract.classes) if task.settings.probability else mask.copy()
+        joined = coarsen(predict.trim(mask, padded, core), task.scene.coarser)
+        yield tile, joined, coarsen_percent(predict.trim(percent, padded, core), joined, task.scene.coarser)
 
 
 def _cores(tiling: Tiling, row: read.RowOfTiles) -> Window:
@@ -167,13 +169,16 @@ def _tally(mask: predict.Mask, raw: npt.NDArray[np.uint16], scene: Scene, seen: 
     if offset < 0 or adds_offset(scene.baseline):
         limit = round((-offset or OFFSET) / scene.bands[0].scale)
         visible = [index for index, band in enumerate(scene.bands) if band.name in ("red", "green", "blue")]
-        dark = [raw[index] < limit for index in visible]
-        labelled = mask <= CLOUD
+        # One of the pixels in each of a coarser mask's, so that the shares are of the same number
+        dark = [raw[index, :: scene.coarser, :: scene.coarser] < limit for index in visible]
+        labelled = mask < NO_DATA
         dark_all = int(np.count_nonzero(np.logical_and.reduce([*dark, labelled])))
         dark_any = int(np.count_nonzero(np.logical_or.reduce(dark) & labelled))
     return Receipt(
         clear=int(np.count_nonzero(mask == CLEAR)),
         cloud=int(np.count_nonzero(mask == CLOUD)),
+        thin_cloud=int(np.count_nonzero(mask == THIN_CLOUD)),
+        cloud_shadow=int(np.count_nonzero(mask == SHADOW)),
         no_data=int(np.count_nonzero(mask == NO_DATA)),
         outside=int(np.count_nonzero(mask == NOT_COMPUTED)),
         dark_all=dark_all,

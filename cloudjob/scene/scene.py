@@ -47,7 +47,7 @@ class Scene:
         collection: the item's collection, or "".
         item: the source item as a plain dict with absolute, unsigned hrefs, without the assets no job reads.
         group: name of the store's group: the MGRS tile, or tile (or EPSG code), origin and shape.
-        grid: the pixel grid masks are made on.
+        grid: the pixels that the network sees.
         time: `datetime` of the item, UTC.
         platform: such as "sentinel-2a".
         sensing: the datastrip's sensing time, UTC; `time` where the item does not tell.
@@ -59,6 +59,7 @@ class Scene:
         product: ESA's name of it, however the publisher writes it, or "".
         provider_cloud_cover: `eo:cloud_cover` of the item, percent, or None.
         signing: how hrefs are signed when opened (`signing.open_href`), or "".
+        coarser: so many of the network's pixels along y and x make one of the mask.
     """
 
     id: str
@@ -77,6 +78,12 @@ class Scene:
     provider_cloud_cover: float | None = None
     signing: str = ""
     product: str = ""
+    coarser: int = 1
+
+    @property
+    def mask_grid(self) -> Grid:
+        """The pixels of its mask."""
+        return self.grid.coarsen(self.coarser)
 
     @property
     def assets(self) -> dict[str, str]:
