@@ -21,7 +21,7 @@ import torch
 from cloudjob.catalog.presets import PRESETS
 from cloudjob.cluster import agreement, network, scheduler, task
 from cloudjob.grid import Tiling
-from cloudjob.model import checkpoint, predict
+from cloudjob.model import checkpoint, mlm, predict
 from cloudjob.scene import read
 from cloudjob.scene.describe import describe
 from cloudjob.scene.opened import SceneFiles
@@ -46,7 +46,7 @@ def main() -> None:
     scene = describe(found, PRESETS["earth-search"].assets, shipped.contract.bands, shipped.contract.resolution)
     turns: list[dict[str, float]] = []
     with scheduler.connect(workers=1) as client:
-        network.load(client, "shipped", shipped().read_bytes(), shipped.sha256)
+        network.load(client, "shipped", mlm.shipped().read_bytes(), shipped.sha256)
         (process,) = client.run(cpu).values()
         start_up = {"start-up, client, CPU s": time.process_time() - began[0], "start-up, worker, CPU s": process}
         start_up["start-up, seconds by the wall"] = time.perf_counter() - began[1]
