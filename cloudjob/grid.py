@@ -35,6 +35,11 @@ class Window:
         """For indexing an array whose last axes are y, x and whose origin is the scene's."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
+    def coarsen(self, factor: int) -> "Window":
+        """The same in pixels `factor` times as large; a last part pixel is kept whole."""
+        top, bottom, left, right = self.top, self.bottom, self.left, self.right
+        return Window(top // factor, math.ceil(bottom / factor), left // factor, math.ceil(right / factor))
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -85,6 +90,8 @@ class Grid:
 
     def coarsen(self, factor: int) -> "Grid":
         """The grid of the same origin with pixels `factor` times as large; a last part pixel is kept whole."""
+        if factor == 1:
+            return self
         return Grid(
             self.epsg,
             self.x0,

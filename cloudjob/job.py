@@ -24,7 +24,7 @@ from cloudjob.plan.request import Job
 from cloudjob.plan.survey import Survey
 from cloudjob.scene.reflectance import offset_doubt
 from cloudjob.scene.scene import Scene
-from cloudjob.store import ledger, settings, slots
+from cloudjob.store import ledger, settings, slots, stac
 from cloudjob.store.lock import Lock
 from cloudjob.store.receipt import Receipt, SceneResult, merge
 
@@ -69,7 +69,7 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Gene
             view.ledger,
             [planned.scene for planned in view.plan.to_do],
             replaces=view.plan.replaces,
-            tile_of=lambda grid: job.contract.tiling_of(grid, job.settings.buffer).tile,
+            tile_of=lambda scene: survey.tiling(job, scene).tile // scene.coarser,
         )
         try:
             network.load(client, job.contract.name, job.data, job.settings.checkpoint)
@@ -170,6 +170,7 @@ class _Record:
 
     def __init__(self, job: Job, started: datetime) -> None:
         self.started = started
+        self.settings = job.settings
         self.ended = "interrupted"
         self.about = {
             "cloudjob": version("cloudjob"),
@@ -189,7 +190,7 @@ class _Record:
     def write(self, lock: Lock) -> None:
         """Write it, and the ledger's caches."""
         lock.check()
-        ledger.refresh(lock.out)
+        stac.write(lock.out, self.settings, ledger.refresh(lock.out))
         ledger.write_run(lock.out, self.started, self.to_json())
 
     def to_json(self) -> dict[str, Any]:

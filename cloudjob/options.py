@@ -61,7 +61,12 @@ def what(command: Command) -> Command:
             ),
             option("--threshold", type=float, help="Probability from which a pixel is cloud. [default: checkpoint's]"),
             option("--buffer", type=float, metavar="METRES", help="Widen clouds by this. [default: checkpoint's]"),
-            option("--resolution", type=float, metavar="METRES", help="Of the masks. [default: checkpoint's]"),
+            option(
+                "--resolution",
+                type=float,
+                metavar="METRES",
+                help="Make masks coarser, by majority. [default: checkpoint's]",
+            ),
             option("--probability", is_flag=True, help="Also write cloud_probability, in percent."),
             option("--redo", is_flag=True, help="Replace an OUT that was made with other settings."),
             option(

@@ -52,6 +52,7 @@ def contract(settings: Settings, **extra: Any) -> Contract:
         dilation=network.dilation,
         smooth=network.smooth,
         resolution=network.resolution or 10,
+        resolutions=network.resolutions,
         tile=network.tile,
         halo=network.halo,
         training_data=settings.training_data,

@@ -48,6 +48,8 @@ class Contract:
             there are data is decided by the others.
         absent_fill: reflectance the network sees in place of an optional band where it is absent; such as no band has.
         resolution: pixel size in metres the network was made for.
+        resolutions: other pixel sizes in metres at which its masks were measured and found good. Pixels of any other
+            size are refused.
         tile: side in pixels of the tiles a large scene is cut into; see `tiling`.
         halo: pixels of context read beyond each side of a tile, before rounding to the network's stride.
         outside_fill: what the network sees outside the scene and where there are no data: a reflectance, or "mirror"
@@ -86,6 +88,7 @@ class Contract:
     graph: Graph | None = None
     training_data: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
+    resolutions: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         bounds.check(self)
@@ -139,8 +142,19 @@ class Contract:
             return self.graph.window - self.halo + math.ceil(buffer_pixels / self.stride) * self.stride
         return math.ceil((self.halo + buffer_pixels) / self.stride) * self.stride
 
-    def tiling(self, height: int, width: int, buffer_pixels: float = 0) -> Tiling:
-        """How a scene of this size is cut: a pure function of it, of this contract and of the buffer.
+    @property
+    def measured(self) -> tuple[float, ...]:
+        """Pixel sizes in metres at which the network's masks are known to be good, its own first."""
+        return (self.resolution, *(other for other in self.resolutions if other != self.resolution))
+
+    def fits(self, metres: float) -> bool:
+        """Whether the masks of pixels of that size were measured; a quarter more or less is the same size."""
+        return any(abs(metres - good) <= good / 4 for good in self.measured)
+
+    def tiling(self, height: int, width: int, buffer_pixels: float = 0, coarser: int = 1) -> Tiling:
+        """How a scene of this size is cut: a pure function of it, of this contract, of the buffer and of `coarser`.
+
+        Tiles are whole pixels of the mask, `coarser` of the network's along y and x.
 
         Large tiles have less halo for their size. A scene of fewer than three of them across is cut into smaller ones,
         for several workers to share it and for a small bbox not to ask for all of it.
@@ -148,11 +162,13 @@ class Contract:
         side = self.tile
         while side > SMALL_TILE and min(height, width) <= 2 * side and side // 2 % self.stride == 0:
             side //= 2
+        whole = math.lcm(self.stride, coarser)
+        side = max(1, side // whole) * whole
         return Tiling(height, width, side, self.padding(buffer_pixels), self.stride)
 
-    def tiling_of(self, grid: Grid, buffer: float) -> Tiling:
-        """How a scene is cut: a pure function of its grid, of this contract and of the buffer in metres."""
-        return self.tiling(*grid.shape, max(buffer_pixels(buffer, grid.metres)))
+    def tiling_of(self, grid: Grid, buffer: float, coarser: int = 1) -> Tiling:
+        """How a scene is cut: a pure function of its grid, this contract, the buffer in metres and `coarser`."""
+        return self.tiling(*grid.shape, max(buffer_pixels(buffer, grid.metres)), coarser)
 
 
 def buffer_pixels(metres: float, pixel: tuple[float, float]) -> tuple[float, float]:

@@ -88,7 +88,7 @@ def request(
         checkpoint: a file or a name (`source.read`) instead of the network that ships.
         threshold: probability from which a pixel is cloud; the checkpoint's unless given.
         buffer: metres by which clouds are widened; the checkpoint's unless given.
-        resolution: of the masks in metres; the checkpoint's unless given.
+        resolution: of the masks in metres, a multiple of the checkpoint's; the checkpoint's unless given.
         probability: whether to keep probabilities, too.
         redo: whether to replace an OUT that was made with other settings.
         offset: reflectance to add to number × scale of every scene, instead of what its item says.
@@ -132,7 +132,9 @@ def request(
             bands=contract.bands,
             threshold=_between(0, threshold, 1, "threshold", contract.threshold),
             buffer=_between(-1e-9, buffer, 10_000, "buffer in metres", contract.buffer),
-            resolution=_between(0, resolution, 10_000, "resolution in metres", contract.resolution),
+            resolution=_multiple(
+                _between(0, resolution, 10_000, "resolution in metres", contract.resolution), contract.resolution
+            ),
             probability=probability,
             geometry=hashlib.sha256(shapely.to_wkb(shapely.normalize(clip))).hexdigest() if clip else None,
             classes=contract.labels,
@@ -143,6 +145,16 @@ def request(
         redo=redo,
         offset=None if offset is None else _between(-1, offset, 1, "offset of reflectance", 0),
     )
+
+
+def _multiple(resolution: float, own: float) -> float:
+    """A mask's pixel is made of whole pixels of the network's."""
+    if abs(max(1, round(resolution / own)) * own - resolution) > 0.01 * resolution:
+        raise UsageError(
+            f"resolution is {resolution:g} m; expected {own:g} m, which the network sees, or a multiple of it",
+            hint=f"such as {2 * own:g} or {6 * own:g}: clouds are found at {own:g} m, and their mask is made coarser",
+        )
+    return resolution
 
 
 def _between(low: float, value: float | None, high: float, name: str, default: float) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from cloudjob.catalog.dates import Interval
 from cloudjob.catalog.search import search
 from cloudjob.errors import ContractError, PassingError, SceneError, UnreachableError
-from cloudjob.grid import Tile
+from cloudjob.grid import Tile, Tiling
 from cloudjob.plan import plan
 from cloudjob.plan.plan import Cost, Plan
 from cloudjob.plan.request import Job
@@ -81,11 +81,16 @@ def estimate(job: Job, view: Survey, lanes: int) -> Cost:
     measured = seconds > 0 and seen > 0
     return plan.cost(
         view.plan,
-        lambda scene: job.contract.tiling_of(scene.grid, job.settings.buffer),
+        lambda scene: tiling(job, scene),
         speed=seen / 1e6 / seconds if measured else ASSUMED_SPEED,
         lanes=lanes,
         measured=measured,
     )
+
+
+def tiling(job: Job, scene: Scene) -> Tiling:
+    """How a scene is cut, in the network's pixels."""
+    return job.contract.tiling_of(scene.grid, job.settings.buffer, scene.coarser)
 
 
 def compare(job: Job, items: list[dict[str, Any]]) -> Survey:
@@ -117,7 +122,8 @@ def _described(
     scenes, refused = [], {}
     for item, assets, signing in items:
         try:
-            scenes.append(describe(item, assets, job.settings.bands, job.settings.resolution, signing, job.offset))
+            asked, measured = job.settings, job.contract.measured
+            scenes.append(describe(item, assets, asked.bands, asked.resolution, signing, job.offset, measured=measured))
         except SceneError as error:
             refused[item["id"]] = error
     return scenes, refused
@@ -131,14 +137,13 @@ def _on_one_grid(scenes: Iterable[Scene], known: Ledger) -> tuple[list[Scene], d
         if group_path(scene.group) in known.damaged:
             refused[scene.id] = f"scene {scene.id}: {DAMAGED.format(group_path(scene.group))}"
             continue
-        grid = grids.setdefault(scene.group, scene.grid)
-        if scene.grid == grid:
+        grid = grids.setdefault(scene.group, scene.mask_grid)
+        if scene.mask_grid == grid:
             fitting.append(scene)
         else:
-            refused[scene.id] = f"scene {scene.id} lies on {scene.grid}, but others of {scene.group} on {grid}"
+            refused[scene.id] = f"scene {scene.id} lies on {scene.mask_grid}, but others of {scene.group} on {grid}"
     return fitting, refused
 
 
 def _tiles(job: Job, scene: Scene) -> frozenset[Tile]:
-    tiling = job.contract.tiling_of(scene.grid, job.settings.buffer)
-    return frozenset(tiling.touched(scene.grid, job.area))
+    return frozenset(tiling(job, scene).touched(scene.grid, job.area))

@@ -3,10 +3,12 @@
 __all__ = [
     "again",
     "check",
+    "cog",
     "export",
     "group",
     "item",
     "ledger",
+    "listing",
     "lock",
     "masks",
     "out",
@@ -14,4 +16,5 @@ __all__ = [
     "repair",
     "settings",
     "slots",
+    "stac",
 ]

@@ -92,7 +92,7 @@ def scenes(metadata: Metadata) -> tuple[str, ...]:
 
 def tile(metadata: Metadata) -> int:
     """Side in pixels of a group's tiles: one is a shard."""
-    side: int = _member(metadata, "cloud")["chunk_grid"]["configuration"]["chunk_shape"][1]
+    side: int = member(metadata, "cloud")["chunk_grid"]["configuration"]["chunk_shape"][1]
     return side
 
 
@@ -100,7 +100,7 @@ def grid_of(metadata: Metadata) -> Grid:
     """The grid of a group's masks."""
     attributes = metadata["attributes"]
     dx, _, x0, _, dy, y0 = attributes["spatial:transform"]
-    height, width = _member(metadata, "cloud")["shape"][1:]
+    height, width = member(metadata, "cloud")["shape"][1:]
     return Grid(int(attributes["proj:code"].removeprefix("EPSG:")), x0, y0, dx, -dy, height, width)
 
 
@@ -226,7 +226,8 @@ def check_grid(out: Out, group: str, metadata: Metadata, grid: Grid, side: int) 
         )
 
 
-def _member(metadata: Metadata, array: str) -> Metadata:
+def member(metadata: Metadata, array: str) -> Metadata:
+    """The metadata of one of a group's arrays."""
     found: Metadata = metadata["consolidated_metadata"]["metadata"][array]
     return found
 

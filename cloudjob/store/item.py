@@ -32,6 +32,15 @@ INDEX = "index.json"
 ZARR = "application/vnd.zarr; version=3"
 
 
+COLLECTION_FILE = "collection.json"
+"""Path in an OUT of the collection of its items (`store.stac`)."""
+
+
+def collection(settings: Settings) -> str:
+    """Id of the collection of an OUT's items."""
+    return f"{settings.name}-{settings.version}-masks"
+
+
 def path(group: str, scene_id: str) -> str:
     """Where in an OUT a scene's item lies."""
     return f"items/{group}/{file_name(scene_id)}"
@@ -60,6 +69,7 @@ def build(scene: Scene, slot: int, receipt: Receipt, settings: Settings, tiles: 
         "stac_version": "1.1.0",
         "stac_extensions": [CLASSIFICATION, *used],
         "id": scene.id,
+        "collection": collection(settings),
         "geometry": scene.item["geometry"],
         "bbox": list(scene.item.get("bbox") or footprint(scene.item).bounds),
         "properties": properties,
@@ -80,10 +90,10 @@ def _properties(
         "s2:processing_baseline": scene.baseline or None,
         "s2:generation_time": scene.generated or None,
         "eo:cloud_cover": None if receipt.cloud_cover is None else round(receipt.cloud_cover, 4),
-        "proj:code": f"EPSG:{scene.grid.epsg}",
-        "proj:shape": list(scene.grid.shape),
-        "proj:transform": list(scene.grid.transform),
-        "proj:bbox": list(scene.grid.bounds),
+        "proj:code": f"EPSG:{scene.mask_grid.epsg}",
+        "proj:shape": list(scene.mask_grid.shape),
+        "proj:transform": list(scene.mask_grid.transform),
+        "proj:bbox": list(scene.mask_grid.bounds),
         "processing:software": dict(_software()),
         "cloudjob:source": {"collection": scene.collection, "id": scene.id, "product": scene.product},
         "cloudjob:fingerprint": scene.fingerprint,
@@ -122,8 +132,17 @@ def _software() -> Mapping[str, str]:
 
 
 def _links(scene: Scene, settings: Settings) -> list[dict[str, str]]:
-    address = next((link["href"] for link in scene.item.get("links", []) if link.get("rel") == "self"), scene.id)
+    # An item in a file has no address of its own, but its files do
+    told = (link["href"] for link in scene.item.get("links", []) if link.get("rel") == "self")
+    address = next((href for href in told if "://" in href or href.startswith("/")), scene.bands[0].href)
     return [
+        *(
+            {"rel": relation, "href": f"../../{path}", "type": "application/json"}
+            for relation, path in (
+                ("root", "catalog.json"),
+                *((each, COLLECTION_FILE) for each in ("parent", "collection")),
+            )
+        ),
         {
             "rel": "derived_from",
             "href": redact(address),

@@ -130,7 +130,8 @@ def claim(lock: Lock, settings: Settings, *, redo: bool = False) -> None:
     if known is None:
         out.create(FILE, dump(settings.to_json()))
         return
-    for prefix in ("items", "failures", "masks.zarr"):
+    out.delete(["catalog.json", "collection.json"])
+    for prefix in ("items", "failures", "masks.zarr", "cogs"):
         out.delete_under(prefix)
     out.put(FILE, dump(settings.to_json()))
 

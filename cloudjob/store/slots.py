@@ -11,7 +11,7 @@ from typing import Any
 import zarr
 
 from cloudjob.errors import ContractError
-from cloudjob.grid import Grid, Tile, Window
+from cloudjob.grid import Tile, Window
 from cloudjob.scene.scene import Scene
 from cloudjob.store import failures
 from cloudjob.store import group as groups
@@ -47,7 +47,7 @@ def prepare(
     ledger: Ledger,
     scenes: Sequence[Scene],
     *,
-    tile_of: Callable[[Grid], int],
+    tile_of: Callable[[Scene], int],
     replaces: Mapping[str, str] | None = None,
 ) -> dict[str, Slot]:
     """Give every scene a slot before any task starts, and mend what an interrupted run left.
@@ -61,7 +61,7 @@ def prepare(
         settings: the OUT's contract.
         ledger: as read under the lock.
         scenes: to be computed; those that are new get slots in this order.
-        tile_of: side of a grid's tiles, and of its shards, in pixels.
+        tile_of: side of a scene's tiles in its mask, and of its shards, in pixels.
         replaces: id of a scene → id of its older version, whose slot it takes over.
 
     Returns:
@@ -76,11 +76,14 @@ def prepare(
     for scene in scenes:
         by_group.setdefault(scene.group, []).append(scene)
         if groups.path(scene.group) in ledger.damaged:
-            raise ContractError(f"{out}/{groups.path(scene.group)} is damaged: a new group would delete its masks")
+            raise ContractError(
+                f"{out}/{groups.path(scene.group)} is damaged: {ledger.damaged[groups.path(scene.group)]}",
+                hint="`cloudjob check OUT --repair`; a new group in its place would delete its masks",
+            )
         if scene.group in ledger.groups:
-            groups.check_grid(out, scene.group, ledger.groups[scene.group], scene.grid, tile_of(scene.grid))
-        elif scene.grid != by_group[scene.group][0].grid:
-            raise ContractError(f"scenes of group {scene.group} have two grids: {scene.id} has {scene.grid}")
+            groups.check_grid(out, scene.group, ledger.groups[scene.group], scene.mask_grid, tile_of(scene))
+        elif scene.mask_grid != by_group[scene.group][0].mask_grid:
+            raise ContractError(f"scenes of group {scene.group} have two grids: {scene.id} has {scene.mask_grid}")
     lock.check()
     _sweep(out, ledger)
     owners = ledger.scenes
@@ -92,15 +95,15 @@ def prepare(
             groups.create(
                 out,
                 name,
-                wanted[0].grid,
-                tile_of(wanted[0].grid),
+                wanted[0].mask_grid,
+                tile_of(wanted[0]),
                 probability=settings.probability,
                 labels=settings.classes,
             )
         order = _allocate(owners.get(name, ()), wanted, replaces)
         times = {scene.id: _microseconds(scene.time) for scene in wanted}
         statuses = [_status(ledger, id_, retried=id_ in times) for id_ in order]
-        groups.commit(out, name, order, times=times, statuses=statuses, grid=wanted[0].grid if new else None)
+        groups.commit(out, name, order, times=times, statuses=statuses, grid=wanted[0].mask_grid if new else None)
         index = {id_: slot for slot, id_ in enumerate(order)}
         slots |= {scene.id: Slot(name, index[scene.id], lock.token) for scene in wanted}
     out.delete(_outdated(ledger, scenes, replaces))

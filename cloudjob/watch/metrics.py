@@ -72,7 +72,8 @@ class Watch(Collector):
             self._write()
         except OSError as error:
             raise UsageError(
-                f"--metrics-file {self.file} cannot be written: {error}", hint="make its folder, or mend who owns it"
+                f"--metrics-file {self.file} cannot be written: {error}",
+                hint="create its folder, or choose one that you may write to",
             ) from None
         REGISTRY.register(self)
         self._thread = threading.Thread(target=self._beat, name="cloudjob-heartbeat", daemon=True)
