@@ -167,13 +167,29 @@ def rows(name: str, scenes: dict[str, dict[str, list[evaluate.Counts]]], place: 
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; folds that are there are kept.")
 @click.option("--steps", default=STEPS, show_default=True, help="Of each fold's network.")
 @click.option("--threads", default=1, show_default=True, help="Of torch.")
-def main(names: tuple[str, ...], folders: tuple[Path, ...], out: Path, steps: int, threads: int) -> None:
+@click.option("--seen", type=click.Path(path_type=Path), help="Train nothing: this checkpoint, which saw the images.")
+def main(
+    names: tuple[str, ...], *, folders: tuple[Path, ...], out: Path, steps: int, threads: int, seen: Path | None
+) -> None:
     """Command line."""
     torch.set_num_threads(threads)
     with told():
         patches = data.gather(folders).patches
         for name in names:
-            run(settings.read(name), patches, out, steps)
+            if seen:
+                judge_seen(settings.read(name), patches, out, checkpoint.load(seen))
+            else:
+                run(settings.read(name), patches, out, steps)
+
+
+def judge_seen(chosen: settings.Settings, patches: Sequence[Patch], out: Path, ckpt: checkpoint.Checkpoint) -> None:
+    """The same table of a checkpoint on the images of its own recipe, at its threshold rounded to `THRESHOLDS`."""
+    learn, check = training.divide(chosen, patches)
+    soft = teach.targets([*learn, *check], chosen.data, out / "teacher.npz")
+    found = judge(predict.prepare(ckpt), [*learn, *check], soft)
+    place = int(np.argmin(np.abs(np.array(THRESHOLDS) - ckpt.contract.threshold)))
+    for line in rows(f"{ckpt.contract.name} {ckpt.contract.version}", found, place):
+        click.echo(line)
 
 
 def run(chosen: settings.Settings, patches: Sequence[Patch], out: Path, steps: int) -> None:
