@@ -29,9 +29,10 @@ def main() -> None:
     side = int(sys.argv[1]) if len(sys.argv) > 1 else 1120  # a tile of 1024 with its halo
     torch.set_num_threads(1)
     peer.THREADS = 1
-    image = np.random.default_rng(0).random((4, side, side), np.float32)
     shipped = checkpoint.load()
-    terms = Contract("specified", "1", shipped.contract.bands, (0.25,) * 4, (0.25,) * 4)
+    bands = shipped.contract.bands
+    image = np.random.default_rng(0).random((len(bands), side, side), np.float32)
+    terms = Contract("specified", "1", bands[:4], (0.25,) * 4, (0.25,) * 4)
     specified = checkpoint.Checkpoint(terms, untrained(terms).eval(), "")
     for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
         for name, made in (("shipped", shipped), ("SimpleUNet(4)", specified)):
@@ -44,11 +45,11 @@ def main() -> None:
         normal = ((image - 0.25) / 0.25)[None]
         measure("shipped, onnxruntime", side, "cpu", lambda: session.run(None, {"image": normal}))
     if peer.available():
-        measure("ukis-csmask (4 bands, L2A)", side, "cpu", lambda: peer.probability(image))
+        measure("ukis-csmask (4 bands, L2A)", side, "cpu", lambda: peer.probability(image[:4]))
 
 
 def run(model: predict.Model, image: np.ndarray) -> object:
-    return predict.probability(model, [image])
+    return predict.probability(model, [image[: len(model.contract.bands)]])
 
 
 def measure(name: str, side: int, device: str, work: Callable[[], object]) -> None:
@@ -74,7 +75,7 @@ def onnx_session(ckpt: checkpoint.Checkpoint, side: int) -> object:
     target = Path("/tmp") / f"cloudjob-{ckpt.sha256[:8]}.onnx"
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        torch.onnx.export(network, (torch.zeros(1, 4, side, side),), target, input_names=["image"], dynamo=False)
+        torch.onnx.export(network, (torch.zeros(1, len(ckpt.contract.bands), side, side),), target, input_names=["image"], dynamo=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(str(target), options, providers=["CPUExecutionProvider"])

@@ -30,8 +30,8 @@ def main() -> None:
     for name, image, label in [*scenes(folder), *chips(folder)]:
         for factor in FACTORS:
             truth = coarsen(np.where(label == 255, np.uint8(254), label), factor)
-            made = coarsen(predict.mask(model, image), factor)
-            fed = predict.mask(model, averaged(image, factor), pixel=(10 * factor, 10 * factor))
+            made = coarsen(predict.mask(model, complete(model, image)), factor)
+            fed = predict.mask(model, complete(model, averaged(image, factor)), pixel=(10 * factor, 10 * factor))
             known = truth < 254
             row = {"scene": name, "metres": 10 * factor, "cloud": round(100 * (truth[known] == 1).mean(), 1)}
             for how, found in (("joined", made), ("fed", fed)):
@@ -79,6 +79,12 @@ def read(path: Path) -> np.ndarray:
     """A file's first band."""
     with rasterio.open(path) as file:
         return np.asarray(file.read(1))
+
+
+def complete(model: predict.Model, image: np.ndarray) -> np.ndarray:
+    """The image with a plane of NaN for each optional band."""
+    absent = np.full((len(model.contract.bands) - len(image), *image.shape[1:]), np.nan, np.float32)
+    return np.concatenate([image, absent])
 
 
 def averaged(image: np.ndarray, factor: int) -> np.ndarray:
