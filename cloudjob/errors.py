@@ -26,8 +26,8 @@ class CloudjobError(Exception):
     exit_code = SOME_FAILED
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(redact(message))
-        self.hint = redact(hint) if hint else None
+        super().__init__(printable(redact(message)))
+        self.hint = printable(redact(hint)) if hint else None
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions travel from workers to the client by pickle, which knows nothing of keyword-only arguments.
@@ -101,6 +101,16 @@ _QUOTED = re.compile(
 )
 _NAMED = re.compile(rf"(?i)({_WORD}(?:\s*=\s*|:\s*|%3D))(?!\*\*\*)[^\s&'\",;)]+")
 _HEADER = re.compile(r"(?i)\b(authorization['\"]?\s*[:=]\s*['\"]?(?:\w+\s+)?|bearer\s+)(?!\*\*\*)[\w.~+/=-]{8,}")
+
+
+def printable(text: str) -> str:
+    """Return `text` with the letters escaped that would move a terminal's cursor, colour it, or cannot be written.
+
+    Names and answers are strangers': an escape sequence in them must reach nobody's terminal.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text)
 
 
 def redact(text: str) -> str:

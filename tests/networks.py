@@ -1,7 +1,6 @@
 """Small networks in ONNX with their records, made here: for tests from inside and from outside."""
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,6 +19,7 @@ from cloudjob.errors import SceneError
 from cloudjob.model import checkpoint, predict
 from cloudjob.model.contract import Contract, Graph
 from cloudjob.model.draft import to_record
+from cloudjob.model.record import UNLIMITED
 from cloudjob.plan.request import request
 from cloudjob.store.receipt import SceneResult
 
@@ -38,7 +38,7 @@ def contract(**changes: Any) -> Contract:
         "std": (1.0,) * 4,
         "tile": 64,
         "halo": 8,
-        "brightest": math.inf,
+        "brightest": UNLIMITED,
         "graph": Graph(stride=4),
         **changes,
     }

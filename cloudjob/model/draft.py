@@ -1,7 +1,6 @@
 """The making of records of networks in ONNX: from a contract, or from a graph and a record that is like it."""
 
 import hashlib
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from cloudjob.model import graph as graphs
 from cloudjob.model import source
 from cloudjob.model.contract import Contract, Graph
 from cloudjob.model.mlm import CLASSIFICATION, MLM
-from cloudjob.model.record import DIMENSIONS
+from cloudjob.model.record import DIMENSIONS, UNLIMITED
 
 FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
 
@@ -36,7 +35,7 @@ def to_record(contract: Contract, href: str, checksum: str = "") -> dict[str, An
         "halo": contract.halo,
         **({} if graph.window else {"stride": graph.stride}),
         "outside_fill": contract.outside_fill,
-        **({} if contract.brightest == math.inf else {"brightest": contract.brightest}),
+        **({} if contract.brightest == UNLIMITED else {"brightest": contract.brightest}),
         "activation": graph.activation,
         "reduction": "threshold" if len(listed) == 1 else "argmax",
         **({"threshold": contract.threshold} if len(listed) == 1 else {}),

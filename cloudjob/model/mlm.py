@@ -26,6 +26,10 @@ HEADER = 100_000_000
 HINT = "make one with `python -m training`, or leave --checkpoint out to use the one that ships"
 
 
+ARGUMENTS = ("widths", "stem", "dilation", "smooth")
+"""Of a `SimpleUNet`."""
+
+
 def shipped() -> Path:
     """The checkpoint in the package."""
     return Path(str(resources.files("cloudjob.model") / "cloudjob-s2.safetensors"))
@@ -170,7 +174,8 @@ def to_mlm(contract: Contract, *, parameters: int, framework: str) -> dict[str, 
             "cloudjob:contract": {
                 key: value
                 for key, value in asdict(contract).items()
-                if key not in ("name", "version", "bands", "mean", "std", "widths", "stem", "dilation", "smooth")
+                if key
+                not in ("name", "version", "bands", "mean", "std", "widths", "stem", "dilation", "smooth", "graph")
             },
         },
         "links": [],
@@ -196,6 +201,7 @@ def from_mlm(item: dict[str, Any]) -> Contract:
     rest = dict(properties["cloudjob:contract"])
     for key in ("training_data", "optional_bands", "resolutions"):
         rest[key] = tuple(rest.get(key, ()))
+    rest.pop("graph", None)  # Only networks in ONNX have one
     contract = Contract(
         name=properties["mlm:name"],
         version=properties["version"],

@@ -30,6 +30,9 @@ KNOWN = (*REQUIRED, "tile", "stride", "brightest", "threshold", "buffer", "train
 TILE = 1024
 """Pixels of a tile's side, about, where the record does not say."""
 
+UNLIMITED = 1e6
+"""Of `brightest`: a reflectance that nothing has."""
+
 LARGEST = 4096
 """Pixels of a tile's or window's side, at most: 64 MB per band."""
 
@@ -81,7 +84,7 @@ def from_record(item: Mapping[str, Any]) -> Contract:
         tile=_whole(own.get("tile", default), "tile", 1, LARGEST),
         halo=halo,
         outside_fill="mirror" if own["outside_fill"] == "mirror" else _number(own["outside_fill"], "outside_fill"),
-        brightest=_number(own["brightest"], "brightest", above=0) if "brightest" in own else math.inf,
+        brightest=_number(own.get("brightest", UNLIMITED), "brightest", above=0),
         threshold=_number(own.get("threshold", 0.5), "threshold"),
         buffer=_number(own.get("buffer", 0.0), "buffer", above=-1e-9),
         graph=Graph(classes, activation, 1 if window else stride, window, clip, per_tile),
