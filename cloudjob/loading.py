@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,13 @@ from rasterio.enums import Resampling
 from cloudjob import spoken
 from cloudjob.catalog.area import parse_bbox
 from cloudjob.catalog.dates import parse_dates
-from cloudjob.catalog.signing import open_href
 from cloudjob.classes import NOT_COMPUTED
 from cloudjob.errors import ContractError, UsageError, did_you_mean
 from cloudjob.grid import Grid, Window
 from cloudjob.model.coarse import coarsen
-from cloudjob.scene.cube import open_scene
+from cloudjob.scene.cube import open_cube
 from cloudjob.scene.describe import bands_of
+from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.reflectance import reflectance
 from cloudjob.scene.scene import Band, Scene
 from cloudjob.store import group as groups
@@ -272,15 +272,17 @@ def _read(look: Look, number: int, grid: Grid) -> npt.NDArray[np.float32]:
     """Reflectance (y, x) of one band on a grid, NaN where there are no data."""
     band = look.scene.bands[number]
     coarse = math.prod(grid.metres) > 2 * math.prod(look.grid.metres)
-    cube = open_scene(
-        look.scene,
-        [band],
-        grid,
-        hrefs={band.name: open_href("", band.address or band.href)},
-        chunks=(-1, -1),
-        resampling=Resampling.average if coarse else Resampling.bilinear,
-    )
-    values: npt.NDArray[np.float32] = reflectance(cube.compute(scheduler="synchronous").values, [band])[0]
+    with SceneFiles(replace(look.scene, bands=(band,), scl=None)) as files:
+        cube = open_cube(
+            files,
+            [band],
+            grid,
+            dtype=files.dtype(),
+            chunks=(-1, -1),
+            resampling=Resampling.average if coarse else Resampling.bilinear,
+        )
+        raw = cube.compute(scheduler="synchronous").values
+    values: npt.NDArray[np.float32] = reflectance(raw, [band])[0]
     return values
 
 

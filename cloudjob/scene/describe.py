@@ -19,7 +19,7 @@ from cloudjob.catalog.signing import given, open_href
 from cloudjob.errors import SceneError
 from cloudjob.grid import Grid
 from cloudjob.scene import product
-from cloudjob.scene.files import INTEGERS, header
+from cloudjob.scene.files import KINDS, header
 from cloudjob.scene.reflectance import scaling
 from cloudjob.scene.scene import Band, Scene
 
@@ -145,9 +145,9 @@ _one_grid = functools.lru_cache(10_000)(Grid)
 def _band(item: dict[str, Any], name: str, key: str, baseline: str, signing: str, offset: float | None) -> Band:
     asset = item["assets"][key]
     dtype = asset.get("data_type", "uint16")
-    if dtype not in INTEGERS:
+    if dtype not in KINDS:
         raise SceneError(
-            f"scene {item['id']}, asset {key}: its numbers are {dtype}; expected {', '.join(INTEGERS)}",
+            f"scene {item['id']}, asset {key}: its numbers are {dtype}; expected {', '.join(KINDS)}",
             hint="is it the right collection? See --collection",
         )
     address = given((item["collection"], item["id"], key), asset["href"])

@@ -4,10 +4,24 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from cloudjob.grid import Grid
 
 NO_DATA = 0
 """The number that says no data in every Sentinel-2 product."""
+
+Numbers = npt.NDArray[np.uint16] | npt.NDArray[np.int16] | npt.NDArray[np.float32]
+"""As they stand in files, before scale and offset."""
+
+EMPTY: dict[str, float] = {"uint16": NO_DATA, "int16": -32768, "float32": float("nan")}
+"""The number that says no data in arrays of each kind, whatever says it in the files."""
+
+
+def is_empty(raw: Numbers) -> npt.NDArray[np.bool_]:
+    """True where numbers are `EMPTY`."""
+    return np.isnan(raw) if raw.dtype == np.float32 else raw == EMPTY[raw.dtype.name]
 
 
 @dataclass(frozen=True)

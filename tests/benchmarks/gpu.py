@@ -31,7 +31,7 @@ import zarr
 from distributed import Client, get_worker
 
 from cloudjob.cluster import lanes, network, scheduler
-from cloudjob.model import checkpoint, predict
+from cloudjob.model import checkpoint, mlm, predict
 
 
 class SimulatedDevice(torch.nn.Module):
@@ -72,7 +72,7 @@ def main() -> None:
     for count in counts:
         items = bench.scenes(asked.side, asked.scenes * count)
         with scheduler.connect(workers=count) as client:
-            network.load(client, "shipped", shipped().read_bytes(), shipped.sha256)
+            network.load(client, "shipped", mlm.shipped().read_bytes(), shipped.sha256)
             name = f"{count} lanes"
             figures |= {f"{name}: {key}": value for key, value in measured(client, items, real, asked.rate).items()}
     if real:

@@ -263,8 +263,8 @@ def test_the_window_grows_with_workers_that_come_late(client: Client, monkeypatc
     """As with `--listen`, where the others join after the run has begun."""
     monkeypatch.setattr(stream, "WINDOW", 3)
     monkeypatch.setattr(stream, "COUNTED", 0)
-    counts = iter([2, 2])
-    monkeypatch.setattr(stream, "lane_count", lambda _: next(counts, 20))
+    count = 2
+    monkeypatch.setattr(stream, "_threads", lambda _: count)
     submitted = []
 
     def work() -> Iterator[tuple[str, int]]:
@@ -272,7 +272,10 @@ def test_the_window_grows_with_workers_that_come_late(client: Client, monkeypatc
             submitted.append(each)
             yield f"late {each}", each
 
-    handed_in = [len(submitted) for _ in stream.stream(client, double, work())]
+    handed_in = []
+    for _ in stream.stream(client, double, work()):
+        handed_in.append(len(submitted))
+        count = 20
     assert handed_in[:3] == [5, 42, 43]
     assert handed_in[-1] == 60
 
