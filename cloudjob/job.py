@@ -16,7 +16,7 @@ from distributed import Client, KilledWorker
 from cloudjob.cluster import network
 from cloudjob.cluster.stream import lane_count, stream
 from cloudjob.cluster.task import Task, process
-from cloudjob.errors import CloudjobError, SceneError
+from cloudjob.errors import CloudjobError, SceneError, UnreachableError
 from cloudjob.model import checkpoint
 from cloudjob.plan import survey
 from cloudjob.plan.plan import Planned
@@ -24,7 +24,7 @@ from cloudjob.plan.request import Job
 from cloudjob.plan.survey import Survey
 from cloudjob.scene.reflectance import offset_doubt
 from cloudjob.scene.scene import Scene
-from cloudjob.store import ledger, settings, slots, stac
+from cloudjob.store import item, ledger, settings, slots, stac
 from cloudjob.store.lock import Lock
 from cloudjob.store.receipt import Receipt, SceneResult, merge
 
@@ -76,12 +76,30 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Gene
             for result in _map(job, view, places, lock, client):
                 record.add(result)
                 yield result
+            _check_kept(job, record)
         except BaseException:
             with contextlib.suppress(CloudjobError):  # What ended the run is told, not what its record met
                 record.write(lock)
             raise
         record.ended = "complete"
         record.write(lock)
+
+
+def _check_kept(job: Job, record: "_Record") -> None:
+    """Make sure that nobody has taken the OUT's contract or items away while the run was at work.
+
+    Raises:
+        UnreachableError: somebody has.
+    """
+    done = {item.path(scene["group"], scene["id"]) for scene in record.scenes if scene["state"] == "done"}
+    folders = {path.rpartition("/")[0] for path in done}
+    kept = {f"{folder}/{name}" for folder in folders for name in job.out.names(folder)}
+    missing = sorted(done - kept) + ([] if settings.read(job.out) else [settings.FILE])
+    if missing:
+        raise UnreachableError(
+            f"{job.out}/{missing[0]} was deleted while the run was at work, one of {len(missing)} files",
+            hint="run again: what has no item is done again",
+        )
 
 
 def _untouched(view: Survey) -> Iterator[SceneResult]:

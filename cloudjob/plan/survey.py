@@ -123,7 +123,9 @@ def _described(
     for item, assets, signing in items:
         try:
             asked, measured = job.settings, job.contract.measured
-            scenes.append(describe(item, assets, asked.bands, asked.resolution, signing, job.offset, measured=measured))
+            bands, optional = job.contract.bands, job.contract.optional_bands
+            what = (item, assets, bands, asked.resolution, signing, job.offset)
+            scenes.append(describe(*what, measured=measured, optional=optional))
         except SceneError as error:
             refused[item["id"]] = error
     return scenes, refused
