@@ -75,7 +75,13 @@ def onnx_session(ckpt: checkpoint.Checkpoint, side: int) -> object:
     target = Path("/tmp") / f"cloudjob-{ckpt.sha256[:8]}.onnx"
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        torch.onnx.export(network, (torch.zeros(1, len(ckpt.contract.bands), side, side),), target, input_names=["image"], dynamo=False)
+        torch.onnx.export(
+            network,
+            (torch.zeros(1, len(ckpt.contract.bands), side, side),),
+            target,
+            input_names=["image"],
+            dynamo=False,
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(str(target), options, providers=["CPUExecutionProvider"])

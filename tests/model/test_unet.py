@@ -53,6 +53,10 @@ def test_gives_one_logit_per_pixel(widths, stem):
         assert network(torch.rand(2, 4, side, 3 * side)).shape == (2, 1, side, 3 * side)
 
 
+def bands(network):
+    return network.enc1.conv[0].in_channels // network.stem**2
+
+
 def multiply_adds(network, side=128):
     """Of all convolutions, per pixel of the input."""
     total = 0
@@ -67,7 +71,7 @@ def multiply_adds(network, side=128):
     layers = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.ConvTranspose2d)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
     with torch.no_grad():
-        network.eval()(torch.zeros(1, 4, side, side))
+        network.eval()(torch.zeros(1, bands(network), side, side))
     for hook in hooks:
         hook.remove()
     return total / side**2
@@ -79,7 +83,7 @@ def context(network, side):
         if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
             torch.nn.init.constant_(module.weight, 0.01)
             torch.nn.init.zeros_(module.bias)
-    image = torch.ones(1, 4, side, side, requires_grad=True)
+    image = torch.ones(1, bands(network), side, side, requires_grad=True)
     network.eval()(image)[0, 0, side // 2, side // 2].backward()  # positive everywhere: no ReLU hides anything
     (rows,) = torch.nonzero(image.grad[0].abs().sum(dim=(0, 2)), as_tuple=True)
     return int(rows.max() - rows.min()) + 1
