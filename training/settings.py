@@ -169,9 +169,14 @@ def read(name: Path | str) -> Settings:
 
 def changed(settings: Settings, *, epochs: int | None, patches: int | None, crop: int | None) -> Settings:
     """The settings with what the command line says otherwise; None leaves a setting."""
-    training = {name: value for name, value in (("epochs", epochs), ("crop", crop)) if value is not None}
-    data = {} if patches is None else {"patches": patches}
-    return replace(settings, training=replace(settings.training, **training), data=replace(settings.data, **data))
+    training, data = settings.training, settings.data
+    if epochs is not None:
+        training = replace(training, epochs=epochs, until=0)
+    if crop is not None:
+        training = replace(training, crop=crop)
+    if patches is not None:
+        data = replace(data, patches=patches)
+    return replace(settings, training=training, data=data)
 
 
 def _build(kind: Any, table: dict[str, Any], where: str) -> Any:
