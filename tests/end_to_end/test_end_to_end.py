@@ -287,7 +287,7 @@ def test_status_export_and_model(simple: Simple, tmp_path: Path) -> None:
     assert (status["done"], status["failed"], status["last_run"]["how"]) == (3, {}, "complete")
     exported = cloudjob("export", simple.out, A, tmp_path / "mask.tif")
     assert exported.code == 0, exported.stderr
-    assert exported.stdout == f"{A}\n"
+    assert exported.stdout == f"{tmp_path / 'mask.tif'}\n"
     with rasterio.open(tmp_path / "mask.tif") as mask, rasterio.open(simple.sources[A]["assets"]["red"]["href"]) as red:
         np.testing.assert_array_equal(mask.read(1), simple.expected(A))
         assert (mask.transform, mask.crs) == (red.transform, red.crs)
