@@ -1,7 +1,7 @@
 """What was asked for, checked as far as that goes without asking a catalog or a store."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,7 @@ class Job:
         max_cloud_cover: the highest `eo:cloud_cover` wanted, percent.
         limit: at most so many scenes.
         redo: whether other settings may replace those of the OUT.
+        retry: ids of abandoned scenes that are tried all the same, or "all".
     """
 
     out: Out
@@ -48,6 +49,7 @@ class Job:
     max_cloud_cover: float | None = None
     limit: int | None = None
     redo: bool = False
+    retry: frozenset[str] = frozenset()
 
 
 def request(
@@ -67,6 +69,7 @@ def request(
     resolution: float | None = None,
     probability: bool = False,
     redo: bool = False,
+    retry: Iterable[str] = (),
 ) -> Job:
     """Check what was asked for, as far as that goes without asking a catalog or a store.
 
@@ -86,6 +89,7 @@ def request(
         resolution: of the masks in metres; the checkpoint's unless given.
         probability: whether to keep probabilities, too.
         redo: whether to replace an OUT that was made with other settings.
+        retry: ids of abandoned scenes to be tried all the same, or "all".
 
     Raises:
         UsageError: an argument makes no sense.
@@ -126,6 +130,7 @@ def request(
         max_cloud_cover=max_cloud_cover,
         limit=limit,
         redo=redo,
+        retry=frozenset(retry),
     )
 
 

@@ -1,13 +1,13 @@
 """A scene's files as GDAL opens them: patiently but never for ever, and compared with what the item says."""
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import rasterio
 
-from cloudjob.errors import PassingError, SceneError, redact
+from cloudjob.errors import KeysMissingError, SceneError, redact
+from cloudjob.scene import outside
 from cloudjob.scene.scene import Band, Scene
 
 INTEGERS = ("uint8", "uint16")
@@ -33,24 +33,16 @@ def env(**other: str) -> rasterio.Env:
     return rasterio.Env(**{name: value for name, value in (PATIENT | other).items() if name not in os.environ})
 
 
-def may_pass(href: str, told: str) -> bool:
-    """Whether a fault may soon be over, as far as GDAL's words allow to tell.
-
-    Files on a disk do not heal. On a server 401, 404 and 410 are answers. 403 may be a signature that has expired, and
-    everything else a cut connection, which GDAL often reports as "not recognized as a supported file format".
-    """
-    remote = href.startswith(("http", "s3:", "gs:", "az:", "/vsi"))
-    return remote and not re.search(r"(response code|error):? ?(401|404|410)\b", told)
-
-
 def check_files(scene: Scene, bands: Sequence[Band], hrefs: Mapping[str, str]) -> None:
     """Open each file once and compare its header with what the item says.
 
     Raises:
         SceneError: other pixels than the item describes, or other numbers than 8 or 16-bit unsigned integers.
         PassingError: it could not be opened for a reason that may pass.
+        OutsideError: its source is out, refuses, or wants keys.
     """
     for band in bands:
+        outside.check_keys(band.href)
         try:
             with env(), rasterio.open(hrefs.get(band.name, band.href)) as file:
                 kind, count, transform, shape = file.dtypes[0], file.count, file.transform, file.shape
@@ -78,7 +70,7 @@ def check_files(scene: Scene, bands: Sequence[Band], hrefs: Mapping[str, str]) -
 
 
 def failed(error: BaseException, scene: Scene, band: Band | None = None) -> SceneError:
-    """What GDAL said, with all its causes, as a scene's error: a passing one where it may be over soon."""
+    """What GDAL said, with all its causes, as a scene's error of the kind that `outside.kind` finds in it."""
     told = []
     cause: BaseException | None = error
     while cause is not None:
@@ -86,8 +78,9 @@ def failed(error: BaseException, scene: Scene, band: Band | None = None) -> Scen
         cause = cause.__cause__ or cause.__context__
     text = " ← ".join(dict.fromkeys(line.strip() for line in told if line.strip()))
     message = f"scene {scene.id}{f', asset {band.key}' if band else ''}: {redact(text)}"
-    passing = any(may_pass(each.href, text) for each in scene.bands)
-    return PassingError(message) if passing else SceneError(message)
+    kinds = {outside.kind(each.href, text): each.href for each in ([band] if band else scene.bands)}
+    kind = next((kind for kind in kinds if kind is not SceneError), SceneError)  # Some may lie on a disk
+    return outside.keys_missing(outside.source(kinds[kind])) if kind is KeysMissingError else kind(message)
 
 
 def header(href: str, what: str) -> tuple[int, Sequence[float], tuple[int, int]]:
@@ -100,13 +93,17 @@ def header(href: str, what: str) -> tuple[int, Sequence[float], tuple[int, int]]
     Raises:
         SceneError: it cannot be opened, or its coordinate reference system has no EPSG code.
         PassingError: it could not be opened for a reason that may pass.
+        OutsideError: its source is out, refuses, or wants keys.
     """
+    outside.check_keys(href)
     try:
         with env(), rasterio.open(href) as file:
             epsg = file.crs.to_epsg() if file.crs else None
             transform, shape = tuple(file.transform)[:6], file.shape
     except rasterio.errors.RasterioError as error:
-        kind = PassingError if may_pass(href, str(error)) else SceneError
+        kind = outside.kind(href, str(error))
+        if kind is KeysMissingError:
+            raise outside.keys_missing(outside.source(href)) from None
         raise kind(f"{what}: {redact(str(error))}") from None
     if not epsg:
         raise SceneError(f"{what}: its coordinate reference system has no EPSG code")
