@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-deploy lint format train-demo clean
+.PHONY: help demo test test-deploy test-versions lint format train-demo clean
 
 help:  ## Say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ test: .venv/dev  ## Run the tests
 test-deploy: .venv/dev  ## Run the tests that need servers (installs them with apt-get, as root)
 	bash tests/deploy/install.sh
 	$(BIN)/pytest -m deploy tests/deploy
+
+test-versions:  ## Test the oldest versions allowed, and the newest on the newest Python (several GB)
+	bash tests/versions/run.sh
 
 lint: .venv/dev  ## Check style and types
 	$(BIN)/ruff check .
