@@ -32,6 +32,7 @@ Exit codes:
   2    wrong usage
   3    contract broken: checkpoint, the catalog's assets, or an OUT made with other settings
   4    catalog, store or cluster unreachable, or another run is at work
+  70   a crash: a bug of cloudjob; please report it
   130  interrupted; everything finished is kept (143 when terminated)
 """
 
@@ -73,6 +74,9 @@ def main() -> None:
     except Terminated:
         code = errors.TERMINATED
         logs.say("terminated: " + KEPT, "terminated", exit_code=code)
+    except Exception as error:  # noqa: BLE001 -- the outermost: told from "some scenes failed" by its code
+        code = errors.CRASHED
+        logs.crashed(error)
     sys.exit(code)
 
 
@@ -237,7 +241,7 @@ def model(*, path: str | None, as_json: bool) -> None:
 
 @cli.command()
 @option("--out", default="demo", show_default=True, help="The folder to fill.")
-@option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per GPU or core]")
+@option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per core]")
 def demo(*, out: str, workers: int | None) -> int:
     """Mask a small simulated catalog and compare the masks with the truth.
 
@@ -267,8 +271,8 @@ def demo(*, out: str, workers: int | None) -> int:
 
 @cli.command()
 @click.argument("address")
-@option("--workers", type=click.IntRange(min=1), help="Processes. [default: one per GPU or core]")
-def worker(*, address: str, workers: int | None) -> int:
+@option("--workers", type=click.IntRange(min=1), help="Processes. [default: one per core]")
+def worker(*, address: str, workers: int | None) -> None:
     """Work for a Dask scheduler at ADDRESS (tcp://host:8786) until it lets go.
 
     Exits with 0 when the scheduler closed it, with 4 when the scheduler was lost.
@@ -277,7 +281,7 @@ def worker(*, address: str, workers: int | None) -> int:
 
     from cloudjob.cluster.worker import serve
 
-    return errors.DONE if asyncio.run(serve(address, workers)) else errors.UNREACHABLE
+    asyncio.run(serve(address, workers))
 
 
 def _job(options: dict[str, Any]) -> "Job":

@@ -9,6 +9,8 @@ SOME_FAILED = 1
 USAGE = 2
 CONTRACT = 3
 UNREACHABLE = 4
+CRASHED = 70
+"""EX_SOFTWARE of sysexits.h: a bug of cloudjob's own."""
 INTERRUPTED = 130
 TERMINATED = 143
 
@@ -73,10 +75,10 @@ class OutageError(PassingError, OutsideError):
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code of a process that ends with an error."""
+    """The exit code of a process that ends with an error; 70 for what nobody has foreseen."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    return int(getattr(error, "exit_code", SOME_FAILED))
+    return int(getattr(error, "exit_code", CRASHED))
 
 
 def _rebuild(kind: type[CloudjobError], message: str, hint: str | None) -> CloudjobError:

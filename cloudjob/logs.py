@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from cloudjob.errors import redact
+from cloudjob.errors import CRASHED, redact
 
 Format = Literal["text", "json"]
 
@@ -61,10 +61,19 @@ def tame_dask() -> None:
         return
     verbose = _said["verbose"]
     logging.getLogger("distributed").setLevel(logging.WARNING if verbose else logging.ERROR)
-    # Its client tells of a lost scheduler in a page of traceback; ours says so in a line.
-    logging.getLogger("distributed.client").setLevel(logging.WARNING if verbose else logging.CRITICAL)
+    # Its client tells of a lost scheduler in a page of traceback, its scheduler of every result that a dead worker had:
+    # what matters of that we say in a line.
+    for name in ("distributed.client", "distributed.scheduler"):
+        logging.getLogger(name).setLevel(logging.WARNING if verbose else logging.CRITICAL)
     if _said["form"] == "json":
         _adopt_dask()
+
+
+def hush_dask() -> None:
+    """Have Dask say nothing more in this process: it is ending, and somebody else tells why, in a line."""
+    for name in list(logging.getLogger().manager.loggerDict):
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def inherit() -> None:
@@ -112,7 +121,9 @@ class _Stderr(logging.Handler):
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         event = getattr(record, "event", None)
-        prefix = {None: f"{record.levelname} ", "warning": "warning: ", "error": "error: "}.get(event, "")
+        prefix = {None: f"{record.levelname} ", "warning": "warning: ", "error": "error: ", "crash": "error: "}.get(
+            event, ""
+        )
         lines = [prefix + record.getMessage()]
         if hint := getattr(record, "fields", {}).get("hint"):
             lines.append(f"hint: {hint}")
@@ -143,7 +154,14 @@ def _redacted(value: Any) -> Any:
     return [_redacted(each) for each in value] if isinstance(value, list | tuple) else value
 
 
+def crashed(error: BaseException) -> None:
+    """Tell of a crash of this process: a bug, with all that helps to find it."""
+    message = f"this is a bug of cloudjob: {type(error).__name__}: {error}"
+    fields = {"exit_code": CRASHED, "hint": "please report it with the lines below"}
+    _told.critical("%s", message, exc_info=error, extra={"event": "crash", "fields": fields})
+
+
 def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A crash, said as everything else is."""
+    """A crash of a thread or of a worker process, said as everything else is."""
     message = f"{kind.__name__}: {error}"
     _told.critical("%s", message, exc_info=(kind, error, trace), extra={"event": "crash"})

@@ -35,15 +35,22 @@ def what(command: Command) -> Command:
                 "--catalog",
                 default="earth-search",
                 show_default=True,
-                help="earth-search, planetary-computer, a STAC API's address, or an item-collection file.",
+                help="A preset (earth-search, planetary-computer, cdse, digital-earth-africa, "
+                "digital-earth-australia), a STAC API's address, or an item-collection file.",
             ),
-            option("--collection", help="Of the catalog. [default: the preset's]"),
+            option("--collection", help="Of the catalog; several with commas between. [default: the preset's]"),
             option(
                 "--asset",
                 "assets",
                 multiple=True,
                 metavar="BAND=KEY",
                 help="Name of a band's asset, as red=B04. Repeat.",
+            ),
+            option(
+                "--offset",
+                type=float,
+                metavar="REFLECTANCE",
+                help="Added to number × scale, as -0.1 or 0, where what items say is wrong. [default: what they say]",
             ),
             option("--max-cloud-cover", type=click.FloatRange(0, 100), help="Skip scenes above this percentage."),
             option("--limit", type=click.IntRange(min=1), help="At most so many scenes, the newest."),
@@ -62,7 +69,7 @@ def what(command: Command) -> Command:
                 callback=address,
                 help="local, or a Dask scheduler's tcp://…",
             ),
-            option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per GPU or core]"),
+            option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per core]"),
             option("--json", "as_json", is_flag=True, help="Print JSON on stdout."),
         ]
     ):

@@ -127,7 +127,7 @@ def _href(scene: Scene) -> str:
 def _foreign(scene: Scene, error: BaseException) -> SceneError:
     """An error that is none of ours, in the same words in every run: that is how `failures` knows it again."""
     if isinstance(error, KilledWorker):  # Its own words name the task, which is another in every run
-        return OutsideError(f"scene {scene.id}: {error.allowed_failures + 1} workers died of it, one after the other")
+        return OutsideError(f"scene {scene.id}: its workers died of it, also when it was alone: of memory?")
     kind = OutsideError if isinstance(error, MemoryError | OSError) else SceneError
     return kind(f"{type(error).__name__}: {error}")
 

@@ -195,17 +195,23 @@ LISTENS = r"tcp://127\.0\.0\.1:\d+"
 
 @contextmanager
 def worker_of(
-    address: str, *, workers: int = 1, command: Sequence[str] = CLOUDJOB, **extra: str
+    address: str,
+    *,
+    workers: int = 1,
+    command: Sequence[str] = CLOUDJOB,
+    log: str | Path = os.devnull,
+    **extra: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """`cloudjob worker` in the background."""
-    process = subprocess.Popen(
-        [*command, "worker", address, "--workers", str(workers)],
-        env=environment(**extra),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    """`cloudjob worker` in the background; what it says goes to a file."""
+    with Path(log).open("wb") as told:
+        process = subprocess.Popen(
+            [*command, "worker", address, "--workers", str(workers)],
+            env=environment(**extra),
+            stdin=subprocess.DEVNULL,
+            stdout=told,
+            stderr=told,
+            start_new_session=True,
+        )
     try:
         yield process
     finally:

@@ -4,12 +4,14 @@ import json
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+from shapely import box
 from shapely.geometry import shape
 
 CONFORMANCE = [
@@ -29,11 +31,16 @@ class StacServer:
         page: the most items on a page, whatever the request asks for.
         merge: whether the next page's body holds only what changes (else the whole search).
         filters: whether the search's conditions are heeded; a sloppy server lists everything.
-        faults: one for each of the next requests: an HTTP status, "slow", "hang up", "cut", "html", "json", or "".
+        faults: one for each of the next requests: an HTTP status, "slow", "hang up", "cut", "html", "json",
+            "empty", or "".
         lasting: the fault of every request after those.
         slowness: seconds of "slow".
         retry_after: sent with statuses.
         circles: whether the next link leads to the first page again.
+        refuses: a search (what was asked) that is answered with 400.
+        matched: how many items it says it has for a search; 0 for nothing.
+        following: the next link of every page, whatever is on it.
+        empty_pages: how many pages without items come first.
         requests: (method, path with query, body) of every request so far.
     """
 
@@ -47,6 +54,10 @@ class StacServer:
     slowness: float = 5.0
     retry_after: str = ""
     circles: bool = False
+    refuses: Callable[[dict], bool] = lambda told: False
+    matched: int = 0
+    following: dict = field(default_factory=dict)
+    empty_pages: int = 0
     requests: list = field(default_factory=list)
     port: int = 0
 
@@ -84,8 +95,8 @@ class StacServer:
     def search(self, method, asked):
         """One page of the answer to a search."""
         found = [item for item in self.items if not self.filters or _matches(item, asked)]
-        start = int(asked.get("token", 0))
-        size = min(self.page, int(asked.get("limit", 10)))
+        start = int(asked.get("token", -self.empty_pages))
+        size = min(self.page, int(asked.get("limit", 10))) if start >= 0 else 1
         links = []
         if start + size < len(found) or self.circles:
             token = "0" if self.circles else str(start + size)
@@ -96,7 +107,14 @@ class StacServer:
                 flat = {key: json.dumps(value) if key == "intersects" else value for key, value in asked.items()}
                 link["href"] += "?" + urlencode({**flat, "token": token})
             links.append(link)
-        return {"type": "FeatureCollection", "features": found[start : start + size], "links": links}
+        features = found[start : start + size] if start >= 0 else []
+        told = {"numberMatched": self.matched} if self.matched else {}
+        return {
+            "type": "FeatureCollection",
+            "features": features,
+            "links": [self.following] if self.following else links,
+            **told,
+        }
 
 
 def _matches(item, asked):
@@ -109,7 +127,8 @@ def _matches(item, asked):
     moment = datetime.fromisoformat(item["properties"]["datetime"])
     if moment < datetime.fromisoformat(begin) or (end != ".." and moment > datetime.fromisoformat(end)):
         return False
-    return shape(item["geometry"]).intersects(shape(asked["intersects"]))
+    area = shape(asked["intersects"]) if "intersects" in asked else box(*asked["bbox"])
+    return shape(item["geometry"]).intersects(area)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -134,6 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(fault, b'{"message": "something is wrong"}')
         elif fault == "html":
             self._answer(200, b"<html>Please log in</html>", "text/html")
+        elif fault == "empty":
+            self._answer(200, b"")
         elif fault == "json":
             self._answer(200, b'{"message": "Endpoint request timed out"}')
         else:
@@ -148,7 +169,12 @@ class _Handler(BaseHTTPRequestHandler):
             asked = body
             if self.command == "GET":
                 asked = {key: values[0] for key, values in parse_qs(parts.query).items()}
-                asked["intersects"] = json.loads(asked["intersects"])
+                if "intersects" in asked:
+                    asked["intersects"] = json.loads(asked["intersects"])
+                else:
+                    asked["bbox"] = [float(side) for side in asked["bbox"].split(",")]
+            if api.refuses(asked):
+                return 400, {"message": "not so"}
             return 200, api.search(self.command, asked)
         if parts.path == "/v1/collections":
             return 200, {"collections": [{"id": name} for name in api.collections()]}

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from faulty import call
 
 from cloudjob import cli, errors
+from cloudjob.store.out import Out
 
 Capfd = pytest.CaptureFixture[str]
 
@@ -71,8 +72,8 @@ def test_examples_of_run_are_commands_that_parse() -> None:
 
 def test_every_exit_code_is_told() -> None:
     told = help_of("run")
-    codes = (errors.DONE, errors.SOME_FAILED, errors.USAGE, errors.CONTRACT, errors.UNREACHABLE, errors.INTERRUPTED)
-    for code in codes:
+    codes = (errors.DONE, errors.SOME_FAILED, errors.USAGE, errors.CONTRACT, errors.UNREACHABLE, errors.CRASHED)
+    for code in (*codes, errors.INTERRUPTED):
         assert re.search(rf"^ +{code}  +\w", told, re.MULTILINE), code
     assert str(errors.TERMINATED) in told
 
@@ -144,6 +145,31 @@ def test_complaints_go_to_stderr(arguments: list[str], says: str, capfd: Capfd) 
     assert (result.code, result.stdout) == (2, "")
     assert says in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_crash_is_told_from_scenes_that_failed(form: str, capfd: Capfd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EX_SOFTWARE of sysexits.h, with the traceback that its report needs; a secret in it stays secret."""
+
+    def broken(_: object) -> None:
+        raise RuntimeError("nobody has foreseen https://host/a.tif?sig=S3CR3T")
+
+    monkeypatch.setattr(Out, "at", broken)
+    result = call(capfd, "--log-format", form, "status", "masks")
+    assert (result.code, result.stdout) == (70, "")
+    assert "S3CR3T" not in result.stderr
+    if form == "json":
+        (line,) = map(json.loads, result.stderr.splitlines())
+        assert (line["event"], line["exit_code"]) == ("crash", 70)
+        assert line["message"] == "this is a bug of cloudjob: RuntimeError: nobody has foreseen https://host/a.tif"
+        assert "in broken" in line["traceback"]
+    else:
+        first, hint, *trace = result.stderr.splitlines()
+        assert first.startswith(
+            "error: this is a bug of cloudjob: RuntimeError: nobody has foreseen https://host/a.tif"
+        )
+        assert hint == "hint: please report it with the lines below"
+        assert any("in broken" in line for line in trace)
 
 
 def test_a_bare_command_shows_its_help(capfd: Capfd) -> None:

@@ -17,7 +17,7 @@ from cloudjob import job
 from cloudjob.cluster import network, task
 from cloudjob.errors import UnreachableError
 from cloudjob.model import predict
-from cloudjob.model.checkpoint import load
+from cloudjob.model.checkpoint import load, parse
 from cloudjob.plan.request import Job, request
 from cloudjob.plan.survey import Survey
 from cloudjob.store.receipt import SceneResult
@@ -72,6 +72,31 @@ def test_what_ended_a_run_is_told_also_when_its_lock_is_gone(asked: Job, monkeyp
 
     monkeypatch.setattr(job, "stream", interrupted)
     with pytest.raises(KeyboardInterrupt):
+        run(asked)
+
+
+@pytest.mark.parametrize("what", ["", "lock", "masks.zarr"])
+@pytest.mark.parametrize("when", ["before a task", "after a task"])
+def test_an_out_that_vanishes_ends_the_run_with_4(
+    when: str, what: str, asked: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deleted or moved away under a run at work, whole or in part: told, and never a traceback."""
+
+    def vanishing(_: object, __: object, work: Iterable[tuple[str, task.Task]]) -> Iterator[tuple[task.Task, Any]]:
+        model = predict.prepare(parse(asked.data, asked.contract.name), "cpu")
+        for _, part in work:
+            if when == "before a task":
+                Path(str(asked.out), what).rename(f"{asked.out}-away")
+            try:
+                outcome: Any = task.mask_tiles(part, model)
+            except Exception as error:  # noqa: BLE001 -- as a worker hands it back
+                outcome = error
+            if when == "after a task":
+                Path(str(asked.out), what).rename(f"{asked.out}-away")
+            yield part, outcome
+
+    monkeypatch.setattr(job, "stream", vanishing)
+    with pytest.raises(UnreachableError):
         run(asked)
 
 

@@ -12,11 +12,16 @@ from shapely.errors import ShapelyError
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
+from cloudjob.catalog.values import UnreadableError, numbers, shown
 from cloudjob.errors import ContractError, UsageError
 
 _ORDER = "the order is WEST SOUTH EAST NORTH in degrees, such as --bbox 11.2 46.4 11.4 46.6"
 # What RFC 7946 means by default, and the names older files give it in a `crs` member.
 _LON_LAT = ("CRS84", "EPSG::4326", "EPSG:4326")
+MAX_CORNERS = 10_000
+"""Of an item's footprint; the most detailed ones of real catalogs have some hundreds."""
+_FEW_CORNERS = 200
+
 # What shapely raises on a GeoJSON object that is none.
 _NO_GEOJSON = (ShapelyError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 
@@ -70,19 +75,91 @@ def read_geometry(path: str | Path) -> Polygon | MultiPolygon:
         raise UsageError(f"geometry {str(path)!r} {error}", hint=error.hint) from None
 
 
+def read_footprint(geometry: Any, bbox: Any) -> tuple[BaseGeometry, bool]:
+    """Read where an item of unknown hands lies, whatever it says there, and in bounded time.
+
+    Args:
+        geometry: of the item; GeoJSON in longitude, latitude.
+        bbox: of the item, for one that has no geometry.
+
+    Returns:
+        The footprint, mended where it is invalid and simplified where it has very many corners, and whether it is what
+        the geometry says, unchanged.
+
+    Raises:
+        UnreadableError: it says of no area where it lies.
+    """
+    if geometry is None and bbox is not None:
+        return _read_bbox(bbox), False
+    if geometry is None:
+        raise UnreadableError("it has no geometry: nobody can tell whether it lies in the area asked for")
+    corners = _count(geometry, MAX_CORNERS)
+    if corners > MAX_CORNERS:
+        raise UnreadableError(f"its geometry has more than {MAX_CORNERS} corners")
+    try:
+        given = shape(geometry)
+        west, south, east, north = given.bounds
+    except _NO_GEOJSON as error:
+        raise UnreadableError(f"its geometry is no GeoJSON: {shown(str(error))}") from None
+    if not (_fits(west, 360) and _fits(east, 360) and _fits(south, 90) and _fits(north, 90)):
+        raise UnreadableError(
+            f"its geometry reaches from {west:g}, {south:g} to {east:g}, {north:g}: expected longitude and latitude"
+        )
+    mended = _mended(given)
+    if mended.area == 0:
+        raise UnreadableError("its geometry covers no area")
+    return mended, mended is given
+
+
 def footprint(item: dict[str, Any]) -> BaseGeometry:
-    """Return a STAC item's geometry, mended where it is invalid; empty where the item has none.
+    """Return the footprint of an item that `item.parse` has read, or that we wrote; empty where it has none.
 
     Raises:
         ContractError: if the geometry is no GeoJSON.
     """
-    geometry = item.get("geometry")
-    if geometry is None:
+    if item.get("geometry") is None:
         return Polygon()
     try:
-        return shapely.make_valid(shape(geometry))
-    except _NO_GEOJSON as error:
-        raise ContractError(f"item {item.get('id')!r} has a geometry that is no GeoJSON: {error}") from None
+        return read_footprint(item["geometry"], None)[0]
+    except UnreadableError as error:
+        raise ContractError(f"item {item.get('id')!r}: {error}") from None
+
+
+def _mended(given: BaseGeometry) -> BaseGeometry:
+    """A valid footprint of few corners. Mending a line that crosses itself everywhere would take minutes."""
+    corners = shapely.get_num_coordinates(given)
+    if given.is_valid and corners <= _FEW_CORNERS:
+        return given
+    if corners > _FEW_CORNERS:  # 0.001° is 100 m: nothing beside a scene, and tiles are chosen by their own corners
+        given = given.simplify(0.001)
+        corners = shapely.get_num_coordinates(given)
+    if corners > _FEW_CORNERS and not given.is_valid:
+        return shapely.convex_hull(given)
+    return given if given.is_valid else shapely.make_valid(given)
+
+
+def _count(node: Any, most: int) -> int:
+    """How many corners a GeoJSON object has, as far as `most`: without calling itself, however deep it is."""
+    count, left = 0, [node]
+    while left and count <= most:
+        each = left.pop()
+        if isinstance(each, dict):
+            left += [each.get("coordinates"), each.get("geometries")]
+        elif isinstance(each, list):
+            if each and not isinstance(each[0], list | dict):
+                count += 1
+            else:
+                left += each
+    return count
+
+
+def _read_bbox(bbox: Any) -> BaseGeometry:
+    sides = numbers(bbox, "bbox", (4, 6)) or []
+    half = len(sides) // 2
+    try:
+        return parse_bbox(sides[0], sides[1], sides[half], sides[half + 1])
+    except UsageError as error:
+        raise UnreadableError(f"it has no geometry, and its {error}") from None
 
 
 def _fits(number: float, most: float) -> bool:

@@ -6,10 +6,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from cloudjob.catalog.bands import COMMON
 from cloudjob.catalog.signing import PLANETARY_COMPUTER
 from cloudjob.errors import UsageError, redact
 
-_COMMON_NAMES = {name: name for name in ("red", "green", "blue", "nir", "scl")}
+_COMMON_NAMES = {name: name for name in COMMON}
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,9 @@ class Catalog:
 
     Attributes:
         address: of a STAC API, or the absolute path of a file with items.
-        collection: the API's collection; "" for every item of a file.
+        collection: the API's collection, or several with commas between them; "" for every item of a file.
         assets: a band's common name to the asset's key; the scene classification is "scl".
-        signing: how hrefs are signed when they are opened (`signing.open_href`); "" for not at all.
+        signing: how hrefs are signed when they are opened (`signing.open_href`); "" for by their host alone.
     """
 
     address: str = field(repr=False)  # May hold somebody's token
@@ -39,13 +40,37 @@ class Catalog:
         return self.address.startswith(("http://", "https://"))
 
 
+_ESA_NAMES = {"red": "B04", "green": "B03", "blue": "B02", "nir": "B08", "swir16": "B11", "scl": "SCL"}
+
 PRESETS = {
     "earth-search": Catalog("https://earth-search.aws.element84.com/v1", "sentinel-2-l2a", _COMMON_NAMES),
     "planetary-computer": Catalog(
-        "https://planetarycomputer.microsoft.com/api/stac/v1",
+        "https://planetarycomputer.microsoft.com/api/stac/v1", "sentinel-2-l2a", _ESA_NAMES, PLANETARY_COMPUTER
+    ),
+    "cdse": Catalog(
+        "https://stac.dataspace.copernicus.eu/v1",
         "sentinel-2-l2a",
-        {"red": "B04", "green": "B03", "blue": "B02", "nir": "B08", "scl": "SCL"},
-        PLANETARY_COMPUTER,
+        {
+            "red": "B04_10m",
+            "green": "B03_10m",
+            "blue": "B02_10m",
+            "nir": "B08_10m",
+            "swir16": "B11_20m",
+            "scl": "SCL_20m",
+        },
+    ),
+    "digital-earth-africa": Catalog("https://explorer.digitalearth.africa/stac", "s2_l2a", _ESA_NAMES),
+    # Analysis-ready data of its own processor, one collection a satellite; it has no scene classification of ESA's.
+    "digital-earth-australia": Catalog(
+        "https://explorer.dea.ga.gov.au/stac",
+        "ga_s2am_ard_3,ga_s2bm_ard_3,ga_s2cm_ard_3",
+        {
+            "red": "nbart_red",
+            "green": "nbart_green",
+            "blue": "nbart_blue",
+            "nir": "nbart_nir_1",
+            "swir16": "nbart_swir_2",
+        },
     ),
 }
 
@@ -60,7 +85,8 @@ def catalog_for(
             file with one STAC item or an item collection.
         collection: instead of the preset's; an API of which nothing is known is asked for "sentinel-2-l2a", a file
             for all its items.
-        assets: common name to asset key, where they differ from the preset's; elsewhere the two are the same.
+        assets: common name to asset key, where they differ from the preset's; elsewhere bands are looked for
+            (`bands.find`).
 
     Raises:
         UsageError: if it is none of these, or the file does not exist.

@@ -9,7 +9,7 @@ import os
 import re
 import threading
 from datetime import UTC, datetime, timedelta
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -26,29 +26,50 @@ _RETRY = Retry(3, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504), 
 _LEAST_LIFE = timedelta(minutes=15)
 # The public thumbnails' account gives out no tokens.
 _BLOB = re.compile(r"(?!ai4edatasetspublicassets\.)([a-z0-9]+)\.blob\.core\.windows\.net")
-# Query parameters of signed addresses: Azure (SAS), Amazon, Google, CloudFront, and plain tokens and keys.
-_SIGNATURE = re.compile(
-    r"sig|signature|x-amz-.+|x-goog-.+|awsaccesskeyid|googleaccessid|key-pair-id"
-    r"|(.*[-_])?token|(.*[-_])?key|apikey|password|(.*[-_])?secret",
-    re.IGNORECASE,
-)
+# Storage accounts of the Planetary Computer's optical collections; whoever lists files there means these.
+_ACCOUNTS = frozenset({"sentinel2l2a01", "landsateuwest", "hlseuwest", "hls2euwest", "modiseuwest"})
+# Buckets that anybody may read, without an account, by HTTPS.
+_PUBLIC = {
+    "deafrica-sentinel-2": "https://deafrica-sentinel-2.s3.af-south-1.amazonaws.com",
+    "deafrica-sentinel-2-l2a-c1": "https://deafrica-sentinel-2-l2a-c1.s3.af-south-1.amazonaws.com",
+    "dea-public-data": "https://dea-public-data.s3.ap-southeast-2.amazonaws.com",
+    "sentinel-cogs": "https://sentinel-cogs.s3.us-west-2.amazonaws.com",
+}
 _USER = re.compile(r"(://)[^/@]*@")
 
+_given: dict[tuple[str, str, str], str] = {}
 _tokens: dict[tuple[str, str], tuple[str, datetime]] = {}
 _lock = threading.Lock()
 
 
 def unsigned(href: str) -> str:
-    """Return an address without user name, password, or a query string that carries a signature, token or key.
+    """Return an address as it may be stored: without user name, password, query and fragment.
 
-    Other query strings stay: they may say which file is meant.
+    A query may be a signature under any name. What a file cannot be opened without is kept apart (`remember`).
     """
-    if "?" not in href and "@" not in href:
-        return href
-    parts = urlsplit(href)
-    if any(_SIGNATURE.fullmatch(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
-        parts = parts._replace(query="")
-    return _USER.sub(r"\1", urlunsplit(parts))
+    if href.startswith("/") and "://" not in href:
+        return href  # a path, in which those signs mean nothing
+    bare = re.split(r"[?#]", href, maxsplit=1)[0]
+    return _USER.sub(r"\1", bare)
+
+
+def remember(asset: tuple[str, str, str], href: str) -> str:
+    """Return the address of an asset as it may be stored, and keep the one the run was given for opening it.
+
+    Args:
+        asset: collection, id and key.
+        href: as the catalog gives it, perhaps signed by its user.
+    """
+    bare = unsigned(href)
+    if bare != href and not _is_signed_here(bare):
+        _given[asset] = href
+    return bare
+
+
+def given(asset: tuple[str, str, str], href: str) -> str:
+    """Return the address to open an asset with: the signed one that the run was given, else `href`."""
+    signed = _given.get(asset, "")
+    return signed if unsigned(signed) == href else href
 
 
 def open_href(signing: str, href: str) -> str:
@@ -64,12 +85,12 @@ def open_href(signing: str, href: str) -> str:
     """
     container = _container(signing, href)
     if container is None:
-        return href
+        return _by_https(href)
     with _lock:  # The bands of a scene are opened at once, and one token serves them all.
         token, expiry = _tokens.get(container, ("", datetime.min.replace(tzinfo=UTC)))
         if expiry - datetime.now(UTC) < _LEAST_LIFE:
             token, expiry = _tokens[container] = _fetch_token(*container)
-    return f"{href}{'&' if '?' in href else '?'}{token}"
+    return f"{href}?{token}"
 
 
 def forget(signing: str, href: str) -> None:
@@ -82,13 +103,24 @@ def forget(signing: str, href: str) -> None:
 
 def _container(signing: str, href: str) -> tuple[str, str] | None:
     """(storage account, container) of an address that needs a token, else None."""
-    if not signing:
-        return None
-    if signing != PLANETARY_COMPUTER:
+    if signing not in ("", PLANETARY_COMPUTER):
         raise ValueError(f"signing is {signing!r}, expected '' or {PLANETARY_COMPUTER!r}")
     parts = urlsplit(href)
     blob = _BLOB.fullmatch(parts.netloc)
-    return (blob[1], parts.path.split("/")[1]) if blob else None
+    if blob is None or parts.query or not (signing or blob[1] in _ACCOUNTS):
+        return None
+    return blob[1], parts.path.split("/")[1]
+
+
+def _is_signed_here(href: str) -> bool:
+    """Whether a token of ours opens an address: the one it came with may have expired in a saved file."""
+    return _container("", href) is not None
+
+
+def _by_https(href: str) -> str:
+    """An address in a public bucket by HTTPS: no keys, region or endpoint need be known for it."""
+    bucket, _, key = href.removeprefix("s3://").partition("/")
+    return f"{_PUBLIC[bucket]}/{key}" if href.startswith("s3://") and bucket in _PUBLIC else href
 
 
 def _fetch_token(account: str, container: str) -> tuple[str, datetime]:

@@ -1,26 +1,20 @@
-"""A STAC API's search: all pages, patiently, or an error that says whether trying again makes sense."""
+"""A STAC API's search: all pages, in the first form that the API takes, or an error that says what to do."""
 
 import json
 import logging
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
 
-import pystac
-import requests
 import shapely
-from pystac_client import Client
-from pystac_client.errors import ClientTypeError
-from pystac_client.exceptions import APIError
-from pystac_client.stac_api_io import StacApiIO
-from pystac_client.warnings import PystacClientWarning
 from shapely.geometry import mapping
 from shapely.geometry.base import BaseGeometry
 
+from cloudjob.catalog.answers import Client, RefusedRequestError
 from cloudjob.catalog.dates import Interval
-from cloudjob.errors import ContractError, UnreachableError, UsageError, redact
+from cloudjob.errors import ContractError, UsageError, redact
 
 log = logging.getLogger(__name__)
 
@@ -28,128 +22,227 @@ _TIMEOUT_S = (10, 60)
 _WAITS_S = (1, 2, 4, 8, 16)
 # Earth Search answers at most 6 MB (AWS Lambda), and an item is about 30 kB.
 _PAGE = 100
-_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_FEW = 20
+MAX_PAGES = 10_000
+"""A search that has not ended by then never will."""
+
+_ITEM_SEARCH = "item-search"
+_SIMPLER = frozenset({400, 404, 405, 411, 413, 414, 415, 422, 501})
+"""What a server answers (HTTP) that does not understand a form of a search."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One page to ask for."""
+
+    method: str
+    address: str
+    body: dict[str, Any] | None = None
 
 
 def items(address: str, collection: str, area: BaseGeometry, interval: Interval) -> Iterator[Any]:
     """Yield what the API lists of `collection` in `area` (longitude, latitude) and `interval`, as it comes.
 
+    It may list more than was asked for: not every API takes every form of a search.
+
+    Args:
+        address: of the landing page.
+        collection: one, or several with commas between them.
+        area: polygons.
+        interval: of the items' times.
+
     Raises:
         UnreachableError: if the API does not answer after several tries.
-        ContractError: if what answers is not a STAC API with item search.
-        UsageError: if nothing is found and the API does not know the collection.
+        ContractError: if what answers is not a STAC API with item search, or refuses us.
+        UsageError: if nothing is found and the API does not know the collection, or the address is a collection's.
     """
-    io = _PatientIO(max_retries=None)
+    client = Client(_WAITS_S, _TIMEOUT_S)
     name = redact(address)
-    with _translated(name):
-        # Not Client.open, which warns where from_file raises later, and says it better.
-        client = Client.from_file(address, io, timeout=_TIMEOUT_S)  # Given to the io itself it would be reset here
-        # An API that offers POST takes areas of any size by it; to speak GET is every API's duty.
-        methods = {link.extra_fields.get("method", "GET") for link in client.get_links("search")}
-        found = client.search(
-            method="POST" if "POST" in methods else "GET",
-            collections=[collection],
-            # Counter-clockwise: otherwise some servers take an area wider than 180° for its complement.
-            intersects=mapping(shapely.orient_polygons(area)),
-            datetime=interval.stac,
-            limit=_PAGE,
-        )
-    pages = found.pages_as_dicts()
-    seen: set[Any] = set()
-    while True:
-        with _translated(name):
-            page = next(pages, None)
-        if page is None:
-            break
-        before = len(seen)
-        seen.update((one.get("collection"), one.get("id")) for one in page["features"] if isinstance(one, dict))
-        if len(seen) == before:
-            raise ContractError(f"{name} lists the same page of items again and again")
-        yield from page["features"]
-    if not seen:
-        _check_collection(io, address, collection)
-
-
-class _PatientIO(StacApiIO):
-    """Tries again what may be over soon.
-
-    Not by urllib3's Retry: that ends with an answer's headers, and its log lines carry query strings.
-    """
-
-    def request(
-        self,
-        href: str,
-        method: str | None = None,
-        headers: dict[str, str] | None = None,
-        parameters: dict[str, Any] | None = None,
-    ) -> str:
-        for wait in _WAITS_S:
-            try:
-                return super().request(href, method, headers, parameters)
-            except APIError as error:
-                if not _may_pass(error):
-                    raise
-                log.warning("%s: %s; trying again in %g s", redact(href), _reason(error), wait)
-            time.sleep(wait)
-        return super().request(href, method, headers, parameters)
-
-    def read_json(self, source: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        answer = super().read_json(source, *args, **kwargs)
-        # pystac-client would take an answer without features for the end of the list.
-        if not isinstance(answer, dict) or not answer.keys() & {"stac_version", "features", "collections"}:
-            raise ValueError(f"got {json.dumps(answer)[:200]}")
-        return answer
-
-
-@contextmanager
-def _translated(name: str) -> Iterator[None]:
-    """Turn what pystac-client raises into our errors. `name` is the API's address without secrets."""
     try:
-        yield
-    except APIError as error:
-        if _may_pass(error):
-            hint = "nothing was changed; the same command may work later"
-            raise UnreachableError(f"{name} does not answer: {_reason(error)}", hint=hint) from None
+        searches = _searches(client, address)
+        asked, page = _first_page(client, searches, collection.split(","), area, interval)
+        seen: set[str] = set()
+        for number in range(1, MAX_PAGES + 1):
+            before = len(seen)
+            yield from page["features"]
+            seen.update(_named(one) for one in page["features"])
+            following = _next(asked, page)
+            if following is None:
+                break
+            if following == asked or (page["features"] and len(seen) == before):
+                raise ContractError(f"{name} lists the same page of items again and again")
+            if number == MAX_PAGES:
+                raise ContractError(f"{name} lists more than {MAX_PAGES} pages", hint="ask for a smaller area or time")
+            asked, page = following, client.ask(following.method, following.address, following.body, whole=_is_page)
+    except RefusedRequestError as error:
         hint = "is it the address of a STAC API's landing page, and may you use it?"
-        raise ContractError(f"{name} refuses: {_reason(error)}", hint=hint) from None
-    except (
-        *(pystac.STACError, pystac.STACTypeError, ClientTypeError, PystacClientWarning, NotImplementedError),
-        *(ValueError, KeyError, TypeError, AttributeError),  # From reading what is no STAC
-    ) as error:
-        hint = "expected a STAC API with item search; a static catalog cannot be searched"
-        raise ContractError(f"{name} is not a STAC API: {type(error).__name__}: {error}", hint=hint) from None
+        raise ContractError(f"{name} refuses: {error}", hint=hint) from None
+    if (matched := _matched(page)) > len(seen):
+        log.warning("%s says that it has %d items for this search, but lists only %d", name, matched, len(seen))
+    if not seen:
+        _check_collections(client, address, collection.split(","))
 
 
-def _may_pass(error: APIError) -> bool:
-    status = getattr(error, "status_code", None)
-    if status is not None:
-        return status in _PASSING
-    cause = error.__context__
-    passing = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-    return isinstance(cause, passing) and not isinstance(cause, requests.exceptions.SSLError)
+def _searches(client: Client, address: str) -> list[_Request]:
+    """Where and how the API can be searched, the better way first."""
+    landing = client.ask("GET", address)
+    name = redact(address)
+    if landing.get("type") == "Collection":
+        raise UsageError(f"{name} is the address of a collection", hint=f"try {_landing_of(landing, address)}")
+    if not landing.keys() & {"stac_version", "conformsTo"} or landing.get("type", "Catalog") != "Catalog":
+        raise ContractError(
+            f"{name} is not a STAC API: it answers {json.dumps(landing)[:200]}",
+            hint="expected a STAC API with item search; a static catalog cannot be searched",
+        )
+    links = _links(landing, "search")
+    if not links:
+        raise ContractError(
+            f"{name} is not a STAC API: it has no link to a search",
+            hint="expected a STAC API with item search; a static catalog cannot be searched",
+        )
+    if not any(_ITEM_SEARCH in str(one) for one in _listed(landing, "conformsTo")):
+        log.warning("%s does not say that it can be searched (conformsTo); its search is tried all the same", name)
+    told = {str(link["method"]).upper(): link for link in reversed(links) if link.get("method")}
+    # A link that names no method means GET by the specification; datacube-explorer takes areas only by POST.
+    methods = [method for method in ("POST", "GET") if method in told] or ["POST", "GET"]
+    return [_Request(method, _joined(_folder(address), told.get(method, links[0])["href"])) for method in methods]
 
 
-def _reason(error: APIError) -> str:
-    """What went wrong, without the address: its query may be secret."""
-    status = getattr(error, "status_code", None)
-    if status is not None:
-        return f"HTTP {status} {' '.join(str(error).split())[:200]}".strip()
-    cause = error.__context__ or error
-    inner = cause.args[0] if cause.args else cause
-    return str(getattr(inner, "reason", inner))
+def _first_page(
+    client: Client, searches: list[_Request], collections: list[str], area: BaseGeometry, interval: Interval
+) -> tuple[_Request, dict[str, Any]]:
+    """The first page of the first form of a search that the API takes, and what it was asked by."""
+    refusal = None
+    for form in _forms(collections, area, interval):
+        for search in searches:
+            asked = search if search.method == "POST" else _Request("GET", f"{search.address}?{_query(form)}")
+            if search.method == "POST":
+                asked = _Request("POST", search.address, form)
+            try:
+                return asked, client.ask(asked.method, asked.address, asked.body, whole=_is_page)
+            except RefusedRequestError as error:
+                refusal = refusal or error
+                if error.status not in _SIMPLER:
+                    raise refusal from None
+                refused = redact(asked.address), asked.method, error
+                log.info("%s refuses a search by %s (%s): a simpler one is tried", *refused)
+    assert refusal is not None
+    raise refusal
 
 
-def _check_collection(io: _PatientIO, address: str, collection: str) -> None:
-    """Tell a collection in which nothing was found from one that does not exist: most APIs answer both alike."""
+def _forms(collections: list[str], area: BaseGeometry, interval: Interval) -> Iterator[dict[str, Any]]:
+    """Forms of one search, each simpler than the one before and asking for as much or more."""
+    # Counter-clockwise: otherwise some servers take an area wider than 180° for its complement.
+    shape = {"intersects": mapping(shapely.orient_polygons(area))}
+    box = {"bbox": list(area.bounds)}
+    # Whole seconds and two closed ends; what lies outside is sorted out by whoever asked.
+    end = interval.end or datetime(2100, 1, 1, tzinfo=UTC)
+    whole = f"{interval.start.isoformat()}/{end.isoformat()}".replace("+00:00", "Z")
+    what = {"collections": collections}
+    yield {**what, **shape, "datetime": interval.stac, "limit": _PAGE}
+    yield {**what, **box, "datetime": interval.stac, "limit": _PAGE}
+    yield {**what, **box, "datetime": whole, "limit": _PAGE}
+    yield {**what, **box, "datetime": whole, "limit": _FEW}
+    yield {**what, **box, "datetime": whole}
+
+
+def _query(form: dict[str, Any]) -> str:
+    flat = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in form.items()}
+    flat |= {name: ",".join(map(str, value)) for name, value in form.items() if isinstance(value, list)}
+    return urlencode(flat)
+
+
+def _next(asked: _Request, page: dict[str, Any]) -> _Request | None:
+    """What the page's `next` link asks for; None on the last page.
+
+    It is a stranger's: only GET and POST, only of the server that was asked, and without headers of its choosing.
+    """
+    link = next(iter(_links(page, "next")), None)
+    if link is None:
+        return None
+    there, here = urlsplit(_joined(asked.address, link["href"])), urlsplit(asked.address)
+    method = str(link.get("method") or "GET").upper()
+    if method not in ("GET", "POST") or there.hostname != here.hostname:
+        raise ContractError(
+            f"the next page of {redact(asked.address)} is said to be {method[:20]!r} of {str(there.hostname)[:200]!r}",
+            hint="only GET and POST of the same server are followed",
+        )
+    # A server behind a proxy may not know how it is called from outside.
+    address = urlunsplit((here.scheme, here.netloc, there.path, there.query, ""))
+    if method == "GET":
+        return _Request("GET", address)
+    body = link.get("body")
+    told = body if isinstance(body, dict) else {}
+    return _Request("POST", address, {**(asked.body or {}), **told} if link.get("merge") else told or asked.body)
+
+
+def _links(document: dict[str, Any], rel: str) -> list[dict[str, Any]]:
+    return [
+        link
+        for link in _listed(document, "links")
+        if isinstance(link, dict) and link.get("rel") == rel and isinstance(link.get("href"), str)
+    ]
+
+
+def _listed(document: dict[str, Any], name: str) -> list[Any]:
+    listed = document.get(name)
+    return listed if isinstance(listed, list) else []
+
+
+def _folder(address: str) -> str:
+    """A landing page is a folder, whether or not its address ends with a stroke."""
+    return address.partition("?")[0].rstrip("/") + "/"
+
+
+def _joined(base: str, href: str) -> str:
+    """The address of a link."""
     try:
-        io.request(f"{address}/collections/{quote(collection, safe='')}")
-    except APIError as error:
-        if getattr(error, "status_code", None) != requests.codes.not_found:
-            return  # The search itself was answered; this was only to say more.
-    else:
-        return
-    with _translated(redact(address)):
-        names = sorted(one["id"] for one in io.read_json(f"{address}/collections")["collections"])
-    raise UsageError(
-        f"{redact(address)} has no collection {collection!r}", hint=f"it has {', '.join(names[:20]) or 'none'}"
-    )
+        address = urljoin(base, href)
+        if urlsplit(address).scheme in ("http", "https"):
+            return address
+    except ValueError:  # "http://[x": no address of IPv6
+        pass
+    raise ContractError(f"{redact(base)} links to {href[:100]!r}, which is no address")
+
+
+def _is_page(answer: Any) -> bool:
+    return isinstance(answer.get("features"), list)
+
+
+def _named(one: Any) -> str:
+    return f"{one.get('collection')}\n{one.get('id')}" if isinstance(one, dict) else repr(one)[:200]
+
+
+def _matched(page: dict[str, Any]) -> int:
+    """How many items the API says it has for a search; 0 where it does not say."""
+    context = page.get("context")
+    told = page.get("numberMatched", context.get("matched") if isinstance(context, dict) else None)
+    return told if isinstance(told, int) else 0
+
+
+def _landing_of(collection: dict[str, Any], address: str) -> str:
+    """What to type instead of a collection's address."""
+    root = next((_joined(_folder(address), link["href"]) for link in _links(collection, "root")), "")
+    landing = root or address.rstrip("/").rpartition("/collections/")[0] or "the API's landing page"
+    return f"--catalog {redact(landing).rstrip('/')} --collection {collection.get('id')}"
+
+
+def _check_collections(client: Client, address: str, collections: list[str]) -> None:
+    """Tell collections in which nothing was found from such as do not exist: most APIs answer both alike."""
+    base = _folder(address)
+    for collection in collections:
+        try:
+            client.ask("GET", f"{base}collections/{quote(collection, safe='')}")
+        except RefusedRequestError as error:
+            if error.status != 404:
+                continue  # The search itself was answered; this was only to say more.
+        else:
+            continue
+        try:
+            listed = client.ask("GET", f"{base}collections")
+        except RefusedRequestError:
+            return
+        names = sorted(str(one.get("id")) for one in _listed(listed, "collections") if isinstance(one, dict))
+        raise UsageError(
+            f"{redact(address)} has no collection {collection!r}", hint=f"it has {', '.join(names[:20]) or 'none'}"
+        )

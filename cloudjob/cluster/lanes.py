@@ -1,8 +1,13 @@
 """This machine's lanes: how many worker processes it runs, and what each is started with."""
 
+import contextlib
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from cloudjob.model.share import SHARE
 
 ENVIRON = {
     # Dask's nanny lets malloc give memory back at once; with tiles of some MB a third of the time is then spent
@@ -27,6 +32,15 @@ CONFIG = {
     "distributed.admin.tick.interval": "1s",
     "distributed.worker.memory.monitor-interval": "500ms",
     "distributed.worker.profile.interval": "100ms",
+    # Of a killed worker whose successor needs longer than this to come (torch on a slow disk) Dask closes the lane for
+    # good; its default is 15 s. Measured: with a successor after 20 s one scene of six was done, now six.
+    "distributed.deploy.lost-worker-timeout": "600s",
+    # One task in a lane and no more: when a worker dies, all it holds is suspected.
+    "distributed.scheduler.worker-saturation": 1.0,
+    # After two workers have died of it a task is left for the end, when it is alone (see `stream`).
+    "distributed.scheduler.allowed-failures": 1,
+    # A paused worker takes no task before its memory is free, which with the thresholds above it never is.
+    "distributed.worker.memory.pause": False,
 }
 """Dask's settings for scheduler and workers."""
 
@@ -37,16 +51,69 @@ WORKER: dict[str, Any] = {"nthreads": 1, "memory_limit": "auto", "preload": ["cl
 """What every worker process is started with; `preload` has it call `network.dask_setup`."""
 
 
+LANE_MEMORY = 2 << 30
+"""Bytes of a GPU that a lane needs: CUDA's context (0.5 GiB), cuDNN's workspace, and a padded tile of the largest
+network we know in float16 (1 GiB)."""
+
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
+
+
 def lanes(workers: int | None = None) -> list[dict[str, str]]:
-    """One environment per worker process of this machine: one per GPU, else one per core.
+    """One environment per worker process of this machine: one per core, several of which share each GPU.
+
+    A core reads and decodes 7 to 35 million pixels a second, of which a GPU could do hundreds of millions: so there
+    are as many lanes as a GPU's memory has room for. Each does one tile at a time: how many share a GPU changes no
+    value.
 
     Args:
         workers: how many instead.
     """
-    if count := gpus():
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
-        return [{"CUDA_VISIBLE_DEVICES": visible[n % count]} for n in range(workers or count)]
-    return [{} for _ in range(workers or len(os.sched_getaffinity(0)))]
+    if not (memory := gpus()):
+        return [{} for _ in range(workers or cores())]
+    count = len(memory)
+    room = sum(max(1, size // LANE_MEMORY) for size in memory)
+    number = workers or max(count, min(cores(), room))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
+    return [
+        {"CUDA_VISIBLE_DEVICES": visible[n % count], SHARE: str(math.ceil((number - n % count) / count))}
+        for n in range(number)
+    ]
+
+
+def cores() -> int:
+    """Cores that this process may use: of its machine, its affinity and its container's quota the fewest.
+
+    As `dask.system.CPU_COUNT`, which `cloudjob plan` would have to load all of Dask for.
+    """
+    known = hasattr(os, "sched_getaffinity")  # Not on macOS
+    own = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return max(1, min([own, *_quotas()]))
+
+
+def _quotas() -> Iterator[int]:
+    """Whole cores that control groups allow this process, those of version 2 by every group above it too."""
+    with contextlib.suppress(OSError):
+        for line in OWN_CGROUP.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            group = Path(path.lstrip("/"))
+            if not controllers:
+                for folder in (group, *group.parents):
+                    yield from _quota(CGROUPS / folder / "cpu.max")
+            elif "cpu" in controllers.split(","):
+                for folder in (group, Path()):  # In a container only the group itself is shown
+                    yield from _quota(
+                        CGROUPS / controllers / folder / "cpu.cfs_quota_us",
+                        CGROUPS / controllers / folder / "cpu.cfs_period_us",
+                    )
+
+
+def _quota(*files: Path) -> Iterator[int]:
+    """Of a control group that has one: microseconds of work in a period of so many."""
+    with contextlib.suppress(OSError, ValueError):  # Neither such a file, nor "max" or -1 for no quota
+        quota, period = map(int, " ".join(file.read_text(encoding="utf-8") for file in files).split())
+        if quota > 0:
+            yield math.ceil(quota / period)
 
 
 def listen_at(host: str, dashboard: int = 0) -> dict[str, str]:
@@ -54,10 +121,10 @@ def listen_at(host: str, dashboard: int = 0) -> dict[str, str]:
     return {"host": host, "dashboard_address": f"{host}:{dashboard}"}
 
 
-def gpus() -> int:
-    """CUDA devices of this machine. Torch, which takes seconds to load, is asked only where there is a driver."""
+def gpus() -> list[int]:
+    """Bytes of each CUDA device of this machine. Torch, which takes seconds to load, is asked only with a driver."""
     if not any(Path(driver).exists() for driver in DRIVERS):
-        return 0
+        return []
     import torch  # noqa: PLC0415
 
-    return torch.cuda.device_count()
+    return [torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count())]

@@ -20,6 +20,13 @@ def dask_setup(worker: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logs.inherit()
     logging.getLogger("distributed.worker").addFilter(_is_news)
+    logging.getLogger("distributed.batched").setLevel(logging.WARNING)  # A page for every connection that ends
+
+
+def dask_teardown(worker: Any) -> None:
+    """Called by Dask when a worker ends: what its threads and queues tell of that is no news."""
+    del worker
+    logs.hush_dask()
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -15,15 +15,12 @@ from cloudjob.cluster.address import check_address
 from cloudjob.cluster.lanes import CONFIG, WORKER, lanes, listen_at
 from cloudjob.errors import UnreachableError, redact
 
+log = logging.getLogger(__name__)
+
 LOOPBACK = "127.0.0.1"
-
-
 DASHBOARD_PORT = 8787
 
-
 PATIENCE = 20
-
-
 """Seconds in which a scheduler must answer."""
 
 
@@ -34,12 +31,13 @@ def connect(where: str = "local", workers: int | None = None, listen: str | None
     Args:
         where: "local" or a scheduler's address (tcp://host:port or tls://host:port).
         workers: how many local worker processes; by default one per GPU, else one per core.
-        listen: where the scheduler of a local cluster takes workers of other machines, such as tcp://0.0.0.0:8786;
-            by default it listens on loopback only.
+        listen: where the scheduler of a local cluster takes workers of other machines, such as tls://0.0.0.0:8786;
+            by default it listens on loopback only, and takes nobody but its own: other users of this machine reach
+            loopback too, and whoever a scheduler takes can have it run anything.
 
     Raises:
         UsageError: `where` is neither.
-        UnreachableError: no scheduler answers there, or it cannot listen where it should.
+        UnreachableError: no scheduler answers there, it cannot listen where it should, or workers do not start.
     """
     logs.tame_dask()
     if where == "local":
@@ -80,40 +78,67 @@ class _Scheduler(Scheduler):
 
 @contextlib.contextmanager
 def _local(workers: int | None, listen: str | None) -> Iterator[SpecCluster]:
-    options = {**WORKER, **listen_at(LOOPBACK), "local_directory": None, "silence_logs": logging.ERROR}
+    door, security = _door(listen)
+    options = {**WORKER, **listen_at(LOOPBACK), "security": security, "silence_logs": logging.ERROR}
     specs = {number: {"cls": Nanny, "options": {**options, "env": env}} for number, env in enumerate(lanes(workers))}
     scheduler = {
         "cls": _Scheduler,
-        "options": {**_door(listen), "dashboard_address": f"{LOOPBACK}:{DASHBOARD_PORT}"},
+        "options": {**door, "security": security, "dashboard_address": f"{LOOPBACK}:{DASHBOARD_PORT}"},
     }
     link = f"http://{LOOPBACK}:{{port}}/status"  # Dask's own names the address that the scheduler listens on
     with dask.config.set({**CONFIG, "distributed.dashboard.link": link}), warnings.catch_warnings():
         # Another job's dashboard may hold the port; ours then takes a free one, and its address is printed.
         warnings.filterwarnings("ignore", message="Port .* is already in use")
         try:
-            cluster = SpecCluster(workers=specs, scheduler=scheduler, silence_logs=logging.ERROR, name="cloudjob")
-        except RuntimeError as error:
-            cause: BaseException = error
-            while cause.__cause__:
-                cause = cause.__cause__
-            if listen and isinstance(cause, OSError):
-                raise UnreachableError(f"cannot listen at {redact(listen)}: {cause}") from None
-            raise
+            cluster = SpecCluster(
+                workers=specs, scheduler=scheduler, security=security, silence_logs=logging.ERROR, name="cloudjob"
+            )
+        except (RuntimeError, OSError, TimeoutError) as error:
+            raise _not_started(error, listen) from None
         with cluster:
             yield cluster
 
 
-def _door(listen: str | None) -> dict[str, str | int]:
-    """Where the scheduler of a local cluster listens, and where the workers of this machine find it."""
-    if not listen:
-        encrypted = dask.config.get("distributed.comm.require-encryption")
-        listen = f"{'tls' if encrypted else 'tcp'}://{LOOPBACK}:0"
+def _not_started(error: BaseException, listen: str | None) -> UnreachableError:
+    while error.__cause__:
+        error = error.__cause__
+    if listen and isinstance(error, OSError):
+        return UnreachableError(f"cannot listen at {redact(listen)}: {error}")
+    return UnreachableError(
+        f"the workers of this machine do not start: {error}", hint="is there memory for them? try fewer: --workers"
+    )
+
+
+def _door(listen: str | None) -> tuple[dict[str, str | int], Security]:
+    """Where the scheduler of a local cluster listens, where this machine's workers find it, and whom it takes."""
+    security = Security()
+    if not listen and not security.require_encryption:
+        security = _own_credentials()
+    listen = listen or f"{'tls' if security.require_encryption else 'tcp'}://{LOOPBACK}:0"
     check_address(listen)
-    check_encryption(listen, "scheduler")
+    if not _temporary(security):
+        check_encryption(listen, "scheduler")
+        if listen.startswith("tcp://"):
+            log.warning("%s is not encrypted: whoever reaches it can run anything here", redact(listen))
     host, port = get_address_host_port(listen)
     protocol = listen.partition(":")[0]
     everywhere = {"contact_address": f"{protocol}://{LOOPBACK}:{port}"} if host == "0.0.0.0" else {}  # noqa: S104
-    return {"protocol": protocol, "host": host, "port": port, **everywhere}
+    return {"protocol": protocol, "host": host, "port": port, **everywhere}, security
+
+
+def _own_credentials() -> Security:
+    """A certificate for this run alone, whose key never leaves the memory of its processes."""
+    try:
+        own: Security = Security.temporary()
+    except ImportError as error:  # An installation without all that cloudjob depends on
+        log.warning("%s", error)
+        return Security()
+    return own
+
+
+def _temporary(security: Security) -> bool:
+    authority = security.get_tls_config_for_role("client")["ca_file"]
+    return bool(authority) and "\n" in authority  # Dask tells text from a file's name so
 
 
 def check_encryption(address: str, role: str) -> None:

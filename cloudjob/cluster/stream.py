@@ -2,37 +2,41 @@
 
 import contextlib
 import itertools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from distributed import Client, Future, as_completed
+from dask._task_spec import Task as DaskTask
+from distributed import CancelledError, Client, Future, KilledWorker, as_completed
 
 from cloudjob.errors import UnreachableError
 
+log = logging.getLogger(__name__)
+
 Work = TypeVar("Work")
-
-
 Result = TypeVar("Result")
 
-
 WINDOW = 100
-
-
 """Tasks handed in at once, at least: workers that come late shall find some."""
 
-
-COUNTED = 10
-
-
+COUNTED = 10.0
 """Seconds after which workers are counted anew."""
+
+PATIENCE = 600.0
+"""Seconds for which a run waits without any worker: as long as a worker waits for a run (`worker.ARRIVAL`)."""
+
+KEPT = "what is finished is kept; run again"
 
 
 def lane_count(client: Client) -> int:
-    """Tasks the cluster runs at once; at least 1, since workers may still be on their way."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return max(1, sum(int(worker["nthreads"]) for worker in workers))
+    """Tasks the cluster runs at once; at least 1, since workers may still be on their way.
+
+    Raises:
+        UnreachableError: the scheduler is lost.
+    """
+    return max(1, _threads(client))
 
 
 def stream(
@@ -40,42 +44,156 @@ def stream(
 ) -> Iterator[tuple[Work, Result | BaseException]]:
     """Run tasks in a sliding window of submissions and give results as they come.
 
+    A task whose workers died is a suspect, and so is whatever died with it on a machine without memory. So a suspect
+    is tried again when all others are done, alone in the cluster: what kills its workers then is to blame.
+
     Args:
         client: of the cluster.
         function: what to do with each; runs on a worker and returns something small.
         work: (task name for the dashboard, argument).
 
     Yields:
-        (argument, result or the exception it ended with).
+        (argument, result or the exception it ended with); `KilledWorker` only for what was alone.
 
     Raises:
-        UnreachableError: the scheduler is lost.
+        UnreachableError: the scheduler is lost, or there was no worker for `PATIENCE` seconds.
     """
+    suspects: list[tuple[str, Work]] = []
+    for key, argument, outcome in _run(client, function, work):
+        if isinstance(outcome, KilledWorker):
+            log.warning("%s: workers died of it, or beside it; it is tried again at the end, alone", _name(key))
+            suspects.append((f"{key}.alone", argument))
+        else:
+            yield argument, outcome
+    for suspect in suspects:
+        for _, argument, outcome in _run(client, function, [suspect]):
+            yield argument, outcome
+
+
+def _run(
+    client: Client, function: Callable[[Work], Result], work: Iterable[tuple[str, Work]]
+) -> Iterator[tuple[str, Work, Result | BaseException]]:
     queue = iter(work)
-    running: dict[Future[Result], Work] = {}
+    running: dict[Future[Result], tuple[str, Work]] = {}
     done = as_completed(loop=client.loop)  # Otherwise of the default client, which may be another
-    window, counted = 0, -math.inf
+    lanes = _Lanes(client)
 
     def submit() -> None:
-        nonlocal window, counted
-        if time.monotonic() > counted + COUNTED:
-            window, counted = max(WINDOW, 2 * lane_count(client)), time.monotonic()
-        for key, argument in itertools.islice(queue, max(0, window - len(running))):
-            future = client.submit(function, argument, key=key, pure=False)
-            running[future] = argument
+        for key, argument in itertools.islice(queue, max(0, lanes.window() - len(running))):
+            future = _submit(client, key, function, argument)
+            running[future] = key, argument
             done.add(future)
 
     submit()
     try:
-        for future in done:
-            argument = running.pop(future)
-            if future.status == "cancelled":
-                raise UnreachableError("the Dask scheduler is lost", hint="what is finished is kept; run again")
-            result = future.exception() if future.status == "error" else future.result()
+        while running:
+            future: Future[Result] = _next(done, lanes)
+            key, argument = running.pop(future)
+            outcome = _outcome(future)
             future.release()
             submit()
-            yield argument, result
+            yield key, argument, outcome
     finally:
         if running:
             with contextlib.suppress(OSError, TimeoutError):
                 client.cancel(list(running), force=True)
+
+
+class _Lanes:
+    """The cluster's lanes, counted anew every ten seconds."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.count = 0
+        self.counted = -math.inf
+        self.seen = time.monotonic()
+
+    def window(self) -> int:
+        """How many tasks may be handed in at once."""
+        self.look()
+        return max(WINDOW, 2 * self.count)
+
+    def look(self) -> None:
+        """Count them if that was long ago.
+
+        Raises:
+            UnreachableError: there have been none for too long, or the scheduler is lost.
+        """
+        now = time.monotonic()
+        if now < self.counted + COUNTED:
+            return
+        self.count, self.counted = _threads(self.client), now
+        if self.count:
+            self.seen = now
+        elif now > self.seen + PATIENCE:
+            raise UnreachableError(
+                f"there has been no worker for {PATIENCE:.0f} s",
+                hint="do workers start (`cloudjob worker ADDRESS`), and does their memory suffice? " + KEPT,
+            )
+        else:
+            log.warning("no worker is there; the run waits for one, for at most %.0f s", self.seen + PATIENCE - now)
+
+
+def _threads(client: Client) -> int:
+    with _lost_is_told():
+        return sum(client.nthreads().values())
+
+
+def _submit(client: Client, key: str, function: Callable[[Work], Result], argument: Work) -> "Future[Result]":
+    """Hand in a task that waits at the scheduler for a free lane.
+
+    As `Client.submit`, but for what it does not offer: what it hands in lies with some worker, however busy, and all
+    of that worker's tasks count as having died with it.
+    """
+    with _lost_is_told():
+        graph = {key: DaskTask(key, function, argument, _data_producer=True)}
+        futures: list[Future[Result]] = client.get(graph, [key], sync=False)
+    return futures[0]
+
+
+def _next(done: as_completed, lanes: _Lanes) -> "Future[Any]":
+    """Wait for the next task that has ended, as long as there are workers."""
+    while not done.has_ready():
+        with done.thread_condition:
+            if not done.has_ready():
+                done.thread_condition.wait(min(1.0, COUNTED))
+        lanes.look()
+    future: Future[Any] = next(done)
+    return future
+
+
+def _outcome(future: "Future[Result]") -> Result | BaseException:
+    with _lost_is_told():
+        if not _erred(future):
+            try:
+                result: Result = future.result()
+            except Exception:
+                # Its worker died before it was fetched, so it was done again, and went wrong
+                if not _erred(future):
+                    raise
+            else:
+                return result
+        error: BaseException = future.exception()
+    return error
+
+
+def _erred(future: "Future[Any]") -> bool:
+    return bool(future.status == "error")
+
+
+@contextlib.contextmanager
+def _lost_is_told() -> Iterator[None]:
+    """Whatever Dask's client says when its scheduler is no more.
+
+    Raises:
+        UnreachableError: it is lost.
+    """
+    try:
+        yield
+    except (OSError, TimeoutError, CancelledError) as error:
+        log.debug("%r", error)
+        raise UnreachableError("the Dask scheduler is lost", hint=KEPT) from None
+
+
+def _name(key: str) -> str:
+    return key.removeprefix("mask-").rpartition("-")[0]

@@ -1,6 +1,5 @@
 """What a worker does to one scene, or to some of its rows of tiles: read, predict, write, and hand back a receipt."""
 
-import itertools
 import logging
 import math
 import time
@@ -96,7 +95,11 @@ def _patiently(task: Task, model: predict.Model) -> Receipt:
 def mask_tiles(task: Task, model: predict.Model, *, patient: bool = False) -> Receipt:
     """Compute and write the tiles of a task, row by row; `patient` if there will be another attempt."""
     scene = task.scene
-    hrefs = {band.name: signing.open_href(scene.signing, band.href) for band in (*scene.bands, scene.scl) if band}
+    hrefs = {
+        band.name: signing.open_href(scene.signing, band.address or band.href)
+        for band in (*scene.bands, scene.scl)
+        if band
+    }
     tiling = model.contract.tiling_of(scene.grid, task.settings.buffer)
     check_files(scene, scene.bands, hrefs)
     scl, doubts = agreement.readable(scene, hrefs, patient=patient)
@@ -129,25 +132,18 @@ def mask_tiles(task: Task, model: predict.Model, *, patient: bool = False) -> Re
 def _label(
     row: read.RowOfTiles, task: Task, model: predict.Model, tiling: Tiling
 ) -> Iterator[tuple[Tile, predict.Mask, predict.Mask]]:
-    """Give (tile, mask, probability in percent) for the tiles of a row, in batches of one shape."""
-    tiles = [(row.row, column) for column in row.columns]
+    """Give (tile, mask, probability in percent) for the tiles of a row."""
     reach = buffer_pixels(task.settings.buffer, task.scene.grid.metres)
-    for _, same in itertools.groupby(tiles, key=lambda tile: tiling.padded(tile).shape):
-        for batch in _batches(list(same), model.batch):
-            windows = [reflectance(row.crop(tiling.padded(tile)), task.scene.bands) for tile in batch]
-            data = [~np.isnan(window[0]) for window in windows]
-            found = predict.probability(model, windows)
-            del windows
-            for tile, valid, likely in zip(batch, data, found, strict=True):
-                core, padded = tiling.core(tile), tiling.padded(tile)
-                mask = predict.classify(likely, valid, task.settings.threshold, reach)
-                percent = predict.percent(likely, valid) if task.settings.probability else mask.copy()
-                yield tile, predict.trim(mask, padded, core), predict.trim(percent, padded, core)
-
-
-def _batches(tiles: list[Tile], size: int) -> Iterator[list[Tile]]:
-    for start in range(0, len(tiles), size):
-        yield tiles[start : start + size]
+    for tile in ((row.row, column) for column in row.columns):
+        core, padded = tiling.core(tile), tiling.padded(tile)
+        window = reflectance(row.crop(padded), task.scene.bands)
+        valid = ~np.isnan(window[0])
+        found = predict.probability(model, [window])
+        del window
+        (likely,) = found
+        mask = predict.classify(likely, valid, task.settings.threshold, reach)
+        percent = predict.percent(likely, valid) if task.settings.probability else mask.copy()
+        yield tile, predict.trim(mask, padded, core), predict.trim(percent, padded, core)
 
 
 def _cores(tiling: Tiling, row: read.RowOfTiles) -> Window:

@@ -27,18 +27,16 @@ class _Lane(Nanny):
     def close_gracefully(self, reason: str = "") -> None:
         """Called by the worker before it closes for good."""
         self.reason = reason
+        logs.hush_dask()
         super().close_gracefully(reason)
 
 
-async def serve(address: str, workers: int | None = None) -> bool:
-    """Run this machine's lanes as workers of a scheduler elsewhere, until it lets them go.
-
-    Returns:
-        True when the scheduler closed them or retired them, False when one of them lost it.
+async def serve(address: str, workers: int | None = None) -> None:
+    """Run this machine's lanes as workers of a scheduler elsewhere, until it closes them or retires them.
 
     Raises:
         UsageError: no address of a scheduler.
-        UnreachableError: no scheduler answers.
+        UnreachableError: no scheduler answers, or it is lost.
     """
     logs.tame_dask()
     check_address(address)
@@ -65,7 +63,9 @@ async def serve(address: str, workers: int | None = None) -> bool:
             why = error.__cause__ or error
             raise UnreachableError(f"could not join the Dask scheduler at {redact(address)}: {why}") from None
         await asyncio.gather(*(nanny.finished() for nanny in nannies))
-    return not any("connection-broken" in nanny.reason for nanny in nannies)
+    if any("connection-broken" in nanny.reason for nanny in nannies):
+        raise UnreachableError(f"the Dask scheduler at {redact(address)} is lost", hint="start the worker again")
+    logs.say(f"let go by the scheduler at {redact(address)}: nothing is left to do", "released")
 
 
 async def _arrival(address: str) -> None:

@@ -1,3 +1,3 @@
 """The network: its contract, its weights, and from reflectance to mask."""
 
-__all__ = ["checkpoint", "contract", "mlm", "predict"]
+__all__ = ["checkpoint", "contract", "mlm", "predict", "share"]

@@ -14,6 +14,7 @@ from cloudjob.classes import NO_DATA, NOT_COMPUTED
 from cloudjob.grid import Window
 from cloudjob.model.checkpoint import Checkpoint, untrained
 from cloudjob.model.contract import Contract, buffer_pixels
+from cloudjob.model.share import share
 
 Mask = npt.NDArray[np.uint8]
 Reflectance = npt.NDArray[np.float32]
@@ -28,15 +29,16 @@ class Model:
         contract: what it was made for.
         device: where it runs.
         dtype: float32, or float16 on CUDA devices that compute in it.
-        batch: padded tiles per call. The last batch of a row is filled up with empty tiles, so that the device
-            always chooses the same algorithms and a tile's values do not depend on its neighbours.
+
+    A call computes one tile, on GPUs too: cuDNN chooses its algorithms by the number of tiles in a call, so the last
+    bits of one would depend on how many others there are. It costs little: a tile of 1120 pixels a side is work enough
+    for a GPU, and reading it takes a core a hundred times as long; other lanes fill the gaps.
     """
 
     network: nn.Module
     contract: Contract
     device: torch.device
     dtype: torch.dtype
-    batch: int
 
     @property
     def device_name(self) -> str:
@@ -63,14 +65,23 @@ def prepare(checkpoint: Checkpoint, device: str | None = None) -> Model:
     for block in network.modules():
         if isinstance(block, nn.Sequential):
             _fold(block)
-    # float16 keeps 10 bits of the probability, bfloat16 only 7. On CPUs without such units reduced precision is
-    # up to a hundred times slower, on the others it would make CPUs disagree with each other: never there.
-    half = target.type == "cuda" and torch.cuda.get_device_capability(target) >= (7, 0)
-    dtype = torch.float16 if half else torch.float32
+    dtype = _precision(target)
+    if target.type == "cuda":  # What one lane leaves in its cache is not there for the others
+        torch.cuda.set_per_process_memory_fraction(1 / share(), target)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     network.to(device=target, dtype=dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Model(network, checkpoint.contract, target, dtype, _batch(checkpoint.contract, target, dtype))
+    return Model(network, checkpoint.contract, target, dtype)
+
+
+def _precision(device: torch.device) -> torch.dtype:
+    """float16 on GPUs with units for it: it keeps 10 bits of the probability, bfloat16 only 7.
+
+    On CPUs without such units reduced precision is up to a hundred times slower, on the others it would make CPUs
+    disagree with each other: never there.
+    """
+    half = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+    return torch.float16 if half else torch.float32
 
 
 def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[npt.NDArray[np.float32]]:
@@ -87,21 +98,20 @@ def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[np
     contract = model.contract
     mean = torch.tensor(contract.mean)[:, None, None]
     std = torch.tensor(contract.std)[:, None, None]
-    while reflectance:
-        windows, reflectance = reflectance[: model.batch], reflectance[model.batch :]
-        if all(np.isnan(window[0]).all() for window in windows):
-            yield from (np.zeros(window.shape[1:], np.float32) for window in windows)
+    waiting = list(reflectance)
+    del reflectance  # The caller may have let go of them: they are not held while the network runs
+    while waiting:
+        window = waiting.pop(0)
+        if np.isnan(window[0]).all():
+            yield np.zeros(window.shape[1:], np.float32)
             continue
-        stack = torch.full((model.batch, *windows[0].shape), contract.outside_fill)
-        for place, window in zip(stack, windows, strict=False):
-            torch.nan_to_num(torch.from_numpy(window), nan=contract.outside_fill, out=place)
-        wanted = len(windows)
-        del windows, window  # The caller may have let go of them: they are not held while the network runs
-        stack.clamp_(max=contract.brightest).sub_(mean).div_(std)
-        stack = stack.to(model.device, model.dtype).contiguous(memory_format=torch.channels_last)
+        tile = torch.nan_to_num(torch.from_numpy(window), nan=contract.outside_fill)
+        del window
+        tile = tile.clamp_(max=contract.brightest).sub_(mean).div_(std)[None]
+        tile = tile.to(model.device, model.dtype).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            logits = model.network(stack)[:wanted, 0]
-            yield from torch.sigmoid(logits.float()).cpu().numpy()
+            logits = model.network(tile)[0, 0]
+            yield torch.sigmoid(logits.float()).cpu().numpy()
 
 
 def classify(
@@ -226,15 +236,3 @@ def _fold(block: nn.Sequential) -> None:
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             block[index] = fuse_conv_bn_eval(convolution, norm)
             block[index + 1] = nn.Identity()
-
-
-def _batch(contract: Contract, device: torch.device, dtype: torch.dtype) -> int:
-    """How many padded tiles fit on the device: one on CPUs, where more only cost memory."""
-    if device.type != "cuda":
-        return 1
-    side = contract.tile + 2 * contract.padding()
-    # Alive at once at the finest level: the skip, its concatenation, two activations and their workspace.
-    per_pixel = 8 * contract.widths[0] / contract.stem**2 * dtype.itemsize
-    # Of all its memory, not of what is free: the batch decides which algorithms run, and so the last bits of a mask.
-    memory = torch.cuda.get_device_properties(device).total_memory
-    return max(1, min(16, int(0.4 * memory / (per_pixel * side**2))))

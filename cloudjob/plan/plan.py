@@ -188,18 +188,22 @@ class _Versions:
     """The ledger's scenes by place and time, so that few are compared with each other."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self._known: dict[tuple[str, str, int], list[tuple[str, dict[str, Any]]]] = {}
+        self._known: dict[tuple[str, str, int | str], list[tuple[str, dict[str, Any]]]] = {}
         records = [(entry.id, entry.identity) for entry in ledger.failures.values() if entry.identity]
         records += [(entry.id, entry.identity) for entry in ledger.done.values()]
         for id_, record in records:
             moment = _moment(datetime.fromisoformat(record["sensing"]))
-            self._known.setdefault((record["platform"], record["group"], moment), []).append((id_, record))
+            for key in (moment, record.get("product", "")):
+                self._known.setdefault((record["platform"], record["group"], key), []).append((id_, record))
 
     def other_version(self, scene: Scene) -> _Version | None:
         """The version of a scene that the ledger has, if it has another one."""
         identity = Identity.of(scene)
         moment = _moment(identity.sensing)
-        for near in (moment - 1, moment, moment + 1):
+        places: list[int | str] = [moment - 1, moment, moment + 1]
+        if identity.product:
+            places.append(identity.product)
+        for near in places:
             for id_, record in self._known.get((identity.platform, identity.group, near), ()):
                 other = Identity.from_json(record)
                 if id_ != scene.id and same_scene(identity, other):

@@ -10,6 +10,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from cloudjob.catalog.area import parse_bbox, read_geometry
+from cloudjob.catalog.bands import COMMON, meant
 from cloudjob.catalog.dates import Interval, parse_dates
 from cloudjob.catalog.presets import Catalog, catalog_for
 from cloudjob.errors import UsageError
@@ -36,6 +37,7 @@ class Job:
         limit: at most so many scenes.
         redo: whether other settings may replace those of the OUT.
         retry: ids of abandoned scenes that are tried all the same, or "all".
+        offset: of reflectance, instead of what items say; None for what they say.
     """
 
     out: Out
@@ -50,6 +52,7 @@ class Job:
     limit: int | None = None
     redo: bool = False
     retry: frozenset[str] = frozenset()
+    offset: float | None = None
 
 
 def request(
@@ -70,6 +73,7 @@ def request(
     probability: bool = False,
     redo: bool = False,
     retry: Iterable[str] = (),
+    offset: float | None = None,
 ) -> Job:
     """Check what was asked for, as far as that goes without asking a catalog or a store.
 
@@ -90,6 +94,7 @@ def request(
         probability: whether to keep probabilities, too.
         redo: whether to replace an OUT that was made with other settings.
         retry: ids of abandoned scenes to be tried all the same, or "all".
+        offset: reflectance to add to number × scale of every scene, instead of what its item says.
 
     Raises:
         UsageError: an argument makes no sense.
@@ -102,6 +107,9 @@ def request(
     path = Path(checkpoint) if checkpoint else shipped()
     data = read_file(path)
     contract = read_contract(data, str(path))
+    for band in assets or {}:
+        if band not in (*contract.bands, *COMMON):
+            raise UsageError(f"--asset names a band {band!r}", hint=meant(band, contract.bands))
     where = catalog_for(str(catalog), collection=collection, assets=assets)
     if missing := [band for band in contract.bands if band not in where.assets]:
         raise UsageError(
@@ -131,6 +139,7 @@ def request(
         limit=limit,
         redo=redo,
         retry=frozenset(retry),
+        offset=None if offset is None else _between(-1, offset, 1, "offset of reflectance", 0),
     )
 
 
@@ -138,5 +147,6 @@ def _between(low: float, value: float | None, high: float, name: str, default: f
     if value is None:
         return default
     if not low < value < high:  # also refuses nan
-        raise UsageError(f"{name} is {value:g}; expected above {max(0, low):g} and below {high:g}")
+        least = low if low <= -1 else max(0, low)
+        raise UsageError(f"{name} is {value:g}; expected above {least:g} and below {high:g}")
     return float(value)

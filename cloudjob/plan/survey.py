@@ -97,7 +97,7 @@ def find(job: Job) -> Found:
     error = None
     if refusals and not scenes:
         message = f"none of the {len(found)} items can be used: {refusals[0].reason}"
-        error = sources.verdict() or ContractError(message, hint="see --asset and --catalog")
+        error = sources.verdict() or ContractError(message, hint=refusals[0].hint or "see --asset and --catalog")
         if any(refusal.outside for refusal in refusals) and not sources.verdict():
             error = UnreachableError(message)
     return Found(scenes, refusals, error)
@@ -171,12 +171,12 @@ def _described(
             refused.append(Refusal(item["id"], item, dict(assets), signing, reason, outside=True))
             continue
         try:
-            scenes.append(describe(item, assets, job.settings.bands, job.settings.resolution, signing))
+            scenes.append(describe(item, assets, job.settings.bands, job.settings.resolution, signing, job.offset))
             sources.answered(href)
         except SceneError as error:
             sources.failed(href, error)
             outside = isinstance(error, PassingError | OutsideError)
-            refused.append(Refusal(item["id"], item, dict(assets), signing, str(error), outside))
+            refused.append(Refusal(item["id"], item, dict(assets), signing, str(error), outside, error.hint))
     return scenes, refused
 
 

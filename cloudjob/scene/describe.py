@@ -3,45 +3,40 @@
 import functools
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from pyproj.exceptions import CRSError
+from pyproj import Transformer
+from pyproj.exceptions import CRSError, ProjError
 
-from cloudjob.catalog.area import footprint
-from cloudjob.catalog.signing import open_href
-from cloudjob.errors import ContractError, SceneError
+from cloudjob.catalog.bands import OPTIONAL, missing
+from cloudjob.catalog.item import Found, parse
+from cloudjob.catalog.signing import given, open_href
+from cloudjob.errors import SceneError
 from cloudjob.grid import Grid
-from cloudjob.scene.files import header
+from cloudjob.scene import product
+from cloudjob.scene.files import INTEGERS, header
 from cloudjob.scene.reflectance import scaling
 from cloudjob.scene.scene import Band, Scene
 
 MGRS_SIDE = 109_800
 """Side in metres of a whole Sentinel-2 tile (10980 pixels of 10 m)."""
 
-
-_KEPT = (
-    "datetime",
-    "start_",
-    "end_",
-    "platform",
-    "proj:",
-    "grid:",
-    "s2:",
-    "eo:",
-    "processing:",
-    "earthsearch:",
-    "sentinel:",
-)
-"""Prefixes of the item's properties that anything here reads."""
+MAX_SIDE = 100_000
+"""Pixels; Sentinel-2 and Landsat have about 11,000. What is larger is a mistake, and its tiles are never listed."""
 
 
 def describe(
-    item: dict[str, Any], assets: Mapping[str, str], bands: Sequence[str], resolution: float, signing: str = ""
+    item: dict[str, Any],
+    assets: Mapping[str, str],
+    bands: Sequence[str],
+    resolution: float,
+    signing: str = "",
+    offset: float | None = None,
 ) -> Scene:
     """Read what a job needs from a STAC item (1.0 or 1.1, projection extension 1.x or 2.x).
 
@@ -52,49 +47,49 @@ def describe(
         resolution: of the masks, metres.
         signing: how its hrefs are signed when opened, or "".
 
+        offset: of reflectance, instead of what the items say; None for what they say.
+
     Raises:
-        SceneError: the item lacks a band, a time, a projection or a north-up grid, or `resolution` cannot be had, or
-            its metadata make no sense.
+        SceneError: the item cannot be read (`item.parse`), lacks a band, a projection or a north-up grid, has numbers
+            or a grid that no job can read, or `resolution` cannot be had.
     """
+    if reason := item.get("refused"):
+        raise SceneError(f"scene {item.get('id')}: {reason}")
+    found = parse(item, {name: assets[name] for name in (*bands, *OPTIONAL) if name in assets})
     try:
-        return _describe(item, assets, bands, resolution, signing)
-    except ContractError as error:
-        raise SceneError(f"scene {item.get('id')}: {error}") from None
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, CRSError) as error:
+        return _describe(found, assets, bands, resolution, signing, offset)
+    except CRSError as error:
         raise SceneError(
-            f"scene {item.get('id')}: its metadata make no sense: {type(error).__name__}: {error}",
+            f"scene {found.item['id']}: its projection makes no sense: {error}",
             hint="report it to whoever publishes the catalog",
         ) from None
 
 
 def _describe(
-    item: dict[str, Any], assets: Mapping[str, str], bands: Sequence[str], resolution: float, signing: str
+    found: Found, assets: Mapping[str, str], bands: Sequence[str], resolution: float, signing: str, offset: float | None
 ) -> Scene:
-    properties = item["properties"]
-    missing = [assets[name] for name in bands if assets[name] not in item["assets"]]
-    if missing:
-        raise SceneError(
-            f"scene {item['id']} has no asset {', '.join(missing)}; it has {', '.join(sorted(item['assets']))}",
-            hint="name its assets with --asset, for example --asset red=B04",
-        )
-    footprint(item)  # raises where it cannot be read
-    time = _time(properties.get("datetime") or properties.get("start_datetime"), item["id"])
-    read = tuple(_band(item, name, assets[name], signing) for name in bands)
-    scl_key = assets.get("scl", "")
-    scl = _band(item, "scl", scl_key, signing) if scl_key in item["assets"] else None
+    item, keys = found.item, found.keys or {}
+    assert found.times is not None
+    if lacking := {name: assets[name] for name in bands if name not in keys}:
+        says, hint = missing(item["id"], item["assets"], lacking)
+        raise SceneError(says, hint=hint)
+    properties, time = item["properties"], found.times[0]
+    baseline = product.baseline(item)
+    read = tuple(_band(item, name, keys[name], baseline, signing, offset) for name in bands)
+    scl = _band(item, "scl", keys["scl"], baseline, signing, offset) if "scl" in keys else None
     grid = _target(read[0].grid, resolution, item["id"])
-    baseline = str(properties.get("s2:processing_baseline") or properties.get("processing:version") or "")
     return Scene(
         id=item["id"],
-        collection=item.get("collection") or "",
+        collection=item["collection"],
         item=_slim(item, read, scl),
         group=_group(item, read[0].grid, grid),
         grid=grid,
         time=time,
-        platform=str(properties.get("platform", "")).lower(),
-        sensing=_sensing(properties) or time,
+        platform=product.platform(item),
+        sensing=product.sensing(item) or time,
         baseline=baseline,
-        generated=str(properties.get("s2:generation_time") or ""),
+        generated=product.generated(item),
+        product=product.name(item),
         bands=read,
         scl=scl,
         fingerprint=_fingerprint(item, baseline, read),
@@ -106,35 +101,45 @@ def _describe(
 def _slim(item: dict[str, Any], bands: Sequence[Band], scl: Band | None) -> dict[str, Any]:
     """The item without what no job reads: a plan of 10,000 scenes is held in memory, and failures are written down."""
     keys = {band.key for band in (*bands, scl) if band}
-    links = [link for link in item.get("links", []) if link.get("rel") in ("self", "collection")]
-    properties = {name: value for name, value in item["properties"].items() if name.startswith(_KEPT)}
-    assets = {key: item["assets"][key] for key in sorted(keys)}
-    return {**item, "properties": properties, "links": links, "assets": assets}
+    return {**item, "assets": {key: item["assets"][key] for key in sorted(keys)}}
 
 
 _one_grid = functools.lru_cache(10_000)(Grid)
 
 
-def _band(item: dict[str, Any], name: str, key: str, signing: str) -> Band:
+def _band(item: dict[str, Any], name: str, key: str, baseline: str, signing: str, offset: float | None) -> Band:
     asset = item["assets"][key]
-    grid = _grid(item, asset, key, signing)
-    scale, offset = (1.0, 0.0) if name == "scl" else scaling(item["properties"], asset)
-    return Band(name, key, asset["href"], grid, scale, offset)
+    dtype = asset.get("data_type", "uint16")
+    if dtype not in INTEGERS:
+        raise SceneError(
+            f"scene {item['id']}, asset {key}: its numbers are {dtype}; expected {', '.join(INTEGERS)}",
+            hint="is it the right collection? See --collection",
+        )
+    address = given((item["collection"], item["id"], key), asset["href"])
+    scale, stated = (1.0, 0.0) if name == "scl" else scaling(item["properties"], asset, baseline)
+    nodata = asset.get("nodata")
+    return Band(
+        name,
+        key,
+        asset["href"],
+        _grid(item, asset, key, open_href(signing, address)),
+        scale,
+        stated if offset is None or name == "scl" else offset,
+        dtype=dtype,
+        nodata=int(nodata) if nodata is not None and nodata == int(nodata) else None,
+        address=address if address != asset["href"] else "",
+    )
 
 
-def _grid(item: dict[str, Any], asset: dict[str, Any], key: str, signing: str) -> Grid:
+def _grid(item: dict[str, Any], asset: dict[str, Any], key: str, address: str) -> Grid:
     """The asset's grid from the projection extension; from the file's header where the item does not tell."""
-    properties, what = item["properties"], f"scene {item['id']}, asset {key}"
-
-    def find(name: str) -> Any:
-        return asset.get(name, properties.get(name))
-
-    code, epsg = find("proj:code"), find("proj:epsg")
-    if horizontal := re.fullmatch(r"EPSG:(\d+)(\+\d+)?", str(code), re.IGNORECASE):  # what stands after + is vertical
+    told, what = item["properties"] | asset, f"scene {item['id']}, asset {key}"
+    epsg, shape, transform = (told.get(name) for name in ("proj:epsg", "proj:shape", "proj:transform"))
+    # what stands after a + is vertical
+    if horizontal := re.fullmatch(r"EPSG:(\d{1,6})(\+\d+)?", told.get("proj:code", ""), re.IGNORECASE):
         epsg = int(horizontal[1])
-    shape, transform = find("proj:shape"), find("proj:transform")
     if not (epsg and shape and transform):
-        epsg, transform, shape = header(open_href(signing, asset["href"]), what)
+        epsg, transform, shape = header(address, what)
     return _north_up(epsg, transform, shape, what)
 
 
@@ -142,7 +147,24 @@ def _north_up(epsg: int, transform: Sequence[float], shape: Sequence[int], what:
     a, b, c, d, e, f = (float(value) for value in tuple(transform)[:6])
     if b or d or a <= 0 or e >= 0:
         raise SceneError(f"{what}: its grid is not north-up (transform {[a, b, c, d, e, f]})")
-    return _one_grid(int(epsg), c, f, a, -e, int(shape[0]), int(shape[1]))
+    height, width = int(shape[0]), int(shape[1])
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
+        raise SceneError(f"{what}: it has {height} × {width} pixels; expected at most {MAX_SIDE} a side")
+    grid = _one_grid(int(epsg), c, f, a, -e, height, width)
+    if not on_earth(grid):
+        raise SceneError(f"{what}: its grid lies nowhere on Earth ({grid})")
+    return grid
+
+
+@functools.lru_cache(10_000)
+def on_earth(grid: Grid) -> bool:
+    """Whether a grid's projection can tell where it lies: only then can be told which of its tiles are wanted."""
+    to_degrees = Transformer.from_crs(grid.epsg, 4326, always_xy=True)
+    try:
+        west, south, east, north = to_degrees.transform_bounds(*grid.bounds)
+    except ProjError:
+        return False
+    return all(math.isfinite(side) and abs(side) <= 361 for side in (west, south, east, north)) and south < north
 
 
 def _target(native: Grid, resolution: float, scene: str) -> Grid:
@@ -159,28 +181,11 @@ def _target(native: Grid, resolution: float, scene: str) -> Grid:
 
 
 def _group(item: dict[str, Any], native: Grid, grid: Grid) -> str:
-    properties = item["properties"]
-    code = str(properties.get("grid:code") or properties.get("s2:mgrs_tile") or "")
-    tile = re.sub(r"^MGRS-", "", code)
-    tile = tile if re.fullmatch(r"\d{1,2}[C-X][A-Z]{2}", tile) else ""
+    tile = product.tile(item)
     if tile and (native.height * native.dy, native.width * native.dx) == (MGRS_SIDE, MGRS_SIDE):
         return tile
     x, y = (f"{value:.6f}".rstrip("0").rstrip(".") for value in (grid.x0, grid.y0))
     return f"{tile or grid.epsg}_{x}_{y}_{grid.width}x{grid.height}"
-
-
-def _time(text: str | None, scene: str) -> datetime:
-    try:
-        time = datetime.fromisoformat(str(text))
-    except ValueError:
-        raise SceneError(f"scene {scene} has the datetime {text!r}; expected ISO 8601") from None
-    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def _sensing(properties: Mapping[str, Any]) -> datetime | None:
-    """The sensing time in a datastrip's name: …_DS_2BPS_20240601T101559_S20240601T100600_N05.10."""
-    found = re.search(r"_S(\d{8}T\d{6})", str(properties.get("s2:datastrip_id", "")))
-    return datetime.strptime(found[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC) if found else None
 
 
 def _fingerprint(item: dict[str, Any], baseline: str, bands: Sequence[Band]) -> str:

@@ -29,6 +29,8 @@ class Identity:
         baseline: of the processing, such as "05.10", or "".
         generated: when the product was made (ISO 8601), or "".
         footprint: in longitude, latitude.
+        product: ESA's name of the product, or "".
+        collection: where it is listed, or "".
     """
 
     platform: str
@@ -37,6 +39,8 @@ class Identity:
     baseline: str
     generated: str
     footprint: BaseGeometry
+    product: str = ""
+    collection: str = ""
 
     @classmethod
     def of(cls, scene: Scene) -> Self:
@@ -48,6 +52,8 @@ class Identity:
             scene.baseline,
             scene.generated,
             footprint(scene.item),
+            scene.product,
+            scene.collection,
         )
 
     @classmethod
@@ -73,16 +79,20 @@ class Identity:
 
 
 def same_scene(a: Identity, b: Identity) -> bool:
-    """Whether two products show one acquisition of one tile, and differ only in when and how they were processed.
+    """Whether two items show one acquisition of one tile, and differ only in who publishes it or how it was processed.
 
-    They do if platform, grid and sensing time (give or take some seconds) are the same, their footprints overlap by
-    more than 90 % of the larger one, and baseline or generation time differ. All else, such as the halves of a tile
-    that lies across two datastrips, are scenes of their own.
+    They do if platform and grid are the same and they are one product by its name. Else their sensing times (give or
+    take some seconds) must be the same, their footprints overlap by more than 90 % of the larger one, and baseline,
+    generation time or collection differ. All else, such as the halves of a tile that lies across two datastrips, are
+    scenes of their own.
     """
+    if (a.platform, a.group) != (b.platform, b.group):
+        return False
+    if a.product and a.product == b.product:
+        return True
     return (
-        (a.platform, a.group) == (b.platform, b.group)
-        and abs(a.sensing - b.sensing) <= TOLERANCE
-        and a.version != b.version
+        abs(a.sensing - b.sensing) <= TOLERANCE
+        and (a.version != b.version or a.collection != b.collection)
         and a.footprint.intersection(b.footprint).area > OVERLAP * max(a.footprint.area, b.footprint.area)
     )
 
@@ -94,7 +104,7 @@ def merge(scenes: Iterable[Scene]) -> tuple[list[Scene], list[tuple[Scene, Scene
         The scenes kept, in the order given, and for each other one (it, the one kept in its favour).
     """
     identified = [(Identity.of(scene), scene) for scene in scenes]
-    newest_first = sorted(identified, key=lambda pair: (pair[0].version, pair[1].id), reverse=True)
+    newest_first = sorted(identified, key=lambda pair: (pair[0].version, pair[1].id, pair[1].collection), reverse=True)
     kept: dict[tuple[Any, ...], list[tuple[Identity, Scene]]] = {}
     listed: dict[tuple[str, str], Scene] = {}
     dropped: dict[int, Scene] = {}
@@ -103,11 +113,13 @@ def merge(scenes: Iterable[Scene]) -> tuple[list[Scene], list[tuple[Scene, Scene
         place = identity.platform, identity.group
         slot = int(identity.sensing.timestamp() // TOLERANCE.total_seconds())
         rivals = [rival for near in (slot - 1, slot, slot + 1) for rival in kept.get((*place, near), ())]
+        rivals += kept.get((*place, identity.product), ()) if identity.product else ()
         winner = listed.get((scene.collection, scene.id)) or next(
             (rival for other, rival in rivals if same_scene(identity, other)), None
         )
         if winner is None:
-            kept.setdefault((*place, slot), []).append((identity, scene))
+            for key in (slot, identity.product):
+                kept.setdefault((*place, key), []).append((identity, scene))
             listed[scene.collection, scene.id] = scene
         else:
             dropped[id(scene)] = winner

@@ -28,25 +28,27 @@ SCALE = 1e-4
 """Reflectance of one number, where the item does not tell: ESA's quantification value of 10,000."""
 
 
-def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any]) -> tuple[float, float]:
+def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any], baseline: str) -> tuple[float, float]:
     """Scale and offset from number to reflectance, decided from metadata alone.
 
     The item's own flag that the offset has been taken off already comes first (Earth Search leaves the offset in
     `raster:bands` although it is applied, element84/earth-search#66), then what the asset says, then the rule of
     the processing baseline. The pixels are checked against it while they are read (`offset_doubt`).
+
+    Args:
+        properties: of an item as `item.parse` leaves it.
+        asset: one of its assets, likewise.
+        baseline: ESA's, or "".
     """
-    band: dict[str, Any] = {}
-    for told in (*(asset.get("raster:bands") or [])[:1], *(asset.get("bands") or [])[:1], asset):
-        band |= {name: value for name, value in told.items() if value is not None}
-    scale = float(band.get("raster:scale", band.get("scale", SCALE)))
-    stated = band.get("raster:offset", band.get("offset"))
+    scale, stated = float(asset.get("raster:scale", SCALE)), asset.get("raster:offset")
     applied = properties.get("earthsearch:boa_offset_applied", properties.get("sentinel:boa_offset_applied"))
     if applied is True:
         return scale, 0.0
     if stated is not None and not (applied is False and stated == 0):
         return scale, float(stated)
-    baseline = str(properties.get("s2:processing_baseline") or properties.get("processing:version") or "")
-    return scale, -OFFSET if adds_offset(baseline) else 0.0
+    # ESA adds it so that unsigned numbers can say what is negative; signed ones are somebody else's product.
+    signed = str(asset.get("data_type", "")).startswith("int")
+    return scale, -OFFSET if adds_offset(baseline) and not signed else 0.0
 
 
 def adds_offset(baseline: str) -> bool:

@@ -1,6 +1,6 @@
 """What is known of one scene before any pixel is read: two small dataclasses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +21,10 @@ class Band:
         grid: its pixels as the item describes them.
         scale: reflectance = number × scale + offset.
         offset: see scale.
+        dtype: of its numbers, as the item says: "uint16" where it says nothing.
+        nodata: the number that says no data, as the item says; None where it says nothing: then the file's own tag
+            counts, and where that is missing, too, `NO_DATA`.
+        address: to open instead of `href` where the catalog gave a signed one; never stored, never shown.
     """
 
     name: str
@@ -29,6 +33,9 @@ class Band:
     grid: Grid
     scale: float = 1.0
     offset: float = 0.0
+    dtype: str = "uint16"
+    nodata: int | None = None
+    address: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Scene:
         bands: in the network's order.
         scl: the scene classification's asset, or None.
         fingerprint: changes when the scene's pixels may have changed.
+        product: ESA's name of it, however the publisher writes it, or "".
         provider_cloud_cover: `eo:cloud_cover` of the item, percent, or None.
         signing: how hrefs are signed when opened (`signing.open_href`), or "".
     """
@@ -68,6 +76,7 @@ class Scene:
     fingerprint: str
     provider_cloud_cover: float | None = None
     signing: str = ""
+    product: str = ""
 
     @property
     def assets(self) -> dict[str, str]:

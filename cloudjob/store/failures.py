@@ -90,6 +90,7 @@ class Refusal:
         signing: how its hrefs are signed when opened, or "".
         reason: why.
         outside: whether the reason lies outside the item.
+        hint: what to do about it.
     """
 
     id: str
@@ -98,6 +99,7 @@ class Refusal:
     signing: str
     reason: str
     outside: bool = False
+    hint: str | None = None
 
     @cached_property
     def kept(self) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def _properties(
         "proj:transform": list(scene.grid.transform),
         "proj:bbox": list(scene.grid.bounds),
         "processing:software": dict(_software()),
-        "cloudjob:source": {"collection": scene.collection, "id": scene.id},
+        "cloudjob:source": {"collection": scene.collection, "id": scene.id, "product": scene.product},
         "cloudjob:fingerprint": scene.fingerprint,
         "cloudjob:sensing": iso(scene.sensing),
         "cloudjob:group": scene.group,
@@ -188,6 +188,8 @@ def identity(item: dict[str, Any]) -> Identity:
         properties.get("s2:processing_baseline", ""),
         properties.get("s2:generation_time", ""),
         footprint(item),
+        properties.get("cloudjob:source", {}).get("product", ""),
+        properties.get("cloudjob:source", {}).get("collection", ""),
     )
 
 

@@ -87,7 +87,7 @@ class Watch(Collector):
         if error is not None:
             self.code = exit_code(error)
         self.ended = self.beaten = time.time()
-        if error is None and self.code is not None and self.code <= SOME_FAILED:  # A crash ends with 1 too
+        if self.code is not None and self.code <= SOME_FAILED:
             self.success = self.ended
         self._try_to_write()
 

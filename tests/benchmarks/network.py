@@ -48,8 +48,7 @@ def main() -> None:
 
 
 def run(model: predict.Model, image: np.ndarray) -> object:
-    """As many windows as the device takes at once."""
-    return predict.probability(model, [image] * model.batch)
+    return predict.probability(model, [image])
 
 
 def measure(name: str, side: int, device: str, work: Callable[[], object]) -> None:

@@ -172,5 +172,5 @@ def test_a_footprint_is_mended_or_empty_or_an_error():
     assert footprint({"geometry": bow_tie}).area == pytest.approx(2)
     assert footprint({"geometry": None}).is_empty
     assert footprint({"geometry": SQUARE}).equals(Polygon(SQUARE["coordinates"][0]))
-    with pytest.raises(ContractError, match="item 'A' has a geometry"):
+    with pytest.raises(ContractError, match="item 'A': its geometry is no GeoJSON"):
         footprint({"id": "A", "geometry": {"type": "Square"}})

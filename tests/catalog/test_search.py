@@ -1,10 +1,12 @@
 import json
 import logging
 import pickle
+import time
 from collections import deque
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from conftest import REAL, needs_real_scenes
@@ -12,7 +14,7 @@ from shapely import box
 from shapely.geometry import mapping
 from stac_server import stac_server
 
-from cloudjob.catalog import stac_api
+from cloudjob.catalog import answers, stac_api
 from cloudjob.catalog.area import parse_bbox
 from cloudjob.catalog.dates import parse_dates
 from cloudjob.catalog.presets import PRESETS, catalog_for
@@ -130,7 +132,7 @@ def test_every_condition_holds_for_files(item_file):
                 make_item("first", "2024-06-01T00:00:00Z"),
                 make_item("zoned", "2024-07-01T01:30:00+02:00"),
                 make_item("beside", where=(12, 46, 13, 47)),  # Shares an edge, no ground
-                make_item("nowhere", geometry=None),
+                make_item("elsewhere", geometry=None, where=(20, 46, 21, 47)),  # Its bbox tells
                 make_item("cloudy", properties={"eo:cloud_cover": 30.1}),
                 make_item("untold", properties={"eo:cloud_cover": None}),
                 make_item(
@@ -172,14 +174,16 @@ def test_order_and_limit(item_file):
 
 
 def test_an_item_listed_twice_comes_once_as_updated_last(item_file):
-    old, new = (make_item("A", properties={"updated": f"2024-06-1{day}T00:00:00Z", "n": day}) for day in (1, 2))
+    old, new = (
+        make_item("A", properties={"updated": f"2024-06-1{day}T00:00:00Z", "platform": str(day)}) for day in (1, 2)
+    )
     other = make_item("A", collection="sentinel-2-c1-l2a")
-    never = make_item("A", properties={"n": 0})
+    never = make_item("A", properties={"platform": "0"})
     for items in ([old, new, other, never], [never, other, new, old]):
         found = list(search(catalog_for(item_file(items)), ALPS, JUNE))
-        assert [(item["collection"], item["properties"].get("n")) for item in found] == [
-            ("sentinel-2-c1-l2a", None),
-            ("sentinel-2-l2a", 2),
+        assert [(item["collection"], item["properties"]["platform"]) for item in found] == [
+            ("sentinel-2-c1-l2a", "sentinel-2a"),
+            ("sentinel-2-l2a", "2"),
         ]
 
 
@@ -214,12 +218,11 @@ def test_hrefs_are_absolute_and_unsigned(item_file, tmp_path, monkeypatch):
     (found,) = search(catalog_for(path.name), ALPS, JUNE)
     assert {key: asset["href"] for key, asset in found["assets"].items()} == {
         "red": "https://host/B04.tif",  # From where the item says it lies
-        "green": "https://host/B03.tif?versionId=7",
+        "green": "https://host/B03.tif",
         "blue": "https://a.blob.core.windows.net/c/B02.tif",
         "nir": "https://host/B08.tif",
         "scl": "/vsicurl/https://host/SCL.tif",
     }
-    assert found["assets"]["nir"]["alternate"]["http"]["href"] == "https://host/B08.tif"
     assert found["links"] == [{"rel": "self", "href": "https://host/items/A"}]
     assert "SECRET" not in json.dumps(found)
 
@@ -253,9 +256,6 @@ def test_an_item_keeps_its_projection_as_written(item_file):
         ('"x"', "holds str"),
         ('{"type": "Catalog", "links": []}', "holds Catalog"),
         ('{"type": "FeatureCollection"}', "holds FeatureCollection"),
-        ('{"type": "FeatureCollection", "features": [1]}', "lists int, which is not a STAC item"),
-        ('{"type": "FeatureCollection", "features": [{"type": "Feature", "id": "f"}]}', "lists 'f', which is not"),
-        (json.dumps(make_item("A", assets={"red": "red.tif"})), "lists 'A', which is not"),
     ],
 )
 def test_a_file_that_is_no_stac_is_a_broken_contract(tmp_path, content, says):
@@ -346,10 +346,12 @@ def test_across_the_antimeridian(api, item_file):
     assert ids(catalog_for(api.url), fiji) == ids(catalog_for(item_file(api.items)), fiji) == ["both", "east", "west"]
 
 
-@pytest.mark.parametrize("fault", [429, 500, 502, 503, 504, "hang up", "cut"])
+@pytest.mark.parametrize("fault", [429, 500, 502, 503, 504, 520, 524, "hang up", "cut", "html", "empty", "json"])
 @pytest.mark.parametrize("when", [0, 1, 2, 3])
 def test_passing_faults_are_ridden_out(api, hurried, fault, when):
     """At the landing page, the first page and later ones, twice in a row."""
+    if (fault, when) == ("json", 0):
+        pytest.skip("a landing page that is no STAC is the wrong address")
     api.page = 2
     api.items = [make_item(f"{n}") for n in range(5)]
     api.faults = deque([""] * when + [fault, fault])
@@ -368,7 +370,11 @@ def test_a_slow_answer_is_asked_for_again(api, hurried, monkeypatch, when):
 
 
 @pytest.mark.parametrize(
-    ("fault", "says"), [(503, "HTTP 503"), (429, "HTTP 429"), ("hang up", "Connection aborted"), ("cut", "Incomplete")]
+    ("fault", "says"),
+    [
+        *((503, "HTTP 503"), (429, "HTTP 429"), (520, "HTTP 520"), ("hang up", "Connection aborted")),
+        *(("cut", "Incomplete"), ("html", "is not JSON: .*log in"), ("empty", "is not JSON")),
+    ],
 )
 def test_a_lasting_fault_is_unreachable(api, hurried, fault, says):
     api.items = [make_item("A")]
@@ -393,12 +399,7 @@ def test_nobody_there(hurried):
         (404, 0, "refuses: HTTP 404"),
         (401, 0, "refuses: HTTP 401"),
         (403, 1, "refuses: HTTP 403 .*something is wrong"),
-        (400, 1, "refuses: HTTP 400"),
-        ("html", 0, "is not a STAC API"),
-        ("html", 1, "is not a STAC API"),
         ("json", 0, "is not a STAC API: .*timed out"),
-        ("json", 1, "is not a STAC API: .*timed out"),
-        ("json", 2, "is not a STAC API: .*timed out"),  # The second page: never taken for the end
     ],
 )
 def test_an_answer_that_is_no_stac_is_a_broken_contract(api, fault, when, says):
@@ -412,7 +413,7 @@ def test_an_answer_that_is_no_stac_is_a_broken_contract(api, fault, when, says):
 
 def test_a_catalog_that_cannot_be_searched(api, monkeypatch):
     landing = api.landing()
-    landing["conformsTo"] = []
+    landing["links"] = landing["links"][:3]
     monkeypatch.setattr(api, "landing", lambda: landing, raising=False)
     with pytest.raises(ContractError, match="is not a STAC API") as caught:
         search(catalog_for(api.url), ALPS, JUNE)
@@ -457,3 +458,147 @@ def test_a_user_name_in_the_address_is_never_shown(hurried, caplog):
     with caplog.at_level(logging.INFO), pytest.raises(UnreachableError) as caught:
         search(catalog_for("http://me:SECRET@127.0.0.1:1/stac"), ALPS, JUNE)
     assert "SECRET" not in f"{caught.value} {caplog.text}"
+
+
+# APIs as they are
+
+
+def asked(api):
+    """(method, shape, datetime, limit) of every search so far."""
+    found = []
+    for method, path, body in api.searches:
+        told = body or {name: values[0] for name, values in parse_qs(urlsplit(path).query).items()}
+        found.append((method, "intersects" if "intersects" in told else "bbox", told["datetime"], told.get("limit")))
+    return found
+
+
+def test_a_search_link_without_a_method_is_tried_by_post_first(api, monkeypatch):
+    """As datacube-explorer's, which takes areas only so."""
+    landing = api.landing()
+    for link in landing["links"]:
+        link.pop("method", None)
+    monkeypatch.setattr(api, "landing", lambda: landing, raising=False)
+    api.items = [make_item("A")]
+    assert ids(catalog_for(api.url)) == ["A"]
+    api.methods = ("GET",)
+    assert ids(catalog_for(api.url)) == ["A"]
+    assert [method for method, *_ in asked(api)] == ["POST", "POST", "GET"]
+
+
+CLOSED = "2024-06-01T00:00:00Z/2100-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("refuses", "takes"),
+    [
+        (lambda told: "intersects" in told, ("POST", "bbox", "2024-06-01T00:00:00Z/..", 100)),
+        (lambda told: ".." in told["datetime"], ("POST", "bbox", CLOSED, 100)),
+        (
+            lambda told: int(told.get("limit", 0)) > 50,
+            ("POST", "bbox", CLOSED, 20),
+        ),
+        (lambda told: "limit" in told, ("POST", "bbox", CLOSED, None)),
+    ],
+)
+def test_a_form_that_an_api_refuses_is_made_simpler(api, refuses, takes):
+    api.items = [make_item("A"), make_item("away", where=(50, 0, 51, 1))]
+    api.refuses = refuses
+    assert ids(catalog_for(api.url), interval=parse_dates("2024-06-01/..", date(2024, 7, 1))) == ["A"]
+    assert asked(api)[-1] == takes
+
+
+def test_fractions_of_a_second_can_be_refused(api):
+    api.refuses = lambda told: "." in told["datetime"]
+    api.items = [make_item("last", "2024-06-30T23:59:59.9995Z"), make_item("late", "2024-07-01T00:00:00Z")]
+    assert ids(catalog_for(api.url)) == ["last"]
+
+
+def test_what_an_api_always_refuses_is_told(api):
+    api.refuses = lambda told: True
+    with pytest.raises(ContractError, match=r"refuses: HTTP 400 .*not so"):
+        search(catalog_for(api.url), ALPS, JUNE)
+    assert len(api.searches) == 10
+
+
+def test_a_wait_that_a_server_asks_for_is_kept(api, monkeypatch):
+    monkeypatch.setattr(stac_api, "_WAITS_S", (0.01,))
+    api.items, api.retry_after, api.faults = [make_item("A")], "1", deque([429])
+    began = time.monotonic()
+    assert ids(catalog_for(api.url)) == ["A"]
+    assert time.monotonic() - began > 0.9
+
+
+@pytest.mark.parametrize("when", ["3600", "Wed, 21 Oct 2099 07:28:00 GMT"])
+def test_a_wait_beyond_all_bounds_ends_the_run_at_once(api, when):
+    api.retry_after, api.lasting = when, 503
+    with pytest.raises(UnreachableError, match="asks to be left alone"):
+        search(catalog_for(api.url), ALPS, JUNE)
+    assert len(api.requests) == 1
+
+
+def test_a_search_that_is_not_announced_is_used_with_a_warning(api, monkeypatch, caplog):
+    landing = {**api.landing(), "conformsTo": []}
+    landing["links"][-1]["href"] = landing["links"][-2]["href"] = "./search"
+    monkeypatch.setattr(api, "landing", lambda: landing, raising=False)
+    api.items = [make_item("A")]
+    with caplog.at_level(logging.WARNING):
+        assert ids(catalog_for(api.url)) == ["A"]
+    assert "does not say that it can be searched" in caplog.text
+
+
+def test_fewer_items_than_an_api_says_it_has_are_told(api, caplog):
+    api.items, api.matched = [make_item("A")], 7
+    with caplog.at_level(logging.WARNING):
+        assert ids(catalog_for(api.url)) == ["A"]
+    assert "has 7 items for this search, but lists only 1" in caplog.text
+
+
+def test_the_address_of_a_collection_says_what_to_type(api, monkeypatch):
+    document = {"type": "Collection", "stac_version": "1.0.0", "id": "s2", "links": [{"rel": "root", "href": api.url}]}
+    monkeypatch.setattr(api, "landing", lambda: document, raising=False)
+    with pytest.raises(UsageError, match="is the address of a collection") as caught:
+        search(catalog_for(api.url), ALPS, JUNE)
+    assert caught.value.hint == f"try --catalog {api.url} --collection s2"
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        {"method": "DELETE", "href": "/v1/search"},
+        {"method": "PUT", "href": "/v1/search", "body": {}},
+        {"href": "http://localhost:1/v1/search"},
+        {"href": "http://[x"},
+        {"href": "file:///etc/passwd"},
+    ],
+)
+def test_a_next_link_never_makes_us_do_anything_else(api, link):
+    api.items, api.following = [make_item("A")], {"rel": "next", "headers": {"Host": "x"}, **link}
+    with pytest.raises(ContractError):
+        search(catalog_for(api.url), ALPS, JUNE)
+    assert len(api.searches) == 1
+
+
+def test_an_answer_beyond_all_bounds_is_not_read(api, monkeypatch):
+    monkeypatch.setattr(answers, "MAX_BYTES", 5000)
+    api.items = [make_item("A", title="x" * 6000)]
+    with pytest.raises(ContractError, match="answers more than"):
+        search(catalog_for(api.url), ALPS, JUNE)
+
+
+def test_pages_without_end(api, monkeypatch):
+    monkeypatch.setattr(stac_api, "MAX_PAGES", 3)
+    api.page, api.items = 1, [make_item(str(n)) for n in range(9)]
+    with pytest.raises(ContractError, match="more than 3 pages"):
+        search(catalog_for(api.url), ALPS, JUNE)
+
+
+def test_an_empty_page_is_not_the_last_one(api):
+    api.items, api.empty_pages = [make_item("A")], 1
+    assert ids(catalog_for(api.url)) == ["A"]
+
+
+def test_several_collections_at_once(api, item_file):
+    api.items = [make_item("A"), make_item("B", collection="other"), make_item("C", collection="third")]
+    both = "sentinel-2-l2a,other"
+    assert ids(catalog_for(api.url, collection=both)) == ["A", "B"]
+    assert ids(catalog_for(item_file(api.items), collection=both)) == ["A", "B"]

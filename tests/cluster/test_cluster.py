@@ -1,8 +1,13 @@
 """Where the work runs: lanes, what a worker process is started with, the window of submissions, lost schedulers."""
 
+import contextlib
+import json
 import logging
 import os
+import re
+import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -12,17 +17,18 @@ from typing import Any
 from unittest import mock
 
 import dask
+import dask.system
 import jobs
 import psutil
 import pytest
 import torch
-from distributed import Client
+from distributed import Client, Future, KilledWorker, LocalCluster
 from distributed.comm.core import CommClosedError
 from faulty import call
 
 from cloudjob.cluster import lanes, network, scheduler, stream, worker
 from cloudjob.errors import UnreachableError, UsageError
-from cloudjob.model import checkpoint, predict
+from cloudjob.model import checkpoint, predict, share
 
 
 @pytest.fixture(scope="module")
@@ -42,32 +48,91 @@ def client() -> Iterator[Client]:
 # Lanes
 
 
-def test_one_lane_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine of three cores without GPUs: a folder for its control groups."""
     monkeypatch.setattr(lanes, "DRIVERS", ())
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5, 6})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5, 6}, raising=False)
+    monkeypatch.setattr(lanes, "CGROUPS", tmp_path)
+    monkeypatch.setattr(lanes, "OWN_CGROUP", tmp_path / "own")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("machine")
+def test_one_lane_per_core() -> None:
     assert lanes.lanes() == [{}, {}, {}]
     assert lanes.lanes(5) == [{}] * 5
 
 
 @pytest.mark.parametrize(
-    ("visible", "workers", "seen"),
+    ("own", "files", "expected"),
     [
-        (None, None, ["0", "1"]),
-        ("3,5", None, ["3", "5"]),
-        ("3,5", 1, ["3"]),
-        (None, 5, ["0", "1", "0", "1", "0"]),
-        ("GPU-1b2c,GPU-3d4e", 2, ["GPU-1b2c", "GPU-3d4e"]),
+        ("0::/\n", {"cpu.max": "max 100000"}, 3),
+        ("0::/\n", {"cpu.max": "200000 100000"}, 2),
+        ("0::/\n", {"cpu.max": "150000 100000"}, 2),
+        ("0::/\n", {"cpu.max": "10000 100000"}, 1),
+        ("0::/\n", {"cpu.max": "800000 100000"}, 3),
+        ("0::/a/b\n", {"cpu.max": "max 100000", "a/b/cpu.max": "max 100000", "a/cpu.max": "100000 100000"}, 1),
+        ("0::/a\n", {"a/cpu.max": "nonsense"}, 3),
+        ("4:cpu,cpuacct:/a\n0::/\n", {"cpu,cpuacct/cpu.cfs_quota_us": "200000"}, 2),
+        ("4:cpu,cpuacct:/a\n", {"cpu,cpuacct/a/cpu.cfs_quota_us": "100000"}, 1),
+        ("4:cpu,cpuacct:/a\n", {"cpu,cpuacct/cpu.cfs_quota_us": "-1"}, 3),
+        ("5:cpuset:/a\n", {"cpuset/cpu.max": "100000 100000"}, 3),
     ],
 )
-def test_one_lane_per_gpu(
-    visible: str | None, workers: int | None, seen: list[str], monkeypatch: pytest.MonkeyPatch
+def test_lanes_by_the_containers_quota(own: str, files: dict[str, str], expected: int, machine: Path) -> None:
+    (machine / "own").write_text(own)
+    for name, text in files.items():
+        path = machine / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        if name.endswith("quota_us"):
+            path.with_name("cpu.cfs_period_us").write_text("100000")
+    assert lanes.cores() == expected
+    assert len(lanes.lanes()) == expected
+
+
+def test_cores_as_dask_counts_them() -> None:
+    assert lanes.cores() <= dask.system.cpu_count()  # Dask heeds a process's own group only, not those above it
+    assert lanes.cores() >= 1
+
+
+@pytest.mark.usefixtures("machine")
+def test_where_no_affinity_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert len(lanes.lanes()) == 8
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("visible", "memory", "cores", "workers", "seen"),
+    [
+        (None, 16, 4, None, ["0", "1", "0", "1"]),
+        (None, 16, 1, None, ["0", "1"]),  # A core for each GPU at least
+        (None, 4, 32, None, ["0", "1", "0", "1"]),  # No more than have room
+        (None, 1, 32, None, ["0", "1"]),
+        ("3,5", 80, 3, None, ["3", "5", "3"]),
+        ("3,5", 80, 8, 1, ["3"]),
+        (None, 80, 2, 5, ["0", "1", "0", "1", "0"]),
+        ("GPU-1b2c,GPU-3d4e", 80, 2, 2, ["GPU-1b2c", "GPU-3d4e"]),
+    ],
+)
+def test_lanes_share_gpus(
+    visible: str | None, memory: int, cores: int, workers: int | None, seen: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A lane per core, as many as the GPUs' memory holds; each is told how many share its GPU."""
     monkeypatch.setattr(lanes, "DRIVERS", ("/",))
+    monkeypatch.setattr(lanes, "cores", lambda: cores)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: mock.Mock(total_memory=memory << 30))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert lanes.lanes(workers) == [{"CUDA_VISIBLE_DEVICES": name} for name in seen]
+    found = lanes.lanes(workers)
+    assert [lane["CUDA_VISIBLE_DEVICES"] for lane in found] == seen
+    assert [int(lane[share.SHARE]) for lane in found] == [seen.count(name) for name in seen]
 
 
 # Worker processes
@@ -221,6 +286,38 @@ def test_an_error_is_a_result_and_ends_nothing(client: Client) -> None:
     assert results == {3: 4, 4: 3}
 
 
+def test_a_task_that_kills_its_worker_costs_no_other(client: Client, tmp_path: Path) -> None:
+    """It takes all that run beside it along, as a machine without memory does; alone it is found out."""
+
+    def work(number: int) -> list[str]:
+        mine = tmp_path / str(os.getpid())
+        mine.touch()
+        time.sleep(0.3)
+        beside = [path.name for path in tmp_path.iterdir()]
+        if number == 2:
+            (tmp_path.parent / "alone").write_text(" ".join(beside))
+            for name in beside:
+                (tmp_path / name).unlink()
+            for name in sorted(beside, key=lambda name: name == mine.name):
+                os.kill(int(name), signal.SIGKILL)
+        mine.unlink(missing_ok=True)
+        return beside
+
+    def keys(dask_scheduler: Any = None) -> dict[str, int]:
+        return {worker.address: len(worker.processing) for worker in dask_scheduler.workers.values()}
+
+    work_ = [(f"mask-S{number}-killer", number) for number in range(8)]
+    results = {}
+    for argument, result in stream.stream(client, work, work_):
+        assert all(count <= 1 for count in client.run_on_scheduler(keys).values()), "what waits is no suspect"
+        results[argument] = result
+    assert isinstance(results.pop(2), KilledWorker)
+    assert results.keys() == {0, 1, 3, 4, 5, 6, 7}
+    assert all(isinstance(result, list) for result in results.values()), results
+    assert len((tmp_path.parent / "alone").read_text().split()) == 1, "when it was blamed it was alone"
+    client.wait_for_workers(2, timeout=120)
+
+
 def test_who_stops_early_leaves_nothing_behind(client: Client) -> None:
     results = stream.stream(client, double, ((f"stop {number}", number) for number in range(1000)))
     next(results)
@@ -276,6 +373,137 @@ def test_a_lost_scheduler_is_told() -> None:
         assert submitted.is_set()
 
 
+@pytest.mark.parametrize("when", ["a result is fetched", "workers are counted", "lanes are counted"])
+def test_a_scheduler_lost_while(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask's client has another error for each of these."""
+    monkeypatch.setattr(scheduler, "PATIENCE", 2)
+    monkeypatch.setattr(stream, "COUNTED", 0)
+    plain = (jobs.BIN / "dask", "worker", "--no-nanny", "--no-dashboard", "--nthreads", "1")
+    with (
+        jobs.started(*jobs.SCHEDULER, until=jobs.LISTENS) as (process, address),
+        jobs.started(*plain, address, until="Registered to"),
+    ):
+
+        def killing(call: Callable[..., Any]) -> Callable[..., Any]:
+            def killed(*arguments: Any, **named: Any) -> Any:
+                process.kill()
+                process.wait()
+                return call(*arguments, **named)
+
+            return killed
+
+        with (  # noqa: PT012
+            pytest.raises(UnreachableError, match="the Dask scheduler is lost"),
+            scheduler.connect(address) as client,
+        ):
+            if when == "a result is fetched":
+                monkeypatch.setattr(Future, "result", killing(Future.result))
+            else:
+                monkeypatch.setattr(client, "nthreads", killing(client.nthreads))
+            if when == "lanes are counted":
+                stream.lane_count(client)
+            list(stream.stream(client, double, [("double-lost", 1)]))
+
+
+NO_WORKER = {"n_workers": 0, "processes": False, "dashboard_address": "127.0.0.1:0"}
+"""For a cluster in this process whose workers are yet to come."""
+
+
+def test_a_run_waits_for_a_worker_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(stream, "COUNTED", 0.1)
+    monkeypatch.setattr(stream, "PATIENCE", 0.5)
+    with (
+        LocalCluster(**NO_WORKER) as cluster,
+        Client(cluster) as client,
+        pytest.raises(UnreachableError, match="there has been no worker for"),
+    ):
+        list(stream.stream(client, double, [("double-1", 1)]))
+    assert "the run waits for one" in caplog.text
+
+
+def test_a_worker_that_comes_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "COUNTED", 0.1)
+    with (
+        LocalCluster(**NO_WORKER) as cluster,
+        Client(cluster) as client,
+    ):
+        results = stream.stream(client, double, [("double-1", 1)])
+        late = threading.Timer(0.5, cluster.scale, [1])
+        late.start()
+        assert list(results) == [(1, 2)]
+        late.join()
+
+
+def test_a_killed_worker_has_ten_minutes_to_come_back_and_is_never_paused() -> None:
+    """15 s are Dask's, after which its lane is lost for good."""
+    with dask.config.set(lanes.CONFIG):
+        assert dask.config.get("distributed.deploy.lost-worker-timeout") == "600s"
+        assert dask.config.get("distributed.worker.memory.pause") is False
+
+
+@pytest.mark.usefixtures("listening_at")
+def test_workers_that_do_not_start_end_the_run_with_4(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As when the machine has no memory for them: killed while they load torch."""
+    (tmp_path / "killed.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setitem(lanes.WORKER, "preload", ["killed"])
+    with (
+        pytest.raises(UnreachableError, match="the workers of this machine do not start"),
+        scheduler.connect("local", 1),
+    ):
+        pass
+
+
+def answers(port: int, context: ssl.SSLContext | None) -> bytes:
+    """What somebody without a certificate is told at a port of this machine."""
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        context.wrap_socket(plain) if context else plain as spoken,
+    ):
+        spoken.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        return spoken.recv(100)
+    return b""
+
+
+def test_other_users_of_the_machine_get_at_the_dashboard_only(client: Client) -> None:
+    """They reach loopback too, and whoever a worker or a scheduler takes can have it run anything."""
+    me = psutil.Process()
+    ports = {
+        connection.laddr.port
+        for process in (me, *me.children(recursive=True))
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    nobody = ssl.create_default_context()
+    nobody.check_hostname, nobody.verify_mode = False, ssl.CERT_NONE
+    closed = {port for port in ports if not answers(port, None).startswith(b"HTTP/1")}
+    assert {answers(port, context) for port in closed for context in (None, nobody)} == {b""}
+    known = client.scheduler_info(n_workers=-1)
+    addresses = [known["address"], *known["workers"], *(worker["nanny"] for worker in known["workers"].values())]
+    assert all(address.startswith("tls://127.0.0.1:") for address in addresses)
+    assert closed >= {int(address.rpartition(":")[2]) for address in addresses}
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:0", "tcp://0.0.0.0:0"])
+def test_to_listen_without_tls_is_warned_of(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    door, security = scheduler._door(address)
+    assert (door["protocol"], security.tls_ca_file) == ("tcp", None)
+    assert f"{address} is not encrypted: whoever reaches it can run anything here" in caplog.text
+
+
+def test_an_installation_without_cryptography_says_what_it_lacks(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    door, _ = scheduler._door(None)
+    assert (door["protocol"], door["host"]) == ("tcp", "127.0.0.1")
+    assert "requires `cryptography`" in caplog.text
+    assert "is not encrypted" in caplog.text
+
+
 def test_a_worker_without_a_scheduler_exits_with_4(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,10 +533,11 @@ def test_a_worker_whose_scheduler_goes_before_it_has_joined_exits_with_4(
     assert line.startswith(f"error: could not join the Dask scheduler at {address}")
 
 
-def test_a_worker_that_is_let_go_exits_with_0() -> None:
+def test_a_worker_that_is_let_go_exits_with_0(tmp_path: Path) -> None:
+    log = tmp_path / "log"
     with (
         jobs.started(*jobs.SCHEDULER, until=jobs.LISTENS) as (_, address),
-        jobs.worker_of(address, GDAL_CACHEMAX="99") as process,
+        jobs.worker_of(address, log=log, GDAL_CACHEMAX="99") as process,
         Client(address) as client,
     ):
         client.wait_for_workers(1, timeout=60)
@@ -320,6 +549,9 @@ def test_a_worker_that_is_let_go_exits_with_0() -> None:
         assert set.union(*found.values()) == {"127.0.0.1"}, "the address that faces the scheduler"
         client.shutdown()
         assert process.wait(60) == 0
+    told = log.read_text().splitlines()
+    assert told[-1] == f"let go by the scheduler at {address}: nothing is left to do"
+    assert not any(re.search(r"Traceback|ERROR|WARNING", line) for line in told), told
 
 
 # A scheduler of the run's own that takes workers from elsewhere
@@ -352,9 +584,10 @@ def test_a_run_takes_workers_from_elsewhere_and_lets_them_go(listening_at: str) 
         assert process.wait(60) == 0
 
 
-def test_a_run_that_fails_does_not_let_workers_go(listening_at: str) -> None:
+def test_a_run_that_fails_does_not_let_workers_go(listening_at: str, tmp_path: Path) -> None:
     """They exit as if the scheduler had been killed, and so are started again for the run's next try."""
-    with jobs.worker_of(listening_at) as process:
+    log = tmp_path / "log"
+    with jobs.worker_of(listening_at, log=log, CLOUDJOB_LOG_FORMAT="json") as process:
         with (  # noqa: PT012
             pytest.raises(UnreachableError, match="the store"),
             scheduler.connect("local", 1, listening_at) as client,
@@ -362,6 +595,9 @@ def test_a_run_that_fails_does_not_let_workers_go(listening_at: str) -> None:
             client.wait_for_workers(2, timeout=60)
             raise UnreachableError("the store does not answer")
         assert process.wait(60) == 4
+    (line,) = map(json.loads, log.read_text().splitlines())  # One, and no page of traceback
+    assert (line["event"], line["exit_code"]) == ("error", 4)
+    assert line["message"] == f"the Dask scheduler at {listening_at} is lost"
 
 
 def test_everywhere_means_everywhere_but_the_dashboard_and_this_machines_lanes(listening_at: str) -> None:

@@ -158,6 +158,26 @@ def test_a_run_that_listens_for_workers_over_tls(world: World, tmp_path: Path) -
     jobs.assert_same(tmp_path / "out", world.folder / "local")
 
 
+def test_certificates_are_renewed_by_the_same_authority_and_never_by_another(tmp_path: Path) -> None:
+    """Whoever ran the script twice had an authority that no other machine knew."""
+    certificates(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    certificates(tmp_path)
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert before.keys() == after.keys()
+    same = {name for name in before if before[name] == after[name]}
+    assert same >= {"ca.pem", "ca-key.pem"}
+    assert not same & {"cert.pem", "key.pem"}
+    subprocess.run(["openssl", "verify", "-CAfile", tmp_path / "ca.pem", tmp_path / "cert.pem"], check=True)
+    (tmp_path / "ca-key.pem").unlink()  # Kept elsewhere, as the page says
+    refused = subprocess.run([TLS / "certificates.sh", tmp_path], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "has an authority, but not all of it" in refused.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        name: data for name, data in after.items() if name != "ca-key.pem"
+    }
+
+
 def test_the_keys_are_for_their_owner_only(world: World) -> None:
     for name in ("key.pem", "ca-key.pem"):
         assert (world.folder / "certificates" / name).stat().st_mode & 0o077 == 0

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import click
+import dask
 import pytest
 
 from cloudjob import errors
@@ -88,6 +89,7 @@ def test_values_that_schemas_do_not_know(variant):
         (errors.SOME_FAILED, "fails"),
         (errors.USAGE, "fails"),
         (errors.CONTRACT, "fails"),
+        (errors.CRASHED, "fails"),
         (errors.UNREACHABLE, "replaced"),
         (errors.TERMINATED, "replaced"),
         (137, "replaced"),
@@ -152,14 +154,8 @@ def test_what_a_pod_runs(variant, index, role, tmp_path):
     words = check(*one["command"], *one["args"], env=environment).splitlines()
     assert words[1] == role
     settings = objects(variant)["ConfigMap"]["data"]
-    (workers,) = [each for each in one["env"] if each["name"] == "CLOUDJOB_WORKERS"]
-    lanes = one["resources"]["limits"]["nvidia.com/gpu"] if variant == "gpu" else one["resources"]["limits"]["cpu"]
-    if variant == "gpu":
-        assert workers["value"] == lanes
-    else:
-        assert workers["valueFrom"]["resourceFieldRef"] == {"resource": "limits.cpu"}
-    _, options = parse(words, {**settings, "CLOUDJOB_WORKERS": lanes})
-    assert options["workers"] == int(lanes)
+    _, options = parse(words, settings)
+    assert options["workers"] is None, "as many as the Pod's quota has cores"
     (port,) = objects(variant)["Service"]["spec"]["ports"]
     service = objects(variant)["Service"]["metadata"]["name"]
     if role == "worker":
@@ -246,7 +242,7 @@ def unit(name):
 
 def test_systemd_follows_the_exit_codes():
     never = set(unit("cloudjob.service")["RestartPreventExitStatus"].split())
-    assert never == {str(code) for code in (errors.SOME_FAILED, errors.USAGE, errors.CONTRACT)}
+    assert never == {str(code) for code in (errors.SOME_FAILED, errors.USAGE, errors.CONTRACT, errors.CRASHED)}
     assert unit("cloudjob.service")["Restart"] == "on-failure"
     assert unit("cloudjob.timer")["Persistent"] == "yes"
 
@@ -334,11 +330,16 @@ def slurm(tmp_path):
         tells(tmp_path, "sleep", "exit")
         while_ = f"[ {nodes} = 1 ] || until grep -q srun {tmp_path}/calls 2>/dev/null; do /bin/sleep 0.05; done"
         tells(
-            tmp_path, "cloudjob", f'{while_}\necho cloudjob "$@" in "$CLOUDJOB_BBOX" >> {tmp_path}/calls; exit {code}'
+            tmp_path,
+            "cloudjob",
+            f'{while_}\necho cloudjob "$@" in "$CLOUDJOB_BBOX" >> {tmp_path}/calls\n'
+            f"env | grep ^DASK_ > {tmp_path}/tls; cat {tmp_path}/.cloudjob-*/*.pem >> {tmp_path}/tls; exit {code}",
         )
         environment = {
             "PATH": f"{tmp_path}:/usr/bin:/bin",
             "CLOUDJOB_ENV": str(tmp_path / "env"),
+            "CLOUDJOB_CERTIFICATES": str(DEPLOY / "tls" / "certificates.sh"),
+            "HOME": str(tmp_path),
             "SLURM_JOB_ID": "17",
             "SLURM_JOB_NUM_NODES": str(nodes),
             **({"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}),
@@ -353,19 +354,36 @@ def slurm(tmp_path):
 def test_slurm(slurm):
     code, (workers, run) = slurm(0, 4)
     assert code == 0
-    assert run == "cloudjob run --dates 10d --listen tcp://0.0.0.0:8786 in 1 2 3 4"
+    assert run == "cloudjob run --dates 10d --listen tls://0.0.0.0:8786 in 1 2 3 4"
     own, ours = workers.split(" cloudjob ")
     assert own == "srun --relative=1 --nodes=3 --ntasks=3 --cpus-per-task=1"
     _, options = parse(["cloudjob", *ours.split()])
-    assert options["address"] == f"tcp://{os.uname().nodename}:8786"
+    assert options["address"] == f"tls://{os.uname().nodename}:8786"
+
+
+def test_slurm_makes_certificates_for_each_job(slurm, tmp_path):
+    """They are there while the job runs, nobody else may read them, and gone when it has ended."""
+    assert slurm(0, 1)[0] == 0
+    told = (tmp_path / "tls").read_text()
+    assert told.count("BEGIN CERTIFICATE") == 2
+    assert told.count("BEGIN PRIVATE KEY") == 2
+    settings = dict(line.split("=", 1) for line in told.splitlines() if line.startswith("DASK_"))
+    assert settings.pop("DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION") == "true"
+    names = {Path(path).name for path in settings.values()}
+    assert (len(settings), names) == (7, {"ca.pem", "cert.pem", "key.pem"})
+    (folder,) = {Path(path).parent for path in settings.values()}
+    assert not folder.exists()
+    collected = dask.config.collect_env(settings)["distributed"]["comm"]["tls"]
+    assert collected["worker"]["key"] == str(folder / "key.pem")
 
 
 def test_slurm_of_one_node(slurm):
-    assert slurm(1, 1) == (1, ["cloudjob run --dates 10d --listen tcp://0.0.0.0:8786 in 1 2 3 4"])
+    assert slurm(1, 1) == (1, ["cloudjob run --dates 10d --listen tls://0.0.0.0:8786 in 1 2 3 4"])
 
 
 @pytest.mark.parametrize(
-    ("code", "restarts", "again"), [(4, None, True), (4, 2, True), (4, 3, False), (3, None, False), (1, None, False)]
+    ("code", "restarts", "again"),
+    [(4, None, True), (4, 2, True), (4, 3, False), (3, None, False), (1, None, False), (70, None, False)],
 )
 def test_slurm_tries_again_what_is_worth_it(code, restarts, again, slurm):
     ended, calls = slurm(code, 1, restarts)
@@ -378,7 +396,7 @@ def test_slurm_tries_again_what_is_worth_it(code, restarts, again, slurm):
 
 def test_the_page_has_every_exit_code():
     section = README.read_text().partition("## Exit codes")[2].partition("##")[0]
-    assert re.findall(r"^\| (\d+(?:, \d+)?) \|", section, re.MULTILINE) == ["0", "1", "2", "3", "4", "130, 143"]
+    assert re.findall(r"^\| (\d+(?:, \d+)?) \|", section, re.MULTILINE) == ["0", "1", "2", "3", "4", "70", "130, 143"]
 
 
 def test_the_commands_of_the_page_parse():

@@ -58,6 +58,7 @@ def cluster(hosts, tmp_path):
 
     path = f"{jobs.BIN}:{os.environ['PATH']}"
     environment = {"SLURM_CONF": str(conf), "CLOUDJOB_ENV": str(tmp_path / "env"), "PATH": path}
+    environment |= {"CLOUDJOB_TLS": str(tmp_path), "CLOUDJOB_CERTIFICATES": str(ROOT / "deploy/tls/certificates.sh")}
 
     def slurm(*command, may_fail=False):
         done = subprocess.run(
@@ -122,7 +123,7 @@ def test_a_night(cluster, settings, simulated, tmp_path):
     log = (tmp_path / f"slurm-{number}.out").read_text()
     assert (state["JobState"], state["ExitCode"]) == ("COMPLETED", "0:0"), log
     assert f"{SCENES} done in" in log
-    assert re.search(r"Registered to: +tcp://node1:8786", log), "the other node was at work"
+    assert re.search(r"Registered to: +tls://node1:8786", log), "the other node was at work"
     assert "Reason: scheduler-close" in log
     assert "CANCELLED" not in log
     assert_same_masks(tmp_path / "out", simulated / "reference")

@@ -130,7 +130,7 @@ USAGE = {
     "no dates": ({"dates": None}, "Missing option '--dates'"),
     "words for dates": ({"dates": "yesterday"}, "cannot be read"),
     "no days": ({"dates": "0d"}, "no days at all"),
-    "unknown preset": ({"catalog": "earthsearch"}, "presets are earth-search, planetary-computer"),
+    "unknown preset": ({"catalog": "earthsearch"}, "presets are earth-search, planetary-computer, cdse"),
     "no catalog there": ({"catalog": "none.json"}, "there is no such file"),
     "an option nobody knows": ({"colour": "blue"}, "No such option"),
     "threshold 0": ({"threshold": "0"}, "threshold is 0; expected above 0 and below 1"),
@@ -192,7 +192,7 @@ def test_an_unreachable_catalog(refused: Callable[..., None], monkeypatch: pytes
     refused(4, f"{address} does not answer", catalog=address)
 
 
-@pytest.mark.parametrize(("fault", "code"), [(503, 4), ("hang up", 4), (404, 3), ("html", 3)])
+@pytest.mark.parametrize(("fault", "code"), [(503, 4), ("hang up", 4), (404, 3), ("html", 4)])
 def test_a_catalog_that_fails(
     fault: int | str, code: int, refused: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,7 +211,7 @@ def test_nothing_found(other: dict[str, Any], refused: Callable[..., None]) -> N
     [
         ("not JSON", "is not JSON"),
         ('{"type": "Catalog", "links": []}', "a static catalog cannot be searched"),
-        ('{"type": "FeatureCollection", "features": [{"id": "A"}]}', "which is not a STAC item"),
+        ('{"type": "FeatureCollection", "features": [{"id": "A"}]}', "it is not a STAC item"),
     ],
 )
 def test_files_that_are_no_catalog(content: str, says: str, refused: Callable[..., None], world: World) -> None:
@@ -222,6 +222,14 @@ def test_files_that_are_no_catalog(content: str, says: str, refused: Callable[..
 
 def test_no_item_has_the_band(refused: Callable[..., None], world: World) -> None:
     refused(3, "none of the 3 items can be used: scene MON has no asset B08; it has blue, green", asset="nir=B08")
+
+
+def test_what_to_type_for_a_band_is_told(refused: Callable[..., None]) -> None:
+    refused(3, "name its assets, for example --asset nir=nir", asset="nir=B08")
+
+
+def test_a_band_that_nobody_asks_for(refused: Callable[..., None]) -> None:
+    refused(2, "--asset names a band 'rde' hint: did you mean red?", asset="rde=B04")
 
 
 # Checkpoints
@@ -258,8 +266,8 @@ def test_a_checkpoint_of_another_architecture(refused: Callable[..., None], worl
 
 
 def test_a_checkpoint_of_bands_that_are_not_there(refused: Callable[..., None], world: World) -> None:
-    path = jobs.random_checkpoint(world.folder / "swir.safetensors", bands=("red", "green", "blue", "swir16"))
-    refused(2, "the checkpoint wants the band(s) swir16", checkpoint=path)
+    path = jobs.random_checkpoint(world.folder / "swir.safetensors", bands=("red", "green", "blue", "swir22"))
+    refused(2, "the checkpoint wants the band(s) swir22", checkpoint=path)
     shutil.rmtree(path.parent / "again", ignore_errors=True)
 
 

@@ -219,7 +219,7 @@ def test_catalog_addresses_with_password_and_token(
         address = api.url.replace("://", "://me:SECRETWORD@")
         what = ("--catalog", address, "--checkpoint", checkpoint, "--cluster", signing_cluster[0], "--out", out)
         result = call(capfd, "-v", "run", *what, "--json", *jobs.EVERYWHERE)
-    assert result.code == {"": 0, 401: 3, 503: 4, "html": 3}[fault], result.stderr
+    assert result.code == {"": 0, 401: 3, 503: 4, "html": 4}[fault], result.stderr
     assert_clean(result.stdout, result.stderr, caplog.text, *([out] if fault == "" else []))
     assert fault == "" or api.url in result.stderr
 

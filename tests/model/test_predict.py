@@ -1,4 +1,6 @@
 import dataclasses
+import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from scipy.ndimage import binary_dilation
 from cloudjob.classes import CLEAR, CLOUD
 from cloudjob.grid import Tiling
 from cloudjob.model import predict
+from cloudjob.model.checkpoint import Checkpoint
+from cloudjob.model.share import SHARE
 
 
 def scene(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -63,8 +67,84 @@ def test_folding_and_channels_last_change_nothing() -> None:
     np.testing.assert_allclose(folded, straight, atol=1e-4)  # the random network is steep
 
 
-def test_what_else_is_in_a_batch_changes_nothing() -> None:
-    model = dataclasses.replace(predict.prepare(make_checkpoint(), "cpu"), batch=3)
+class Seen(torch.nn.Module):
+    """A network that notes what it is given."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.given: list[torch.Tensor] = []
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        self.given.append(tiles)
+        return self.network(tiles)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
+    """A simulated GPU: what torch is told of it, while all is computed on the CPU."""
+    device = mock.Mock()
+    device.get_device_capability.return_value = (9, 0)
+    for name in ("get_device_capability", "set_per_process_memory_fraction"):
+        monkeypatch.setattr(torch.cuda, name, getattr(device, name))
+    real = torch.nn.Module.to
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device=None, **how: real(self, **how))
+    return device
+
+
+def on_gpu(checkpoint: Checkpoint) -> tuple[predict.Model, Seen]:
+    model = predict.prepare(checkpoint, "cuda")
+    assert model.device.type == "cuda"
+    seen = Seen(model.network)
+    return dataclasses.replace(model, device=torch.device("cpu"), network=seen), seen
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_a_gpu_computes_no_pixel_that_is_not_wanted(number: int) -> None:
+    """Batches were filled up to 16 tiles, whatever the row held; and a tile's values hang on no other's."""
+    model, seen = on_gpu(make_checkpoint())
+    windows = [scene(64, 96, seed) for seed in range(number)]
+    together = list(predict.probability(model, windows))
+    assert sum(math.prod(tiles.shape[-2:]) * len(tiles) for tiles in seen.given) == number * 64 * 96
+    assert {len(tiles) for tiles in seen.given} == {1}
+    for window, found in zip(windows, together, strict=True):
+        np.testing.assert_array_equal(next(predict.probability(model, [window])), found)
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"), [((9, 0), "float16"), ((7, 0), "float16"), ((6, 1), "float32"), ((5, 2), "float32")]
+)
+def test_precision_on_a_gpu(capability: tuple[int, int], precision: str, gpu: mock.Mock) -> None:
+    """float16 where there are units for it; what comes out is float32, and hardly another."""
+    gpu.get_device_capability.return_value = capability
+    model, seen = on_gpu(made := make_checkpoint())
+    window = scene(64, 64)
+    (found,) = predict.probability(model, [window])
+    assert model.precision == precision
+    assert {str(tiles.dtype) for tiles in seen.given} == {f"torch.{precision}"}
+    assert found.dtype == np.float32
+    (plain,) = predict.probability(predict.prepare(made, "cpu"), [window])
+    np.testing.assert_allclose(found, plain, atol=0.05 if precision == "float16" else 0)
+    assert predict.prepare(made, "cpu").precision == "float32"
+
+
+@pytest.mark.parametrize(("shared", "part"), [(None, 1.0), ("", 1.0), ("4", 0.25)])
+def test_lanes_that_share_a_gpu_share_its_memory(
+    shared: str | None, part: float, gpu: mock.Mock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(SHARE, raising=False)
+    if shared is not None:
+        monkeypatch.setenv(SHARE, shared)
+    predict.prepare(make_checkpoint(), "cuda")
+    gpu.set_per_process_memory_fraction.assert_called_once_with(part, torch.device("cuda"))
+    gpu.reset_mock()
+    predict.prepare(make_checkpoint(), "cpu")
+    gpu.set_per_process_memory_fraction.assert_not_called()
+
+
+def test_what_else_is_predicted_changes_nothing() -> None:
+    model = predict.prepare(make_checkpoint(), "cpu")
     a, b, c, d = (scene(64, 64, seed) for seed in range(4))
     together = list(predict.probability(model, [a, b, c, d]))
     np.testing.assert_array_equal(list(predict.probability(model, [d, c]))[::-1], together[2:])

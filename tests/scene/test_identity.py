@@ -129,8 +129,20 @@ def test_an_id_listed_twice_collapses():
     assert merge([old, replace(old)]) == ([old], [(old, old)])
     moved = make_scene(old.id, baseline="05.10", where=(48.5, 25, 49.5, 26))
     assert merge([old, moved]) == ([moved], [(old, moved)])
-    elsewhere = replace(old, collection="sentinel-2-c1-l2a")
-    assert merge([old, elsewhere]) == ([old, elsewhere], [])
+
+
+def test_one_product_in_two_collections_is_one_scene():
+    elsewhere = replace(old, collection="sentinel-2-c1-l2a", id="S2A_T39QTA_20230628T071848_L2A")
+    assert merge([old, elsewhere]) == merge([elsewhere, old]) == ([elsewhere], [(old, elsewhere)])
+
+
+def test_one_product_by_its_name_is_one_scene_whatever_its_time():
+    """A publisher that tells no datastrip dates a scene by its tile: minutes away."""
+    name = "S2A_MSIL2A_20230628T071621_R006_T39QTA_20230628T113955"
+    a, b = replace(old, product=name), make_scene("b", sensing=TIME + timedelta(minutes=7), product=name)
+    assert same_scene(Identity.of(a), Identity.of(b))
+    assert merge([a, b]) == ([b], [(a, b)])
+    assert merge([a, replace(b, group="39QUA")])[1] == []
 
 
 def test_an_identity_survives_the_ledger():

@@ -11,10 +11,11 @@ import rasterio
 from conftest import REAL, needs_real_scenes
 from scenes import BANDS, make_item, write_cog
 
+from cloudjob.catalog.item import numbers
 from cloudjob.errors import SceneError
 from cloudjob.grid import Tiling
 from cloudjob.scene import describe as metadata
-from cloudjob.scene import files, read
+from cloudjob.scene import files, product, read
 from cloudjob.scene.cube import open_scene
 from cloudjob.scene.describe import describe
 from cloudjob.scene.reflectance import offset_doubt, reflectance, scaling
@@ -97,8 +98,8 @@ def test_the_header_of_a_signed_file_tells_the_grid(tmp_path: Path, monkeypatch:
     with_metadata = described(item).grid
     for asset in item["assets"].values():
         del asset["proj:shape"], asset["proj:transform"]
-        asset["href"] = f"private:{asset['href']}"
-    monkeypatch.setattr(metadata, "open_href", lambda signing, href: href.removeprefix(f"{signing}:"))
+        asset["href"] += ".private"
+    monkeypatch.setattr(metadata, "open_href", lambda signing, href: href.removesuffix(f".{signing}"))
     scene = metadata.describe(item, ASSETS, BANDS, 10, "private")
     assert scene.grid == with_metadata
     assert scene.signing == "private"
@@ -227,12 +228,13 @@ def test_rotated_grids_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asset", "properties", "says"),
     [
-        ({"proj:transform": [10, 0]}, {}, "its metadata make no sense: ValueError"),
-        ({"proj:shape": ["a", 3]}, {}, "its metadata make no sense: ValueError"),
-        ({"proj:epsg": 999_999}, {}, "its metadata make no sense: CRSError"),
-        ({"raster:bands": [{"scale": "small"}]}, {}, "could not convert string to float: 'small'"),
-        ({"raster:bands": 7}, {}, "its metadata make no sense: TypeError"),
-        ({}, {"datetime": "last week"}, "has the datetime 'last week'"),
+        ({"proj:transform": [10, 0]}, {}, "its proj:transform is [10, 0]; expected a list of 6 or 9 numbers"),
+        ({"proj:shape": ["a", 3]}, {}, "its proj:shape is 'a'; expected a number"),
+        ({"proj:epsg": 999_999}, {}, "its projection makes no sense"),
+        ({"raster:bands": [{"scale": "small"}]}, {}, "its scale is 'small'; expected a number"),
+        ({"raster:bands": 7}, {}, "its raster:bands is 7; expected a list"),
+        ({}, {"datetime": "last week"}, "its datetime is 'last week'; expected a time"),
+        ({"data_type": "float32"}, {}, "its numbers are float32; expected uint8, uint16"),
     ],
 )
 def test_metadata_that_make_no_sense_refuse_their_scene(
@@ -292,6 +294,15 @@ BASELINE_4 = {"s2:processing_baseline": "05.10"}
         ({"s2:processing_baseline": "03.01"}, {}, (0.0001, 0)),
         (BASELINE_4, {}, (0.0001, -0.1)),
         ({"processing:version": "05.11"}, {}, (0.0001, -0.1)),
+        # Earth Search v0, and Digital Earth Africa
+        ({"sentinel:processing_baseline": "04.00", "sentinel:boa_offset_applied": False}, {}, (0.0001, -0.1)),
+        ({"sentinel:processing_baseline": "04.00", "sentinel:boa_offset_applied": True}, {}, (0.0001, 0)),
+        ({"sentinel:product_id": "S2A_MSIL2A_20240601T101031_N0510_R022_T33UUQ_20240601T150000"}, {}, (0.0001, -0.1)),
+        # versions of other processors are no baselines of ESA's
+        *(({"processing:version": version}, {}, (0.0001, 0)) for version in ("220", "V210", "3.2.1", "5.0", "2024-06")),
+        # ESA adds nothing to signed numbers
+        (BASELINE_4, {"data_type": "int16", "nodata": -999}, (0.0001, 0)),
+        (BASELINE_4, {"raster:bands": [{"data_type": "int16", "scale": 0.0002}]}, (0.0002, 0)),
         ({"s2:processing_baseline": "2.14"}, {}, (0.0001, 0)),
         ({"s2:processing_baseline": 2.14}, {}, (0.0001, 0)),
         ({"processing:version": "N0214"}, {}, (0.0001, 0)),
@@ -316,7 +327,11 @@ BASELINE_4 = {"s2:processing_baseline": "05.10"}
     ],
 )
 def test_scaling(properties: dict[str, Any], asset: dict[str, Any], expected: tuple[float, float]) -> None:
-    assert scaling(properties, asset) == expected
+    item = {
+        "id": "A",
+        "properties": {name: str(value) if "baseline" in name else value for name, value in properties.items()},
+    }
+    assert scaling(properties, numbers(asset), product.baseline(item)) == expected
 
 
 def test_pixels_that_contradict_the_offset_are_told(tmp_path: Path) -> None:
@@ -348,6 +363,51 @@ def test_groups_are_named_after_the_tile_when_the_scene_has_its_whole_grid(tmp_p
     assert described(item).group == "33UUP"
 
 
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"grid:code": "MGRS-1KAB"},
+        {"grid:code": "MGRS-01KAB"},
+        {"grid:code": "MGRS-T01KAB"},
+        {"s2:mgrs_tile": "01KAB"},
+        {"sentinel:utm_zone": 1, "sentinel:latitude_band": "K", "sentinel:grid_square": "AB"},
+        {"mgrs:utm_zone": 1, "mgrs:latitude_band": "K", "mgrs:grid_square": "AB"},
+        {"odc:region_code": "01KAB"},
+        {"s2:product_uri": "S2A_MSIL2A_20240601T101031_N0510_R022_T01KAB_20240601T150000.SAFE"},
+    ],
+)
+def test_a_tile_has_one_name_however_it_is_written(properties: dict[str, Any], tmp_path: Path) -> None:
+    item = make_item(tmp_path, properties=properties)
+    for asset in item["assets"].values():
+        asset["proj:shape"] = [10980, 10980]
+    assert described(item).group == "01KAB"
+
+
+@pytest.mark.parametrize("name", ["s2:datastrip_id", "eopf:datastrip_id", "sentinel:datastripId", "datastrip_id"])
+def test_a_datastrip_is_known_under_every_name(name: str, tmp_path: Path) -> None:
+    strip = "S2A_OPER_MSI_L2A_DS_2APS_20240601T141550_S20240601T101559_N05.10"
+    assert described(make_item(tmp_path, properties={name: strip})).sensing.minute == 15
+    odd = "S2A_OPER_MSI_L2A_DS_2APS_20240601T141550_S20249901T101559_N05.10"
+    scene = described(make_item(tmp_path, properties={name: odd}))
+    assert scene.sensing == scene.time
+
+
+def test_what_a_products_name_tells_where_nothing_else_does(tmp_path: Path) -> None:
+    name = "S2B_MSIL2A_20240601T101031_N0510_R022_T33UUQ_20240601T150000"
+    scene = described(make_item(tmp_path, name, properties={"platform": None}))
+    assert (scene.platform, scene.baseline, scene.generated) == ("sentinel-2b", "05.10", "2024-06-01T15:00:00Z")
+    assert scene.bands[0].offset == 0  # Its `raster:bands` say so
+    planetary = described(make_item(tmp_path, name.replace("_N0510", ""), properties={"platform": "Sentinel-2B"}))
+    assert (planetary.platform, planetary.product) == (scene.platform, scene.product)
+
+
+def test_an_offset_of_the_run_goes_before_the_items(tmp_path: Path) -> None:
+    item = make_item(tmp_path, properties=BASELINE_4)
+    scene = describe(item, ASSETS, BANDS, 10, offset=-0.1)
+    assert {band.offset for band in scene.bands} == {-0.1}
+    assert scene.fingerprint != described(item).fingerprint
+
+
 def test_the_fingerprint_follows_the_pixels_and_nothing_else(tmp_path: Path) -> None:
     item = make_item(tmp_path, properties={"s2:product_uri": "S2A_MSIL2A_A.SAFE", **BASELINE_4})
     first = described(item).fingerprint
@@ -361,8 +421,9 @@ def test_the_fingerprint_follows_the_pixels_and_nothing_else(tmp_path: Path) -> 
     assert changed(**{"earthsearch:boa_offset_applied": True, "s2:processing_baseline": "05.10"}) is False
     signed = json.loads(json.dumps(item))
     for asset in signed["assets"].values():
-        asset["href"] += "?sig=secret"
+        asset["href"] = f"https://h{asset['href']}?sig=secret"
     assert described(signed).fingerprint == first
+    assert "secret" not in json.dumps(described(signed).item)
     signed["assets"]["red"]["file:checksum"] = "1220abc"
     assert described(signed).fingerprint != first
 

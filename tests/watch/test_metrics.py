@@ -111,7 +111,7 @@ def test_a_scene_done_on_two_kinds_of_device_names_both() -> None:
         (ContractError("x"), 3),
         (UnreachableError("x"), 4),
         (KeyboardInterrupt(), 130),
-        (RuntimeError("a crash"), 1),
+        (RuntimeError("a crash"), 70),
     ],
 )
 def test_a_run_that_fails_hands_on_the_last_success(out: Out, file: Path, error: BaseException, code: int) -> None:

@@ -1,0 +1,160 @@
+"""JSON from a server of unknown hands: asked for patiently, read within bounds, and never on another's behalf."""
+
+import email.utils
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import requests
+
+from cloudjob.catalog.values import load
+from cloudjob.errors import ContractError, UnreachableError, redact
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 128 * 2**20
+"""Of one answer, unpacked. A page of 100 items of Earth Search has 3 MB."""
+MAX_SECONDS = 180
+"""For one answer: a server that sends a byte now and then must not hold a run for ever."""
+LONGEST_WAIT = 60.0
+"""Seconds that a server may make us wait by `Retry-After`; one that asks for more is not reachable now."""
+
+_REDIRECTS = 5
+_CHUNK = 2**16
+_LATER = "nothing was changed; the same command may work later"
+
+
+class RefusedRequestError(Exception):
+    """The server answers that it does not want this request (HTTP 4xx, 501). Another form of it may be wanted.
+
+    Attributes:
+        status: HTTP's.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"HTTP {status} {' '.join(text.split())[:200]}".strip())
+        self.status = status
+
+
+class _PassingFault(Exception):  # noqa: N818  # It is no error until it has lasted
+    """What may soon be over: no answer, half of one, or one that is not the API's."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+@dataclass
+class Client:
+    """Asks one server for JSON.
+
+    Attributes:
+        waits: seconds between the tries.
+        timeout: seconds to connect, and for each part of an answer.
+        session: keeps the connection.
+    """
+
+    waits: Sequence[float]
+    timeout: tuple[float, float]
+    session: requests.Session = field(default_factory=requests.Session)
+
+    def ask(
+        self, method: str, address: str, body: Any = None, *, whole: Callable[[Any], bool] = lambda _: True
+    ) -> dict[str, Any]:
+        """Return the object that the server answers.
+
+        Args:
+            method: GET or POST.
+            address: of http or https.
+            body: of a POST, JSON.
+            whole: whether an object is what was asked for; one that is not counts as cut.
+
+        Raises:
+            RefusedRequestError: the server does not want it.
+            UnreachableError: no whole answer in all tries.
+            ContractError: the address cannot be asked at all, or answers more than `MAX_BYTES`.
+        """
+        for wait in self.waits:
+            try:
+                return self._ask(method, address, body, whole)
+            except _PassingFault as fault:
+                pause = max(wait, fault.wait)
+                if pause > max(wait, LONGEST_WAIT):
+                    reason = f"{fault}; it asks to be left alone for {pause:.0f} s"
+                    raise UnreachableError(f"{redact(address)} does not answer: {reason}", hint=_LATER) from None
+                log.warning("%s: %s; trying again in %g s", redact(address), fault, pause)
+            time.sleep(pause)
+        try:
+            return self._ask(method, address, body, whole)
+        except _PassingFault as fault:
+            raise UnreachableError(f"{redact(address)} does not answer: {fault}", hint=_LATER) from None
+
+    def _ask(self, method: str, address: str, body: Any, whole: Callable[[Any], bool]) -> dict[str, Any]:
+        try:
+            status, headers, data = self._answer(method, address, body)
+        except requests.exceptions.SSLError as error:
+            raise ContractError(f"{redact(address)} has no certificate to trust: {_reason(error)}") from None
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            raise _PassingFault(_reason(error)) from None
+        except requests.exceptions.ContentDecodingError:
+            raise _PassingFault("its answer cannot be unpacked") from None
+        except (requests.RequestException, ValueError) as error:
+            raise ContractError(f"{redact(address)} cannot be asked: {_reason(error)}") from None
+        text = data[:1000].decode("utf-8", "replace")
+        if status in (408, 425, 429) or (status >= 500 and status != requests.codes.not_implemented):
+            wait = _retry_after(headers.get("Retry-After", ""))
+            raise _PassingFault(str(RefusedRequestError(status, text)), wait)
+        if status >= 300:
+            raise RefusedRequestError(status, text)
+        try:
+            answer = load(data)
+        except (ValueError, RecursionError):
+            raise _PassingFault(f"its answer is not JSON: {' '.join(text.split())[:100]!r}") from None
+        if not isinstance(answer, dict) or not whole(answer):
+            raise _PassingFault(f"its answer is not what was asked for: {' '.join(text.split())[:200]}")
+        return answer
+
+    def _answer(self, method: str, address: str, body: Any) -> tuple[int, Any, bytes]:
+        """(status, headers, body); where the server points elsewhere, from there, by the same method."""
+        ends = time.monotonic() + MAX_SECONDS
+        for _ in range(_REDIRECTS):
+            with self.session.request(
+                method, address, json=body, timeout=self.timeout, stream=True, allow_redirects=False
+            ) as answer:
+                if not answer.is_redirect:
+                    return answer.status_code, answer.headers, _content(answer, ends)
+                address = urljoin(address, answer.headers["Location"])
+                if urlsplit(address).scheme not in ("http", "https"):
+                    break
+        raise ContractError(f"{redact(address)} points from address to address")
+
+
+def _content(answer: requests.Response, ends: float) -> bytes:
+    data = bytearray()
+    for chunk in answer.iter_content(_CHUNK):
+        data += chunk
+        if len(data) > MAX_BYTES:
+            raise ContractError(f"{redact(answer.url)} answers more than {MAX_BYTES // 2**20} MiB")
+        if time.monotonic() > ends:
+            raise requests.Timeout(f"an answer takes longer than {MAX_SECONDS} s")
+    return bytes(data)
+
+
+def _retry_after(told: str) -> float:
+    """Seconds that a server asks to wait: a number, or a date of HTTP."""
+    if told.strip().isdigit() and len(told) < 10:
+        return float(told)
+    try:
+        return max(0.0, (email.utils.parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the address: its query may be secret."""
+    inner = error.args[0] if error.args else error
+    return str(getattr(inner, "reason", inner))

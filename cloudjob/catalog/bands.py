@@ -1,0 +1,105 @@
+"""Which asset of an item is which band: by its key, else by the common name it says and the size of its pixels."""
+
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+COMMON = ("red", "green", "blue", "nir", "swir16", "scl")
+"""Common names (STAC's eo extension) that a job may ask for; "scl" is the scene classification, which has none."""
+
+OPTIONAL = frozenset({"swir16", "scl"})
+"""Bands that a scene may lack."""
+
+# Keys that mean one thing wherever they are found. B08 is the near infrared of 10 m; B8A and nir08 are other bands.
+_KEYS = {
+    "red": r"B04|B04_10m",
+    "green": r"B03|B03_10m",
+    "blue": r"B02|B02_10m",
+    "nir": r"B08|B08_10m",
+    "swir16": r"B11|B11_20m",
+    "scl": r"(?i:scl)(_20m)?",
+}
+
+
+def find(assets: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, str]) -> dict[str, str]:
+    """Find bands among an item's assets.
+
+    Args:
+        assets: key → asset, as `item.parse` leaves it: `bands` with `name` and `eo:common_name`, `gsd`, `type`.
+        wanted: band → key of its asset. A band whose key is its own common name is looked for where no asset has that
+            key: among those that say the common name, and among the usual keys.
+
+    Returns:
+        Band → key, without the bands that are not there or for which two assets are equally likely.
+    """
+    found = {}
+    for band, key in wanted.items():
+        if key in assets:
+            found[band] = key
+        elif key == band and (likely := candidates(assets, band)) and len(likely) == 1:
+            found[band] = likely[0]
+    return found
+
+
+def candidates(assets: Mapping[str, Mapping[str, Any]], band: str) -> list[str]:
+    """Keys of the assets that may be a band: those of the finest pixels, and of them cloud-optimized files."""
+    said = [key for key, asset in assets.items() if _common_names(asset) == {band} and _is_data(asset)]
+    likely = said or [key for key in assets if re.fullmatch(_KEYS.get(band, r"(?!)"), key)]
+    sizes = {key: assets[key].get("gsd") or _metres(key) for key in likely}
+    finest = min((size for size in sizes.values() if size), default=None)
+    likely = [key for key in likely if sizes[key] in (finest, None)]
+    tiffs = [key for key in likely if "tiff" in str(assets[key].get("type"))]
+    return tiffs or likely
+
+
+def missing(item: str, assets: Mapping[str, Mapping[str, Any]], lacking: Mapping[str, str]) -> tuple[str, str]:
+    """(what is wrong, what to do about it) where bands are not among an item's assets.
+
+    Args:
+        item: its id.
+        assets: key → asset.
+        lacking: band → the key that was looked for.
+    """
+    rasters = sorted(key for key, asset in assets.items() if _is_raster(key, asset))
+    if not rasters:
+        return f"item {item} has no raster assets", "is it the right collection? See --collection"
+    says = f"scene {item} has no asset {', '.join(lacking.values())}; it has {', '.join(rasters[:40])}"
+    flags = [f"--asset {band}={_guess(band, assets, rasters)}" for band in lacking]
+    return says, f"name its assets, for example {' '.join(flags)}"
+
+
+def meant(band: str, known: Iterable[str]) -> str:
+    """What to do about the name of a band that nobody asks for."""
+    names = list(dict.fromkeys([*known, *COMMON]))
+    close = get_close_matches(band, names, 1, 0.5)
+    return f"did you mean {close[0]}?" if close else f"bands are {', '.join(names)}"
+
+
+def _guess(band: str, assets: Mapping[str, Mapping[str, Any]], rasters: Iterable[str]) -> str:
+    """The key to paste: what a band is most likely called here, or KEY where nobody can tell."""
+    likely = candidates(assets, band)
+    loose = [key for key in rasters if re.search(rf"(?i)(^|[^a-z]){band}([^a-z]|$)", key)]
+    return (likely or loose or ["KEY"])[0]
+
+
+def _common_names(asset: Mapping[str, Any]) -> set[str]:
+    return {each.get("eo:common_name", "") for each in asset.get("bands", ())}
+
+
+def _is_data(asset: Mapping[str, Any]) -> bool:
+    """Whether it may be measured numbers: a picture of one band, such as a preview, says so by its role or format."""
+    roles = asset.get("roles") or ["data"]
+    return not {"overview", "thumbnail", "visual", "metadata"} & set(roles) and "image/png" not in asset.get("type", "")
+
+
+def _is_raster(key: str, asset: Mapping[str, Any]) -> bool:
+    kind, path = asset.get("type", ""), str(asset.get("href", "")).partition("?")[0].lower()
+    tells = kind.startswith("image/") and not re.search(r"image/(png|jpeg|webp)", kind)
+    return bool(tells or asset.get("bands") or path.endswith((".tif", ".tiff", ".jp2")) or key in COMMON)
+
+
+def _metres(key: str) -> float | None:
+    """The pixels' size at the end of a key such as B04_10m."""
+    told = re.search(r"_(\d{1,3})m$", key, re.IGNORECASE)
+    return float(told[1]) if told else None

@@ -1,0 +1,87 @@
+"""What an item says of the product it was made of, wherever its publisher put it: tile, platform, version, time."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+# S2A_MSIL2A_20240601T101031_N0510_R022_T33UUQ_20240601T150000.SAFE; the Planetary Computer's ids lack the N0510.
+# https://sentiwiki.copernicus.eu/web/s2-products (naming convention)
+_NAME = re.compile(
+    r"(S2[A-D])_(MSIL[12][ABC])_(\d{8}T\d{6})(?:_N(\d{2})(\d{2}))?_(R\d{3}_T(\d{2}[A-Z]{3}))_(\d{8}T\d{6})"
+)
+_TILE = re.compile(r"(\d{1,2})([C-HJ-NP-X][A-HJ-NP-Z]{2})")
+_BASELINE = re.compile(r"N?(\d{2})\.?(\d{2})")
+
+
+def tile(item: Mapping[str, Any]) -> str:
+    """The MGRS tile as ESA writes it, such as "33UUQ" or "01KAB"; "" where the item does not tell."""
+    told = item["properties"]
+    zones = [
+        f"{told[f'{prefix}:utm_zone']}{told.get(f'{prefix}:latitude_band')}{told.get(f'{prefix}:grid_square')}"
+        for prefix in ("mgrs", "sentinel")
+        if f"{prefix}:utm_zone" in told
+    ]
+    for code in (told.get("grid:code"), told.get("s2:mgrs_tile"), *zones, told.get("odc:region_code")):
+        if found := _TILE.fullmatch(re.sub(r"^(MGRS-)?T?", "", code or "")):
+            return f"{int(found[1]):02}{found[2]}"
+    if named := _esa_name(item):
+        return named[7]
+    listed = re.search(r"[._-]T(\d{2}[C-HJ-NP-X][A-HJ-NP-Z]{2})[._-]", item["id"])  # HLS.S30.T33UUQ.2024153T101559.v2.0
+    return listed[1] if listed else ""
+
+
+def platform(item: Mapping[str, Any]) -> str:
+    """Such as "sentinel-2a", however it is written; "" where the item does not tell."""
+    told = re.sub(r"[\s_]+", "-", item["properties"].get("platform", "").lower())
+    if not told and (named := _esa_name(item)):
+        told = named[1].lower()
+    return re.sub(r"^s(entinel)?-?2-?([a-d])$", r"sentinel-2\2", told)
+
+
+def baseline(item: Mapping[str, Any]) -> str:
+    """ESA's processing baseline such as "05.10"; "" where the item tells none: another processor's version is none."""
+    told = item["properties"]
+    for name in ("s2:processing_baseline", "sentinel:processing_baseline"):
+        if told.get(name):
+            return str(told[name])
+    if found := _BASELINE.fullmatch(told.get("processing:version", "")):
+        return f"{found[1]}.{found[2]}"
+    named = _esa_name(item)
+    return f"{named[4]}.{named[5]}" if named and named[4] else ""
+
+
+def name(item: Mapping[str, Any]) -> str:
+    """ESA's name of the product without what publishers leave out of it; "" where the item does not tell."""
+    if named := _esa_name(item):
+        return "_".join(named.group(1, 2, 3, 6, 8))
+    return str(item["properties"].get("s2:product_uri", "")).removesuffix(".SAFE")
+
+
+def generated(item: Mapping[str, Any]) -> str:
+    """When the product was made (ISO 8601), or ""."""
+    told = str(item["properties"].get("s2:generation_time") or "")
+    named = _esa_name(item)
+    return told or (_compact(named[8]) if named else "")
+
+
+def sensing(item: Mapping[str, Any]) -> datetime | None:
+    """The sensing time in a datastrip's name: …_DS_2BPS_20240601T101559_S20240601T100600_N05.10; UTC."""
+    found = re.search(r"_S(\d{8}T\d{6})", item["properties"].get("s2:datastrip_id", ""))
+    try:
+        return datetime.strptime(found[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC) if found else None
+    except ValueError:
+        return None
+
+
+def _esa_name(item: Mapping[str, Any]) -> re.Match[str] | None:
+    told = item["properties"]
+    for place in (told.get("s2:product_uri"), told.get("sentinel:product_id"), item["id"], told.get("title")):
+        if found := _NAME.match(place or ""):
+            return found
+    return None
+
+
+def _compact(stamp: str) -> str:
+    """20240601T150000 as ISO 8601."""
+    return f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:11]}:{stamp[11:13]}:{stamp[13:]}Z"

@@ -1,0 +1,291 @@
+"""Items as any catalog may answer them: typed and bounded, or refused alone and by name."""
+
+import copy
+import json
+import time
+
+import pytest
+from shapely import box
+from shapely.geometry import mapping
+
+from cloudjob.catalog import bands, signing
+from cloudjob.catalog.area import parse_bbox
+from cloudjob.catalog.dates import parse_dates
+from cloudjob.catalog.item import RefusedError, named, parse
+from cloudjob.catalog.presets import catalog_for
+from cloudjob.catalog.search import search
+from cloudjob.errors import SceneError
+from cloudjob.scene.describe import describe
+
+ALWAYS = parse_dates("1970/..", None)
+WORLD = parse_bbox(-180, -85, 180, 85)
+WANTED = {band: band for band in ("red", "green", "blue", "nir", "scl")}
+FOUR = ("red", "green", "blue", "nir")
+
+
+def make_item(name="GOOD", **properties):
+    asset = {"proj:shape": [10980, 10980], "proj:transform": [10, 0, 300_000, 0, -10, 5_500_020]}
+    return {
+        "type": "Feature",
+        "id": name,
+        "collection": "c",
+        "geometry": json.loads(json.dumps(mapping(box(12.2, 48.6, 13.6, 49.6)))),
+        "properties": {"datetime": "2024-06-01T10:10:00Z", "proj:epsg": 32633, **properties},
+        "links": [],
+        "assets": {key: {"href": f"https://h/{key}.tif", **copy.deepcopy(asset)} for key in FOUR},
+    }
+
+
+def change(item, path, value):
+    """Put a value somewhere into a copy of an item; `...` takes it away."""
+    changed = copy.deepcopy(item)
+    node, (*way, last) = changed, path
+    for step in way:
+        node = node[step]
+    if value is ...:
+        del node[last]
+    else:
+        node[last] = value
+    return changed
+
+
+def scenes(tmp_path, *items):
+    """What a search of a file of them describes, and why others are refused."""
+    path = tmp_path / "items.json"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+    catalog = catalog_for(str(path))
+    described, refused = [], {}
+    for item in search(catalog, WORLD, ALWAYS):
+        try:
+            described.append(describe(item, catalog.assets, FOUR, 10))
+        except SceneError as error:
+            refused[item["id"]] = str(error)
+    return described, refused
+
+
+WRONG = {
+    "asset without href": (("assets", "thermal"), {"type": "image/tiff"}),
+    "href of a number": (("assets", "red", "href"), 7),
+    "href of nothing": (("assets", "red", "href"), None),
+    "href of no IPv6": (("assets", "red", "href"), "https://[::x/red.tif"),
+    "href of no port": (("assets", "red", "href"), "https://h:99999999/red.tif"),
+    "asset of a string": (("assets", "red"), "red.tif"),
+    "assets in a list": (("assets",), []),
+    "very many assets": (("assets",), {str(n): {"href": "a"} for n in range(501)}),
+    "a very long key": (("assets", "a-" * 5000), {"href": "a"}),
+    "properties of a string": (("properties",), "x"),
+    "time of a number": (("properties", "datetime"), 20240601),
+    "time beyond the calendar": (("properties", "datetime"), "9999-12-31T23:59:59-23:00"),
+    "time before the calendar": (("properties", "datetime"), "0001-01-01T00:00:00+23:00"),
+    "no time": (("properties", "datetime"), None),
+    "version in a list": (("properties", "s2:processing_baseline"), ["05.10"]),
+    "platform of a list": (("properties", "platform"), ["sentinel-2a"]),
+    "datastrip of a number that is none": (("properties", "s2:datastrip_id"), {}),
+    "shape of a string": (("assets", "red", "proj:shape"), "10980"),
+    "shape of strings": (("assets", "red", "proj:shape"), ["a", "b"]),
+    "a thousand million a side": (("assets", "red", "proj:shape"), [10**9, 10**9]),
+    "a line": (("assets", "red", "proj:shape"), [1, 10**9]),
+    "a negative shape": (("assets", "red", "proj:shape"), [-5, 5]),
+    "half a transform": (("assets", "red", "proj:transform"), [10, 0, 3]),
+    "transform of NaN": (("assets", "red", "proj:transform"), [10, 0, float("nan"), 0, -10, 0]),
+    "transform of infinity": (("assets", "red", "proj:transform"), [10, 0, float("inf"), 0, -10, 0]),
+    "transform off the Earth": (("assets", "red", "proj:transform"), [10, 0, 1e11, 0, -10, 1e11]),
+    "no projection": (("properties", "proj:epsg"), 999_998),
+    "projection of a list": (("properties", "proj:epsg"), [32633]),
+    "very many digits": (("properties", "proj:epsg"), 10**4000),
+    "scale of NaN": (("assets", "red", "raster:bands"), [{"scale": float("nan")}]),
+    "bands of a number": (("assets", "red", "raster:bands"), 7),
+    "other numbers": (("assets", "red", "data_type"), "float32"),
+    "geometry of a string": (("geometry",), "Polygon"),
+    "geometry of NaN": (("geometry", "coordinates"), [[[float("nan"), 1], [2, 3], [4, 5], [float("nan"), 1]]]),
+    "geometry in metres": (("geometry",), mapping(box(300_000, 5_000_000, 400_000, 5_100_000))),
+    "geometry of a point": (("geometry",), {"type": "Point", "coordinates": [12, 48]}),
+    "very many corners": (("geometry", "coordinates"), [[[n % 360 / 2, n % 90] for n in range(20_000)]]),
+    "nowhere": (("geometry",), None),
+    "collection of a list": (("collection",), ["c"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_item_is_refused_alone(case, tmp_path):
+    described, refused = scenes(tmp_path, make_item("GOOD"), change(make_item("ODD"), *WRONG[case]), make_item("SAFE"))
+    assert [scene.id for scene in described] == ["GOOD", "SAFE"]
+    assert list(refused) == ["ODD"]
+    assert refused["ODD"].startswith("scene ODD")
+    json.dumps(described[0].item, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x" * 300, "云" * 28, "", 7, None, ["a"], "a\x1b[31mred\x07", "half\ud800", "two\nlines", "\u202etxt", {"a": 1}],
+)
+def test_an_id_that_cannot_be_one_is_named_otherwise(name, tmp_path):
+    described, refused = scenes(tmp_path, make_item("GOOD"), make_item(name), make_item(name, platform="other"))
+    assert [scene.id for scene in described] == ["GOOD"]
+    (told,) = refused
+    assert told.isprintable()
+    assert len(told.encode()) < 100
+    assert refused[told].isprintable()
+    assert named({"id": "x" * 300}) != named({"id": "x" * 301})
+
+
+@pytest.mark.parametrize("raw", [7, None, "item", [], {}, {"id": "A"}, {"id": "A", "properties": {}, "assets": {}}])
+def test_what_is_no_item_is_refused_alone(raw, tmp_path):
+    described, refused = scenes(tmp_path, make_item("GOOD"), raw)
+    assert [scene.id for scene in described] == ["GOOD"]
+    assert len(refused) == 1
+
+
+def test_nests_without_end_are_refused():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    for path in (("geometry", "coordinates"), ("id",), ("properties", "datetime"), ("assets", "red")):
+        with pytest.raises(RefusedError):
+            parse(change(make_item(), path, deep), WANTED)
+
+
+def test_reading_it_again_changes_nothing():
+    item = make_item(**{"eo:cloud_cover": "12.5", "eopf:datastrip_id": "S2A_S20240601T100600"}, updated="2024")
+    item["assets"]["red"] |= {"bands": [{"name": "B04", "eo:common_name": "red"}], "raster:bands": [{"nodata": -999}]}
+    item["links"] = [{"rel": "self", "href": "https://h/items/A?token=SECRET"}]
+    once = parse(item, WANTED).item
+    assert parse(json.loads(json.dumps(once)), WANTED).item == once
+    assert "SECRET" not in json.dumps(once)
+
+
+def test_what_only_informs_costs_nothing():
+    for value, told in (("12.5", 12.5), (3, 3.0), ("many", None), (float("nan"), None), ([], None), (101, None)):
+        found = parse(make_item(**{"eo:cloud_cover": value}), WANTED).item["properties"].get("eo:cloud_cover")
+        assert found == told
+
+
+@pytest.mark.parametrize(
+    ("told", "first", "last"),
+    [
+        ({"datetime": "2024-06-01t10:10:00z"}, "2024-06-01T10:10", "2024-06-01T10:10"),
+        ({"datetime": "2024-06-01 12:10:00+02:00"}, "2024-06-01T10:10", "2024-06-01T10:10"),
+        ({"datetime": None, "start_datetime": "2016-01-01T00:00:00Z"}, "2016-01-01T00:00", "2016-01-01T00:00"),
+        ({"datetime": None, "start_datetime": "2016-01-01", "end_datetime": "2017-01-01"}, "2016-01", "2017-01"),
+    ],
+)
+def test_times(told, first, last):
+    begins, ends = parse(make_item(**told), WANTED).times
+    assert begins.isoformat().startswith(first)
+    assert ends.isoformat().startswith(last)
+
+
+def test_nulls_in_an_asset_do_not_hide_the_items_value(tmp_path):
+    odd = make_item("NULLS")
+    for asset in odd["assets"].values():
+        asset |= {"proj:epsg": None, "proj:code": None}
+    (scene,), refused = scenes(tmp_path, odd)
+    assert (scene.grid.epsg, refused) == (32633, {})
+
+
+def test_an_item_without_geometry_lies_in_its_bbox(tmp_path):
+    item = {**make_item(), "geometry": None, "bbox": [12.2, 48.6, 13.6, 49.6]}
+    (scene,), _ = scenes(tmp_path, item)
+    assert scene.item["geometry"]["type"] == "Polygon"
+    _, refused = scenes(tmp_path, {**make_item("A"), "geometry": None})
+    assert "has no geometry" in refused["A"]
+
+
+@pytest.mark.parametrize("corners", [300, 3000])
+def test_a_footprint_that_crosses_itself_everywhere_takes_no_time(corners, tmp_path):
+    began = time.process_time()
+    ring = [[12 + (n * 7919 % 1000) / 1000, 48 + (n * 104_729 % 1000) / 1000] for n in range(corners)]
+    item = change(make_item(), ("geometry", "coordinates"), [[*ring, ring[0]]])
+    (scene,), _ = scenes(tmp_path, item)
+    assert time.process_time() - began < 2
+    assert len(json.dumps(scene.item["geometry"])) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("base", "href", "whole"),
+    [
+        ("s3://bucket/stac/A.json", "./red.tif", "s3://bucket/stac/red.tif"),
+        ("s3://bucket/stac/A.json", "../red.tif", "s3://bucket/red.tif"),
+        ("https://h/items/A?token=SECRET", "red.tif", "https://h/items/red.tif"),
+        ("https://h/items/A", "/red.tif", "https://h/red.tif"),
+        ("https://h/items/A", "//other/red.tif", "https://other/red.tif"),
+    ],
+)
+def test_hrefs_count_from_where_the_item_lies(base, href, whole):
+    item = change(make_item(), ("assets", "red", "href"), href)
+    item["links"] = [{"rel": "self", "href": base}]
+    assert parse(item, WANTED, base="https://api/v1", remote=True).item["assets"]["red"]["href"] == whole
+
+
+@pytest.mark.parametrize(
+    "href",
+    ["file:///etc/passwd", "/vsicurl/https://h/red.tif", "vrt://https://h/x", "/vsizip//vsicurl/http://h/a.zip/a.tif"],
+)
+def test_a_strangers_item_opens_no_file_of_this_machine(href):
+    item = change(make_item(), ("assets", "red", "href"), href)
+    with pytest.raises(RefusedError, match="expected an address of http, https, s3, gs, az"):
+        parse(item, WANTED, base="https://api/v1", remote=True)
+    path = parse(change(item, ("assets", "red", "href"), "/etc/passwd"), WANTED, base="https://api/v1/", remote=True)
+    assert path.item["assets"]["red"]["href"] == "https://api/etc/passwd"
+
+
+def test_a_users_signature_opens_and_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(signing, "_given", {})
+    item = make_item("SIGNED")
+    for asset in item["assets"].values():
+        asset["href"] += "?sig=abc&se=2030"
+    (scene,), _ = scenes(tmp_path, item)
+    assert scene.bands[0].address == "https://h/red.tif?sig=abc&se=2030"
+    assert "abc" not in repr(scene)
+    assert "abc" not in json.dumps(scene.item)
+
+
+# Bands
+
+
+def named_assets(*assets):
+    return {
+        key: {"href": f"{key}.tif", "bands": [{"name": key, "eo:common_name": name}], **more}
+        for key, name, more in assets
+    }
+
+
+def test_bands_are_found_by_common_name_and_size():
+    assets = named_assets(
+        ("B04_20m", "red", {"gsd": 20}),
+        ("B04_10m", "red", {"gsd": 10}),
+        ("preview", "red", {"gsd": 10, "roles": ["overview"]}),
+        ("B08_10m", "nir", {}),
+        ("B8A_20m", "nir08", {}),
+        ("SCL_20m", "", {}),
+    )
+    assets["visual"] = {"href": "v.tif", "bands": [{"eo:common_name": name} for name in ("red", "green", "blue")]}
+    assert bands.find(assets, {**WANTED, "green": "G"}) == {"red": "B04_10m", "nir": "B08_10m", "scl": "SCL_20m"}
+    assert bands.find(assets, {"red": "B04"}) == {}  # What somebody typed is never taken for something else
+
+
+def test_a_cog_goes_before_its_jpeg_2000():
+    assets = named_assets(
+        ("a-jp2", "red", {"type": "image/jp2"}), ("a", "red", {"type": "image/tiff; application=geotiff"})
+    )
+    assert bands.find(assets, {"red": "red"}) == {"red": "a"}
+
+
+@pytest.mark.parametrize("how", ["bands", "eo:bands", "eo:bands of 1.1"])
+def test_bands_by_name_in_every_version_of_stac(how, tmp_path):
+    item = make_item()
+    for band, key in zip(FOUR, ("x1", "x2", "x3", "x4"), strict=True):
+        asset = item["assets"].pop(band)
+        name = {"bands": "eo:common_name", "eo:bands": "common_name", "eo:bands of 1.1": "common_name"}[how]
+        item["assets"][key] = asset | {how.split()[0]: [{"name": key, name: band}]}
+    (scene,), refused = scenes(tmp_path, item)
+    assert [band.key for band in scene.bands] == ["x1", "x2", "x3", "x4"], refused
+
+
+def test_what_cannot_be_told_is_asked_for_with_the_flags_to_paste():
+    assets = {key: {"href": f"{key}.tif"} for key in ("band_red", "band_nir", "x")}
+    says, hint = bands.missing("A", assets, {"red": "red", "nir": "nir", "blue": "blue"})
+    assert says == "scene A has no asset red, nir, blue; it has band_nir, band_red, x"
+    assert hint.endswith("--asset red=band_red --asset nir=band_nir --asset blue=KEY")
+    assert bands.missing("A", {"metadata": {"href": "a.xml"}}, {"red": "red"})[0] == "item A has no raster assets"
+    assert bands.meant("rde", FOUR) == "did you mean red?"

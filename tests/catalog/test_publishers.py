@@ -1,0 +1,239 @@
+"""Each publisher of docs/publishers.md: items of its form, pixels of our own, a server that answers as its own does."""
+
+import re
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+from file_server import file_server
+from scenes import write_cog
+from shapely import box
+from shapely.geometry import mapping
+from stac_server import stac_server
+
+from cloudjob.catalog import presets, signing
+from cloudjob.catalog.area import parse_bbox
+from cloudjob.catalog.dates import parse_dates
+from cloudjob.catalog.presets import catalog_for
+from cloudjob.catalog.search import search
+from cloudjob.scene.cube import open_scene
+from cloudjob.scene.describe import describe
+from cloudjob.scene.files import INTEGERS
+from cloudjob.scene.identity import merge
+
+DOCS = Path(__file__).parents[2] / "docs" / "publishers.md"
+BANDS = ("red", "green", "blue", "nir")
+JUNE = parse_dates("2024-06", date(2024, 7, 1))
+WORLD = parse_bbox(-180, -85, 180, 85)
+TRANSFORM = (10, 0, 300_000, 0, -10, 5_500_020)
+SHAPE = (110, 120)
+PRODUCT = "S2A_MSIL2A_20240601T101031_N0510_R022_T33UUQ_20240601T150000"
+STRIP = "S2A_OPER_MSI_L2A_DS_2APS_20240601T150000_S20240601T101559_N05.10"
+PROJ = {"proj:shape": list(SHAPE), "proj:transform": list(TRANSFORM)}
+
+
+def item(name, collection, assets, **properties):
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": name,
+        "collection": collection,
+        "geometry": mapping(box(12.2, 49.6, 12.3, 49.7)),
+        "bbox": [12.2, 49.6, 12.3, 49.7],
+        "properties": {"datetime": "2024-06-01T10:16:03Z", **properties},
+        "links": [],
+        "assets": assets,
+    }
+
+
+def assets(files, keys, **more):
+    """An asset for each band, at the server's files."""
+    return {
+        key: {"href": f"{files.url}/{band}.tif", "type": "image/tiff; application=geotiff", "roles": ["data"], **more}
+        for band, key in zip(BANDS, keys, strict=True)
+    }
+
+
+def named(told, *, key="eo:bands", name="common_name"):
+    """Say of each asset which band it is."""
+    return {
+        asset: {**what, key: [{"name": asset, name: band}]}
+        for band, (asset, what) in zip(BANDS, told.items(), strict=True)
+    }
+
+
+@pytest.fixture
+def files(tmp_path):
+    with file_server(tmp_path) as server:
+        yield server
+
+
+def pixels(files, *, dtype=np.uint16, nodata=0, transform=TRANSFORM, bands=BANDS):
+    for number, band in enumerate(bands):
+        values = np.random.default_rng(number).integers(1, 9000, SHAPE).astype(dtype)
+        values[:20] = nodata
+        write_cog(files.folder / f"{band}.tif", values, transform, nodata=nodata)
+
+
+def masked(api, catalog, resolution=10):
+    """The scene that a job would read, its numbers, and how the API was asked."""
+    (found,) = search(catalog, WORLD, JUNE)
+    scene = describe(found, catalog.assets, BANDS, resolution, catalog.signing)
+    return scene, open_scene(scene, scene.bands, scene.grid).values
+
+
+def here(name, api):
+    """A preset, at the test's server."""
+    preset = presets.PRESETS[name]
+    return catalog_for(name).__class__(api.url, preset.collection, preset.assets, preset.signing)
+
+
+def earth_search(files, collection, **properties):
+    numbers = {"raster:bands": [{"data_type": "uint16", "nodata": 0, "scale": 0.0001, "offset": -0.1}]}
+    told = named(assets(files, BANDS, **PROJ, **numbers))
+    elsewhere = {"type": "image/jp2", "href": "s3://requester-pays/x.jp2"}
+    jp2 = {f"{key}-jp2": {**asset, **elsewhere} for key, asset in told.items()}
+    about = {"platform": "sentinel-2a", "grid:code": "MGRS-33UUQ", "proj:epsg": 32633}
+    about |= {"s2:processing_baseline": "05.10", "s2:generation_time": "2024-06-01T15:00:00Z"}
+    about |= {"s2:product_uri": f"{PRODUCT}.SAFE", "s2:datastrip_id": STRIP}
+    return item("S2A_33UUQ_20240601_0_L2A", collection, {**told, **jp2}, **about, **properties)
+
+
+def test_earth_search(files):
+    pixels(files)
+    with stac_server() as api:
+        for applied, offset in ((True, 0.0), (False, -0.1)):
+            api.items = [earth_search(files, "sentinel-2-l2a", **{"earthsearch:boa_offset_applied": applied})]
+            scene, values = masked(api, here("earth-search", api))
+            assert {band.offset for band in scene.bands} == {offset}
+            assert [band.key for band in scene.bands] == list(BANDS)
+            assert (values[:, :20] == 0).all()
+        assert api.searches[0][0] == "POST"
+
+
+def test_earth_search_collection_1(files):
+    pixels(files)
+    one, other = earth_search(files, "sentinel-2-c1-l2a"), earth_search(files, "sentinel-2-l2a")
+    one["id"] = "S2A_T33UUQ_20240601T101559_L2A"
+    with stac_server(items=[one, other]) as api:
+        preset = here("earth-search", api)
+        both = [
+            describe(found, preset.assets, BANDS, 10)
+            for collection in ("sentinel-2-l2a", "sentinel-2-c1-l2a")
+            for found in search(catalog_for(api.url, collection=collection), WORLD, JUNE)
+        ]
+        assert len(both) == 2
+        assert len(merge(both)[0]) == 1
+
+
+def test_planetary_computer(files, monkeypatch):
+    pixels(files)
+    monkeypatch.setattr(signing, "_fetch_token", lambda *_: ("sig=SECRET", JUNE.start.replace(year=2100)))
+    told = assets(files, ("B04", "B03", "B02", "B08"), **PROJ)
+    name = PRODUCT.replace("_N0510", "")
+    about = {"platform": "Sentinel-2A", "s2:mgrs_tile": "33UUQ", "s2:processing_baseline": "05.10", "proj:epsg": 32633}
+    blob = "https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/B04.tif"
+    with stac_server(items=[item(name, "sentinel-2-l2a", told, **about)]) as api:
+        scene, _ = masked(api, here("planetary-computer", api))
+        assert (scene.platform, scene.bands[0].offset) == ("sentinel-2a", -0.1)
+        earth = describe(earth_search(files, "sentinel-2-l2a"), presets.PRESETS["earth-search"].assets, BANDS, 10)
+        assert scene.product == earth.product
+    assert signing.open_href("", blob) == f"{blob}?sig=SECRET"
+
+
+def test_cdse(files):
+    """STAC 1.1: `bands`, a baseline in the processing extension, a datastrip of the EOPF extension."""
+    pixels(files)
+    numbers = {"data_type": "uint16", "nodata": 0, "raster:scale": 0.0001, "raster:offset": -0.1, "gsd": 10}
+    told = assets(files, ("B04_10m", "B03_10m", "B02_10m", "B08_10m"), **numbers, **PROJ)
+    fine = named(told, key="bands", name="eo:common_name")
+    elsewhere = {"gsd": 20, "href": "s3://eodata/x.jp2"}
+    coarse = {key.replace("10m", "20m"): {**asset, **elsewhere} for key, asset in fine.items()}
+    about = {"platform": "sentinel-2a", "grid:code": "MGRS-33UUQ", "proj:code": "EPSG:32633"}
+    about |= {"processing:version": "05.10", "eopf:datastrip_id": STRIP}
+    with stac_server(items=[item(f"{PRODUCT}.SAFE", "sentinel-2-l2a", {**coarse, **fine}, **about)]) as api:
+        scene, _ = masked(api, here("cdse", api))
+        found, _ = masked(api, catalog_for(api.url))  # By what the item says, without the preset
+    for each in (scene, found):
+        assert [band.key for band in each.bands] == list(fine)
+        assert (each.baseline, each.sensing.second, each.bands[0].offset) == ("05.10", 59, -0.1)
+    assert scene.product == PRODUCT.replace("_N0510", "")
+
+
+def test_digital_earth_africa(files, monkeypatch):
+    """datacube-explorer, and the names of Earth Search v0."""
+    pixels(files)
+    told = named(assets(files, ("B04", "B03", "B02", "B08"), **PROJ))
+    about = {"platform": "sentinel-2a", "proj:epsg": 32633, "sentinel:processing_baseline": "05.10"}
+    about |= {"sentinel:utm_zone": 33, "sentinel:latitude_band": "U", "sentinel:grid_square": "UQ"}
+    about |= {"sentinel:product_id": PRODUCT, "sentinel:boa_offset_applied": False}
+    with stac_server(items=[item("6eec7f5e-0b3b-5cd3", "s2_l2a", told, **about)]) as api:
+        api.refuses = lambda asked: isinstance(asked["collections"], str)  # A search by GET
+        landing = api.landing()
+        for link in landing["links"]:
+            link.pop("method", None)
+        monkeypatch.setattr(api, "landing", lambda: landing, raising=False)
+        scene, _ = masked(api, here("digital-earth-africa", api))
+    assert (scene.bands[0].offset, scene.group[:5], scene.baseline) == (-0.1, "33UUQ", "05.10")
+
+
+def test_digital_earth_australia(files):
+    """Signed numbers of its own processor, nothing said of them, and the grid in the files only."""
+    pixels(files)
+    told = assets(files, ("nbart_red", "nbart_green", "nbart_blue", "nbart_nir_1"))
+    told |= {"oa_fmask": {"href": f"{files.url}/fmask.tif", "type": "image/tiff"}}
+    about = {"platform": "sentinel-2b", "odc:region_code": "55HFA", "odc:dataset_version": "3.2.1"}
+    with stac_server(items=[item("a-uuid", "ga_s2bm_ard_3", told, **about)]) as api:
+        (found,) = search(here("digital-earth-australia", api), WORLD, JUNE)
+        scene = describe(found, presets.PRESETS["digital-earth-australia"].assets, BANDS, 10)
+        assert api.searches[0][2]["collections"] == ["ga_s2am_ard_3", "ga_s2bm_ard_3", "ga_s2cm_ard_3"]
+    assert (scene.grid.shape, scene.bands[0].offset, scene.baseline, scene.scl) == (SHAPE, 0, "", None)
+    assert signing.open_href("", "s3://dea-public-data/x.tif").startswith("https://dea-public-data.s3.")
+
+
+@pytest.mark.skipif("int16" not in INTEGERS, reason="signed numbers are not read yet")
+def test_terrascope(files):
+    pixels(files)
+    about = {"platform": "sentinel-2c", "grid:code": "MGRS-33UUQ", "proj:code": "EPSG:32633"}
+    about |= {"processing:version": "220", "processing:software": {"sentinel2_terrascope": "1.1.0"}}
+    numbers = {"data_type": "int16", "nodata": 32767, "raster:scale": 0.0001, "raster:offset": 0, "gsd": 10}
+    told = named(assets(files, ("B04", "B03", "B02", "B08"), **numbers, **PROJ), key="bands", name="eo:common_name")
+    told["B8A"] = {**told["B08"], "bands": [{"name": "B8A", "eo:common_name": "nir08"}], "gsd": 20}
+    with stac_server(items=[item("S2C_20240601T101603_33UUQ_TOC_V220", "terrascope-s2-toc-v2", told, **about)]) as api:
+        catalog = catalog_for(api.url, collection="terrascope-s2-toc-v2")
+        (found,) = search(catalog, WORLD, JUNE)
+    scene = describe(found, catalog.assets, BANDS, 10)
+    assert [band.key for band in scene.bands] == ["B04", "B03", "B02", "B08"]
+    assert {(band.dtype, band.nodata, band.offset) for band in scene.bands} == {("int16", 32767, 0.0)}
+    assert scene.baseline == ""
+
+
+def test_hls(files):
+    """The grid stands in the files, the tile in the id."""
+    pixels(files, transform=(30, 0, 300_000, 0, -30, 5_500_020))
+    keys = dict(zip(BANDS, ("B04", "B03", "B02", "B08"), strict=True))
+    name = "HLS.S30.T33UUQ.2024153T101559.v2.0"
+    with stac_server(items=[item(name, "HLSS30_2.0", assets(files, keys.values()), **{"eo:cloud_cover": 12})]) as api:
+        scene, _ = masked(api, catalog_for(api.url, collection="HLSS30_2.0", assets=keys), 30)
+    assert (scene.grid.dx, scene.bands[0].offset, scene.group[:5]) == (30, 0, "33UUQ")
+
+
+def test_landsat(files):
+    pixels(files, transform=(30, 0, 300_000, 0, -30, 5_500_020))
+    numbers = {"raster:bands": [{"data_type": "uint16", "nodata": 0, "scale": 2.75e-05, "offset": -0.2}]}
+    grid = {"proj:shape": list(SHAPE), "proj:transform": [30, 0, 300_000, 0, -30, 5_500_020]}
+    told = named(assets(files, ("red", "green", "blue", "nir08"), **numbers, **grid))
+    about = {"platform": "landsat-9", "proj:epsg": 32633, "landsat:wrs_path": "192"}
+    with stac_server(items=[item("LC09_L2SP_192026_20240601_02_T1", "landsat-c2-l2", told, **about)]) as api:
+        scene, values = masked(api, catalog_for(api.url, collection="landsat-c2-l2", assets={"nir": "nir08"}), 30)
+    assert {(band.scale, band.offset) for band in scene.bands} == {(2.75e-05, -0.2)}
+    assert (values[:, :20] == 0).all()
+
+
+def test_the_table_says_what_the_presets_are():
+    text = DOCS.read_text(encoding="utf-8")
+    for name in presets.PRESETS:
+        assert f"`--catalog {name}`" in text, name
+    typed = re.findall(r"--asset (\w+)=\w+", text)
+    assert set(typed) <= set(presets.COMMON)
