@@ -168,7 +168,7 @@ def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> N
 
     \b
     Per scene: new, changed (another version is in the catalog), grown (more tiles are asked for),
-    failed before, abandoned (failed three times for one reason) or done.
+    failed before, abandoned (failed on three nights for one reason) or done.
     """
     from cloudjob.plan import survey
     from cloudjob.watch import terminal

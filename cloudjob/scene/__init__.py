@@ -1,3 +1,3 @@
 """One scene: what its STAC item says of it, and its pixels."""
 
-__all__ = ["describe", "files", "identity", "read", "reflectance", "scene"]
+__all__ = ["describe", "files", "identity", "outside", "read", "reflectance", "scene"]

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from typing import Any
 
 import click
 from tqdm import tqdm
@@ -161,4 +162,13 @@ def _status_lines(found: ledger.Summary) -> Iterator[str]:
     if found.incomplete:
         yield f"incomplete (a run was interrupted; run again): {', '.join(found.incomplete)}"
     if found.last_run:
-        yield f"last run: {found.last_run['started']}, {found.last_run['how']}, {found.last_run['seconds']:.0f} s"
+        yield f"last run: {_last_run(found.last_run)}"
+
+
+def _last_run(told: dict[str, Any]) -> str:
+    """Such as "2024-06-02T01:00:00+00:00, complete, nothing to do, 3 s"."""
+    if told["how"] == "unfinished":
+        return f"{told['started']}, begun and not ended: it was killed, or is still at work"
+    nothing = ", nothing to do" if told["how"] == "complete" and not told.get("scenes") else ""
+    why = f" by: {told['why']}" if told.get("why") else ""
+    return f"{told['started']}, {told['how']}{nothing}, {told['seconds']:.0f} s{why}"
