@@ -189,6 +189,30 @@ def status(*, out: str, as_json: bool) -> None:
     terminal.status(Out.at(out), as_json=as_json)
 
 
+@cli.command("check")
+@click.argument("out")
+@option("--repair", is_flag=True, help="Mend what can be mended; have the next run mask the rest again.")
+@option("--json", "as_json", is_flag=True, help="Print JSON on stdout, a line for every fault.")
+def check_(*, out: str, repair: bool, as_json: bool) -> int:
+    """Compare all that lies in OUT: items, masks down to every pixel, and what binds them.
+
+    Exits with 0 when all is well, or (with --repair) was mended or marked for the next run; with 1 when something is
+    wrong. Reads every mask: about a second for each full Sentinel-2 tile.
+    """
+    from cloudjob.store import check
+    from cloudjob.store.lock import Lock
+    from cloudjob.store.out import Out
+    from cloudjob.store.repair import repair as repaired
+    from cloudjob.watch import terminal
+
+    place = Out.at(out)
+    if not repair:
+        return terminal.check(((fault, "") for fault in check.check(place)), as_json=as_json)
+    faults = list(check.check(place))
+    with Lock(place) if faults else contextlib.nullcontext() as lock:
+        return terminal.check(repaired(lock, faults) if lock else (), as_json=as_json)
+
+
 @cli.command("export")
 @click.argument("out")
 @click.argument("what", metavar="SCENE|DAY")

@@ -85,20 +85,24 @@ def _rebuild(kind: type[CloudjobError], message: str, hint: str | None) -> Cloud
     return kind(message, hint=hint)
 
 
-# Lengths have bounds, or a long line without a blank would take for ever
-_QUERY = re.compile(r"(\w[\w+.-]{0,20}://[^\s'\"<>?#]{0,2000}+|/vsi\w{1,20}/[^\s'\"<>?#]{0,2000}+)[?#][^\s'\"<>)\]]*")
-_FILE_QUERY = re.compile(r"([\w-]\.\w{1,15})\?[^\s'\"<>)\],]*=[^\s'\"<>)\],]*")  # GDAL names files without their folder
+# Every character is looked at by each of these a few times at most: a match takes all of an address, whether there is
+# something to cut off or not, and what may stand before a name is not looked for.
+_QUERY = re.compile(r"(\w[\w+.-]{0,20}://[^\s'\"<>?#]*+|/vsi\w{1,20}/[^\s'\"<>?#]*+)(?:[?#][^\s'\"<>)\]]*+)?")
+_FILE_QUERY = re.compile(
+    r"([\w-]\.\w{1,15})\?[^\s'\"<>)\],=]{0,100}=[^\s'\"<>)\],]*+"
+)  # GDAL names files so, without folder
 _USERINFO = re.compile(r"(\w[\w+.-]{0,20}://)[^\s/'\"]+@")
-_NAME = (
-    r"[\w-]{0,40}(?:sig|signature|token|password|passwd|secret[\w-]{0,40}|credential"
+_WORD = (
+    r"(?:sig|signature|token|password|passwd|secret[\w-]{0,40}|credential"
     r"|(?:access|account|storage|subscription|api|private)[_-]?key(?:[_-]?id)?)"
 )
+_NAME = r"[\w-]{0,40}" + _WORD
 # "token": "…" in JSON, and 'token': '…' in Python
 _QUOTED = re.compile(
     rf"(?i)(?P<name>(?P<a>['\"])(?:[\w-]{{1,40}}:)?{_NAME}(?P=a)\s*:\s*(?P<b>['\"]))(?:\\.|(?!(?P=b)).)*(?P=b)"
 )
 _SECRET = re.compile(rf"(?i)(?:[\w-]{{1,40}}:)?{_NAME}")
-_NAMED = re.compile(rf"(?i)(\b{_NAME}(?:\s*=\s*|:\s*|%3D))(?!\*\*\*)[^\s&'\",;)]+")
+_NAMED = re.compile(rf"(?i)({_WORD}(?:\s*=\s*|:\s*|%3D))(?!\*\*\*)[^\s&'\",;)]+")
 _HEADER = re.compile(r"(?i)\b(authorization['\"]?\s*[:=]\s*['\"]?(?:\w+\s+)?|bearer\s+)(?!\*\*\*)[\w.~+/=-]{8,}")
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from distributed import KilledWorker
 
 from cloudjob.cluster.task import Task
-from cloudjob.errors import CloudjobError, OutsideError, SceneError
+from cloudjob.errors import CloudjobError, OutsideError, PassingError, SceneError
 from cloudjob.plan.plan import Planned
 from cloudjob.plan.sources import Sources
 from cloudjob.plan.survey import Survey
@@ -65,7 +65,7 @@ class Outcomes:
         if not isinstance(outcome, SceneError):
             return self._fail(scene, _foreign(scene, outcome))
         self._sources.failed(_href(scene), outcome)
-        if not self._sources.own(_href(scene), outcome):
+        if isinstance(outcome, PassingError | OutsideError):
             self._doubtful.append((self.waiting[scene.id], outcome))
             return self._fail(scene, outcome, outside=True)
         return self._fail(scene, outcome)

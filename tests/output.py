@@ -18,7 +18,7 @@ from cloudjob.scene.scene import Band, Scene
 from cloudjob.store import ledger, settings, slots
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
-from cloudjob.store.receipt import Receipt
+from cloudjob.store.receipt import Receipt, tile_sum
 from cloudjob.store.settings import Settings
 
 GRID = Grid(32632, 600_000.0, 5_100_000.0, 10.0, 10.0, 60, 70)
@@ -100,7 +100,7 @@ def run(
             if reason:
                 slots.fail(lock, before, one.scene, slot=slot, tiles=tiles, reason=reason)
             else:
-                receipt = receipt_of(one.scene, tiles)
+                receipt = receipt_of(one.scene, tiles, contract)
                 how = {"slot": slot, "receipt": receipt, "tiles": tiles, "replaces": one.replaces}
                 slots.complete(lock, contract, before, one.scene, **how)
         slots.tidy(lock, ledger.refresh(out))
@@ -111,11 +111,11 @@ def write(out: Out, scene: Scene, slot: slots.Slot, tiles: Iterable[Tile], contr
     """What a worker does."""
     writer = slots.Writer(out, slot, contract)
     for tile in tiles:
-        mask = values(scene, tile)
-        writer.write(TILING.core(tile), mask, mask // 2 if contract.probability else None)
+        writer.write(TILING.core(tile), *_kept(values(scene, tile), contract))
 
 
-def receipt_of(scene: Scene, tiles: Iterable[Tile]) -> Receipt:
+def receipt_of(scene: Scene, tiles: Iterable[Tile], contract: Settings = SETTINGS) -> Receipt:
+    tiles = list(tiles)
     counts = np.bincount(np.concatenate([values(scene, tile).ravel() for tile in tiles]), minlength=256)
     clear, cloud, no_data, outside = (int(counts[value]) for value in (0, 1, 254, 255))
     return Receipt(
@@ -123,11 +123,16 @@ def receipt_of(scene: Scene, tiles: Iterable[Tile]) -> Receipt:
         cloud=cloud,
         no_data=no_data,
         outside=outside,
+        checksum=sum(tile_sum(tile, *_kept(values(scene, tile), contract)) for tile in tiles),
         scl_compared=7,
         scl_agreed=6,
         device="cpu",
         precision="float32",
     )
+
+
+def _kept(mask: np.ndarray, contract: Settings) -> tuple[np.ndarray, ...]:
+    return (mask, mask // 2) if contract.probability else (mask,)
 
 
 def expected(scene: Scene, tiles: Iterable[Tile] = ALL) -> np.ndarray:

@@ -27,7 +27,7 @@ from cloudjob.scene.reflectance import OFFSET, adds_offset, reflectance
 from cloudjob.scene.scene import Scene
 from cloudjob.store import slots
 from cloudjob.store.out import Out
-from cloudjob.store.receipt import Receipt, merge
+from cloudjob.store.receipt import Receipt, merge, tile_sum
 from cloudjob.store.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -117,10 +117,12 @@ def mask_tiles(task: Task, model: predict.Model, *, patient: bool = False) -> Re
                 outside = _outside(task.clip, scene.grid.crop(core))
                 mask[outside] = likely[outside] = NOT_COMPUTED
             computed = time.perf_counter()
-            writer.write(core, mask, likely if task.settings.probability else None)
+            kept = (mask, likely) if task.settings.probability else (mask,)
+            writer.write(core, *kept)
             written = time.perf_counter()
             receipts += [
                 Receipt(network_seconds=computed - started, write_seconds=written - computed),
+                Receipt(checksum=tile_sum(tile, *kept)),
                 _tally(mask, row.crop(core), scene, math.prod(tiling.padded(tile).shape)),
             ]
             if labels is not None:

@@ -67,8 +67,11 @@ def parse(data: bytes, path: str) -> Checkpoint:
         state = safetensors.torch.load(data)
     except (safetensors.SafetensorError, ValueError) as error:
         raise not_whole(data, path, error) from None
-    network = untrained(contract)
     try:
+        with torch.device("meta"):  # Shapes alone: a small file that tells of a large network allocates nothing
+            shell = untrained(contract)
+        shell.load_state_dict(state, assign=True)
+        network = untrained(contract)
         network.load_state_dict(state)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
@@ -77,6 +80,9 @@ def parse(data: bytes, path: str) -> Checkpoint:
             f"widths={contract.widths}, stem={contract.stem}): {first}",
             hint=HINT,
         ) from None
-    if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
+    final = network.state_dict()
+    if not all(torch.isfinite(tensor).all() for tensor in final.values()):
         raise ContractError(f"checkpoint {path} has weights that are not finite numbers", hint=HINT)
+    if any(bool((tensor < 0).any()) for name, tensor in final.items() if name.endswith("running_var")):
+        raise ContractError(f"checkpoint {path} has variances below 0: its masks would all be clear", hint=HINT)
     return Checkpoint(contract, network.eval(), hashlib.sha256(data).hexdigest())

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from cloudjob.errors import ContractError
 from cloudjob.grid import Grid, Tiling
+from cloudjob.model import bounds
 
 SMALL_TILE = 1024
 """Tiles of this side or less are not cut smaller: the halo would cost more than the tile."""
@@ -54,6 +55,7 @@ class Contract:
     metrics: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        bounds.check(self)
         if not len(self.bands) == len(self.mean) == len(self.std) > 0:
             raise ContractError(f"the checkpoint has {len(self.bands)} bands but {len(self.mean)} means")
         if not all(value > 0 for value in self.std):

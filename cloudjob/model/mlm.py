@@ -5,6 +5,8 @@ It stands in the header of the safetensors file, under the key `mlm`, and is rea
 """
 
 import json
+import os
+import stat
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -15,6 +17,12 @@ from cloudjob.model.contract import Contract
 
 MLM = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
 CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
+LARGEST = 4 * 2**30
+"""Bytes of a checkpoint, at most."""
+
+HEADER = 100_000_000
+"""Bytes of a header, at most; safetensors' own bound."""
+
 HINT = "make one with `python -m training`, or leave --checkpoint out to use the one that ships"
 
 
@@ -30,9 +38,17 @@ def read_file(path: Path) -> bytes:
         ContractError: it cannot be read.
     """
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ContractError(f"checkpoint {path}: {error.strerror}", hint=HINT) from None
+        with open(path, "rb", opener=_at_once) as file:
+            state = os.fstat(file.fileno())
+            if not stat.S_ISREG(state.st_mode) or state.st_size > LARGEST:
+                raise ContractError(f"checkpoint {path} is no file of at most {LARGEST:,} bytes", hint=HINT)
+            return file.read()
+    except (OSError, ValueError) as error:
+        raise ContractError(f"checkpoint {path}: {getattr(error, 'strerror', error)}", hint=HINT) from None
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # A pipe would be waited for
 
 
 def read_contract(data: bytes, path: str) -> Contract:
@@ -56,8 +72,10 @@ def read_contract(data: bytes, path: str) -> Contract:
         return from_mlm(json.loads(header["mlm"]))
     except ContractError as error:
         raise ContractError(f"checkpoint {path}: {error}", hint=HINT) from None
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ContractError(f"checkpoint {path}: its MLM record cannot be read: {error!r}", hint=HINT) from None
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ContractError(
+            f"checkpoint {path}: its MLM record cannot be read: {type(error).__name__}: {str(error)[:200]}", hint=HINT
+        ) from None
 
 
 def not_whole(data: bytes, path: str, error: Exception) -> ContractError:
@@ -71,8 +89,15 @@ def _header(data: bytes) -> dict[str, str]:
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > len(data) - 8:
         raise ValueError("its header is cut off")
-    metadata: dict[str, str] = json.loads(data[8 : 8 + size]).get("__metadata__", {})
-    return metadata
+    if size > HEADER:
+        raise ValueError(f"its header has {size:,} bytes")
+    try:
+        metadata: dict[str, str] = json.loads(data[8 : 8 + size])["__metadata__"]
+        return metadata if isinstance(metadata["mlm"], str) else {}
+    except (RecursionError, AttributeError, TypeError) as error:
+        raise ValueError(f"its header is no safetensors header: {type(error).__name__}") from None
+    except KeyError:
+        return {}
 
 
 def to_mlm(contract: Contract, *, parameters: int, framework: str) -> dict[str, Any]:

@@ -4,8 +4,10 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
+from cloudjob.catalog.dates import Interval
 from cloudjob.catalog.search import search
 from cloudjob.errors import (
     CloudjobError,
@@ -25,15 +27,18 @@ from cloudjob.scene.describe import describe
 from cloudjob.scene.identity import merge as merge_versions
 from cloudjob.scene.outside import source
 from cloudjob.scene.scene import Scene
-from cloudjob.store import ledger, settings
+from cloudjob.store import again, ledger, settings
 from cloudjob.store.failures import Refusal
 from cloudjob.store.group import grid_of
+from cloudjob.store.group import path as group_path
 from cloudjob.store.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
 ASSUMED_SPEED = 1.5
 """Million pixels per second and lane before any run was measured: a slow core with its files at hand."""
+
+DAMAGED = "{} of the output cannot be used; `cloudjob check OUT --repair` mends what can be mended"
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ def find(job: Job) -> Found:
     """The scenes that a job asks for; the OUT is looked at first, for it answers sooner than a catalog."""
     settings.check(job.out, job.settings, redo=job.redo)
     found = list(search(job.catalog, job.area, job.dates, max_cloud_cover=job.max_cloud_cover, limit=job.limit))
+    found += _damaged(job)
     sources, catalog = Sources(), job.catalog
     scenes, refusals = _described(job, ((item, catalog.assets, catalog.signing) for item in found), sources)
     error = None
@@ -101,6 +107,17 @@ def find(job: Job) -> Found:
         if any(refusal.outside for refusal in refusals) and not sources.verdict():
             error = UnreachableError(message)
     return Found(scenes, refusals, error)
+
+
+def _damaged(job: Job) -> list[dict[str, Any]]:
+    """Items of scenes whose masks were found damaged, of days that were not asked for."""
+    marked, found = again.read(job.out), []
+    for day in sorted(set(marked.values())):
+        start = datetime.combine(day, time(), UTC)
+        if not job.dates.touches(start, start + timedelta(days=1, milliseconds=-1)):
+            items = search(job.catalog, job.area, Interval(start, start + timedelta(days=1)))
+            found += [item for item in items if item["id"] in marked]
+    return found
 
 
 def estimate(job: Job, view: Survey, lanes: int) -> Cost:
@@ -209,7 +226,10 @@ def _on_one_grid(scenes: Iterable[Scene], known: Ledger) -> tuple[list[Scene], l
     grids = {name: count.most_common(1)[0][0] for name, count in votes.items()} | grids
     fitting, refused = [], []
     for scene in found:
-        if scene.grid == grids[scene.group]:
+        if group_path(scene.group) in known.damaged:
+            reason = f"scene {scene.id}: {DAMAGED.format(group_path(scene.group))}"
+            refused.append(Refusal(scene.id, scene.item, scene.assets, scene.signing, reason, outside=True))
+        elif scene.grid == grids[scene.group]:
             fitting.append(scene)
         else:
             reason = f"scene {scene.id} lies on {scene.grid}, but others of {scene.group} on {grids[scene.group]}"

@@ -78,6 +78,12 @@ def alarms(rows: Sequence[Row], runs: Sequence[Run], ledger: Ledger, incomplete:
         incomplete: ids of scenes that were begun and are neither done nor failed.
     """
     found = [*_last_run(runs), *_trend(rows), *_disagreements(rows, runs)]
+    if ledger.damaged:
+        first = min(ledger.damaged)
+        count = len(ledger.damaged)
+        title = f"{count} {'file' if count == 1 else 'files'} of this OUT cannot be used, such as {first}"
+        rule = "`cloudjob check OUT` says what is wrong; with --repair it mends it, or has the next run do it again."
+        found.append(Alarm("alarm", title, rule))
     failed = ledger.to_retry()
     if failed:
         found.append(Alarm("notice", _count(len(failed), "failed"), "The next run tries them again. Reasons: below."))

@@ -1,16 +1,18 @@
 """What the report tells of an OUT: a row for every scene, and what each of the last runs did."""
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from cloudjob.errors import ContractError
 from cloudjob.store import group as groups
 from cloudjob.store.ledger import Done, Ledger
-from cloudjob.store.out import Out
+from cloudjob.store.out import Out, parse
+
+WRONG = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError)
+"""What a document raises that has other members, or members of other types, than it should have."""
 
 RUNS = 30
 """How many runs are told of, the newest: a month of nights."""
@@ -41,6 +43,7 @@ class Row:
         checkpoint: SHA-256, hexadecimal.
         software: version of cloudjob.
         warnings: what the job noticed about the scene.
+        replaces: id of the older version that it took the place of, or "".
     """
 
     id: str
@@ -61,6 +64,7 @@ class Row:
     checkpoint: str
     software: str
     warnings: tuple[str, ...]
+    replaces: str = ""
 
     @property
     def difference(self) -> float | None:
@@ -102,86 +106,107 @@ class Run:
 def rows(out: Out, ledger: Ledger) -> list[Row]:
     """A row for every scene that is done, the newest first.
 
+    What cannot be read is put down in the ledger's `damaged`, and costs its own row.
+
     Raises:
-        ContractError: an item was not written by cloudjob.
         UnreachableError: the store does not answer.
     """
     entries = sorted(ledger.done.values(), key=lambda entry: (entry.time, entry.id), reverse=True)
     sides = {name: groups.tile(metadata) for name, metadata in ledger.groups.items()}
 
     def row(entry: Done) -> Row | None:
-        data = out.get(entry.path)  # None: a run has just begun to compute it anew
-        return None if data is None else _row(out, entry, data, sides[entry.group])
+        try:
+            data = out.get(entry.path)  # None: a run has just begun to compute it anew
+            return None if data is None else _row(entry, data, sides[entry.group])
+        except (ContractError, *WRONG) as error:
+            ledger.damaged[entry.path] = f"it is no item that cloudjob wrote: {type(error).__name__}: {error}"
+            return None
 
     found = out.each(lambda id_: row(ledger.done[id_]), [entry.id for entry in entries])
     return [row for row in found if row]
 
 
-def runs(out: Out) -> list[Run]:
+def runs(out: Out, ledger: Ledger) -> list[Run]:
     """The last `RUNS` runs, the newest first.
 
+    A record that cannot be read is put down in the ledger's `damaged`.
+
     Raises:
-        ContractError: a record was not written by cloudjob.
         UnreachableError: the store does not answer.
     """
+
+    def run(path: str) -> Run | None:
+        try:
+            return _run(out.get_json(path))
+        except (ContractError, *WRONG) as error:
+            ledger.damaged[path] = f"it is no run's record: {type(error).__name__}: {error}"
+            return None
+
     names = sorted((name for name in out.names("runs") if name.endswith(".json")), reverse=True)
-    return out.each(lambda name: _run(out, f"runs/{name}"), names[:RUNS])
+    return [found for found in out.each(run, [f"runs/{name}" for name in names[:RUNS]]) if found]
 
 
-def _row(out: Out, entry: Done, data: bytes, side: int) -> Row:
-    try:
-        told: dict[str, Any] = json.loads(data)["properties"]
-        height, width = told["proj:shape"]
-        pixels, agreement, model = told["cloudjob:pixels"], told.get("cloudjob:scl_agreement"), told["cloudjob:model"]
-        computed = pixels["clear"] + pixels["cloud"] + pixels["no_data"]
-        tile = _TILE.search(told.get("grid:code", entry.group))
-        return Row(
-            id=entry.id,
-            group=entry.group,
-            tile=tile[0] if tile else entry.group,
-            path=entry.path,
-            key=hashlib.sha256(data).hexdigest()[:16],
-            time=datetime.fromisoformat(entry.time),
-            cloud=entry.cloud_cover,
-            provider=entry.provider_cloud_cover,
-            agreement=None if agreement is None else 100 * agreement,
-            compared=told.get("cloudjob:scl_pixels", 0),
-            no_data=100 * pixels["no_data"] / max(computed, 1),
-            computed=computed / (height * width),
-            tiles=len(entry.tiles),
-            all_tiles=-(-height // side) * -(-width // side),
-            version=model["version"],
-            checkpoint=model["sha256"],
-            software=told["processing:software"]["cloudjob"],
-            warnings=tuple(told.get("cloudjob:warnings", ())),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ContractError(
-            f"{out}/{entry.path} is not an item that cloudjob wrote: {error!r}",
-            hint="move it away: its scene is then redone",
-        ) from None
+def _row(entry: Done, data: bytes, side: int) -> Row:
+    told: dict[str, Any] = parse(data)["properties"]
+    height, width = (_number(side) for side in told["proj:shape"])
+    pixels, agreement, model = told["cloudjob:pixels"], told.get("cloudjob:scl_agreement"), told["cloudjob:model"]
+    none = _number(pixels["no_data"])
+    computed = _number(pixels["clear"]) + _number(pixels["cloud"]) + none
+    tile = _TILE.search(told.get("grid:code", entry.group))
+    warnings = told.get("cloudjob:warnings", ())
+    return Row(
+        id=entry.id,
+        group=entry.group,
+        tile=tile[0] if tile else entry.group,
+        path=entry.path,
+        key=hashlib.sha256(data).hexdigest()[:16],
+        time=datetime.fromisoformat(entry.time),
+        cloud=entry.cloud_cover,
+        provider=entry.provider_cloud_cover,
+        agreement=None if agreement is None else 100 * _number(agreement),
+        compared=int(_number(told.get("cloudjob:scl_pixels", 0))),
+        no_data=100 * none / max(computed, 1),
+        computed=computed / (height * width),
+        tiles=len(entry.tiles),
+        all_tiles=-int(-height // side) * -int(-width // side),
+        version=str(model["version"]),
+        checkpoint=str(model["sha256"]),
+        software=str(told["processing:software"]["cloudjob"]),
+        warnings=tuple(str(warning) for warning in warnings),
+        replaces=str(told.get("cloudjob:replaces", ("", ""))[1]),
+    )
 
 
-def _run(out: Out, path: str) -> Run:
-    try:
-        told = out.get_json(path)
-        receipts = [scene["receipt"] for scene in told["scenes"] if "receipt" in scene]
+def _run(told: dict[str, Any]) -> Run:
+    receipts = [scene["receipt"] for scene in told["scenes"] if "receipt" in scene]
 
-        def total(*names: str) -> Any:
-            return sum(receipt[name] for receipt in receipts for name in names)
+    def total(*names: str) -> Any:
+        return sum(_number(receipt[name]) for receipt in receipts for name in names)
 
-        return Run(
-            started=datetime.fromisoformat(told["started"]),
-            how=told["how"],
-            seconds=told["seconds"],
-            done=frozenset(scene["id"] for scene in told["scenes"] if scene["state"] == "done"),
-            failed=sum(scene["state"] == "failed" for scene in told["scenes"]),
-            pixels=total("clear", "cloud", "no_data"),
-            bytes=total("bytes_read"),
-            spent={what: total(f"{what}_seconds") for what in ("read", "network", "write")},
-            catalog=told["catalog"],
-            dates=told["dates"],
-            software=told["cloudjob"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise ContractError(f"{out}/{path} is not a run's record: {error!r}", hint="move it away") from None
+    started = datetime.fromisoformat(told["started"])
+    return Run(
+        started=started if started.tzinfo else started.replace(tzinfo=UTC),
+        how=str(told["how"]),
+        seconds=_number(told["seconds"]),
+        done=frozenset(scene["id"] for scene in told["scenes"] if scene["state"] == "done"),
+        failed=sum(scene["state"] == "failed" for scene in told["scenes"]),
+        pixels=total("clear", "cloud", "no_data"),
+        bytes=total("bytes_read"),
+        spent={what: total(f"{what}_seconds") for what in ("read", "network", "write")},
+        catalog=str(told["catalog"]),
+        dates=str(told["dates"]),
+        software=str(told["cloudjob"]),
+    )
+
+
+def _number(value: Any) -> float:
+    """A number that is none below 0.
+
+    Raises:
+        TypeError, ValueError: it is no such number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    if not 0 <= value < 1e18:
+        raise ValueError(f"{value} is out of range")
+    return value

@@ -15,12 +15,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from cloudjob.catalog.presets import PRESETS
 from cloudjob.classes import CLASSES
 from cloudjob.errors import ContractError, redact
 from cloudjob.report import overview, plot
 from cloudjob.report.alarm import alarms, comparable, disagreement
-from cloudjob.report.overview import Row, Run
+from cloudjob.report.map import where
+from cloudjob.report.overview import Row
 from cloudjob.report.thumbnail import Album, Pictures
 from cloudjob.store import group as groups
 from cloudjob.store import ledger as ledgers
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 PATH = "report/index.html"
 
 PICTURED = 1000
-"""The newest scenes that are shown with pictures: 5 kB each."""
+"""The newest scenes that are shown with pictures."""
 
 
 def write(out: Out) -> str:
@@ -57,7 +57,7 @@ def write(out: Out) -> str:
         if out.folder and not out.folder.is_dir():
             raise ContractError(f"there is no {out}", hint="`cloudjob run --out` makes it")
     ledger = ledgers.read(out)
-    rows, runs = overview.rows(out, ledger), overview.runs(out)
+    rows, runs = overview.rows(out, ledger), overview.runs(out, ledger)
     page = _template().render(
         out=redact(str(out)),
         made=datetime.now(UTC),
@@ -70,7 +70,8 @@ def write(out: Out) -> str:
         alarms=alarms(rows, runs, ledger, incomplete),
         compared=sum(comparable(row) for row in rows),
         plots=_plots(rows),
-        pictures=_pictures(out, ledger, rows, runs),
+        map=where(rows, {row.id: ledger.done[row.id].identity["footprint"] for row in rows}),
+        pictures=_pictures(out, ledger, rows),
         number={row.id: index for index, row in enumerate(rows)},
         disagreement=disagreement,
         classes={name: text for _, name, text in CLASSES},
@@ -99,11 +100,10 @@ def _incomplete(ledger: Ledger) -> list[str]:
     return sorted({id_ for id_ in owners if id_ not in ledger.done and id_ not in ledger.failures})
 
 
-def _pictures(out: Out, ledger: Ledger, rows: Sequence[Row], runs: Sequence[Run]) -> dict[str, Pictures]:
+def _pictures(out: Out, ledger: Ledger, rows: Sequence[Row]) -> dict[str, Pictures]:
     """Scene id → its pictures, of the newest scenes."""
-    signs = {preset.signing for preset in PRESETS.values() for run in runs if preset.name == run.catalog}
     sides = {name: groups.tile(metadata) for name, metadata in ledger.groups.items()}
-    album = Album(out, sides, next(iter(signs - {""}), ""))
+    album = Album(out, sides)
     keys = {row.id: row.key for row in rows[:PICTURED]}
     found = dict(zip(keys, out.each(lambda id_: album.get(ledger.done[id_], keys[id_]), keys), strict=True))
     album.prune([ledger.done[id_] for id_ in found])

@@ -1,12 +1,12 @@
 """Small pictures of a scene and of its mask for the report: made once, then kept in the OUT.
 
 The image comes from the overviews of the source's own files, some 100 kB of them; where they cannot be read, that is
-said in its place. Every n-th pixel of the mask is shown, so no value is ever mixed with another.
+said in its place. A cell of the mask's picture stands for many pixels: its colour is mixed of those of their classes,
+by their shares, so that a small cloud is a pale spot and not a pixel that is hit or missed.
 """
 
 import base64
 import functools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,25 +21,31 @@ from rasterio.io import MemoryFile
 from rasterio.windows import from_bounds
 
 from cloudjob.catalog import signing
-from cloudjob.classes import COLOURS, NO_DATA
-from cloudjob.errors import SceneError, redact
+from cloudjob.classes import COLOURS, NO_DATA, NOT_COMPUTED
+from cloudjob.errors import ContractError, SceneError, redact
 from cloudjob.grid import Grid, Window
 from cloudjob.scene.files import env
 from cloudjob.scene.scene import NO_DATA as EMPTY
 from cloudjob.store import group as groups
 from cloudjob.store.item import file_name
 from cloudjob.store.ledger import Done
-from cloudjob.store.out import Out
+from cloudjob.store.out import Out, parse
 
 FOLDER = "report/pictures"
-SIDE = 112
-"""Pixels of a picture's longer side, at most: 1,000 scenes are some 5 MB of pictures."""
+_OURS = re.compile(rf"{FOLDER}/[^/]+/[^/]+\.json")
+SIDE = 224
+"""Pixels of a picture's longer side, at most. Shown at half that, until somebody enlarges it."""
+
+FORM = 2
+"""Counted up when pictures are made in another way: those that are kept are then made anew."""
 
 WHITE, GAMMA = 0.9, 2.2
 """Reflectance shown as white, and how much dark ground is lifted: both can be seen, thick clouds and the ground. The
 same in every picture, so that they can be compared."""
 
 QUALITY = 45
+PREFIX = "data:image/webp;base64,"
+WRONG = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError)
 PATIENCE = 10
 """After so many images in a row that cannot be read, others are not tried in this report."""
 
@@ -73,11 +79,10 @@ class Album:
     Args:
         out: the output.
         sides: group → side of its tiles.
-        sign: how the source's addresses are signed (`signing.open_href`).
     """
 
-    def __init__(self, out: Out, sides: Mapping[str, int], sign: str = "") -> None:
-        self.out, self.sides, self.sign = out, sides, sign
+    def __init__(self, out: Out, sides: Mapping[str, int]) -> None:
+        self.out, self.sides = out, sides
         self.made = 0
         self._misses = 0
         self._array = functools.cache(lambda group: groups.open_array(out, group, "cloud"))
@@ -88,9 +93,9 @@ class Album:
         Raises:
             UnreachableError: the store does not answer.
         """
-        path = _path(entry)
+        path, key = _path(entry), f"{key} {FORM}"
         kept = found = _parsed(self.out.get(path), key)
-        item = json.loads(self.out.get(entry.path) or b"{}") if not (found.mask and found.image) else {}
+        item = parse(self.out.get(entry.path) or b"{}") if not (found.mask and found.image) else {}
         if item and not found.mask:
             found = self._with_mask(found, entry, item)
         if item and not found.image:
@@ -101,26 +106,26 @@ class Album:
         return found
 
     def prune(self, entries: Sequence[Done]) -> None:
-        """Delete the pictures of all other scenes."""
+        """Delete the pictures of all other scenes, and nothing that has not a picture's name."""
         wanted = {_path(entry) for entry in entries}
-        self.out.delete(path for path in self.out.tags(FOLDER) if path not in wanted)
+        self.out.delete(path for path in self.out.tags(FOLDER) if _OURS.fullmatch(path) and path not in wanted)
 
     def _with_mask(self, found: Pictures, entry: Done, item: Mapping[str, Any]) -> Pictures:
-        window = _window(entry, item, self.sides[entry.group])
         try:
+            window = _window(entry, item, self.sides[entry.group])
             with self.out.reached():
-                values = _sample(self._array(entry.group), entry.slot, window)
-        except (ValueError, RuntimeError) as error:  # What a damaged shard's codecs say
+                pixels = _shares(self._array(entry.group), entry.slot, window)
+        except (ContractError, *WRONG) as error:  # What a damaged shard's codecs say, too
             return replace(found, why=f"the mask cannot be read: {redact(str(error))}")
-        height, width = values.shape
-        return replace(found, mask=_webp(_coloured(values), LOSSLESS="YES"), height=height, width=width)
+        height, width = pixels.shape[1:]
+        return replace(found, mask=_webp(pixels, LOSSLESS="YES"), height=height, width=width)
 
     def _with_image(self, found: Pictures, entry: Done, item: Mapping[str, Any]) -> Pictures:
         if self._misses >= PATIENCE:
             return replace(found, why=f"not tried: {PATIENCE} others before could not be read")
         try:
             pixels = self._image(entry, item, (found.height, found.width))
-        except (rasterio.errors.RasterioError, SceneError, OSError, LookupError, ValueError) as error:
+        except (rasterio.errors.RasterioError, SceneError, OSError, *WRONG) as error:
             self._misses += 1
             told = re.sub(r"[^\s'\"]*/", "", redact(str(error)))  # Where the file lies stands in the item
             return replace(found, why=f"the image cannot be read: {told or type(error).__name__}")
@@ -139,7 +144,7 @@ class Album:
                 source = sources[name]
                 if "href" not in source:
                     raise LookupError("its item does not say where it lies")
-                with rasterio.open(signing.open_href(self.sign, source["href"])) as file:
+                with rasterio.open(signing.open_href("", source["href"])) as file:
                     window = from_bounds(*bounds, transform=file.transform)
                     numbers = file.read(1, window=window, out_shape=shape, resampling=Resampling.average)
                 empty |= numbers == EMPTY
@@ -156,10 +161,12 @@ def _path(entry: Done) -> str:
 
 def _parsed(data: bytes | None, key: str) -> Pictures:
     try:
-        found = Pictures(**json.loads(data or b"{}"))
+        found = Pictures(**parse(data or b"{}"))
     except (ValueError, TypeError):
         return Pictures(key)  # It is only a cache
-    return found if found.key == key else Pictures(key)
+    whole = all(isinstance(text, str) and (not text or text.startswith(PREFIX)) for text in (found.mask, found.image))
+    sizes = all(type(side) is int and 0 < side <= SIDE for side in (found.width, found.height))
+    return found if found.key == key and whole and sizes else Pictures(key)
 
 
 def _grid(told: Mapping[str, Any]) -> Grid:
@@ -179,20 +186,39 @@ def _window(entry: Done, item: Mapping[str, Any], side: int) -> Window:
     )
 
 
-def _sample(array: Any, slot: int, window: Window) -> Pixels:
-    """Every n-th pixel (y, x) of a Zarr array's window, from the middle of the first n."""
+def _shares(array: Any, slot: int, window: Window) -> Pixels:
+    """A Zarr array's window as RGBA (4, y, x) of cells of n × n pixels, of which each has the colours by their share.
+
+    A cell that is not computed for the greater part is transparent; one that has no data for the greater part of the
+    rest has that colour.
+    """
     step = -(-max(window.shape) // SIDE)
-    top, left = (min(step // 2, length - 1) for length in window.shape)
-    rows = slice(window.top + top, window.bottom, step)
-    return np.asarray(array[slot, rows, slice(window.left + left, window.right, step)], np.uint8)
+    deep = max(1, 1024 // step) * step  # Pixels in memory at once: a megapixel or ten
+    tops = range(window.top, window.bottom, deep)
+    stripes = [(top, min(top + deep, window.bottom)) for top in tops]
+    return np.concatenate(
+        [_cells(np.asarray(array[slot, top:end, window.left : window.right], np.uint8), step) for top, end in stripes],
+        axis=1,
+    )
 
 
-def _coloured(values: Pixels) -> Pixels:
-    """A mask (y, x) as RGBA (4, y, x)."""
-    palette = np.zeros((4, 256), np.uint8)
-    for value, colour in COLOURS.items():
-        palette[:, value] = colour
-    return palette[:, values]
+def _cells(values: Pixels, step: int) -> Pixels:
+    rows, columns = (np.arange(0, length, step) for length in values.shape)
+
+    def count(which: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+        by_row = np.add.reduceat(which, rows, axis=0, dtype=np.int32)
+        return np.asarray(np.add.reduceat(by_row, columns, axis=1, dtype=np.int32))
+
+    counts = {value: count(values == value) for value in COLOURS}
+    labels = [value for value in COLOURS if value not in (NO_DATA, NOT_COMPUTED)]
+    labelled = np.sum([counts[value] for value in labels], axis=0)
+    mixed = np.sum([np.multiply.outer(COLOURS[value][:3], counts[value]) for value in labels], axis=0)
+    cells = np.zeros((4, *labelled.shape), np.uint8)
+    cells[:3] = np.rint(mixed / np.maximum(labelled, 1))
+    none = counts[NO_DATA] > labelled
+    cells[:3, none] = np.array(COLOURS[NO_DATA][:3])[:, None]
+    cells[3] = np.where(counts[NOT_COMPUTED] > labelled + counts[NO_DATA], 0, 255)
+    return cells
 
 
 def _webp(pixels: Pixels, **how: Any) -> str:
@@ -202,4 +228,4 @@ def _webp(pixels: Pixels, **how: Any) -> str:
     with MemoryFile() as memory:
         with memory.open(driver="WEBP", **shape, **how) as file:
             file.write(pixels)
-        return "data:image/webp;base64," + base64.b64encode(memory.read()).decode()
+        return PREFIX + base64.b64encode(memory.read()).decode()

@@ -16,7 +16,7 @@ from cloudjob.scene.identity import Identity
 from cloudjob.scene.scene import Scene
 from cloudjob.store import item as stac
 from cloudjob.store.lock import Lock
-from cloudjob.store.out import Out, dump
+from cloudjob.store.out import Out, dump, parse
 
 FOLDER = "failures"
 
@@ -130,14 +130,24 @@ def path(scene_id: str) -> str:
     return f"{FOLDER}/{stac.file_name(scene_id)}"
 
 
-def read_all(out: Out) -> list[Failure]:
+def read_all(out: Out, damaged: dict[str, str]) -> list[Failure]:
     """Every scene that failed when it was last tried.
 
-    Raises:
-        ContractError: a record was not written by cloudjob.
+    Args:
+        out: the output.
+        damaged: where it is put down, by path, what is wrong with a record that cannot be used.
     """
-    paths = list(out.tags(FOLDER))
-    return [_parsed(out, path, data) for path, data in zip(paths, out.each(out.get, paths), strict=True) if data]
+
+    def parsed(path: str) -> Failure | None:
+        try:
+            data = out.get(path)
+            return None if data is None else _parsed(path, data)
+        except (ContractError, ValueError, KeyError, TypeError, AttributeError) as error:
+            damaged[path] = f"it is no record that cloudjob wrote: {error}"
+            return None
+
+    paths = [path for path in out.tags(FOLDER) if path.endswith(".json")]
+    return [failure for failure in out.each(parsed, paths) if failure]
 
 
 def record(
@@ -219,11 +229,16 @@ def _kind(reason: str) -> str:
     return re.sub(r"[0-9]+", "#", reason)
 
 
-def _parsed(out: Out, path: str, data: bytes) -> Failure:
-    try:
-        found = json.loads(data)
-        return Failure(**{**found, "tiles": frozenset((row, column) for row, column in found["tiles"])})
-    except (ValueError, KeyError, TypeError) as error:
-        raise ContractError(
-            f"{out}/{path} is not a record that cloudjob wrote: {error!r}", hint="move it away"
-        ) from None
+def _parsed(path: str, data: bytes) -> Failure:
+    found = parse(data)
+    failure = Failure(**{**found, "tiles": frozenset((int(row), int(column)) for row, column in found["tiles"])})
+    texts = (failure.id, failure.group, failure.fingerprint, failure.reason, failure.first, failure.last)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(failure.runs, int) or failure.path != path:
+        raise ValueError("it has other types, or another name")
+    if failure.counted:
+        _moment(failure.night)
+    if failure.identity:
+        Identity.from_json(failure.identity)
+    if not isinstance(failure.item, dict) or not isinstance(failure.assets, dict):
+        raise ValueError("its item is none")  # noqa: TRY004
+    return failure

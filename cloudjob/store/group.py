@@ -4,7 +4,6 @@ The truth about a group is its attribute `cloudjob:scenes`: which scene owns whi
 file with the consolidated metadata, so the axis changes by one atomic write, made after everything else is in place.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from cloudjob.classes import CLASSES, NOT_COMPUTED
 from cloudjob.errors import ContractError
 from cloudjob.grid import Grid
-from cloudjob.store.out import Out, dump
+from cloudjob.store.out import Out, dump, parse
 
 MASKS = "masks.zarr"
 SCENES = "cloudjob:scenes"
@@ -27,8 +26,10 @@ PLANNED, COMPLETE, FAILED = 0, 1, 2
 """Values of `status`, a hint for readers."""
 
 ALONG_TIME = {"cloud", "cloud_probability", "time", "status"}
+ARRAYS = {*ALONG_TIME, "y", "x", "spatial_ref"}
 TIMES = 4096  # Values per chunk of `time` and `status`: a decade of a tile in one small file
 PIXELS = 65536  # Values per chunk of `y` and `x`: all of them
+LARGEST = 10**6  # Pixels along a side; an MGRS tile at 10 m has 10,980
 INNER = 512  # Side of the pieces of a shard that a reader of a small window fetches
 
 # One mask tile of 1024²: 18 kB so, 39 kB by zstd alone; noisy probabilities: 549 kB so, 358 kB by zstd alone.
@@ -58,19 +59,29 @@ Metadata = dict[str, Any]
 Mask = npt.NDArray[np.uint8]
 
 
-def read_all(out: Out) -> dict[str, Metadata]:
+def read_all(out: Out, damaged: dict[str, str]) -> dict[str, Metadata]:
     """Every group's metadata document by its name. One whose making was interrupted has none, and is left out.
 
-    Raises:
-        ContractError: it was not written by cloudjob.
+    Args:
+        out: the output.
+        damaged: where it is put down, by path, what is wrong with a document that cannot be used.
     """
+
+    def document(name: str) -> Metadata | None:
+        try:
+            data = out.get(path(name))
+            return None if data is None else _parsed(data)
+        except ContractError as error:
+            damaged[path(name)] = str(error)
+            return None
+
     names = sorted(out.names(MASKS) - {"zarr.json"})
-    found = out.each(out.get, [f"{MASKS}/{name}/zarr.json" for name in names])
-    documents = {}
-    for name, data in zip(names, found, strict=True):
-        if data is not None:
-            documents[name] = _parsed(out, name, data)
-    return documents
+    return {name: found for name, found in zip(names, out.each(document, names), strict=True) if found}
+
+
+def path(group: str) -> str:
+    """Of a group's metadata document."""
+    return f"{MASKS}/{group}/zarr.json"
 
 
 def scenes(metadata: Metadata) -> tuple[str, ...]:
@@ -93,9 +104,21 @@ def grid_of(metadata: Metadata) -> Grid:
 
 
 def open_array(out: Out, group: str, name: str) -> zarr.Array[Any]:
-    """Open one array for writing; never by consolidated metadata, which may be behind."""
+    """Open one array for writing; never by consolidated metadata, which may be behind.
+
+    Raises:
+        ContractError: it is not there, or damaged.
+        UnreachableError: the store does not answer.
+    """
+    path = f"{MASKS}/{group}/{name}"
     with out.reached():
-        return zarr.open_array(out.zarr, path=f"{MASKS}/{group}/{name}", mode="r+", zarr_format=3)
+        try:
+            return zarr.open_array(out.zarr(path), mode="r+", zarr_format=3)
+        except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ContractError(
+                f"{out}/{path} cannot be opened: {type(error).__name__}: {error}",
+                hint="`cloudjob check OUT --repair` mends what can be mended",
+            ) from None
 
 
 def create(out: Out, group: str, grid: Grid, side: int, *, probability: bool) -> None:
@@ -125,7 +148,7 @@ def create(out: Out, group: str, grid: Grid, side: int, *, probability: bool) ->
     with out.reached():
         for name, made in arrays.items():
             # A store for each, because Zarr makes groups of all folders above that it can see.
-            zarr.create_array(Out(f"{out}/{MASKS}/{group}/{name}").zarr, **made)
+            zarr.create_array(out.zarr(f"{MASKS}/{group}/{name}"), **made)
 
 
 def commit(
@@ -149,7 +172,7 @@ def commit(
         statuses: one per slot.
         grid: of a group that is new; others keep their attributes.
     """
-    names = sorted(out.names(f"{MASKS}/{group}") - {"zarr.json"})
+    names = sorted(out.names(f"{MASKS}/{group}") & ARRAYS)
     arrays = {name: open_array(out, group, name) for name in names}
     with out.reached():
         for name in sorted(arrays.keys() & ALONG_TIME):
@@ -158,14 +181,13 @@ def commit(
         old = np.asarray(arrays["time"][:])
         _write(arrays["time"], old, [times.get(slot, int(value)) for slot, value in enumerate(old)])
         _write(arrays["status"], arrays["status"][:], statuses)
-    path = f"{MASKS}/{group}/zarr.json"
-    before = out.get(path)
-    attributes = _attributes(grid) if grid else _parsed(out, group, before or b"{}")["attributes"]
+    before = out.get(path(group))
+    told = attributes(grid) if grid else _parsed(before or b"{}")["attributes"]
     members = out.each(out.get_json, [f"{MASKS}/{group}/{name}/zarr.json" for name in names])
     document = {
         "zarr_format": 3,
         "node_type": "group",
-        "attributes": {**attributes, SCENES: list(order)},
+        "attributes": {**told, SCENES: list(order)},
         "consolidated_metadata": {
             "kind": "inline",
             "must_understand": False,
@@ -173,7 +195,20 @@ def commit(
         },
     }
     if dump(document) != before:
-        out.put(path, dump(document))
+        out.put(path(group), dump(document))
+
+
+def mend_axes(out: Out, group: str, grid: Grid) -> None:
+    """Write a group's coordinates anew, and empty its times and statuses where they cannot be read."""
+    for name in ("time", "status"):
+        try:
+            open_array(out, group, name)[:]
+        except (ContractError, ValueError, RuntimeError):
+            out.delete([f"{MASKS}/{group}/{name}/c/0"])
+    for name, (values, _) in coordinates(grid).items():
+        out.delete([f"{MASKS}/{group}/{name}/c/0"])
+        with out.reached():
+            open_array(out, group, name)[:] = values
 
 
 def check_grid(out: Out, group: str, metadata: Metadata, grid: Grid, side: int) -> None:
@@ -200,14 +235,24 @@ def _write(array: zarr.Array[Any], old: Any, new: Sequence[int]) -> None:
         array[:] = np.asarray(new, array.dtype)
 
 
-def _parsed(out: Out, group: str, data: bytes) -> Metadata:
+def _parsed(data: bytes) -> Metadata:
+    """A group's document, in which all that is used has been looked at.
+
+    Raises:
+        ContractError: cloudjob did not write it so.
+    """
     try:
-        document: Metadata = json.loads(data)
-        scenes(document)
-    except (ValueError, KeyError, TypeError):
-        raise ContractError(
-            f"{out}/{MASKS}/{group} is not a group that cloudjob made", hint="move it away, or choose another --out"
-        ) from None
+        document: Metadata = parse(data)
+        owners, grid, side = document["attributes"][SCENES], grid_of(document), tile(document)
+        if not (isinstance(owners, list) and all(isinstance(id_, str) for id_ in owners)):
+            raise ValueError(f"{SCENES} are no ids")  # noqa: TRY301
+        if not (0 < side <= LARGEST and 0 < grid.height <= LARGEST and 0 < grid.width <= LARGEST):
+            raise ValueError(f"its tiles have {side} pixels and its grid {grid.shape}")  # noqa: TRY301
+        if not np.isfinite(grid.transform).all() or grid.dx <= 0 or grid.dy <= 0:
+            raise ValueError(f"its transform is {grid.transform}")  # noqa: TRY301
+        CRS.from_epsg(grid.epsg)
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise ContractError(f"it is no group that cloudjob made: {type(error).__name__}: {error}") from None
     return document
 
 
@@ -252,7 +297,8 @@ def _georeference(grid: Grid) -> dict[str, Any]:
     }
 
 
-def _attributes(grid: Grid) -> dict[str, Any]:
+def attributes(grid: Grid) -> dict[str, Any]:
+    """A new group's, without its scenes."""
     # `coordinates` as xarray writes it: with it, a plain open_zarr hands `spatial_ref` on with every variable.
     return {
         "Conventions": "CF-1.11",

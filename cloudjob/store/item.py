@@ -42,11 +42,11 @@ def path(group: str, scene_id: str) -> str:
 
 
 def file_name(scene_id: str) -> str:
-    """A scene's name as a file's: an id may hold anything, and may be "index"."""
+    """A scene's name as a file's: an id may hold anything, may be "index", and may begin with a dot."""
     name = quote(scene_id, safe="") + ".json"
     if len(name) > LONGEST:
         name = f"{name[:100]}-{hashlib.sha256(scene_id.encode()).hexdigest()}.json"
-    return name if name != INDEX else f"%{ord(name[0]):02X}{name[1:]}"
+    return name if name != INDEX and not name.startswith(".") else f"%{ord(name[0]):02X}{name[1:]}"
 
 
 def build(
@@ -113,6 +113,7 @@ def _properties(
             "no_data": receipt.no_data,
             "not_computed": receipt.outside,
         },
+        "cloudjob:checksum": receipt.checksum or None,
         "cloudjob:provider_cloud_cover": scene.provider_cloud_cover,
         "cloudjob:scl_agreement": None if agreement is None else round(agreement, 6),
         "cloudjob:scl_pixels": receipt.scl_compared,
@@ -217,6 +218,7 @@ def receipt(item: dict[str, Any]) -> Receipt:
         outside=pixels["not_computed"],
         scl_compared=compared,
         scl_agreed=agreed,
+        checksum=properties.get("cloudjob:checksum", 0),
         device=properties["cloudjob:device"],
         precision=properties["cloudjob:precision"],
         warnings=tuple(properties.get("cloudjob:warnings", ())),

@@ -4,19 +4,20 @@ A scene is done when its item exists and the group's list of slots (`cloudjob:sc
 else here is a cache of that or a help for people.
 """
 
-import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from cloudjob.errors import ContractError, redact_all
+from cloudjob.errors import ContractError, SceneError, redact_all
 from cloudjob.grid import Tile
+from cloudjob.scene.identity import Identity
+from cloudjob.store import again
 from cloudjob.store import failures as failed
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
 from cloudjob.store.failures import Failure
-from cloudjob.store.out import Out, dump
+from cloudjob.store.out import Out, dump, parse
 
 LOOKED_AT = 30
 """How many runs are looked at for one that masked any scene: most nights of a small area bring nothing."""
@@ -74,6 +75,7 @@ class Ledger:
         done: by scene id.
         failures: by scene id; abandoned ones too. A scene may be done and have failed: its newer version has.
         leftovers: paths of items and records that no longer count, for `slots.prepare` to delete.
+        damaged: path of what cannot be used → what is wrong with it. It costs its own scene, or its own group.
     """
 
     groups: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -81,6 +83,7 @@ class Ledger:
     done: dict[str, Done] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
     leftovers: tuple[str, ...] = ()
+    damaged: dict[str, str] = field(default_factory=dict)
 
     def holder(self, group: str, slot: int) -> Done | None:
         """The finished scene whose mask lies in a slot."""
@@ -111,6 +114,7 @@ class Summary:
         first: time of the earliest scene done, or "".
         last: time of the latest scene done, or "".
         last_run: the record of the last run, or None.
+        damaged: path → what is wrong with it; `cloudjob check` says more.
     """
 
     groups: dict[str, int]
@@ -122,18 +126,23 @@ class Summary:
     first: str
     last: str
     last_run: dict[str, Any] | None
+    damaged: dict[str, str] = field(default_factory=dict)
 
 
 def read(out: Out) -> Ledger:
     """Read the state of an OUT: one listing, the groups' metadata, and those items that the cache does not know.
 
     Raises:
-        ContractError: something in it was not written by cloudjob.
+        ContractError: a part of it is a symbolic link.
         UnreachableError: the store does not answer.
     """
-    entries = _items(out)  # First: a slot that is taken over meanwhile still has its owner
-    found = groups.read_all(out)
+    damaged: dict[str, str] = {}
+    entries = _items(out, damaged)  # First: a slot that is taken over meanwhile still has its owner
+    found = groups.read_all(out, damaged)
     owners = {name: groups.scenes(metadata) for name, metadata in found.items()}
+    for group in {entry.group for entry in entries} - found.keys():
+        if out.names(f"{groups.MASKS}/{group}"):
+            damaged.setdefault(groups.path(group), "it is missing, but there are masks and items of its scenes")
     valid = [
         entry
         for entry in entries
@@ -141,14 +150,18 @@ def read(out: Out) -> Ledger:
     ]
     retired = {entry.replaces for entry in valid}
     done = {entry.id: entry for entry in valid if entry.path not in retired}
-    failures = {failure.id: failure for failure in failed.read_all(out)}
-    leftovers = [entry.path for entry in entries if done.get(entry.id) is not entry]
+    failures = {failure.id: failure for failure in failed.read_all(out, damaged)}
+    leftovers = [
+        entry.path
+        for entry in entries
+        if done.get(entry.id) is not entry and groups.path(entry.group) not in damaged  # Its items tell what was done
+    ]
     over = [id_ for id_ in failures if id_ in done and _settled(failures[id_], done[id_])]
     leftovers += [failures.pop(id_).path for id_ in over]
     scenes = {
         name: tuple("" if stac.path(name, id_) in retired else id_ for id_ in ids) for name, ids in owners.items()
     }
-    return Ledger(found, scenes, done, failures, tuple(leftovers))
+    return Ledger(found, scenes, done, failures, tuple(leftovers), damaged)
 
 
 def _settled(failure: Failure, done: Done) -> bool:
@@ -163,8 +176,9 @@ def refresh(out: Out) -> Ledger:
         entries = sorted((entry for entry in ledger.done.values() if entry.group == group), key=lambda entry: entry.id)
         index = dump({entry.id: vars(entry) | {"tiles": sorted(entry.tiles)} for entry in entries})
         path = f"items/{group}/{stac.INDEX}"
-        if entries and out.get(path) != index:
+        if entries and (cached(out, path) is None or out.get(path) != index):
             out.put(path, index)
+    again.settle(out, ledger.done.keys())
     return ledger
 
 
@@ -187,7 +201,7 @@ def write_run(out: Out, started: datetime, record: Mapping[str, Any]) -> str:
 def last_receipts(out: Out) -> list[dict[str, Any]]:
     """The receipts of the last run that masked any scene; of `LOOKED_AT` runs at most."""
     for name in _runs(out)[::-1][:LOOKED_AT]:
-        scenes = _run(out, f"runs/{name}").get("scenes", [])
+        scenes = (_run(out, f"runs/{name}", {}) or {}).get("scenes", [])
         if receipts := [scene["receipt"] for scene in scenes if "receipt" in scene]:
             return receipts
     return []
@@ -213,49 +227,69 @@ def summary(out: Out) -> Summary:
         cloud_cover=(min(covers), sum(covers) / len(covers), max(covers)) if covers else None,
         first=times[0] if times else "",
         last=times[-1] if times else "",
-        last_run=_run(out, f"runs/{runs[-1]}") if runs else None,
+        last_run=_run(out, f"runs/{runs[-1]}", ledger.damaged) if runs else None,
+        damaged=ledger.damaged,
     )
 
 
-def _run(out: Out, path: str) -> dict[str, Any]:
-    try:
-        record: dict[str, Any] = out.get_json(path)
-        "{started} {how} {seconds}".format_map(record)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ContractError(
-            f"{out}/{path} is not a record that cloudjob wrote: {error!r}", hint="move it away"
-        ) from None
+def _run(out: Out, path: str, damaged: dict[str, str]) -> dict[str, Any] | None:
+    if fault := fault_of_run(out, path):
+        damaged[path] = fault
+        return None
+    record: dict[str, Any] = out.get_json(path)
     return record
 
 
-def _items(out: Out) -> list[Done]:
-    """Every item of the OUT, from the caches where they are up to date."""
-    tags = out.tags("items")
+def fault_of_run(out: Out, path: str) -> str:
+    """What is wrong with a run's record, or ""."""
+    try:
+        record: dict[str, Any] = out.get_json(path)
+        datetime.fromisoformat(record["started"])
+        f"{record['how']} {record['seconds']:g}"
+    except (ContractError, ValueError, TypeError, KeyError) as error:
+        return f"it is no record of a run: {type(error).__name__}: {error}"
+    return ""
+
+
+def _items(out: Out, damaged: dict[str, str]) -> list[Done]:
+    """Every item of the OUT, from the caches where they are up to date; what is wrong with others, in `damaged`."""
+    tags = {path: tag for path, tag in out.tags("items").items() if path.endswith(".json")}
     known: dict[str, Done] = {}
     for path in [path for path in tags if path.endswith(f"/{stac.INDEX}")]:
-        for entry in _cached(out.get(path)):
+        for entry in cached(out, path) or ():
             if tags.get(entry.path) == entry.tag:
                 known[entry.path] = entry
     unknown = [path for path in tags if path not in known and not path.endswith(f"/{stac.INDEX}")]
 
     def parsed(path: str) -> Done | None:
-        data = out.get(path)
-        return _from_item(out, path, tags[path], data) if data else None
+        try:
+            data = out.get(path)
+            return None if data is None else _from_item(path, tags[path], data)
+        except ContractError as error:
+            damaged[path] = str(error)
+            return None
 
     known |= {path: found for path, found in zip(unknown, out.each(parsed, unknown), strict=True) if found}
     return [known[path] for path in tags if path in known]
 
 
-def _cached(data: bytes | None) -> list[Done]:
-    try:
-        return [Done(**{**record, "tiles": _tiles(record["tiles"])}) for record in json.loads(data or b"{}").values()]
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return []  # It is only a cache: the items are read instead
+def items_of(out: Out, group: str) -> list[Done]:
+    """Every item of a group, whatever the group itself says."""
+    return [done for done in _items(out, {}) if done.group == group]
 
 
-def _from_item(out: Out, path: str, tag: str, data: bytes) -> Done:
+def cached(out: Out, path: str) -> list[Done] | None:
+    """What a cache beside the items says, or None where it cannot be used: then the items are read instead."""
     try:
-        item = json.loads(data)
+        records = parse(out.get(path) or b"{}").values()
+        return [_checked(Done(**{**record, "tiles": _tiles(record["tiles"])})) for record in records]
+    except (ContractError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        return None
+
+
+def _from_item(path: str, tag: str, data: bytes) -> Done:
+    try:
+        item = parse(data)
         properties = item["properties"]
         done = Done(
             id=item["id"],
@@ -270,15 +304,42 @@ def _from_item(out: Out, path: str, tag: str, data: bytes) -> Done:
             tag=tag,
             replaces=stac.replaced(item),
         )
-        fault = "" if done.path == path else f"it belongs at {done.path}"
-    except (ValueError, KeyError, TypeError) as error:
-        fault = repr(error)
+        fault = "" if _checked(done).path == path else f"it belongs at {done.path}"
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, SceneError) as error:
+        fault = f"{type(error).__name__}: {error}"
     if fault:
-        raise ContractError(
-            f"{out}/{path} is not an item that cloudjob wrote: {fault}", hint="move it away: its scene is then redone"
-        )
+        raise ContractError(f"{path} is not an item that cloudjob wrote: {fault}")
+    return done
+
+
+def _checked(done: Done) -> Done:
+    """What an item or the cache says of a scene, every part of it of the type that it should have.
+
+    Raises:
+        ValueError: one is not; other kinds where it is none at all.
+    """
+    texts = (done.id, done.group, done.fingerprint, done.time, done.tag)
+    covers = [cover for cover in (done.cloud_cover, done.provider_cloud_cover) if cover is not None]
+    if not all(isinstance(text, str) for text in texts) or not done.tiles:
+        raise ValueError("its id, group, fingerprint, time or tiles are none")
+    if not isinstance(done.slot, int) or done.slot < 0:
+        raise ValueError(f"its slot is {done.slot!r}")
+    if any(isinstance(cover, bool) or not isinstance(cover, int | float) or not 0 <= cover <= 100 for cover in covers):
+        raise ValueError("its cloud cover is no percentage")
+    if datetime.fromisoformat(done.time).tzinfo is None:
+        raise ValueError(f"its time {done.time} has no zone")
+    if Identity.from_json(done.identity).sensing.tzinfo is None:
+        raise ValueError("its sensing time has no zone")
     return done
 
 
 def _tiles(pairs: Iterable[Iterable[int]]) -> frozenset[Tile]:
-    return frozenset((row, column) for row, column in pairs)
+    """Rows and columns of tiles.
+
+    Raises:
+        ValueError, TypeError: some are none.
+    """
+    tiles = frozenset((row, column) for row, column in pairs)
+    if not all(type(number) is int and 0 <= number < groups.LARGEST for tile in tiles for number in tile):
+        raise ValueError("its tiles are none")
+    return tiles

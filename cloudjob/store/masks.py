@@ -28,7 +28,7 @@ def open_masks(out: Out | str) -> xr.DataTree:
         with out.reached():
             # Not `group=`, with which xarray looks for consolidated metadata in the root only.
             side = groups.tile(ledger.groups[name])
-            masks = xr.open_zarr(Out(f"{out}/{MASKS}/{name}").zarr, chunks={"y": side, "x": side}, consolidated=True)
+            masks = xr.open_zarr(out.zarr(f"{MASKS}/{name}"), chunks={"y": side, "x": side}, consolidated=True)
         del masks.attrs[groups.SCENES]  # Of all slots, in their own order
         complete = masks.isel(time=done)
         nodes[f"/{name}"] = complete.assign_coords(scene=("time", [ids[slot] for slot in done])).sortby("time")

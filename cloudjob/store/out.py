@@ -1,9 +1,8 @@
 """Where the output lies: a folder or a prefix of an object store, through one library (obstore)."""
 
 import json
+import math
 import os
-import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,13 +20,13 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from zarr.storage import ObjectStore as ZarrStore
 
 from cloudjob.errors import UnreachableError, UsageError, redact
+from cloudjob.store import folder as folders
 
 if TYPE_CHECKING:
     from obstore.auth.boto3 import Boto3CredentialProvider
     from obstore.store import RetryConfig  # Exists for type checkers only
 
 _SCHEMES = ("s3", "gs", "az")
-_STAGED = re.compile(r"#\d+$")
 RETRY: "RetryConfig" = {
     "max_retries": 1000,  # The time decides
     "retry_timeout": timedelta(minutes=1),
@@ -103,10 +102,16 @@ class Out:
                 credential_provider=_profile(self.address),
             )
 
-    @property
-    def zarr(self) -> ZarrStore[ObjectStore]:
-        """The same place as a Zarr store."""
-        return ZarrStore(self.store)
+    def zarr(self, path: str) -> ZarrStore[ObjectStore]:
+        """What lies at a path as a Zarr store.
+
+        Raises:
+            ContractError: it lies behind a link.
+        """
+        with self.reached():
+            if self.folder:
+                folders.within(self.folder, path)
+        return _Zarr(Out(f"{self}/{path}").store, root=self.folder, prefix=path)
 
     @contextmanager
     def reached(self) -> Iterator[None]:
@@ -136,17 +141,19 @@ class Out:
             return UnreachableError(f"{self}: there is no such bucket", hint="make it, or mend --out")
         return UnreachableError(f"{self} cannot be reached: {text}")
 
-    @property
-    def _missing(self) -> bool:
-        return self.folder is not None and not self.folder.is_dir()
-
     def get(self, path: str) -> bytes | None:
-        """The object's bytes, or None where there is none."""
-        if self._missing:
-            return None
+        """The object's bytes, or None where there is none.
+
+        Raises:
+            ContractError: it is no file, lies behind a link, or is larger than any document of ours.
+        """
         with self.reached():
+            if self.folder:
+                return folders.read(self.folder, path)
             try:
-                return bytes(obstore.get(self.store, path).bytes())
+                found = obstore.get(self.store, path)
+                folders.check_size(f"{self}/{path}", found.meta["size"])
+                return bytes(found.bytes())
             except FileNotFoundError:
                 return None
 
@@ -157,7 +164,7 @@ class Out:
             ValueError: it is not JSON.
         """
         data = self.get(path)
-        return None if data is None else json.loads(data)
+        return None if data is None else parse(data)
 
     @staticmethod
     def each(ask: Callable[[str], Answer], paths: Iterable[str]) -> list[Answer]:
@@ -166,8 +173,14 @@ class Out:
             return list(pool.map(ask, paths))
 
     def put(self, path: str, data: bytes) -> None:
-        """Write an object, whole or not at all."""
+        """Write an object, whole or not at all.
+
+        Raises:
+            ContractError: a link or a folder lies in the way.
+        """
         with self.reached():
+            if self.folder:
+                folders.writable(self.folder, path)
             obstore.put(self.store, path, data)
 
     def put_json(self, path: str, document: Any) -> None:
@@ -177,6 +190,8 @@ class Out:
     def create(self, path: str, data: bytes) -> bool:
         """Write an object unless there is one: False then. Of two that try at once one succeeds."""
         with self.reached():
+            if self.folder:
+                folders.writable(self.folder, path)
             try:
                 obstore.put(self.store, path, data, mode="create")
             except exceptions.AlreadyExistsError:
@@ -187,63 +202,97 @@ class Out:
         """Delete objects; those that are not there are none to delete."""
         for path in paths:
             with self.reached():
+                if self.folder:
+                    folders.delete(self.folder, path)
+                    continue
                 try:
                     obstore.delete(self.store, path)
                 except FileNotFoundError:
                     continue
 
     def delete_under(self, prefix: str) -> None:
-        """Delete everything whose path begins with `prefix` and a slash."""
-        if self.folder:
-            if (self.folder / prefix).is_dir():
-                with self.reached():
-                    shutil.rmtree(self.folder / prefix)
-            return
+        """Delete all of ours whose path begins with `prefix` and a slash; what somebody else put there stays."""
         with self.reached():
+            if self.folder:
+                folders.delete_under(self.folder, prefix)
+                return
             for batch in obstore.list(self.store, prefix):
-                obstore.delete(self.store, [found["path"] for found in batch])
+                obstore.delete(self.store, [found["path"] for found in batch if folders.is_ours(found["path"])])
 
     def tags(self, prefix: str) -> dict[str, str]:
         """Every object below a prefix with a tag (ETag) that changes whenever it is written."""
-        if self._missing:
-            return {}
         with self.reached():
+            if self.folder:
+                return {
+                    path: f"{state.st_ino:x}-{state.st_mtime_ns:x}-{state.st_size:x}"
+                    for path, state in folders.files(self.folder, prefix)
+                }
             return {
                 found["path"]: found["e_tag"] or "" for batch in obstore.list(self.store, prefix) for found in batch
             }
 
     def names(self, prefix: str = "") -> set[str]:
         """Names of the objects and folders that lie directly below a prefix."""
-        if self._missing:
-            return set()
         with self.reached():
+            if self.folder:
+                return folders.names(self.folder, prefix)
             found = obstore.list_with_delimiter(self.store, prefix or None)
         paths = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
         return {path.rsplit("/", 1)[-1] for path in paths} - {""}
 
-    def sweep(self, prefix: str, *, keep: Iterable[str] = ()) -> int:
-        """Remove what interrupted writes left below a prefix; object stores leave nothing.
+    def oddities(self) -> list[str]:
+        """Paths of what is neither a file nor a folder: links, pipes, sockets. Object stores have none."""
+        return folders.oddities(self.folder) if self.folder else []
 
-        obstore writes NAME#1, then renames it, and hides such files from its own listings.
+    def sweep(self, prefix: str, *, keep: Iterable[str] = (), deep: bool = True) -> int:
+        """Remove what interrupted writes left below a prefix; object stores leave nothing.
 
         Args:
             prefix: where to look.
             keep: folders not to enter.
+            deep: whether to enter folders at all.
 
         Returns:
             How many files were removed.
         """
         if self.folder is None:
             return 0
-        kept = {str(self.folder / path) for path in keep}
-        removed = 0
         with self.reached():
-            for parent, folders, files in os.walk(self.folder / prefix):
-                folders[:] = [name for name in folders if os.path.join(parent, name) not in kept]  # noqa: PTH118
-                for name in filter(_STAGED.search, files):
-                    Path(parent, name).unlink(missing_ok=True)
-                    removed += 1
-        return removed
+            return folders.sweep(self.folder, prefix, keep, deep=deep)
+
+
+class _Zarr(ZarrStore[ObjectStore]):
+    """A part of an output as a Zarr store, which writes and deletes through no link."""
+
+    def __init__(
+        self, store: ObjectStore, *, read_only: bool = False, root: Path | None = None, prefix: str = ""
+    ) -> None:
+        super().__init__(store, read_only=read_only)
+        self.root, self.prefix = root, prefix
+
+    def with_read_only(self, read_only: bool = False) -> "_Zarr":
+        return _Zarr(self.store, read_only=read_only, root=self.root, prefix=self.prefix)
+
+    def _guard(self, key: str) -> None:
+        if self.root:
+            folders.within(self.root, f"{self.prefix}/{key}".strip("/"))
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        if self.root:
+            folders.readable(self.root, f"{self.prefix}/{key}")
+        return await super().get(key, prototype, byte_range)
+
+    async def set(self, key: str, value: Any) -> None:
+        self._guard(key)
+        await super().set(key, value)
+
+    async def set_if_not_exists(self, key: str, value: Any) -> None:
+        self._guard(key)
+        await super().set_if_not_exists(key, value)
+
+    async def delete(self, key: str) -> None:
+        self._guard(key)
+        await super().delete(key)
 
 
 def _profile(address: str) -> "Boto3CredentialProvider | None":
@@ -266,6 +315,34 @@ def _profile(address: str) -> "Boto3CredentialProvider | None":
     raise UsageError(f"the profile that AWS_PROFILE names, {profile!r}, cannot be read: {fault}", hint=hint)
 
 
+def parse(data: bytes) -> Any:
+    """A JSON document.
+
+    Raises:
+        ValueError: it is none; NaN, Infinity and what is nested too deep are none either.
+    """
+    try:
+        return json.loads(data, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
+
+
 def dump(document: Any) -> bytes:
-    """A JSON document as bytes: the same document gives the same bytes."""
-    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
+    """A JSON document as bytes: the same document gives the same bytes. Numbers that JSON has not become null."""
+    try:
+        text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(document), indent=1, ensure_ascii=False)
+    return (text + "\n").encode(errors="backslashreplace")  # Half a pair of surrogates has no UTF-8, but an escape
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value

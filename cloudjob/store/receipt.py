@@ -1,8 +1,12 @@
 """What a task hands back to the client, and what became of a scene: small frozen records, never pixels."""
 
+import zlib
 from dataclasses import dataclass, fields
 from functools import reduce
 from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -13,6 +17,7 @@ class Receipt:
         clear: pixels written as 0.
         cloud: pixels written as 1.
         no_data: pixels written as 254.
+        checksum: of all values written: the sum of `tile_sum` over the tiles; 0 if it was not taken.
         outside: pixels of computed tiles left at 255 because they lie outside `--geometry`.
         scl_compared: pixels that are clear or cloud both for us and for the provider's scene classification.
         scl_agreed: those of them where both say the same.
@@ -33,6 +38,7 @@ class Receipt:
     cloud: int = 0
     no_data: int = 0
     outside: int = 0
+    checksum: int = 0
     scl_compared: int = 0
     scl_agreed: int = 0
     scl_cloud: int = 0
@@ -61,6 +67,14 @@ class Receipt:
     def agreement(self) -> float | None:
         """Percent of compared pixels on which the provider's scene classification says the same."""
         return 100 * self.scl_agreed / self.scl_compared if self.scl_compared else None
+
+
+def tile_sum(tile: tuple[int, int], *arrays: npt.NDArray[np.uint8]) -> int:
+    """CRC-32 of a tile's place and values: (row, column), then its mask and, if it is kept, its probability, (y, x)."""
+    checksum = zlib.crc32(f"{tile[0]} {tile[1]}".encode())
+    for array in arrays:
+        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+    return checksum
 
 
 def merge(receipts: list[Receipt]) -> Receipt:

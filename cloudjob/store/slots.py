@@ -81,6 +81,8 @@ def prepare(
     by_group: dict[str, list[Scene]] = {name: [] for name in ledger.groups}
     for scene in scenes:
         by_group.setdefault(scene.group, []).append(scene)
+        if groups.path(scene.group) in ledger.damaged:
+            raise ContractError(f"{out}/{groups.path(scene.group)} is damaged: a new group would delete its masks")
         if scene.group in ledger.groups:
             groups.check_grid(out, scene.group, ledger.groups[scene.group], scene.grid, tile_of(scene.grid))
         elif scene.grid != by_group[scene.group][0].grid:
@@ -197,9 +199,12 @@ def complete(
     elsewhere = old if old and old.path != path else None
     made = frozenset(tiles)
     if old and grows(ledger, scene):
-        receipt, made = merge([stac.receipt(_item(out, old)), receipt]), made | old.tiles
+        before = _item(out, old)
+        receipt, made = merge([stac.receipt(before), receipt]), made | old.tiles
     retires = (elsewhere.group, elsewhere.id) if elsewhere else None
     item = stac.build(scene, slot.index, receipt, settings, tuple(made), retires)
+    if made - frozenset(tiles) and "cloudjob:checksum" not in before["properties"]:
+        del item["properties"]["cloudjob:checksum"]  # An older version's tiles, of which nobody took one
     for folder in _shards(slot.group, slot.index):
         # A worker that was killed while it wrote left a part of a file; the tile itself has been written since.
         out.sweep(folder)
@@ -322,7 +327,9 @@ def _status(ledger: Ledger, group: str, slot: int) -> int:
 def _sweep(out: Out, ledger: Ledger) -> None:
     """Remove the parts of files that a killed run left; slots that are done were swept by `complete`."""
     done = [folder for entry in ledger.done.values() for folder in _shards(entry.group, entry.slot)]
-    out.sweep("", keep=[*done, locks.FOLDER, "report"])  # These two may be written by others right now
+    out.sweep("", deep=False)
+    for folder in ("items", failures.FOLDER, "runs", MASKS):  # Not `lock` and `report`: others may write there now
+        out.sweep(folder, keep=done)
 
 
 def _shards(group: str, slot: int) -> list[str]:

@@ -17,6 +17,7 @@ from cloudjob.model.contract import Contract
 from cloudjob.plan.plan import Cost
 from cloudjob.plan.survey import Survey
 from cloudjob.store import ledger
+from cloudjob.store.check import Fault
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import SceneResult
 
@@ -103,6 +104,30 @@ def status(out: Out, *, as_json: bool) -> None:
         click.echo(line)
 
 
+def check(found: Iterable[tuple[Fault, str]], *, as_json: bool) -> int:
+    """Print what is wrong with an OUT, and what has become of it.
+
+    Returns:
+        The exit code.
+    """
+    left = mended = 0
+    for fault, done in found:
+        mended += bool(done)
+        left += not done
+        if as_json:
+            click.echo(json.dumps(asdict(fault) | {"done": done or None}))
+        else:
+            scene = f" (scene {fault.scene})" if fault.scene else ""
+            click.echo(f"{fault.path}{scene}: {fault.what}" + (f": {done}" if done else ""))
+    if not left and not mended:
+        logs.say("all is as it was written", "check", faults=0)
+        return DONE
+    told = f"{left + mended} {'fault' if left + mended == 1 else 'faults'}"
+    rest = f"{mended} mended or marked, {left} for you to look at" if mended else "--repair mends what can be mended"
+    logs.say(f"{told}: {rest}", "check", faults=left + mended, mended=mended)
+    return SOME_FAILED if left else DONE
+
+
 def model(contract: Contract, sha256: str, parameters: int) -> None:
     """Print a checkpoint's contract."""
     rows = {
@@ -161,6 +186,8 @@ def _status_lines(found: ledger.Summary) -> Iterator[str]:
             yield f"{word}: {name}: {reason}"
     if found.incomplete:
         yield f"incomplete (a run was interrupted; run again): {', '.join(found.incomplete)}"
+    for path, fault in found.damaged.items():
+        yield f"damaged: {path}: {fault} (see `cloudjob check`)"
     if found.last_run:
         yield f"last run: {_last_run(found.last_run)}"
 

@@ -401,9 +401,9 @@ def test_the_runs(world: World, capfd: Capfd) -> None:
     assert "The last run was interrupted" in page.look()
     assert "1 of 2 scenes of the last run failed" in page.look()
     (world.out / "runs" / "20310101T000000.000000Z.json").write_text("{}")
-    result = call(capfd, "report", world.out)
-    assert result.code == 3
-    assert "is not a run's record" in result.stderr
+    page = made(capfd, world.out)
+    assert "1 file of this OUT cannot be used, such as runs/20310101T000000.000000Z.json" in page.look()
+    assert "1 earlier run" in page.text
 
 
 def test_an_out_that_is_none(tmp_path: Path, capfd: Capfd) -> None:

@@ -15,15 +15,23 @@
       return sign * compare(a, b);
     });
     table.tBodies[0].append(...sorted);
+    filter();
   };
+
+  // In a narrow window a page of a thousand scenes has no end: the first ones, and the rest on demand.
+  let most = matchMedia("(max-width: 720px)").matches ? 30 : Infinity;
+  const all = document.getElementById("all-scenes");
 
   const filter = () => {
     const text = find.value.trim().toLowerCase();
     let shown = 0;
-    for (const row of rows) {
-      row.hidden = (odd.checked && row.className !== "odd") || !row.cells[1].textContent.toLowerCase().includes(text);
-      shown += !row.hidden;
+    for (const row of table.tBodies[0].rows) {
+      const fits = (!odd.checked || row.className === "odd") && row.cells[1].textContent.toLowerCase().includes(text);
+      shown += fits;
+      row.hidden = !fits || shown > most;
     }
+    all.hidden = shown <= most;
+    all.textContent = `Show all ${shown.toLocaleString("en")} scenes`;
     const some = shown === rows.length ? "" : `${shown.toLocaleString("en")} of `;
     document.getElementById("shown").textContent = `${some}${rows.length.toLocaleString("en")} scene${rows.length === 1 ? "" : "s"}`;
   };
@@ -40,11 +48,22 @@
         sort(column, button.dataset.kind, up ? 1 : -1);
       });
     });
+    const large = document.getElementById("large");
+    table.addEventListener("click", (event) => {
+      const zoom = event.target.closest(".zoom");
+      if (!zoom) return;
+      large.querySelector("p").textContent = zoom.closest("tr").cells[1].dataset.v;
+      large.querySelector("div").replaceChildren(...[...zoom.querySelectorAll("img")].map((one) => one.cloneNode()));
+      large.showModal();
+    });
+    large.addEventListener("click", (event) => event.target === large && large.close());
+    all.addEventListener("click", () => { most = Infinity; filter(); });
+    filter();
     find.addEventListener("input", filter);
     odd.addEventListener("change", filter);
     addEventListener("hashchange", () => {
       const target = rows.find((row) => `#${row.id}` === location.hash);
-      if (target?.hidden) { find.value = ""; odd.checked = false; filter(); target.scrollIntoView(); }
+      if (target?.hidden) { most = Infinity; find.value = ""; odd.checked = false; filter(); target.scrollIntoView(); }
     });
   }
 }

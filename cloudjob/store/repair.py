@@ -1,0 +1,174 @@
+"""`cloudjob check --repair`: mends what can be made from what else is known, and marks the rest for the next run.
+
+A mask is never guessed: a scene whose mask, item or place is damaged loses its item, and the next run masks it again.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+
+from cloudjob.errors import ContractError
+from cloudjob.store import again, check, settings
+from cloudjob.store import group as groups
+from cloudjob.store import ledger as ledgers
+from cloudjob.store.check import Fault
+from cloudjob.store.group import ALONG_TIME, ARRAYS, COMPLETE, MASKS, PLANNED
+from cloudjob.store.ledger import Done
+from cloudjob.store.lock import Lock
+from cloudjob.store.out import Out, dump
+from cloudjob.store.settings import Settings
+
+
+def repair(lock: Lock, faults: Iterable[Fault]) -> Iterator[tuple[Fault, str]]:
+    """Mend faults, or mark their scenes to be masked again.
+
+    Args:
+        lock: of this process on the OUT.
+        faults: as `check.check` found them.
+
+    Yields:
+        Each fault, and what has become of it; "" where only a person can tell what to do.
+
+    Raises:
+        UnreachableError: the store does not answer, or the lock is lost.
+    """
+    out, faults = lock.out, list(faults)
+    lock.check()
+    for fault in faults:
+        if fault.mend == "delete":
+            out.delete([fault.path])
+            yield fault, "deleted"
+        elif fault.path == settings.FILE:
+            yield fault, _contract(out)
+    for group in sorted({fault.path.split("/")[1] for fault in faults if _of_group(fault)}):
+        mended = _group(lock, group)
+        yield from ((fault, mended) for fault in faults if _of_group(fault) and fault.path.split("/")[1] == group)
+        if mended:  # Perhaps its masks could not be looked at before
+            known = {fault.scene for fault in faults}
+            faults += [fault for fault in check.masks(out, ledgers.read(out), group) if fault.scene not in known]
+    yield from _again(lock, [fault for fault in faults if fault.mend == "again"])
+    ledgers.refresh(out)
+    yield from ((fault, "made anew") for fault in faults if fault.mend == "rebuild" and fault.path.startswith("items/"))
+    yield from ((fault, "") for fault in faults if fault.mend == "by hand")
+
+
+def _of_group(fault: Fault) -> bool:
+    return fault.mend == "rebuild" and fault.path.startswith(f"{MASKS}/")
+
+
+def _contract(out: Out) -> str:
+    """Write the contract anew, as the last run knew it."""
+    for name in sorted((name for name in out.names("runs") if name.endswith(".json")), reverse=True):
+        try:
+            told = out.get_json(f"runs/{name}")["settings"]
+            out.put_json(settings.FILE, vars(Settings(**{**told, "bands": tuple(told["bands"])})))
+            settings.read(out)
+        except check.WRONG:
+            continue
+        return f"made anew from runs/{name}"
+    return ""
+
+
+def _again(lock: Lock, faults: Sequence[Fault]) -> Iterator[tuple[Fault, str]]:
+    """Take back the items of damaged masks, after the next run was told to look for them."""
+    out = lock.out
+    ledger = ledgers.read(out)
+    days = {fault.scene: _day(out, ledger, fault.scene) for fault in faults}
+    again.mark(out, {id_: day for id_, day in days.items() if day})
+    lock.check()
+    for fault in faults:
+        done = ledger.done.get(fault.scene)
+        path = done.path if done else fault.path
+        if done:
+            _status(out, done)
+        out.delete([path])
+        if done:  # Last: a part of a shard is written into what is there, which cannot be read
+            for name in ("cloud", "cloud_probability"):
+                out.delete_under(f"{MASKS}/{done.group}/{name}/c/{done.slot}")
+        day = days[fault.scene]
+        yield fault, f"will be masked again by the next run (scene of {day})" if day else "its item is deleted"
+
+
+def _day(out: Out, ledger: ledgers.Ledger, id_: str) -> date | None:
+    """The day of a scene: its item's, or that of its slot on the time axis."""
+    if id_ in ledger.done:
+        return datetime.fromisoformat(ledger.done[id_].time).date()
+    for group, metadata in ledger.groups.items():
+        owners = groups.scenes(metadata)
+        if id_ in owners:
+            try:
+                moment = int(np.asarray(groups.open_array(out, group, "time")[owners.index(id_)]))
+                return datetime.fromtimestamp(moment / 1e6, UTC).date()
+            except check.WRONG:
+                break
+    found = re.search(r"(?:19|20)\d{2}[01]\d[0-3]\d", id_)
+    try:
+        return datetime.strptime(found[0], "%Y%m%d").replace(tzinfo=UTC).date() if found else None
+    except ValueError:
+        return None
+
+
+def _status(out: Out, done: Done) -> None:
+    try:
+        array = groups.open_array(out, done.group, "status")
+        with out.reached():
+            array[done.slot] = PLANNED
+    except check.WRONG:
+        return  # It is a hint for readers, and is mended with its group
+
+
+def _group(lock: Lock, group: str) -> str:
+    """Write a group's metadata anew: of each array from the group's own, and the group's from its arrays and items."""
+    out, path = lock.out, groups.path(group)
+    damaged: dict[str, str] = {}
+    known = groups.read_all(out, damaged).get(group)
+    items = ledgers.items_of(out, group)
+    members = dict(known["consolidated_metadata"]["metadata"]) if known else {}
+    if not known:
+        for name in sorted(out.names(f"{MASKS}/{group}") & ARRAYS):
+            try:
+                members[name] = out.get_json(f"{MASKS}/{group}/{name}/zarr.json")
+            except check.WRONG:
+                members[name] = None
+    try:
+        slots = len(groups.scenes(known)) if known else int(members["cloud"]["shape"][0])
+        grid = groups.grid_of(known or _document(members, members["cloud"]["attributes"]))
+        slots = max([slots, *(done.slot + 1 for done in items)]) if not known else slots
+        found = list(groups.scenes(known)) if known else [f"lost slot {slot}" for slot in range(slots)]
+        for done in () if known else items:
+            found[done.slot] = done.id
+        for name in members:
+            if members[name] is None:
+                raise ContractError(f"{name}/zarr.json is gone, too")
+            if name in ALONG_TIME:
+                members[name]["shape"][0] = slots
+            _put(out, f"{MASKS}/{group}/{name}/zarr.json", members[name])
+        groups.mend_axes(out, group, grid)
+        if not known:
+            attributes = groups.attributes(grid) | {groups.SCENES: found}
+            out.put(path, dump(_document(members, attributes)))
+        times = {done.slot: check.microseconds(done.time) for done in items}
+        complete = {done.slot for done in items}
+        statuses = [COMPLETE if slot in complete else PLANNED for slot in range(slots)]
+        groups.commit(out, group, found, times=times, statuses=statuses)
+    except check.WRONG:
+        return ""
+    return "made anew from what else is known"
+
+
+def _put(out: Out, path: str, document: Any) -> None:
+    """Write a document where another one lies."""
+    try:
+        if out.get_json(path) == document:
+            return
+    except check.WRONG:
+        pass
+    out.put_json(path, document)
+
+
+def _document(members: dict[str, Any], attributes: dict[str, Any]) -> dict[str, Any]:
+    consolidated = {"kind": "inline", "must_understand": False, "metadata": members}
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes, "consolidated_metadata": consolidated}

@@ -1,0 +1,163 @@
+"""`cloudjob check` from the outside: every way in which an OUT can be damaged is found, and mended or done again."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import output
+import pytest
+from faulty import call
+
+from cloudjob.store import again, ledger, settings
+from cloudjob.store.out import Out
+
+Capfd = pytest.CaptureFixture[str]
+SCENES = [output.make_scene(number) for number in range(3)]
+FIRST = SCENES[0].id
+GROUP = "masks.zarr/32TQM"
+ITEM = f"items/32TQM/{FIRST}.json"
+SHARD = f"{GROUP}/cloud/c/0/1/0"
+CONTRACT = settings.Settings(**{**vars(output.SETTINGS), "probability": True})
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = Out.at(tmp_path_factory.mktemp("check") / "out")
+    output.run(out, SCENES, contract=CONTRACT)
+    told = {"started": "2024-06-02T01:00:00+00:00", "how": "complete", "seconds": 1.5, "scenes": []}
+    out.put_json("runs/20240602T010000.000000Z.json", told | {"settings": vars(CONTRACT)})
+    return Path(out.address)
+
+
+@pytest.fixture
+def out(still: Path, tmp_path: Path) -> Out:
+    return Out.at(shutil.copytree(still, tmp_path / "out"))
+
+
+def flip(data: bytes) -> bytes:
+    """One bit of the values, well away from checksums of Zarr's own."""
+    middle = len(data) // 3
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def test_a_good_one_is_good(out: Out, capfd: Capfd):
+    result = call(capfd, "check", out)
+    assert (result.code, result.stdout) == (0, ""), result.stdout
+    assert "all is as it was written" in result.stderr
+    before = output.files(out)
+    assert call(capfd, "check", out, "--repair").code == 0
+    assert output.files(out) == before
+
+
+CUT = {"emptied": lambda _: b"", "cut": lambda data: data[: len(data) // 2], "deleted": None}
+EVERY = [
+    *((path, "again") for path in (SHARD, f"{GROUP}/cloud_probability/c/0/0/1", ITEM)),
+    *((f"{GROUP}{name}/zarr.json", "rebuild") for name in ("", "/cloud", "/time", "/y", "/spatial_ref", "/status")),
+    *((f"{GROUP}/{name}/c/0", "rebuild") for name in ("time", "status", "x")),
+    ("job.json", "rebuild"),
+    ("items/32TQM/index.json", "rebuild"),
+    ("runs/20240602T010000.000000Z.json", "delete"),
+]
+
+
+@pytest.mark.parametrize("how", CUT)
+@pytest.mark.parametrize(("path", "mend"), EVERY)
+def test_what_is_cut_is_found_and_mended(out: Out, capfd: Capfd, path: str, mend: str, how: str):
+    before = output.files(out)
+    place, change = Path(out.address, path), CUT[how]
+    if change:
+        place.write_bytes(change(place.read_bytes()))
+    else:
+        place.unlink()
+    if how == "deleted" and (mend == "delete" or path in (ITEM, "items/32TQM/index.json")):
+        assert call(capfd, "check", out).code == 0  # Then it was never there: it is a cache, or incomplete
+        return
+    damaged = {name: path.read_bytes() for name, path in _files(out).items()}
+    result = call(capfd, "check", out, "--json")
+    assert result.code == 1
+    assert {name: path.read_bytes() for name, path in _files(out).items()} == damaged  # It only looks
+    faults = [json.loads(line) for line in result.stdout.splitlines()]
+    assert mend in {fault["mend"] for fault in faults}, faults
+    assert any(path.startswith(fault["path"]) or fault["scene"] == FIRST for fault in faults), faults
+    assert call(capfd, "check", out, "--repair").code == 0
+    if mend == "again":
+        assert again.read(out) == {FIRST: SCENES[0].time.date()}
+        assert set(ledger.read(out).done) == {scene.id for scene in SCENES[1:]}
+        output.run(out, SCENES, contract=CONTRACT)
+        assert again.read(out) == {}
+    assert call(capfd, "check", out).code == 0
+    assert parsed(output.files(out)) == parsed(before)
+
+
+def parsed(files: dict[str, bytes]) -> dict[str, object]:
+    """What Zarr writes ends without a line's end."""
+    return {name: json.loads(data) if name.endswith(".json") else data for name, data in files.items()}
+
+
+def _files(out: Out) -> dict[str, Path]:
+    return {str(path.relative_to(out.address)): path for path in Path(out.address).rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("path", [SHARD, f"{GROUP}/cloud_probability/c/0/0/1"])
+def test_a_flipped_bit_is_found(out: Out, capfd: Capfd, path: str):
+    place = Path(out.address, path)
+    place.write_bytes(flip(place.read_bytes()))
+    result = call(capfd, "check", out)
+    assert result.code == 1
+    assert f"(scene {FIRST})" in result.stdout
+
+
+def test_values_that_keep_the_counts_are_found(out: Out, capfd: Capfd):
+    """Another scene's shard, of the same counts; and an item of an older version has no checksum to find it by."""
+    import zarr
+
+    array = zarr.open_array(f"{out}/{GROUP}/cloud", mode="r+")
+    array[0, :32, :32] = array[0, :32, :32][::-1]
+    result = call(capfd, "check", out)
+    assert result.code == 1
+    assert "the values are not those that were written" in result.stdout
+    item = json.loads(Path(out.address, ITEM).read_text())
+    del item["properties"]["cloudjob:checksum"]
+    Path(out.address, ITEM).write_text(json.dumps(item))
+    assert call(capfd, "check", out).code == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda told: told["cloudjob:pixels"].update(cloud=told["cloudjob:pixels"]["cloud"] + 1),
+        lambda told: told.pop("cloudjob:pixels"),
+        lambda told: told.update({"cloudjob:tiles": [[0, 0]]}),
+        lambda told: told.update({"cloudjob:slot": 1}),
+        lambda told: told.update({"datetime": "2020-01-01T00:00:00Z"}),
+    ],
+)
+def test_an_item_that_tells_something_else_is_found(out: Out, capfd: Capfd, change: Callable[[dict], object]):
+    item = json.loads(Path(out.address, ITEM).read_text())
+    change(item["properties"])
+    Path(out.address, ITEM).write_text(json.dumps(item))
+    result = call(capfd, "check", out)
+    assert result.code == 1
+    assert call(capfd, "check", out, "--repair").code == 0
+    output.run(out, SCENES, contract=CONTRACT)
+    assert call(capfd, "check", out).code == 0
+
+
+def test_what_is_not_ours_is_named_and_left_alone(out: Out, tmp_path: Path, capfd: Capfd):
+    (tmp_path / "mine").mkdir()
+    Path(out.address, "items/32TQM/link.json").symlink_to(tmp_path / "mine")
+    Path(out.address, "items/32TQM/mine.json").write_text("{}")
+    for _ in range(2):
+        result = call(capfd, "check", out, "--repair")
+        assert result.code == 1
+        assert "items/32TQM/link.json: a link" in result.stdout
+        assert "items/32TQM/mine.json" in result.stdout
+
+
+def test_an_out_that_is_none(tmp_path: Path, capfd: Capfd):
+    assert call(capfd, "check", tmp_path / "nowhere").code == 3
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/cat.jpg").touch()
+    assert call(capfd, "check", tmp_path / "photos", "--repair").code == 3
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
