@@ -26,6 +26,7 @@ test: .venv/dev  ## Run the tests
 
 test-deploy: .venv/dev  ## Run the tests that need servers (installs them with apt-get, as root)
 	bash tests/deploy/install.sh
+	$(BIN)/pip install --quiet --constraint constraints.txt ukis-csmask  # 150 MB: a network to be compared with itself
 	$(BIN)/pytest -m deploy tests/deploy
 
 test-versions:  ## Test the oldest versions allowed, and the newest on the newest Python (several GB)

@@ -6,12 +6,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cloudjob.embed import mask, run
+    from cloudjob.errors import CloudjobError, ContractError, SceneError, UnreachableError, UsageError
+    from cloudjob.loading import load
     from cloudjob.store.masks import open_masks as open  # noqa: A004  # cloudjob.open reads well
 
 __version__ = version("cloudjob")
-__all__ = ["__version__", "mask", "open", "run"]
+__all__ = [
+    "CloudjobError",
+    "ContractError",
+    "SceneError",
+    "UnreachableError",
+    "UsageError",
+    "__version__",
+    "load",
+    "mask",
+    "open",
+    "run",
+]
 
-_LAZY = {"mask": ("embed", "mask"), "run": ("embed", "run"), "open": ("store.masks", "open_masks")}
+_LAZY = {
+    "load": ("loading", "load"),
+    "mask": ("embed", "mask"),
+    "run": ("embed", "run"),
+    "open": ("store.masks", "open_masks"),
+    **{
+        error: ("errors", error)
+        for error in ("CloudjobError", "ContractError", "SceneError", "UnreachableError", "UsageError")
+    },
+}
 
 
 def __getattr__(name: str) -> Any:

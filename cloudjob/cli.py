@@ -14,13 +14,16 @@ import click
 from cloudjob import errors, logs
 from cloudjob.errors import CloudjobError, UsageError
 from cloudjob.options import address, option, what
+from cloudjob.shown import attach, check_, export_, list_, report_, status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from distributed import Client
 
+    from cloudjob.plan.plan import Cost
     from cloudjob.plan.request import Job
+    from cloudjob.plan.survey import Survey
     from cloudjob.watch.metrics import Watch
 
 # What a command needs is imported by the command: help and `status` need neither torch nor Dask, which take seconds.
@@ -106,9 +109,13 @@ def cli(*, verbose: bool, form: logs.Format) -> None:
     \b
     Masks: 0 clear, 1 cloud, 254 no data in the source, 255 not computed.
     Every option can also be set in the environment: --out as CLOUDJOB_OUT, and so on.
-    There is no class for cloud shadows.
+    Some networks also tell 2 thin cloud and 3 cloud shadow; the one that ships does not.
     """
     logs.setup(form, verbose=verbose)
+
+
+for each in (status, list_, check_, export_, report_):
+    cli.add_command(each)
 
 
 @cli.command(epilog=EXIT_CODES)
@@ -119,6 +126,7 @@ def cli(*, verbose: bool, form: logs.Format) -> None:
     metavar="tcp://HOST:PORT",
     help="Also take workers of other machines here: `cloudjob worker`. [default: none]",
 )
+@option("--cog", is_flag=True, help="Then write each mask as a COG, too: an asset of its STAC item.")
 @option(
     "--metrics-file",
     type=click.Path(dir_okay=False),
@@ -131,6 +139,7 @@ def run(
     workers: int | None,
     listen: str | None,
     metrics_file: str | None,
+    cog: bool,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -145,6 +154,7 @@ def run(
       cloudjob run --bbox 11.2 46.4 11.5 46.6 --dates 2024 --out masks --catalog planetary-computer
     """
     from cloudjob import job
+    from cloudjob.plan import survey
     from cloudjob.store.out import Out
     from cloudjob.watch import metrics, terminal
 
@@ -152,12 +162,22 @@ def run(
         raise UsageError(
             f"--listen is for a scheduler of this run's own, not for the one at {where}", hint="leave one out"
         )
-    with (
-        metrics.Watch(Out.at(options["out"]), Path(metrics_file) if metrics_file else None) as watch,
+    with metrics.Watch(Out.at(options["out"]), Path(metrics_file) if metrics_file else None) as watch:
+        asked = _job(options)
+
+        def estimate(view: "Survey") -> "Cost | None":
+            from cloudjob.cluster.stream import lane_count
+
+            _say_where(asked, view)
+            if not view.plan.to_do:
+                return None
+            return survey.estimate(asked, view, lane_count(watch.client) if watch.client else _lanes(where, workers))
+
         # Ctrl-C may strike outside of it: then, too, it gives back its lock and its cluster before anything else ends.
-        contextlib.closing(job.run(_job(options), lambda: _connect(where, workers, listen, watch))) as events,
-    ):
-        watch.code = terminal.progress(watch.follow(events), as_json=as_json)
+        with contextlib.closing(job.run(asked, lambda: _connect(where, workers, listen, watch))) as events:
+            watch.code = terminal.progress(watch.follow(events), as_json=as_json, estimate=estimate)
+    if cog:
+        attach(asked.out, quiet=as_json)
     return watch.code
 
 
@@ -167,8 +187,8 @@ def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> N
     """Say what `run` would do, without doing it.
 
     \b
-    Per scene: new, changed (another version is in the catalog), grown (more tiles are asked for),
-    failed before, abandoned (failed on three nights for one reason) or done.
+    Per scene: new, changed (another version is in the catalog), larger area (than was masked before),
+    failed before, abandoned (failed on three nights for one reason), unusable (its item is) or done.
     """
     from cloudjob.plan import survey
     from cloudjob.watch import terminal
@@ -176,91 +196,33 @@ def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> N
     asked = _job(options)
     view = survey.make(asked)
     terminal.plan(view, survey.estimate(asked, view, _lanes(where, workers)), as_json=as_json)
+    _say_where(asked, view)
 
 
 @cli.command()
-@click.argument("out")
-@option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
-def status(*, out: str, as_json: bool) -> None:
-    """Say what OUT holds: scenes done, failed and abandoned, and the last run."""
-    from cloudjob.store.out import Out
-    from cloudjob.watch import terminal
-
-    terminal.status(Out.at(out), as_json=as_json)
-
-
-@cli.command("check")
-@click.argument("out")
-@option("--repair", is_flag=True, help="Mend what can be mended; have the next run mask the rest again.")
-@option("--json", "as_json", is_flag=True, help="Print JSON on stdout, a line for every fault.")
-def check_(*, out: str, repair: bool, as_json: bool) -> int:
-    """Compare all that lies in OUT: items, masks down to every pixel, and what binds them.
-
-    Exits with 0 when all is well, or (with --repair) was mended or marked for the next run; with 1 when something is
-    wrong. Reads every mask: about a second for each full Sentinel-2 tile.
-    """
-    from cloudjob.store import check
-    from cloudjob.store.lock import Lock
-    from cloudjob.store.out import Out
-    from cloudjob.store.repair import repair as repaired
-    from cloudjob.watch import terminal
-
-    place = Out.at(out)
-    if not repair:
-        return terminal.check(((fault, "") for fault in check.check(place)), as_json=as_json)
-    faults = list(check.check(place))
-    with Lock(place) if faults else contextlib.nullcontext() as lock:
-        return terminal.check(repaired(lock, faults) if lock else (), as_json=as_json)
-
-
-@cli.command("export")
-@click.argument("out")
-@click.argument("what", metavar="SCENE|DAY")
-@click.argument("path", type=click.Path(dir_okay=False))
-@option("--group", metavar="NAME", help="Whose day, where several groups have scenes of it.")
-def export_(*, out: str, what: str, path: str, group: str | None) -> None:
-    """Write one scene's or one day's mask as a Cloud-Optimized GeoTIFF, for QGIS.
-
-    \b
-    Examples:
-      cloudjob export masks S2A_33UUP_20240601_0_L2A mask.tif
-      cloudjob export masks 2024-06-01 day.tif --group 33UUP
-    """
-    from cloudjob.store import export
-    from cloudjob.store.out import Out
-
-    for scene in export.export(Out.at(out), what, path, group=group):
-        click.echo(scene)
-
-
-@cli.command("report")
-@click.argument("out")
-def report_(*, out: str) -> None:
-    """Write OUT/report/index.html: runs, scenes with pictures, cloud over time, and what to look at.
-
-    \b
-    One page that needs no network. Every night:
-      cloudjob run --geometry basin.geojson --dates 10d --out masks; cloudjob report masks
-    """
-    from cloudjob.report import page
-    from cloudjob.store.out import Out
-
-    click.echo(page.write(Out.at(out)))
-
-
-@cli.command()
-@click.argument("path", required=False, type=click.Path())
+@click.argument("network", required=False)
 @option("--json", "as_json", is_flag=True, help="Print the STAC MLM item.")
-def model(*, path: str | None, as_json: bool) -> None:
-    """Print a checkpoint's contract; that of the one that ships if no PATH is given."""
+@option("--like", metavar="NETWORK", help="Draft a record for an .onnx file: its own shapes, all else as in this one.")
+def model(*, network: str | None, as_json: bool, like: str | None) -> None:
+    """Check a network and print its contract; that of the one that ships if no NETWORK is given.
+
+    \b
+    A .safetensors or .onnx file, a record, or a name. A record for an .onnx file, to be gone over:
+      cloudjob model mine.onnx --like ukis-csmask-l2a > mine.json
+    """
     from cloudjob.model import checkpoint
     from cloudjob.watch import terminal
 
-    loaded = checkpoint.load(path)
+    if like:
+        from cloudjob.model import draft
+
+        click.echo(json.dumps(draft.draft(Path(network or ""), like), indent=1))
+        return
+    loaded = checkpoint.load(network)
     if as_json:
-        click.echo(json.dumps(checkpoint.record(loaded.contract), indent=1))
+        terminal.tell(json.dumps(checkpoint.record(loaded.contract), indent=1))
     else:
-        terminal.model(loaded.contract, loaded.sha256, sum(p.numel() for p in loaded.network.parameters()))
+        terminal.model(loaded.contract, loaded.sha256, loaded.parameters)
 
 
 @cli.command()
@@ -287,7 +249,7 @@ def demo(*, out: str, workers: int | None) -> int:
     if code == errors.DONE:  # Scenes that failed have been named
         made = open_masks(asked.out)
         for line in fit.table(items, catalog.parent, made):
-            click.echo(line)
+            terminal.tell(line)
         group, scene = next(iter(made.children)), items[0]["id"]
         logs.say(NEXT.format(bin=_folder(), masks=asked.out, scene=scene, group=group), "demo")
     return code
@@ -319,6 +281,18 @@ def _job(options: dict[str, Any]) -> "Job":
             raise UsageError(f"--asset is {text!r}; expected BAND=KEY", hint="for example --asset red=B04")
         assets[band] = key
     return request(**options, assets=assets)
+
+
+def _say_where(asked: "Job", view: "Survey") -> None:
+    """Where nothing was found, say where that is: latitude and longitude may have been swapped."""
+    if view.plan.scenes or view.refused:
+        return
+    west, south, east, north = asked.area.bounds
+    place = f"{south:g} to {north:g} degrees north, {west:g} to {east:g} east"
+    hint = f"--bbox {south:g} {west:g} {north:g} {east:g}" if max(abs(west), abs(east)) <= 90 else None
+    if hint:
+        hint = f"if latitude and longitude are swapped, try {hint}"
+    logs.say(f"looked at {place}, {asked.dates.stac}", "area", hint=hint)
 
 
 def _lanes(where: str, workers: int | None) -> int:

@@ -1,45 +1,135 @@
 """For people who embed cloudjob: the job as a function, and clouds of an xarray cube of one's own."""
 
 import contextlib
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from distributed import Client
 
-from cloudjob import job
-from cloudjob.classes import CLASSES
+from cloudjob import classes, job, spoken
 from cloudjob.cluster.scheduler import connect as connect_to
-from cloudjob.errors import ContractError
+from cloudjob.errors import ContractError, UsageError
 from cloudjob.model import predict
 from cloudjob.model.checkpoint import load
+from cloudjob.model.contract import Contract
 from cloudjob.plan.request import request
 from cloudjob.store.receipt import SceneResult
 
+RECIPE = "baseline 04.00 and later: (cube.where(cube > 0) - 1000) / 10_000; earlier ones: cube.where(cube > 0) / 10_000"
+IMPOSSIBLE = 2.0
+"""Reflectance that half of a scene cannot exceed: fresh snow and thick clouds have about 1."""
+BLACK = 1e-3
+"""Reflectance that some pixel of any scene exceeds: even deep water does by its noise."""
 
-def run(*, client: Client | None = None, workers: int | None = None, **options: Any) -> list[SceneResult]:
-    """Do what `cloudjob run` does.
+
+def run(
+    *,
+    dates: str | date | tuple[str | date | None, str | date | None],
+    out: str | Path,
+    bbox: tuple[float, float, float, float] | None = None,
+    geometry: str | Path | Mapping[str, Any] | Any = None,
+    catalog: str | Path | Iterable[Any] | Any = "earth-search",
+    collection: str | None = None,
+    assets: Mapping[str, str] | None = None,
+    max_cloud_cover: float | None = None,
+    limit: int | None = None,
+    checkpoint: str | Path | None = None,
+    threshold: float | None = None,
+    buffer: float | None = None,
+    resolution: float | None = None,
+    probability: bool = False,
+    redo: bool = False,
+    client: Client | None = None,
+    workers: int | None = None,
+    **unknown: Never,
+) -> list[SceneResult]:
+    """Find scenes, mask their clouds and write the masks to Zarr: what `cloudjob run` does.
+
+    In a script it has to stand below `if __name__ == "__main__":` unless `client` is given, because worker processes
+    import the script.
 
     Args:
+        dates: "2024-06", "2024-06-01/2024-06-30", "10d" and what else `--dates` takes; a date; or a pair of dates, of
+            which one may be None for an open end.
+        out: a folder, or an s3://, gs:// or az:// prefix.
+        bbox: west, south, east, north in degrees.
+        geometry: instead of `bbox`, and masks are clipped to it: a GeoJSON file or dict, a shapely geometry, or
+            anything else with a `__geo_interface__`; longitude and latitude.
+        catalog: a preset ("earth-search", "planetary-computer"), the address of a STAC API, a file with items, a
+            `pystac_client.Client`, or the items themselves (pystac's or dicts).
+        collection: of the catalog, instead of the preset's.
+        assets: common band name → asset key, where it differs from the preset's.
+        max_cloud_cover: the highest `eo:cloud_cover` wanted, percent.
+        limit: at most so many scenes, the newest.
+        checkpoint: a network's file instead of the one that ships.
+        threshold: probability from which a pixel is cloud, above 0 and below 1; the checkpoint's unless given.
+        buffer: metres by which clouds are widened; the checkpoint's unless given.
+        resolution: of the masks in metres, a multiple of the checkpoint's; the checkpoint's unless given.
+        probability: whether to keep `cloud_probability` beside the masks.
+        redo: whether to replace an OUT that was made with other settings.
         client: of a Dask cluster whose workers have cloudjob installed; a local cluster is started without.
-        workers: processes of the local cluster; by default one per GPU, else one per core.
-        options: `bbox` or `geometry`, `dates`, `out`, and the others of `request.request`.
+        workers: processes of the local cluster; by default one per core.
+        unknown: refused, with the name that was probably meant.
 
     Returns:
-        What became of each scene that was not done already.
+        What became of each scene that was not done already, oldest first.
 
     Raises:
-        CloudjobError: see `request.request` and `job.run`.
+        UsageError: an argument makes no sense, or the script has no main guard.
+        ContractError: the checkpoint, the catalog's assets or the OUT do not fit.
+        UnreachableError: catalog, store or cluster do not answer, or another run is at work.
     """
-    asked = request(**options)
+    spoken.refuse_unknown(unknown, run)
+    _check_client(client)
+    with spoken.files(geometry, catalog) as (area, where):
+        asked = request(
+            dates=spoken.interval(dates),
+            out=out,
+            bbox=spoken.box(bbox),
+            geometry=area,
+            catalog=where,
+            collection=collection,
+            assets=assets,
+            max_cloud_cover=max_cloud_cover,
+            limit=limit,
+            checkpoint=checkpoint,
+            threshold=threshold,
+            buffer=buffer,
+            resolution=resolution,
+            probability=probability,
+            redo=redo,
+        )
 
-    def connect() -> contextlib.AbstractContextManager[Client]:
-        return contextlib.nullcontext(client) if client else connect_to("local", workers)
+        def connect() -> contextlib.AbstractContextManager[Client]:
+            return contextlib.nullcontext(client) if client else connect_to("local", workers)
 
-    return [event for event in job.run(asked, connect) if isinstance(event, SceneResult)]
+        return [event for event in job.run(asked, connect) if isinstance(event, SceneResult)]
+
+
+def _check_client(client: object) -> None:
+    """Refuse what no job can be run on, before anything starts."""
+    if client is None:
+        spoken.refuse_unguarded(sys._getframe())  # noqa: SLF001
+        return
+    if not isinstance(client, Client):
+        raise UsageError(
+            f"client is {client!r}, a {type(client).__name__}; expected a dask.distributed.Client",
+            hint=f"client=Client({client!r})" if isinstance(client, str) else "see dask.distributed.Client",
+        )
+    if client.asynchronous:
+        raise UsageError(
+            "client is asynchronous, and cloudjob.run is not: it would wait for itself",
+            hint="make it with Client(…, asynchronous=False), and call cloudjob.run in a thread (asyncio.to_thread)",
+        )
+    if client.status != "running":
+        raise UsageError(f"client is {client.status}; expected a running one")
 
 
 def mask(
@@ -52,30 +142,29 @@ def mask(
     """Find the clouds of a cube, lazily if the cube is lazy: one Dask task per scene.
 
     Args:
-        cube: (…, band, y, x) reflectance, about 0 to 1; NaN for no data. Bands are chosen by the names in its `band`
-            coordinate where there is one (red, green, blue, nir), else they must be the checkpoint's, in its order.
-            Its first pixel is that of a scene if the values are to be those of a job.
-        checkpoint: a file instead of the one that ships.
-        threshold: probability from which a pixel is cloud; the checkpoint's unless given.
+        cube: (…, band, y, x) reflectance, floating-point, about 0 to 1; NaN for no data. Bands are chosen by the names
+            in its `band` coordinate where there is one (red, green, blue, nir), else they must be the checkpoint's, in
+            its order. Its first pixel is that of a scene if the values are to be those of a job.
+        checkpoint: a file or a name (`source.read`) instead of the one that ships.
+        threshold: probability from which a pixel is cloud, above 0 and below 1; the checkpoint's unless given.
         buffer: metres by which clouds are widened, with y and x in metres; the checkpoint's unless given.
 
     Returns:
-        (…, y, x) uint8: 0 clear, 1 cloud, 254 no data.
+        (…, y, x) uint8: 0 clear, 1 cloud, by some networks 2 thin cloud and 3 cloud shadow, 254 no data.
 
     Raises:
-        ContractError: the cube lacks a band.
+        UsageError: threshold or buffer are out of range, or `cube` is no such cube.
+        ContractError: the cube lacks a band, or has pixels of a size at which the network was not measured; or, on
+            computing where it is lazy, its values cannot be reflectance.
     """
     contract = load(checkpoint).contract
-    names = [str(name) for name in cube["band"].values] if "band" in cube.coords else []
-    if names:
-        if missing := set(contract.bands) - set(names):
-            raise ContractError(
-                f"the cube has the bands {', '.join(names)} but not {', '.join(sorted(missing))}",
-                hint='rename them, for example cube.assign_coords(band=["red", "green", "blue", "nir"])',
-            )
-        cube = cube.sel(band=list(contract.bands))
-    elif cube.sizes["band"] != len(contract.bands):
-        raise ContractError(f"the cube has {cube.sizes['band']} bands; expected {', '.join(contract.bands)}")
+    if threshold is not None and not 0 < threshold < 1:
+        raise UsageError(f"threshold is {threshold}; expected a probability above 0 and below 1")
+    if buffer is not None and not 0 <= buffer < 10_000:
+        raise UsageError(f"buffer is {buffer}; expected metres, 0 or more and below 10,000")
+    _check_cube(cube)
+    pixel = _pixel(cube, contract, contract.buffer if buffer is None else buffer)
+    cube = _bands(cube, contract)
     found: xr.DataArray = xr.apply_ufunc(
         _mask,
         cube.chunk({"band": -1, "y": -1, "x": -1}) if cube.chunks else cube,
@@ -84,30 +173,101 @@ def mask(
         vectorize=True,
         dask="parallelized",
         output_dtypes=[np.uint8],
-        kwargs={
-            "path": checkpoint,
-            "threshold": threshold,
-            "buffer": buffer,
-            "pixel": (_spacing(cube, "y", contract.resolution), _spacing(cube, "x", contract.resolution)),
-        },
+        kwargs={"path": checkpoint, "threshold": threshold, "buffer": buffer, "pixel": pixel},
     )
-    meanings = " ".join(name for _, name, _ in CLASSES)
-    return found.rename("cloud").assign_attrs(flag_values=[value for value, _, _ in CLASSES], flag_meanings=meanings)
+    values = classes.of(contract.labels)
+    meanings = " ".join(name for _, name, _ in values)
+    return found.rename("cloud").assign_attrs(flag_values=[value for value, _, _ in values], flag_meanings=meanings)
+
+
+def _check_cube(cube: Any) -> None:
+    """Make sure that this is a cube of reflectance, as far as that shows without its pixels."""
+    if isinstance(cube, xr.Dataset):
+        raise UsageError("expected a DataArray, not a Dataset", hint='make it one: cube.to_array("band")')
+    if not isinstance(cube, xr.DataArray):
+        raise UsageError(f"expected an xarray.DataArray, not {type(cube).__name__}")
+    dims = ", ".join(map(str, cube.dims))
+    if "band" not in cube.dims:
+        hint = 'cube.to_array("band"), or cube.rename(variable="band")' if "variable" in cube.dims else None
+        raise UsageError(f"the cube has no dimension `band`; it has {dims}", hint=hint)
+    if not {"y", "x"} <= set(cube.dims):
+        raise UsageError(
+            f"the cube has no dimensions `y` and `x`; it has {dims}",
+            hint="load it in metres, as in odc.stac.load(…, crs=items[0].properties['proj:code'])"
+            if "latitude" in cube.dims
+            else None,
+        )
+    if cube.dtype.kind != "f":
+        raise UsageError(f"the cube holds numbers ({cube.dtype}), not reflectance", hint=RECIPE)
+
+
+def _bands(cube: xr.DataArray, contract: Contract) -> xr.DataArray:
+    names = [str(name) for name in cube["band"].values] if "band" in cube.coords else []
+    if names:
+        if missing := set(contract.bands) - set(names):
+            raise ContractError(
+                f"the cube has the bands {', '.join(names)} but not {', '.join(sorted(missing))}",
+                hint='rename them, for example cube.assign_coords(band=["red", "green", "blue", "nir"])',
+            )
+        return cube.sel(band=list(contract.bands))
+    if cube.sizes["band"] != len(contract.bands):
+        raise ContractError(f"the cube has {cube.sizes['band']} bands; expected {', '.join(contract.bands)}")
+    return cube
+
+
+def _pixel(cube: xr.DataArray, contract: Contract, buffer: float) -> tuple[float, float]:
+    """Height and width of a pixel in metres; the network's where the cube has no coordinates.
+
+    Raises:
+        UsageError: they are in degrees and clouds are to be widened by metres.
+        ContractError: nobody knows what the network finds in pixels of that size.
+    """
+    height, width = (_spacing(cube, axis, contract.resolution) for axis in ("y", "x"))
+    if max(height, width) < 0.01:  # No sensor has pixels of a centimetre
+        if buffer:
+            raise UsageError(
+                f"the cube's y and x are in degrees, and clouds are to be widened by {buffer:g} metres",
+                hint="load it in metres, for example in the scenes' own UTM zone, or leave `buffer` at 0",
+            )
+        degree = 111_195.0  # metres on a sphere of 6371 km
+        height, width = height * degree, width * degree * np.cos(np.radians(float(cube["y"].mean())))
+    own = float((height * width) ** 0.5)
+    if not contract.fits(own):
+        told = ", ".join(f"{good:g}" for good in contract.measured)
+        raise ContractError(
+            f"the cube has pixels of {own:.3g} m; the network's masks were measured with pixels of {told} m only",
+            hint=f"load it at {contract.resolution:g} m and make the mask coarser, not the image",
+        )
+    return height, width
+
+
+def _spacing(cube: xr.DataArray, axis: str, otherwise: float) -> float:
+    if axis not in cube.coords or cube.sizes[axis] < 2:
+        return otherwise
+    return abs(float(cube[axis][-1] - cube[axis][0])) / (cube.sizes[axis] - 1)
 
 
 def _mask(reflectance: npt.NDArray[Any], *, path: str | Path | None, **options: Any) -> npt.NDArray[np.uint8]:
     values = reflectance.astype(np.float32)
     values[:, np.isnan(values).any(axis=0)] = np.nan
+    _check_reflectance(values[:, ~np.isnan(values[0])])
     return predict.mask(_model(path), values, **options)
+
+
+def _check_reflectance(values: npt.NDArray[np.float32]) -> None:
+    """Refuse values (band, pixel) that cannot be reflectance: raw numbers, percent, or scaled twice."""
+    if not values.size:
+        return
+    middle, most = float(np.median(values)), float(values.max())
+    if middle > IMPOSSIBLE or most < BLACK:
+        raise ContractError(
+            f"the cube's values cannot be reflectance (half of a scene lies above {middle:.4g}, the largest is "
+            f"{most:.4g}); expected about 0 to 1",
+            hint=f"from raw numbers, {RECIPE}",
+        )
 
 
 @cache
 def _model(path: str | Path | None) -> predict.Model:
     """Loaded once per process."""
     return predict.prepare(load(path))
-
-
-def _spacing(cube: xr.DataArray, axis: str, otherwise: float) -> float:
-    if axis not in cube.coords or cube.sizes[axis] < 2:
-        return otherwise
-    return abs(float(cube[axis][1] - cube[axis][0]))

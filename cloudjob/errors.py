@@ -1,7 +1,8 @@
 """What can go wrong, once: every error has an exit code for schedulers and a hint for people."""
 
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 DONE = 0
@@ -26,8 +27,8 @@ class CloudjobError(Exception):
     exit_code = SOME_FAILED
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(redact(message))
-        self.hint = redact(hint) if hint else None
+        super().__init__(printable(redact(message)))
+        self.hint = printable(redact(hint)) if hint else None
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions travel from workers to the client by pickle, which knows nothing of keyword-only arguments.
@@ -81,6 +82,16 @@ def exit_code(error: BaseException) -> int:
     return int(getattr(error, "exit_code", CRASHED))
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint: the name that was probably meant, else all that there are."""
+    choices = sorted(set(known))
+    near = difflib.get_close_matches(name, choices, n=3)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    some = ", ".join(choices[:8])
+    return f"there are {some}" + (f" and {len(choices) - 8} more" if len(choices) > 8 else "")
+
+
 def _rebuild(kind: type[CloudjobError], message: str, hint: str | None) -> CloudjobError:
     return kind(message, hint=hint)
 
@@ -104,6 +115,16 @@ _QUOTED = re.compile(
 _SECRET = re.compile(rf"(?i)(?:[\w-]{{1,40}}:)?{_NAME}")
 _NAMED = re.compile(rf"(?i)({_WORD}(?:\s*=\s*|:\s*|%3D))(?!\*\*\*)[^\s&'\",;)]+")
 _HEADER = re.compile(r"(?i)\b(authorization['\"]?\s*[:=]\s*['\"]?(?:\w+\s+)?|bearer\s+)(?!\*\*\*)[\w.~+/=-]{8,}")
+
+
+def printable(text: str) -> str:
+    """Return `text` with the letters escaped that would move a terminal's cursor, colour it, or cannot be written.
+
+    Names and answers are strangers': an escape sequence in them must reach nobody's terminal.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text)
 
 
 def redact(text: str) -> str:

@@ -35,6 +35,11 @@ class Window:
         """For indexing an array whose last axes are y, x and whose origin is the scene's."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
+    def coarsen(self, factor: int) -> "Window":
+        """The same in pixels `factor` times as large; a last part pixel is kept whole."""
+        top, bottom, left, right = self.top, self.bottom, self.left, self.right
+        return Window(top // factor, math.ceil(bottom / factor), left // factor, math.ceil(right / factor))
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -85,6 +90,8 @@ class Grid:
 
     def coarsen(self, factor: int) -> "Grid":
         """The grid of the same origin with pixels `factor` times as large; a last part pixel is kept whole."""
+        if factor == 1:
+            return self
         return Grid(
             self.epsg,
             self.x0,
@@ -128,8 +135,8 @@ class Tiling:
         height: rows of the scene.
         width: columns of the scene.
         tile: side of a tile in pixels, a multiple of `stride`.
-        halo: pixels read beyond each side of a tile, a multiple of `stride`.
-        stride: windows begin and have sides at multiples of this (the network's poolings).
+        halo: pixels read beyond each side of a tile; that it fits the network is `Contract.padding`'s to see to.
+        stride: tiles begin and have sides at multiples of this (the network's poolings).
     """
 
     height: int
@@ -139,8 +146,8 @@ class Tiling:
     stride: int
 
     def __post_init__(self) -> None:
-        if self.tile % self.stride or self.halo % self.stride:
-            raise ValueError(f"tile {self.tile} and halo {self.halo} must be multiples of {self.stride}")
+        if self.tile % self.stride:
+            raise ValueError(f"tile {self.tile} must be a multiple of {self.stride}")
 
     @property
     def shape(self) -> tuple[int, int]:

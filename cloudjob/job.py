@@ -23,7 +23,7 @@ from cloudjob.plan import survey
 from cloudjob.plan.plan import Planned
 from cloudjob.plan.request import Job
 from cloudjob.plan.survey import Survey
-from cloudjob.store import failures, ledger, settings, slots
+from cloudjob.store import failures, ledger, settings, slots, stac
 from cloudjob.store.lock import Lock
 from cloudjob.store.receipt import SceneResult
 
@@ -76,7 +76,7 @@ def _run(job: Job, view: Survey, lock: Lock, client: Client | None) -> Iterator[
         [planned.scene for planned in to_do],
         replaces=view.plan.replaces,
         settled=view.plan.settled,
-        tile_of=lambda grid: job.contract.tiling_of(grid, job.settings.buffer).tile,
+        tile_of=lambda scene: survey.tiling(job, scene).tile // scene.coarser,
     )
     if client and to_do:
         network.load(client, job.contract.name, job.data, job.settings.checkpoint)
@@ -148,12 +148,13 @@ class _Record:
         self.lock = lock
         self.started = started
         self.how, self.why = "unfinished", ""
+        self.settings = job.settings
         self.about = {
             "cloudjob": version("cloudjob"),
             "catalog": job.catalog.name,
             "area": json.loads(shapely.to_geojson(job.area)),
             "dates": job.dates.stac,
-            "settings": asdict(job.settings),
+            "settings": job.settings.to_json(),
         }
         self.scenes: list[dict[str, Any]] = []
 
@@ -166,7 +167,9 @@ class _Record:
     def end(self, error: BaseException | None = None) -> None:
         """Write it for good, and the ledger's caches; leave nothing that no longer counts."""
         self.lock.check()
-        slots.tidy(self.lock, ledger.refresh(self.lock.out))
+        now = ledger.refresh(self.lock.out)
+        slots.tidy(self.lock, now)
+        stac.write(self.lock.out, self.settings, now)
         self.how = "complete" if error is None else "stopped" if isinstance(error, CloudjobError) else "interrupted"
         self.why = str(error) if isinstance(error, CloudjobError) else ""
         self.write()

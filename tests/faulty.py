@@ -14,6 +14,7 @@ from distributed import Client
 
 from cloudjob import cli
 from cloudjob.cluster import task
+from cloudjob.scene import opened
 
 
 def call(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> jobs.Result:
@@ -53,6 +54,7 @@ def impatient_cluster(log: Path, **extra: str) -> Iterator[str]:
             with Client(address) as client:
                 client.wait_for_workers(1, timeout=60)
                 client.run(setattr, task, "PAUSE", 0.05)
+                client.run(setattr, opened, "PAUSE", 0.01)
             yield address
         finally:
             worker.terminate()

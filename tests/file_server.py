@@ -1,5 +1,6 @@
 """A file server on loopback: byte ranges, a log of what was asked of it, and faults on demand."""
 
+import random
 import re
 import threading
 import time
@@ -15,8 +16,8 @@ from stac_server import serving
 
 Fault = int | str
 """An HTTP status, or "slow" (late, but right), "stall" (headers, then nothing), "cut" (half of the body, then the
-connection is closed), "short" (half of the body, and no word of it), "hang up" (no answer), "html" (a page in place of
-the file), or "" (none)."""
+connection is closed), "short" (half of the body, and no word of it), "empty" (nothing, as if that were all), "hang up"
+(no answer), "html" (a page in place of the file), or "" (none)."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class FileServer:
     Attributes:
         folder: served from "/".
         rules: a pattern of paths, the faults of the next requests that match it, and that of all later ones.
+        scarce: a fault, and the share of all other requests that meet it: by chance, but the same chance every time.
         slowness: seconds of "slow", and of "stall".
         signature: a query string that every request must carry, else 403; "" for none.
         requests: every request so far.
@@ -44,11 +46,13 @@ class FileServer:
 
     folder: Path
     rules: list[tuple[str, deque[Fault], Fault]] = field(default_factory=list)
+    scarce: tuple[Fault, float] = ("", 0.0)
     slowness: float = 0.2
     signature: str = ""
     requests: list[Request] = field(default_factory=list)
     port: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
+    chance: random.Random = field(default_factory=lambda: random.Random(0))
 
     @property
     def url(self) -> str:
@@ -63,6 +67,8 @@ class FileServer:
         with self.lock:
             self.rules.clear()
             self.requests.clear()
+            self.scarce = "", 0.0
+            self.chance.seed(0)
 
     def asked(self, pattern: str = "") -> list[Request]:
         """Requests of paths that `pattern` is found in."""
@@ -76,7 +82,8 @@ class FileServer:
                 fault = faults.popleft() if faults else lasting
                 if fault:
                     return fault
-        return ""
+        fault, share = self.scarce
+        return fault if self.chance.random() < share else ""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -109,6 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(fault, b"something is wrong", {}, body=body)
         elif fault == "html":
             self._send(200, b"<html>Please log in</html>", {"Content-Type": "text/html"}, body=body)
+        elif fault == "empty":
+            self._send(206 if asked.range else 200, b"", {}, body=body)
         else:
             self._send_file(path.read_bytes(), fault, body=body)
 

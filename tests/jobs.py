@@ -354,3 +354,32 @@ def processes_with(text: str) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+def run_here(catalog: Path, checkpoint: Path, out: Path, **options: Any) -> None:
+    """A job whose tasks run in this process, one after the other: what tests only its output needs no cluster."""
+    from contextlib import nullcontext
+
+    import pytest
+
+    from cloudjob import job
+    from cloudjob.cluster import network, task
+    from cloudjob.model import predict
+    from cloudjob.model.checkpoint import load
+    from cloudjob.plan.request import request
+
+    model = predict.prepare(load(checkpoint), "cpu")
+
+    def here(_: object, __: object, work: Any) -> Iterator[Any]:
+        for _, part in work:
+            yield part, task.mask_tiles(part, model)
+
+    asked = request(
+        **{"bbox": (-180, -90, 180, 90), "dates": "2000/..", "out": out, "catalog": catalog, **options},
+        checkpoint=checkpoint,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "load", lambda *_: None)
+        patch.setattr(job, "lane_count", lambda _: 1)
+        patch.setattr(job, "stream", here)
+        list(job.run(asked, lambda: nullcontext(None)))  # type: ignore[arg-type]

@@ -12,9 +12,14 @@ BANDS = ("red", "green", "blue", "nir")
 
 
 def write_cog(
-    path: Path, values: np.ndarray, transform: tuple[float, ...], epsg: int = 32633, nodata: int | None = 0
+    path: Path,
+    values: np.ndarray,
+    transform: tuple[float, ...],
+    epsg: int = 32633,
+    nodata: float | None = 0,
+    blocksize: int = 128,
 ) -> None:
-    """A COG with 128-pixel blocks and overviews."""
+    """A COG with overviews."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with rasterio.open(
         path,
@@ -27,7 +32,7 @@ def write_cog(
         crs=f"EPSG:{epsg}",
         transform=Affine(*transform[:6]),
         nodata=nodata,
-        blocksize=128,
+        blocksize=blocksize,
         overview_resampling="average",
     ) as file:
         file.write(values, 1)
@@ -42,9 +47,10 @@ def make_item(
     epsg: int = 32633,
     seed: int = 0,
     values: Mapping[str, np.ndarray] | None = None,
-    nodata: int | None = 0,
+    nodata: float | None = 0,
     properties: Mapping[str, Any] | None = None,
     band: Mapping[str, Any] | None = None,
+    blocksize: int = 128,
 ) -> dict[str, Any]:
     """Write one random scene and return its STAC item with absolute hrefs."""
     rng = np.random.default_rng(seed)
@@ -53,7 +59,7 @@ def make_item(
     assets = {}
     for key in BANDS:
         pixels = values[key] if values else rng.integers(1, 12_000, shape, np.uint16)
-        write_cog(folder / name / f"{key}.tif", pixels, transform, epsg, nodata)
+        write_cog(folder / name / f"{key}.tif", pixels, transform, epsg, nodata, blocksize)
         assets[key] = {
             "href": str(folder / name / f"{key}.tif"),
             "type": "image/tiff; application=geotiff; profile=cloud-optimized",

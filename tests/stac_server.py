@@ -38,6 +38,7 @@ class StacServer:
         retry_after: sent with statuses.
         circles: whether the next link leads to the first page again.
         refuses: a search (what was asked) that is answered with 400.
+        refusal: what is said then.
         matched: how many items it says it has for a search; 0 for nothing.
         following: the next link of every page, whatever is on it.
         empty_pages: how many pages without items come first.
@@ -55,6 +56,7 @@ class StacServer:
     retry_after: str = ""
     circles: bool = False
     refuses: Callable[[dict], bool] = lambda told: False
+    refusal: str = "not so"
     matched: int = 0
     following: dict = field(default_factory=dict)
     empty_pages: int = 0
@@ -159,7 +161,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, b'{"message": "Endpoint request timed out"}')
         else:
             status, answer = self._route(body)
-            self._answer(status, json.dumps(answer).encode(), cut=fault == "cut")
+            text = json.dumps(answer) if status < 400 else str(answer["message"])
+            self._answer(status, text.encode(), cut=fault == "cut")
 
     def _route(self, body):
         api, parts = self.api, urlsplit(self.path)
@@ -174,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
                 else:
                     asked["bbox"] = [float(side) for side in asked["bbox"].split(",")]
             if api.refuses(asked):
-                return 400, {"message": "not so"}
+                return 400, {"message": api.refusal}
             return 200, api.search(self.command, asked)
         if parts.path == "/v1/collections":
             return 200, {"collections": [{"id": name} for name in api.collections()]}

@@ -126,7 +126,7 @@ def test_help_and_status_load_nothing_heavy(command: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", script.format(command, HEAVY)], capture_output=True, text=True, check=True
     )
-    assert done.stderr.split() == []
+    assert not HEAVY & set(done.stderr.split())
 
 
 @pytest.mark.parametrize("module", TREES)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import jobs
 import pytest
 from click.testing import CliRunner
 from faulty import call
+from jobs import EVERYWHERE
 
 from cloudjob import cli, errors
 from cloudjob.store.out import Out
@@ -37,7 +39,7 @@ def options(command: click.Command) -> list[click.Option]:
 
 
 def test_the_commands_of_the_design() -> None:
-    assert cli.cli.commands.keys() >= {"run", "plan", "status", "export", "report", "model", "demo", "worker"}
+    assert cli.cli.commands.keys() >= {"run", "plan", "list", "status", "export", "report", "model", "demo", "worker"}
 
 
 @pytest.mark.parametrize(("name", "command"), NAMED)
@@ -187,9 +189,40 @@ def test_the_models_contract_as_json_is_a_stac_item(capfd: Capfd) -> None:
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_status_of_a_place_that_holds_nothing(options: list[str], capfd: Capfd, tmp_path: Path) -> None:
     result = call(capfd, "status", tmp_path / "none", *options)
-    assert (result.code, result.stderr) == (0, "")
+    assert (result.code, result.stdout) == (2, "")
+    assert "holds no masks: no run has written there" in result.stderr
     assert not (tmp_path / "none").exists()
-    if options:
-        assert json.loads(result.stdout)["done"] == 0
-    else:
-        assert result.stdout == "0 scenes done: no run has written here yet\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["run", "--treshold", "0.4"], "--threshold"),
+        (["export", "out", "2024", "folder", "--gruop", "33TUN"], "--group"),
+        (["plan", *EVERYWHERE, "--out", "out", "--asset", "rde=B04"], "red"),
+        (["lits", "out"], "list"),
+    ],
+)
+def test_what_is_misspelt_is_guessed(arguments: list[str], meant: str, capfd: Capfd) -> None:
+    result = call(capfd, *arguments)
+    assert result.code == 2
+    assert re.search(rf"did you mean .*{meant}", result.stderr, re.IGNORECASE), result.stderr
+
+
+def test_nothing_found_says_where_it_looked_and_whether_the_order_may_be_wrong(capfd: Capfd, tmp_path: Path) -> None:
+    catalog = jobs.write_catalog(tmp_path / "items.json", [jobs.make_scene(tmp_path, "A")])
+    swapped = ("--bbox", "46.8", "16.2", "47", "16.4")
+    result = call(capfd, "plan", "--catalog", catalog, "--out", tmp_path / "out", *swapped, "--dates", "2024-06")
+    assert result.code == 0
+    assert "16.2 to 16.4 degrees north, 46.8 to 47 east" in result.stderr
+    assert "swapped, try --bbox 16.2 46.8 16.4 47" in result.stderr
+
+
+def test_a_reader_that_has_gone_ends_nothing(tmp_path: Path) -> None:
+    catalog = jobs.write_catalog(tmp_path / "items.json", [jobs.make_scene(tmp_path, f"A{n}") for n in range(3)])
+    script = f"{jobs.CLOUDJOB[0]} plan --catalog {catalog} --out {tmp_path}/out {' '.join(EVERYWHERE)} | true"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Broken pipe" not in done.stderr

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -34,14 +36,23 @@ def test_padded_windows_begin_and_have_sides_at_multiples_of_the_stride(tiling: 
         assert 0 <= padded.right - core.right - tiling.halo < tiling.stride
 
 
-@given(tilings)
-def test_a_tile_depends_on_nothing_but_the_scene(tiling: Tiling) -> None:
-    assert dict(by_row(tiling.all())) == {r: list(range(tiling.shape[1])) for r in range(tiling.shape[0])}
+@given(tilings, st.data())
+def test_a_tile_depends_on_nothing_but_the_scene(tiling: Tiling, data: st.DataObject) -> None:
+    """Neither the tiles that are wanted beside it nor their order move it, nor how far the scene goes on behind it."""
+    wanted = data.draw(st.lists(st.sampled_from(tiling.all()), min_size=1, max_size=9, unique=True))
+    assert [(row, column) for row, columns in by_row(wanted) for column in columns] == sorted(wanted)
+    longer = replace(tiling, height=tiling.height + 5 * tiling.tile, width=tiling.width + 5 * tiling.tile)
+    for row, column in wanted:
+        padded, other = tiling.padded((row, column)), longer.padded((row, column))
+        corner = row * tiling.tile - tiling.halo, column * tiling.tile - tiling.halo
+        assert (padded.top, padded.left) == (other.top, other.left) == corner
+        if tiling.core((row, column)).shape == (tiling.tile, tiling.tile):
+            assert padded == other
 
 
-def test_tile_and_halo_must_fit_the_stride() -> None:
-    with pytest.raises(ValueError, match="halo 20 must be multiples of 16"):
-        Tiling(100, 100, 64, 20, 16)
+def test_a_tile_must_fit_the_stride() -> None:
+    with pytest.raises(ValueError, match="tile 60 must be a multiple of 16"):
+        Tiling(100, 100, 60, 16, 16)
 
 
 UTM = Grid(32633, 600_000, 5_200_020, 10, 10, 200, 300)

@@ -15,9 +15,11 @@ from scenes import write_cog
 
 from cloudjob import job
 from cloudjob.cluster import network, task
-from cloudjob.errors import UnreachableError
+from cloudjob.errors import ContractError, UnreachableError, UsageError
 from cloudjob.model import predict
 from cloudjob.model.checkpoint import load, parse
+from cloudjob.model.coarse import coarsen
+from cloudjob.plan import survey
 from cloudjob.plan.request import Job, request
 from cloudjob.plan.survey import Survey
 from cloudjob.store import failures
@@ -74,6 +76,19 @@ def test_what_ended_a_run_is_told_also_when_its_lock_is_gone(asked: Job, monkeyp
     monkeypatch.setattr(job, "stream", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(asked)
+
+
+def test_an_estimate_is_measured_once_there_has_been_a_run(asked: Job) -> None:
+    before = survey.estimate(asked, survey.make(asked), lanes=2)
+    assert (before.measured, before.speed) == (False, survey.ASSUMED_SPEED)
+    done = run(asked)[-1]
+    assert isinstance(done, SceneResult)
+    made = done.receipt
+    assert made
+    after = survey.estimate(asked, survey.make(asked), lanes=2)
+    assert after.measured
+    seconds = made.read_seconds + made.network_seconds + made.write_seconds
+    assert after.speed == pytest.approx(made.seen / 1e6 / seconds)
 
 
 @pytest.mark.parametrize("what", ["", "lock", "masks.zarr"])
@@ -141,3 +156,42 @@ def test_a_worker_without_the_network_ends_the_run_not_one_scene_after_the_other
         with pytest.raises(UnreachableError, match="could not load the network"):
             network.worker_model("abc")
         worker.plugins.clear()
+
+
+@pytest.mark.parametrize("resolution", [20, 30, 60])
+def test_a_coarser_mask_is_made_of_the_networks_own(asked: Job, tmp_path: Path, resolution: int) -> None:
+    """Never of coarser pixels: and the item, the statistics and the store's grid are those of the coarser mask."""
+    coarse = request(
+        bbox=(-180, -90, 180, 90),
+        dates="2000/..",
+        out=tmp_path / "coarse",
+        catalog=tmp_path / "items.json",
+        checkpoint=tmp_path / "net.safetensors",
+        resolution=resolution,
+        probability=True,
+    )
+    run(asked), run(coarse)
+    fine = jobs.mask_of(tmp_path / "out", "scene")
+    found, item = jobs.mask_of(tmp_path / "coarse", "scene"), jobs.item_of(tmp_path / "coarse", "scene")
+    np.testing.assert_array_equal(found, coarsen(fine, resolution // 10))
+    percent = jobs.mask_of(tmp_path / "coarse", "scene", "cloud_probability")
+    np.testing.assert_array_equal(percent >= 254, found >= 254)
+    properties = item["properties"]
+    assert properties["proj:shape"] == list(found.shape)
+    assert properties["proj:transform"][:6] == [resolution, 0, 600_000, 0, -resolution, 5_200_020]
+    assert properties["cloudjob:pixels"]["cloud"] == (found == 1).sum()
+    assert properties["eo:cloud_cover"] == pytest.approx(100 * (found == 1).sum() / (found < 254).sum(), abs=1e-3)
+
+
+def test_pixels_of_a_size_at_which_nobody_measured_the_network_are_refused(asked: Job, tmp_path: Path) -> None:
+    item = jobs.make_scene(tmp_path / "coarse", "scene", transform=(60.0, *jobs.GRID[1:4], -60.0, jobs.GRID[5]))
+    jobs.write_catalog(tmp_path / "items.json", [item])
+    with pytest.raises(ContractError, match="pixels of 60 m; the network's masks were measured with pixels of 10 m"):
+        run(asked)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_is_never_finer_than_the_network(tmp_path: Path) -> None:
+    for resolution in (5, 25):
+        with pytest.raises(UsageError, match=f"resolution is {resolution} m; expected 10 m"):
+            request(bbox=(1, 2, 3, 4), dates="2024", out=tmp_path / "out", resolution=resolution)

@@ -42,7 +42,7 @@ def average(
     """
     contract = loop.contract(chosen)
     network = untrained(contract)
-    states = [checkpoint.load(path).network.state_dict() for path in paths]
+    states = [checkpoint.load(path).unet.state_dict() for path in paths]
     try:
         for state in states:
             network.load_state_dict(state)

@@ -336,7 +336,7 @@ def fix_choice(path: Path, patches: Sequence[Patch], out: Path, widened: int = 0
     chosen = choose(found, options)
     (threshold, buffer), (bright, _) = chosen["cloudjob"], chosen["brightness"]
     contract = dataclasses.replace(ckpt.contract, threshold=threshold, buffer=buffer * ckpt.contract.resolution)
-    checkpoint.save(ckpt.network, contract, out)
+    checkpoint.save(ckpt.unet, contract, out)
     return threshold, buffer, bright
 
 
@@ -403,7 +403,7 @@ def main(
         metrics = evaluate(ckpt, measured, out, cut_of_brightness=bright, with_peer=with_peer, beside=others)
         if choose_on:
             contract = dataclasses.replace(ckpt.contract, metrics=summary(metrics["rows"]))
-            checkpoint.save(ckpt.network, contract, paths[0])
+            checkpoint.save(ckpt.unet, contract, paths[0])
             _write(metrics | {"checkpoint": checkpoint.load(paths[0]).sha256}, out)
     click.echo(show(metrics["rows"]))
 

@@ -45,6 +45,7 @@ def contract(settings: Settings, **extra: Any) -> Contract:
         stem=network.stem,
         dilation=network.dilation,
         resolution=network.resolution or 10,
+        resolutions=network.resolutions,
         tile=network.tile,
         halo=network.halo,
         training_data=settings.training_data,
@@ -98,7 +99,7 @@ def train(
     begun = checkpoint.load(start) if start else None
     state = State(settings, device, _fingerprint(settings, samples, begun))
     if begun:
-        state.start(begun.network)
+        state.start(begun.unet)
     first = state.resume(out / "last")
     writer = SummaryWriter(str(out / "tensorboard"), purge_step=first)
     for epoch in range(first, settings.training.epochs):

@@ -24,6 +24,7 @@ class Network:
         mean: subtracted from the reflectance, per band.
         std: divides what is left, per band.
         resolution: of a pixel in metres, for the contract; 0 is what most of the labelled patches have.
+        resolutions: other pixel sizes in metres at which its masks were measured, for the contract.
         tile: side of the tiles of large scenes, for the contract.
         halo: pixels of context beyond a tile, for the contract.
     """
@@ -35,6 +36,7 @@ class Network:
     mean: tuple[float, ...] = (0.25, 0.25, 0.25, 0.35)
     std: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25)
     resolution: float = 0
+    resolutions: tuple[float, ...] = ()
     tile: int = 1024
     halo: int = 24
 

@@ -12,7 +12,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 
 from cloudjob.catalog.values import load
-from cloudjob.errors import ContractError, UnreachableError, redact
+from cloudjob.errors import ContractError, UnreachableError, printable, redact
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class RefusedRequestError(Exception):
     """
 
     def __init__(self, status: int, text: str) -> None:
-        super().__init__(f"HTTP {status} {' '.join(text.split())[:200]}".strip())
+        super().__init__(printable(redact(f"HTTP {status} {' '.join(text.split())[:200]}")).strip())
         self.status = status
 
 
@@ -115,7 +115,7 @@ class Client:
         except (ValueError, RecursionError):
             raise _PassingFault(f"its answer is not JSON: {' '.join(text.split())[:100]!r}") from None
         if not isinstance(answer, dict) or not whole(answer):
-            raise _PassingFault(f"its answer is not what was asked for: {' '.join(text.split())[:200]}")
+            raise _PassingFault(f"its answer is not what was asked for: {' '.join(text.split())[:200]!r}")
         return answer
 
     def _answer(self, method: str, address: str, body: Any) -> tuple[int, Any, bytes]:

@@ -139,7 +139,7 @@ def _mended(given: BaseGeometry) -> BaseGeometry:
 
 
 def _count(node: Any, most: int) -> int:
-    """How many corners a GeoJSON object has, as far as `most`: without calling itself, however deep it is."""
+    """How many corners a GeoJSON object has, as far as `most`, each of numbers; however deep it is."""
     count, left = 0, [node]
     while left and count <= most:
         each = left.pop()
@@ -147,6 +147,7 @@ def _count(node: Any, most: int) -> int:
             left += [each.get("coordinates"), each.get("geometries")]
         elif isinstance(each, list):
             if each and not isinstance(each[0], list | dict):
+                numbers(each, "geometry", (2, 3, 4))
                 count += 1
             else:
                 left += each

@@ -235,7 +235,7 @@ def _key(key: str) -> str:
 
 def _asset(key: str, told: Any) -> dict[str, Any]:
     """What every asset must have, and what tells which band it is."""
-    if not isinstance(told, dict) or not isinstance(told.get("href"), str) or len(told["href"]) > MAX_HREF:
+    if not isinstance(told, dict) or not isinstance(told.get("href"), str) or not 0 < len(told["href"]) <= MAX_HREF:
         raise UnreadableError(f"its asset {key} has no href, which STAC demands of every asset")
     if not told["href"].isprintable():
         raise UnreadableError(f"its asset {key} lies at {shown(told['href'])}, which is no address")

@@ -1,18 +1,16 @@
 """How far a mask agrees with the provider's own scene classification (SCL): only compared, never used for the mask."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
-from cloudjob.classes import CLEAR, CLOUD, NOT_COMPUTED
-from cloudjob.errors import PassingError, SceneError
-from cloudjob.grid import Grid, Window
-from cloudjob.scene.files import check_files
-from cloudjob.scene.read import classification
-from cloudjob.scene.scene import Band, Scene
+from cloudjob.classes import CLEAR, CLOUD, NOT_COMPUTED, SHADOW, THIN_CLOUD
+from cloudjob.errors import SceneError
+from cloudjob.grid import Grid, Tile, Tiling, Window
+from cloudjob.scene.opened import SceneFiles
+from cloudjob.scene.read import Classification
 from cloudjob.store.receipt import Receipt
 
 log = logging.getLogger(__name__)
@@ -22,46 +20,65 @@ SCL_CLOUD = (8, 9, 10)
 """Sen2Cor's scene classification (https://sentiwiki.copernicus.eu/web/s2-processing): dark, shadow, vegetation, bare,
 water, snow; medium and high probability of cloud, thin cirrus. Not compared: no data, defective, unclassified."""
 
+Labels = tuple[npt.NDArray[np.uint16], Grid]
+
 _SCL_LABEL = np.full(256, NOT_COMPUTED, np.uint8)
 _SCL_LABEL[list(SCL_CLEAR)] = CLEAR
 _SCL_LABEL[list(SCL_CLOUD)] = CLOUD
 
-
-def readable(scene: Scene, hrefs: Mapping[str, str], *, patient: bool) -> tuple[Band | None, tuple[str, ...]]:
-    """The scene classification if it can be opened. It is only compared with: a scene is not failed for it."""
-    if scene.scl is None:
-        return None, ()
-    try:
-        check_files(scene, [scene.scl], hrefs)
-    except SceneError as error:
-        if patient and isinstance(error, PassingError):
-            raise
-        return None, (f"its scene classification is not compared: {error}",)
-    return scene.scl, ()
+_OURS = np.full(256, NOT_COMPUTED, np.uint8)
+_OURS[[CLEAR, SHADOW]] = CLEAR
+_OURS[[CLOUD, THIN_CLOUD]] = CLOUD
+"""Shadow counts as clear on both sides: only clouds are compared."""
 
 
-def labels(
-    scene: Scene, scl: Band | None, window: Window, hrefs: Mapping[str, str], *, patient: bool
-) -> tuple[xr.DataArray | None, tuple[str, ...]]:
-    """The scene classification of a row of tiles, if it can be read."""
-    if scl is None:
-        return None, ()
-    try:
-        return classification(scene, scl, window, hrefs), ()
-    except SceneError as error:
-        if patient and isinstance(error, PassingError):
-            raise
-        log.warning("%s", error)
-        return None, ("its scene classification is not compared everywhere: a part of it cannot be read",)
+class Agreement:
+    """Compares the masks of one scene, row of tiles by row of tiles, with its scene classification where it has one.
+
+    A scene is not failed for it: what cannot be read is not compared, and `warnings` say so.
+
+    Args:
+        files: of the scene.
+        tiling: of the scene.
+        tiles: which tiles are wanted.
+    """
+
+    def __init__(self, files: SceneFiles, tiling: Tiling, tiles: Sequence[Tile]) -> None:
+        self.warnings: tuple[str, ...] = ()
+        self._classes: Classification | None = None
+        if scl := files.scene.scl:
+            try:
+                files.check([scl])
+                self._classes = Classification(files, scl, tiling, tiles)
+            except SceneError as error:
+                self.warnings = (f"its scene classification is not compared: {error}",)
+
+    def labels(self, window: Window) -> Labels | None:
+        """The classes under a row of tiles and their grid; None where there are none to compare with."""
+        if self._classes is None:
+            return None
+        try:
+            return self._classes.under(window)
+        except SceneError as error:
+            log.warning("%s", error)
+            self.warnings = ("its scene classification is not compared everywhere: a part of it cannot be read",)
+            return None
 
 
-def compare(mask: npt.NDArray[np.uint8], grid: Grid, scl: xr.DataArray) -> Receipt:
-    """Compare a tile with the provider's classes at the centres of the classification's own, larger, pixels."""
-    row = np.floor((grid.y0 - scl.y.values) / grid.dy).astype(int)
-    column = np.floor((scl.x.values - grid.x0) / grid.dx).astype(int)
+def compare(mask: npt.NDArray[np.uint8], grid: Grid, labels: Labels) -> Receipt:
+    """Compare a tile with the provider's classes at the centres of the classification's own, larger, pixels.
+
+    Args:
+        mask: (y, x) of the tile.
+        grid: of the tile.
+        labels: (y, x) classes, and their grid.
+    """
+    classes, theirs_on = labels
+    row = np.floor((grid.y0 - (theirs_on.y0 - (np.arange(theirs_on.height) + 0.5) * theirs_on.dy)) / grid.dy)
+    column = np.floor((theirs_on.x0 + (np.arange(theirs_on.width) + 0.5) * theirs_on.dx - grid.x0) / grid.dx)
     rows, columns = (row >= 0) & (row < grid.height), (column >= 0) & (column < grid.width)
-    ours = mask[row[rows]][:, column[columns]]
-    theirs = _SCL_LABEL[scl.values[rows][:, columns].astype(np.uint8)]
+    ours = _OURS[mask[row[rows].astype(int)][:, column[columns].astype(int)]]
+    theirs = _SCL_LABEL[classes[rows][:, columns].astype(np.uint8)]
     both = (ours <= CLOUD) & (theirs <= CLOUD)
     return Receipt(
         scl_compared=int(both.sum()),

@@ -30,7 +30,7 @@ def connect(where: str = "local", workers: int | None = None, listen: str | None
 
     Args:
         where: "local" or a scheduler's address (tcp://host:port or tls://host:port).
-        workers: how many local worker processes; by default one per GPU, else one per core.
+        workers: how many local worker processes; by default one per core (`lanes`).
         listen: where the scheduler of a local cluster takes workers of other machines, such as tls://0.0.0.0:8786;
             by default it listens on loopback only, and takes nobody but its own: other users of this machine reach
             loopback too, and whoever a scheduler takes can have it run anything.

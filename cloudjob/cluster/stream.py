@@ -107,6 +107,7 @@ class _Lanes:
         self.count = 0
         self.counted = -math.inf
         self.seen = time.monotonic()
+        self.told = False
 
     def window(self) -> int:
         """How many tasks may be handed in at once."""
@@ -124,14 +125,15 @@ class _Lanes:
             return
         self.count, self.counted = _threads(self.client), now
         if self.count:
-            self.seen = now
+            self.seen, self.told = now, False
         elif now > self.seen + PATIENCE:
             raise UnreachableError(
                 f"there has been no worker for {PATIENCE:.0f} s",
                 hint="do workers start (`cloudjob worker ADDRESS`), and does their memory suffice? " + KEPT,
             )
-        else:
-            log.warning("no worker is there; the run waits for one, for at most %.0f s", self.seen + PATIENCE - now)
+        elif not self.told:
+            log.warning("no worker is there; the run waits for one, for at most %.0f s", PATIENCE)
+            self.told = True
 
 
 def _threads(client: Client) -> int:

@@ -13,18 +13,18 @@ from affine import Affine
 from distributed.metrics import context_meter
 from rasterio.features import geometry_mask
 
-from cloudjob.catalog import signing
-from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED
+from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED, SHADOW, THIN_CLOUD
 from cloudjob.cluster import agreement
 from cloudjob.cluster.network import worker_model
 from cloudjob.errors import CloudjobError, PassingError
 from cloudjob.grid import Grid, Tile, Tiling, Window
 from cloudjob.model import predict
+from cloudjob.model.coarse import coarsen, coarsen_percent
 from cloudjob.model.contract import buffer_pixels
 from cloudjob.scene import read
-from cloudjob.scene.files import check_files
+from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.reflectance import OFFSET, adds_offset, reflectance
-from cloudjob.scene.scene import Scene
+from cloudjob.scene.scene import Numbers, Scene
 from cloudjob.store import slots
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import Receipt, merge, tile_sum
@@ -32,9 +32,11 @@ from cloudjob.store.settings import Settings
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 3
-PAUSE = 2.0
-"""Seconds before the second attempt; four times as many before each further one."""
+ATTEMPTS = 2
+"""Of a whole scene. Each window of it has been tried several times before (`scene.opened`)."""
+
+PAUSE = 5.0
+"""Seconds between them."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def process(task: Task) -> Receipt:
         UnreachableError: the store does not answer.
     """
     try:
-        receipt = _patiently(task, worker_model(task.settings.checkpoint))
+        receipt = mask_tiles(task, worker_model(task.settings.checkpoint))
     except CloudjobError as error:
         # What caused it stays here: it quotes signed addresses, and Dask cannot unpickle rasterio's errors.
         error.__cause__ = error.__context__ = None
@@ -79,42 +81,36 @@ def process(task: Task) -> Receipt:
     return receipt
 
 
-def _patiently(task: Task, model: predict.Model) -> Receipt:
-    for attempt in range(1, ATTEMPTS):
-        try:
-            return mask_tiles(task, model, patient=True)
-        except PassingError as error:
-            pause = PAUSE * 4 ** (attempt - 1)
-            log.warning("%s; attempt %d of %d in %g s", error, attempt + 1, ATTEMPTS, pause)
-            for band in task.scene.bands:
-                signing.forget(task.scene.signing, band.href)
-            time.sleep(pause)
-    return mask_tiles(task, model)
+def mask_tiles(task: Task, model: predict.Model) -> Receipt:
+    """Compute and write the tiles of a task, row by row; again from the start after a fault that may pass."""
+    with SceneFiles(task.scene) as files:
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return _mask_tiles(task, model, files)
+            except PassingError as error:
+                if files.late:
+                    raise
+                log.warning("%s; attempt %d of %d in %g s", error, attempt + 1, ATTEMPTS, PAUSE)
+                time.sleep(PAUSE)
+        return _mask_tiles(task, model, files)
 
 
-def mask_tiles(task: Task, model: predict.Model, *, patient: bool = False) -> Receipt:
-    """Compute and write the tiles of a task, row by row; `patient` if there will be another attempt."""
+def _mask_tiles(task: Task, model: predict.Model, files: SceneFiles) -> Receipt:
     scene = task.scene
-    hrefs = {
-        band.name: signing.open_href(scene.signing, band.address or band.href)
-        for band in (*scene.bands, scene.scl)
-        if band
-    }
-    tiling = model.contract.tiling_of(scene.grid, task.settings.buffer)
-    check_files(scene, scene.bands, hrefs)
-    scl, doubts = agreement.readable(scene, hrefs, patient=patient)
+    tiling = model.contract.tiling_of(scene.grid, task.settings.buffer, scene.coarser)
+    files.check(scene.bands)
+    provider = agreement.Agreement(files, tiling, task.tiles)
     writer = slots.Writer(task.out, task.slot, task.settings)
-    receipts = [Receipt(device=model.device_name, precision=model.precision, warnings=doubts)]
+    receipts = [Receipt(device=model.device_name, precision=model.precision)]
     started = time.perf_counter()
-    for row in read.rows(scene, tiling, task.tiles, hrefs):
-        labels, doubts = agreement.labels(scene, scl, _cores(tiling, row), hrefs, patient=patient)
-        seconds = time.perf_counter() - started
-        receipts.append(Receipt(bytes_read=row.raw.nbytes, read_seconds=seconds, warnings=doubts))
+    for row in read.rows(files, tiling, task.tiles):
+        labels = provider.labels(_cores(tiling, row))
+        receipts.append(Receipt(bytes_read=row.raw.nbytes, read_seconds=time.perf_counter() - started))
         started = time.perf_counter()
         for tile, mask, likely in _label(row, task, model, tiling):
-            core = tiling.core(tile)
+            core = tiling.core(tile).coarsen(scene.coarser)
             if task.clip:
-                outside = _outside(task.clip, scene.grid.crop(core))
+                outside = _outside(task.clip, scene.mask_grid.crop(core))
                 mask[outside] = likely[outside] = NOT_COMPUTED
             computed = time.perf_counter()
             kept = (mask, likely) if task.settings.probability else (mask,)
@@ -123,12 +119,12 @@ def mask_tiles(task: Task, model: predict.Model, *, patient: bool = False) -> Re
             receipts += [
                 Receipt(network_seconds=computed - started, write_seconds=written - computed),
                 Receipt(checksum=tile_sum(tile, *kept)),
-                _tally(mask, row.crop(core), scene, math.prod(tiling.padded(tile).shape)),
+                _tally(mask, row.crop(tiling.core(tile)), scene, math.prod(tiling.padded(tile).shape)),
             ]
             if labels is not None:
-                receipts.append(agreement.compare(mask, scene.grid.crop(core), labels))
+                receipts.append(agreement.compare(mask, scene.mask_grid.crop(core), labels))
             started = time.perf_counter()
-    return merge(receipts)
+    return merge([*receipts, Receipt(warnings=provider.warnings)])
 
 
 def _label(
@@ -139,13 +135,14 @@ def _label(
     for tile in ((row.row, column) for column in row.columns):
         core, padded = tiling.core(tile), tiling.padded(tile)
         window = reflectance(row.crop(padded), task.scene.bands)
-        valid = ~np.isnan(window[0])
+        valid = predict.valid(model.contract, window)
         found = predict.probability(model, [window])
         del window
         (likely,) = found
-        mask = predict.classify(likely, valid, task.settings.threshold, reach)
-        percent = predict.percent(likely, valid) if task.settings.probability else mask.copy()
-        yield tile, predict.trim(mask, padded, core), predict.trim(percent, padded, core)
+        mask = predict.classify(likely, valid, task.settings.threshold, reach, model.contract.classes)
+        percent = predict.percent(likely, valid, model.contract.classes) if task.settings.probability else mask.copy()
+        joined = coarsen(predict.trim(mask, padded, core), task.scene.coarser)
+        yield tile, joined, coarsen_percent(predict.trim(percent, padded, core), joined, task.scene.coarser)
 
 
 def _cores(tiling: Tiling, row: read.RowOfTiles) -> Window:
@@ -160,20 +157,23 @@ def _outside(clip: bytes, grid: Grid) -> npt.NDArray[np.bool_]:
     return np.asarray(geometry_mask([area], out_shape=grid.shape, transform=Affine(*grid.transform)))
 
 
-def _tally(mask: predict.Mask, raw: npt.NDArray[np.uint16], scene: Scene, seen: int) -> Receipt:
+def _tally(mask: predict.Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt:
     """Count a tile's pixels, and the dark ones that tell whether the offset fits."""
     dark_all = dark_any = 0
     offset = scene.bands[0].offset
     if offset < 0 or adds_offset(scene.baseline):
         limit = round((-offset or OFFSET) / scene.bands[0].scale)
         visible = [index for index, band in enumerate(scene.bands) if band.name in ("red", "green", "blue")]
-        dark = [raw[index] < limit for index in visible]
-        labelled = mask <= CLOUD
+        # One of the pixels in each of a coarser mask's, so that the shares are of the same number
+        dark = [raw[index, :: scene.coarser, :: scene.coarser] < limit for index in visible]
+        labelled = mask < NO_DATA
         dark_all = int(np.count_nonzero(np.logical_and.reduce([*dark, labelled])))
         dark_any = int(np.count_nonzero(np.logical_or.reduce(dark) & labelled))
     return Receipt(
         clear=int(np.count_nonzero(mask == CLEAR)),
         cloud=int(np.count_nonzero(mask == CLOUD)),
+        thin_cloud=int(np.count_nonzero(mask == THIN_CLOUD)),
+        cloud_shadow=int(np.count_nonzero(mask == SHADOW)),
         no_data=int(np.count_nonzero(mask == NO_DATA)),
         outside=int(np.count_nonzero(mask == NOT_COMPUTED)),
         dark_all=dark_all,

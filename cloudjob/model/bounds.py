@@ -15,6 +15,7 @@ NUMBERS: Mapping[str, tuple[float, float]] = {
     "std": (-1e6, 1e6),
     "resolution": (0.01, 100_000),
     "outside_fill": (-1000, 1000),
+    "absent_fill": (-1000, 1000),
     "brightest": (0, 1e6),
     "threshold": (0, 1),
     "buffer": (0, 100_000),
@@ -31,7 +32,7 @@ COUNTS: Mapping[str, tuple[int, int]] = {
 }
 """The same for whole numbers."""
 
-TEXTS = ("name", "version", "bands", "training_data")
+TEXTS = ("name", "version", "bands", "optional_bands", "training_data")
 LENGTH = 2000
 """Characters of a text, at most."""
 
@@ -47,10 +48,12 @@ def check(contract: Any) -> None:
     """
     for name in (*TEXTS, *NUMBERS, *COUNTS):
         values = getattr(contract, name)
+        if name == "outside_fill" and values == "mirror":
+            continue
         if name == "metrics":
             values = tuple(values.values()) if isinstance(values, dict) and _texts(values) else None
         several = isinstance(values, tuple)
-        if several != (name in ("bands", "training_data", "mean", "std", "widths", "metrics")):
+        if several != (name in ("bands", "optional_bands", "training_data", "mean", "std", "widths", "metrics")):
             raise ContractError(f"the checkpoint's {name} is {_short(values)}; expected another type")
         for value in values if several else (values,):
             if fault := _fault(name, value):

@@ -1,4 +1,4 @@
-"""A checkpoint: a network's weights in safetensors, and in the same file what they may be used on.
+"""A checkpoint: a network's weights, and what they may be used on, checked against each other.
 
 Nothing is ever unpickled.
 """
@@ -14,27 +14,50 @@ import safetensors.torch
 import torch
 
 from cloudjob.errors import ContractError
+from cloudjob.model import source
 from cloudjob.model.contract import Contract
-from cloudjob.model.mlm import HINT, not_whole, read_contract, read_file, shipped, to_mlm
+from cloudjob.model.draft import to_record
+from cloudjob.model.mlm import HINT, not_whole, shipped, to_mlm
+from cloudjob.model.onnx import OnnxNetwork
 from cloudjob.model.unet import SimpleUNet
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network with its weights, its contract and the file's SHA-256 (hexadecimal)."""
+    """A network with its weights, its contract and the SHA-256 of both (hexadecimal)."""
 
     contract: Contract
-    network: SimpleUNet
+    network: SimpleUNet | OnnxNetwork
     sha256: str
+
+    @property
+    def unet(self) -> SimpleUNet:
+        """The network, of those that are ours.
+
+        Raises:
+            ContractError: it is one in ONNX, which can be run but not trained.
+        """
+        if isinstance(self.network, OnnxNetwork):
+            raise ContractError(f"{self.contract.name} is in ONNX, which cannot be trained", hint=HINT)
+        return self.network
+
+    @property
+    def parameters(self) -> int:
+        """How many weights it has."""
+        if isinstance(self.network, OnnxNetwork):
+            return self.network.parameters
+        return sum(weights.numel() for weights in self.network.parameters())
 
 
 def untrained(contract: Contract) -> SimpleUNet:
     """The network of a contract, with random weights."""
-    return SimpleUNet(len(contract.bands), contract.widths, contract.stem, contract.dilation)
+    return SimpleUNet(len(contract.bands), contract.widths, contract.stem, contract.dilation, contract.smooth)
 
 
 def record(contract: Contract) -> dict[str, Any]:
     """The contract as a STAC item with the MLM extension."""
+    if contract.graph:
+        return to_record(contract, "")
     parameters = sum(weights.numel() for weights in untrained(contract).parameters())
     return to_mlm(contract, parameters=parameters, framework=torch.__version__.split("+")[0])
 
@@ -50,19 +73,20 @@ def load(path: str | Path | None = None) -> Checkpoint:
     """Read a checkpoint and check it against its contract.
 
     Args:
-        path: the file, or None for the one in the package.
+        path: what `source.read` takes: a file, a name, or None for the one in the package.
 
     Raises:
-        ContractError: there is no such file, it is no safetensors file (a pickle, say), it is truncated, has no
-            MLM record, or its weights do not fit the architecture it names.
+        ContractError: there is no such file, it is neither safetensors (but a pickle, say) nor ONNX, it is truncated,
+            has no MLM record, or its weights do not fit what that says.
     """
-    path = Path(path) if path is not None else shipped()
-    return parse(read_file(path), str(path))
+    return parse(source.read(path), str(path or shipped()))
 
 
 def parse(data: bytes, path: str) -> Checkpoint:
-    """Like `load`, from the bytes of a file whose name is `path`."""
-    contract = read_contract(data, path)
+    """Like `load`, from the bytes that `source.read` gives of `path`."""
+    contract = source.contract(data, path)
+    if contract.graph:
+        return Checkpoint(contract, OnnxNetwork(data, contract, path), hashlib.sha256(data).hexdigest())
     try:
         state = safetensors.torch.load(data)
     except (safetensors.SafetensorError, ValueError) as error:

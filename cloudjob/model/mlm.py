@@ -26,6 +26,10 @@ HEADER = 100_000_000
 HINT = "make one with `python -m training`, or leave --checkpoint out to use the one that ships"
 
 
+ARGUMENTS = ("widths", "stem", "dilation", "smooth")
+"""Of a `SimpleUNet`."""
+
+
 def shipped() -> Path:
     """The checkpoint in the package."""
     return Path(str(resources.files("cloudjob.model") / "cloudjob-s2.safetensors"))
@@ -165,11 +169,13 @@ def to_mlm(contract: Contract, *, parameters: int, framework: str) -> dict[str, 
                 "widths": list(contract.widths),
                 "stem": contract.stem,
                 "dilation": contract.dilation,
+                "smooth": contract.smooth,
             },
             "cloudjob:contract": {
                 key: value
                 for key, value in asdict(contract).items()
-                if key not in ("name", "version", "bands", "mean", "std", "widths", "stem", "dilation")
+                if key
+                not in ("name", "version", "bands", "mean", "std", "widths", "stem", "dilation", "smooth", "graph")
             },
         },
         "links": [],
@@ -193,7 +199,9 @@ def from_mlm(item: dict[str, Any]) -> Contract:
         if scaling["type"] != "z-score":
             raise ContractError(f"its value scaling is {scaling['type']!r}; expected 'z-score'")
     rest = dict(properties["cloudjob:contract"])
-    rest["training_data"] = tuple(rest.get("training_data", ()))
+    for key in ("training_data", "optional_bands", "resolutions"):
+        rest[key] = tuple(rest.get(key, ()))
+    rest.pop("graph", None)  # Only networks in ONNX have one
     contract = Contract(
         name=properties["mlm:name"],
         version=properties["version"],
@@ -203,6 +211,7 @@ def from_mlm(item: dict[str, Any]) -> Contract:
         widths=tuple(arguments["widths"]),
         stem=arguments["stem"],
         dilation=arguments["dilation"],
+        smooth=arguments.get("smooth", False),
         **rest,
     )
     if arguments["in_channels"] != len(contract.bands):

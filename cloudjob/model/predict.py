@@ -10,10 +10,12 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from cloudjob.classes import NO_DATA, NOT_COMPUTED
+from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED, SHADOW, THIN_CLOUD
+from cloudjob.errors import SceneError
 from cloudjob.grid import Window
 from cloudjob.model.checkpoint import Checkpoint, untrained
 from cloudjob.model.contract import Contract, buffer_pixels
+from cloudjob.model.onnx import OnnxNetwork
 from cloudjob.model.share import share
 
 Mask = npt.NDArray[np.uint8]
@@ -25,17 +27,17 @@ class Model:
     """A network made ready for one device.
 
     Attributes:
-        network: BatchNorm folded into the convolutions, channels-last, no gradients.
+        network: BatchNorm folded into the convolutions, channels-last, no gradients; or one in ONNX.
         contract: what it was made for.
         device: where it runs.
         dtype: float32, or float16 on CUDA devices that compute in it.
 
     A call computes one tile, on GPUs too: cuDNN chooses its algorithms by the number of tiles in a call, so the last
-    bits of one would depend on how many others there are. It costs little: a tile of 1120 pixels a side is work enough
-    for a GPU, and reading it takes a core a hundred times as long; other lanes fill the gaps.
+    bits of one would depend on how many others there are. It costs little: a tile of a thousand pixels a side is work
+    enough for a GPU, and reading it takes a core many times as long; other lanes fill the gaps.
     """
 
-    network: nn.Module
+    network: nn.Module | OnnxNetwork
     contract: Contract
     device: torch.device
     dtype: torch.dtype
@@ -58,9 +60,11 @@ def prepare(checkpoint: Checkpoint, device: str | None = None) -> Model:
         checkpoint: weights and contract.
         device: a torch device, or None for a CUDA device where there is one, else the CPU.
     """
+    if isinstance(checkpoint.network, OnnxNetwork):
+        return Model(checkpoint.network, checkpoint.contract, checkpoint.network.device, torch.float32)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network = untrained(checkpoint.contract)
-    network.load_state_dict(checkpoint.network.state_dict())
+    network.load_state_dict(checkpoint.unet.state_dict())
     network.eval().requires_grad_(requires_grad=False)
     for block in network.modules():
         if isinstance(block, nn.Sequential):
@@ -85,15 +89,19 @@ def _precision(device: torch.device) -> torch.dtype:
 
 
 def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[npt.NDArray[np.float32]]:
-    """Give the probability of cloud for windows of one shape.
+    """Give the probability of each of the network's classes for windows of one shape.
 
     Args:
         model: from `prepare`.
-        reflectance: windows (band, y, x) float32, NaN in every band for no data and outside the scene; sides are
-            multiples of the contract's stride.
+        reflectance: windows (band, y, x) float32 of all the contract's bands, NaN in every band for no data and outside
+            the scene, and in an optional band where it is absent; sides are multiples of the contract's stride.
 
     Yields:
-        (y, x) float32, 0 to 1, per window, in order; without meaning where there are no data.
+        Per window, in order, float32, 0 to 1: (class, y, x), or (y, x) of cloud where the network tells only that;
+        without meaning where there are no data.
+
+    Raises:
+        SceneError: the network gives something that is no number.
     """
     contract = model.contract
     mean = torch.tensor(contract.mean)[:, None, None]
@@ -102,16 +110,94 @@ def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[np
     del reflectance  # The caller may have let go of them: they are not held while the network runs
     while waiting:
         window = waiting.pop(0)
-        if np.isnan(window[0]).all():
-            yield np.zeros(window.shape[1:], np.float32)
+        inside = valid(contract, window)
+        if not inside.any():
+            classes = len(contract.classes)
+            yield np.zeros((classes, *inside.shape) if classes > 1 else inside.shape, np.float32)
             continue
-        tile = torch.nan_to_num(torch.from_numpy(window), nan=contract.outside_fill)
+        filled = window.copy()
         del window
-        tile = tile.clamp_(max=contract.brightest).sub_(mean).div_(std)[None]
+        fill(contract, filled)
+        if isinstance(model.network, OnnxNetwork):
+            yield _finite(model, model.network.probability(filled, inside))
+            continue
+        tile = torch.from_numpy(filled).clamp_(max=contract.brightest).sub_(mean).div_(std)[None]
+        del filled
         tile = tile.to(model.device, model.dtype).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             logits = model.network(tile)[0, 0]
-            yield torch.sigmoid(logits.float()).cpu().numpy()
+            yield _finite(model, torch.sigmoid(logits.float()).cpu().numpy())
+
+
+def _finite(model: Model, likely: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Let numbers pass: what is none is at no threshold, and would be taken for clear."""
+    if not np.isfinite(likely).all():
+        broken = np.count_nonzero(~np.isfinite(likely))
+        raise SceneError(
+            f"the network {model.contract.name} gives values that are not finite numbers, {broken:,} of {likely.size:,}"
+        )
+    return likely
+
+
+def valid(contract: Contract, reflectance: Reflectance) -> npt.NDArray[np.bool_]:
+    """Where (y, x) there are data, by the first band that every scene must have; NaN means none."""
+    inside: npt.NDArray[np.bool_] = ~np.isnan(reflectance[contract.bands.index(contract.required_bands[0])])
+    return inside
+
+
+def fill(contract: Contract, reflectance: Reflectance) -> None:
+    """Replace each NaN of a window (band, y, x) by what the network sees there, in place.
+
+    Where there are no data that is the contract's `outside_fill`; where only an optional band is absent, `absent_fill`.
+    """
+    inside = valid(contract, reflectance)
+    if contract.outside_fill == "mirror" and not inside.any():
+        reflectance[:] = 0
+    elif contract.outside_fill == "mirror":
+        mirror(reflectance, inside)
+    else:
+        reflectance[:, ~inside] = contract.outside_fill
+    for number, band in enumerate(contract.bands):
+        if band in contract.optional_bands:
+            np.nan_to_num(reflectance[number], copy=False, nan=contract.absent_fill)
+
+
+def mirror(image: Reflectance, inside: npt.NDArray[np.bool_]) -> None:
+    """Fill a window (band, y, x) outside of `inside` (y, x) with the mirror image of what is inside, in place.
+
+    Each row is mirrored in its nearest pixel inside; rows that have none are then mirrored in the rows next to them.
+    """
+    if inside.all() or not inside.any():
+        return
+    rows = np.flatnonzero(inside.any(axis=1) & ~inside.all(axis=1))
+    if rows.size:
+        pattern = inside[rows]
+        columns = np.flatnonzero(~pattern.all(axis=0))
+        if np.array_equal(
+            pattern, np.broadcast_to(pattern[0], pattern.shape)
+        ):  # at a scene's edge all rows are mirrored alike
+            pattern = pattern[:1]
+        source = _mirrored(pattern)
+        for band in image:
+            band[np.ix_(rows, columns)] = band[rows[:, None], source[:, columns]]
+    source = _mirrored(np.atleast_2d(inside.any(axis=1)))[0]
+    for band in image:
+        band[:] = band[source]
+
+
+def _mirrored(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """Per pixel of rows (n, length) the column of its mirror image inside, its own if it is inside itself."""
+    length = inside.shape[1]
+    place = np.arange(length, dtype=np.int32)
+    before = np.maximum.accumulate(np.where(inside, place, np.int32(-length)), axis=1)
+    after = np.minimum.accumulate(np.where(inside, place, np.int32(2 * length))[:, ::-1], axis=1)[:, ::-1]
+    nearest = np.where(place - before <= after - place, before, after)
+    beyond = np.where(inside, place, 2 * nearest + np.sign(place - nearest) - place)
+    # A narrow strip has no pixel so far inside: then its edge is repeated.
+    safe = np.clip(beyond, 0, length - 1)
+    there = np.take_along_axis(inside, safe, axis=1) & (safe == beyond)
+    mirrored: npt.NDArray[np.int32] = np.where(there, beyond, nearest).astype(np.int32)
+    return mirrored
 
 
 def classify(
@@ -119,20 +205,30 @@ def classify(
     valid: npt.NDArray[np.bool_],
     threshold: float,
     buffer: tuple[float, float] = (0.0, 0.0),
+    classes: Sequence[int] = (CLOUD,),
 ) -> Mask:
     """Make a mask from probabilities.
 
     Args:
-        probability: (y, x) of cloud.
+        probability: (y, x) of cloud, or (class, y, x), of which the largest counts.
         valid: (y, x), False where there are no data.
-        threshold: probability from which a pixel is cloud.
-        buffer: by how many pixels in y and x clouds are widened (half axes of an ellipse).
+        threshold: probability from which a pixel is cloud, for (y, x).
+        buffer: by how many pixels in y and x clouds are widened (half axes of an ellipse), over clear and shadow.
+        classes: which of ours each class is (`Contract.classes`).
 
     Returns:
-        (y, x): 0 clear, 1 cloud, 254 no data.
+        (y, x): 0 clear, 1 cloud, 2 thin cloud, 3 cloud shadow, 254 no data.
     """
-    cloud = widen((probability >= threshold) & valid, buffer)
-    return np.where(valid, cloud.view(np.uint8), np.uint8(NO_DATA))
+    if probability.ndim == 2:
+        cloud = widen((probability >= threshold) & valid, buffer)
+        return np.where(valid, cloud.view(np.uint8), np.uint8(NO_DATA))
+    found = np.array(classes, np.uint8)[probability.argmax(axis=0)]
+    free = (found == CLEAR) | (found == SHADOW)
+    for kind in (THIN_CLOUD, CLOUD):  # Where both reach, the thick one hides the other
+        if kind in classes:
+            wide = widen((found == kind) & valid & ~free, buffer)
+            found[wide & free] = kind
+    return np.where(valid, found, np.uint8(NO_DATA))
 
 
 def widen(cloud: npt.NDArray[np.bool_], buffer: tuple[float, float]) -> npt.NDArray[np.bool_]:
@@ -166,8 +262,12 @@ def _square(value: float) -> float:
     return value * value
 
 
-def percent(probability: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> Mask:
-    """Probability as whole percent: (y, x) uint8, 0 to 100, 254 no data."""
+def percent(
+    probability: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], classes: Sequence[int] = (CLOUD,)
+) -> Mask:
+    """Probability of cloud, thick or thin, as whole percent: (y, x) uint8, 0 to 100, 254 no data."""
+    if probability.ndim == 3:
+        probability = probability[[kind in (CLOUD, THIN_CLOUD) for kind in classes]].sum(axis=0)
     return np.where(valid, np.rint(probability * 100), NO_DATA).astype(np.uint8)
 
 
@@ -183,14 +283,14 @@ def mask(
 
     Args:
         model: from `prepare`.
-        reflectance: (band, y, x) float32 in the contract's band order, NaN in every band for no data; its first
-            pixel is the scene's.
+        reflectance: (band, y, x) float32 in the contract's band order, NaN in every band for no data, and all over in
+            an optional band that is absent; its first pixel is the scene's.
         threshold: the contract's unless given.
         buffer: metres by which clouds are widened; the contract's unless given.
         pixel: height and width of a pixel in metres; the contract's resolution unless given.
 
     Returns:
-        (y, x) uint8: 0 clear, 1 cloud, 254 no data.
+        (y, x) uint8: 0 clear, 1 cloud, by some networks 2 thin cloud and 3 cloud shadow, 254 no data.
 
     Raises:
         ValueError: another number of bands than the contract's.
@@ -207,7 +307,7 @@ def mask(
         core, padded = tiling.core(tile), tiling.padded(tile)
         window = cut(reflectance, padded)
         (likely,) = probability(model, [window])
-        found = classify(likely, ~np.isnan(window[0]), limit, reach)
+        found = classify(likely, valid(contract, window), limit, reach, contract.classes)
         result[core.slices] = trim(found, padded, core)
     return result
 

@@ -32,13 +32,16 @@ class SimpleUNet(nn.Module):
 
     `SimpleUNet(3)` and `SimpleUNet(4)` are the networks as first specified. A `stem` of 2 folds 2 × 2 pixels
     into channels before the first level and unfolds the logits after the last (space-to-depth, Shi et al. 2016,
-    arXiv:1609.05158): a quarter of the work, twice the context.
+    arXiv:1609.05158): a quarter of the work, twice the context. Unfolded logits carry a pattern of `stem` pixels that
+    moves with the tile; `smooth` takes it out with the binomial filter (1, 2, 1) / 4 in both directions, whose answer
+    to a pattern of 2 pixels is zero (R. Zhang 2019, arXiv:1904.11486).
 
     Args:
         in_channels: number of input bands.
         widths: channels of each level, from the finest to the bottleneck.
         stem: side of the pixel block that is folded into channels; 1 for none.
         dilation: of the bottleneck's convolutions.
+        smooth: filter the logits.
     """
 
     def __init__(
@@ -47,10 +50,12 @@ class SimpleUNet(nn.Module):
         widths: tuple[int, ...] = (64, 128, 256),
         stem: int = 1,
         dilation: int = 1,
+        smooth: bool = False,
     ) -> None:
         super().__init__()
         *levels, bottom = widths
         self.stem = stem
+        self.smooth = smooth
         self.depth = len(levels)
         channels = in_channels * stem**2
         for level, width in enumerate(levels, start=1):
@@ -89,4 +94,9 @@ class SimpleUNet(nn.Module):
             x = torch.cat([skips.pop(), x], dim=1)  # in a line of its own it lets go of both
             x = self.get_submodule(f"dec{level}")(x)
         x = self.final(x)
-        return nn.functional.pixel_shuffle(x, self.stem) if self.stem > 1 else x
+        x = nn.functional.pixel_shuffle(x, self.stem) if self.stem > 1 else x
+        if self.smooth:
+            x = nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
+            for _ in range(2):  # (1, 1) / 2 twice is (1, 2, 1) / 4
+                x = nn.functional.avg_pool2d(x, 2, stride=1)
+        return x

@@ -14,8 +14,9 @@ from cloudjob.catalog.bands import COMMON, meant
 from cloudjob.catalog.dates import Interval, parse_dates
 from cloudjob.catalog.presets import Catalog, catalog_for
 from cloudjob.errors import UsageError
+from cloudjob.model import source
 from cloudjob.model.contract import Contract
-from cloudjob.model.mlm import read_contract, read_file, shipped
+from cloudjob.model.mlm import shipped
 from cloudjob.store.out import Out
 from cloudjob.store.settings import Settings
 
@@ -87,10 +88,10 @@ def request(
         assets: common band name → asset key, where it differs from the preset's.
         max_cloud_cover: the highest `eo:cloud_cover` wanted, percent.
         limit: at most so many scenes, the newest.
-        checkpoint: a checkpoint's file instead of the one that ships.
+        checkpoint: a file or a name (`source.read`) instead of the network that ships.
         threshold: probability from which a pixel is cloud; the checkpoint's unless given.
         buffer: metres by which clouds are widened; the checkpoint's unless given.
-        resolution: of the masks in metres; the checkpoint's unless given.
+        resolution: of the masks in metres, a multiple of the checkpoint's; the checkpoint's unless given.
         probability: whether to keep probabilities, too.
         redo: whether to replace an OUT that was made with other settings.
         retry: ids of abandoned scenes to be tried all the same, or "all".
@@ -104,9 +105,14 @@ def request(
         raise UsageError("expected either a bbox or a geometry", hint="--bbox W S E N or --geometry FILE")
     wanted = parse_bbox(*bbox) if bbox else read_geometry(str(geometry))
     clip = None if bbox else wanted
-    path = Path(checkpoint) if checkpoint else shipped()
-    data = read_file(path)
-    contract = read_contract(data, str(path))
+    data = source.read(checkpoint)
+    contract = source.contract(data, str(checkpoint or shipped()))
+    if threshold is not None and len(contract.classes) > 1:
+        raise UsageError(
+            f"--threshold is {threshold:g}, but {contract.name} tells {len(contract.classes)} classes apart: the most "
+            "likely one counts",
+            hint="leave it out",
+        )
     for band in assets or {}:
         if band not in (*contract.bands, *COMMON):
             raise UsageError(f"--asset names a band {band!r}", hint=meant(band, contract.bands))
@@ -130,9 +136,12 @@ def request(
             bands=contract.bands,
             threshold=_between(0, threshold, 1, "threshold", contract.threshold),
             buffer=_between(-1e-9, buffer, 10_000, "buffer in metres", contract.buffer),
-            resolution=_between(0, resolution, 10_000, "resolution in metres", contract.resolution),
+            resolution=_multiple(
+                _between(0, resolution, 10_000, "resolution in metres", contract.resolution), contract.resolution
+            ),
             probability=probability,
             geometry=hashlib.sha256(shapely.to_wkb(shapely.normalize(clip))).hexdigest() if clip else None,
+            classes=contract.labels,
         ),
         clip=shapely.to_wkb(clip) if clip else None,
         max_cloud_cover=max_cloud_cover,
@@ -141,6 +150,16 @@ def request(
         retry=frozenset(retry),
         offset=None if offset is None else _between(-1, offset, 1, "offset of reflectance", 0),
     )
+
+
+def _multiple(resolution: float, own: float) -> float:
+    """A mask's pixel is made of whole pixels of the network's."""
+    if abs(max(1, round(resolution / own)) * own - resolution) > 0.01 * resolution:
+        raise UsageError(
+            f"resolution is {resolution:g} m; expected {own:g} m, which the network sees, or a multiple of it",
+            hint=f"such as {2 * own:g} or {6 * own:g}: clouds are found at {own:g} m, and their mask is made coarser",
+        )
+    return resolution
 
 
 def _between(low: float, value: float | None, high: float, name: str, default: float) -> float:

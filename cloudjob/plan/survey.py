@@ -18,7 +18,7 @@ from cloudjob.errors import (
     UnreachableError,
     UsageError,
 )
-from cloudjob.grid import Grid, Tile
+from cloudjob.grid import Grid, Tile, Tiling
 from cloudjob.plan import plan
 from cloudjob.plan.plan import Cost, Plan
 from cloudjob.plan.request import Job
@@ -128,11 +128,16 @@ def estimate(job: Job, view: Survey, lanes: int) -> Cost:
     measured = seconds > 0 and seen > 0
     return plan.cost(
         view.plan,
-        lambda scene: job.contract.tiling_of(scene.grid, job.settings.buffer),
+        lambda scene: tiling(job, scene),
         speed=seen / 1e6 / seconds if measured else ASSUMED_SPEED,
         lanes=lanes,
         measured=measured,
     )
+
+
+def tiling(job: Job, scene: Scene) -> Tiling:
+    """How a scene is cut, in the network's pixels."""
+    return job.contract.tiling_of(scene.grid, job.settings.buffer, scene.coarser)
 
 
 def compare(job: Job, found: Found) -> Survey:
@@ -188,7 +193,8 @@ def _described(
             refused.append(Refusal(item["id"], item, dict(assets), signing, reason, outside=True))
             continue
         try:
-            scenes.append(describe(item, assets, job.settings.bands, job.settings.resolution, signing, job.offset))
+            asked, measured = job.settings, job.contract.measured
+            scenes.append(describe(item, assets, asked.bands, asked.resolution, signing, job.offset, measured=measured))
             sources.answered(href)
         except SceneError as error:
             sources.failed(href, error)
@@ -222,21 +228,20 @@ def _on_one_grid(scenes: Iterable[Scene], known: Ledger) -> tuple[list[Scene], l
     found = list(scenes)
     votes: dict[str, Counter[Grid]] = {}
     for scene in found:
-        votes.setdefault(scene.group, Counter())[scene.grid] += 1
+        votes.setdefault(scene.group, Counter())[scene.mask_grid] += 1
     grids = {name: count.most_common(1)[0][0] for name, count in votes.items()} | grids
     fitting, refused = [], []
     for scene in found:
         if group_path(scene.group) in known.damaged:
             reason = f"scene {scene.id}: {DAMAGED.format(group_path(scene.group))}"
             refused.append(Refusal(scene.id, scene.item, scene.assets, scene.signing, reason, outside=True))
-        elif scene.grid == grids[scene.group]:
+        elif scene.mask_grid == grids[scene.group]:
             fitting.append(scene)
         else:
-            reason = f"scene {scene.id} lies on {scene.grid}, but others of {scene.group} on {grids[scene.group]}"
+            reason = f"scene {scene.id} lies on {scene.mask_grid}, but others of {scene.group} on {grids[scene.group]}"
             refused.append(Refusal(scene.id, scene.item, scene.assets, scene.signing, reason))
     return fitting, refused
 
 
 def _tiles(job: Job, scene: Scene) -> frozenset[Tile]:
-    tiling = job.contract.tiling_of(scene.grid, job.settings.buffer)
-    return frozenset(tiling.touched(scene.grid, job.area))
+    return frozenset(tiling(job, scene).touched(scene.grid, job.area))

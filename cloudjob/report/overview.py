@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from cloudjob.classes import NAMES
 from cloudjob.errors import ContractError
 from cloudjob.store import group as groups
 from cloudjob.store.ledger import Done, Ledger
@@ -31,7 +32,7 @@ class Row:
         path: of its item.
         key: changes whenever the item does.
         time: of the scene, UTC.
-        cloud: percent of clear and cloud; None where no pixel has data.
+        cloud: of both kinds, percent of the pixels with a label; None where none has data.
         provider: `eo:cloud_cover` of the source item, percent, or None.
         agreement: percent of `compared` pixels on which the provider's classification says the same, or None.
         compared: pixels compared with the provider's classification.
@@ -43,6 +44,8 @@ class Row:
         checkpoint: SHA-256, hexadecimal.
         software: version of cloudjob.
         warnings: what the job noticed about the scene.
+        thin: thin cloud alone, in percent like `cloud`; None, too, where the model does not know it.
+        shadow: cloud shadow, likewise.
         replaces: id of the older version that it took the place of, or "".
     """
 
@@ -64,6 +67,8 @@ class Row:
     checkpoint: str
     software: str
     warnings: tuple[str, ...]
+    thin: float | None = None
+    shadow: float | None = None
     replaces: str = ""
 
     @property
@@ -151,7 +156,9 @@ def _row(entry: Done, data: bytes, side: int) -> Row:
     height, width = (_number(side) for side in told["proj:shape"])
     pixels, agreement, model = told["cloudjob:pixels"], told.get("cloudjob:scl_agreement"), told["cloudjob:model"]
     none = _number(pixels["no_data"])
-    computed = _number(pixels["clear"]) + _number(pixels["cloud"]) + none
+    shares = {name: _number(pixels[name]) for name in NAMES if name in pixels}
+    valid = sum(shares.values())
+    computed = valid + none
     tile = _TILE.search(told.get("grid:code", entry.group))
     warnings = told.get("cloudjob:warnings", ())
     return Row(
@@ -173,6 +180,8 @@ def _row(entry: Done, data: bytes, side: int) -> Row:
         checkpoint=str(model["sha256"]),
         software=str(told["processing:software"]["cloudjob"]),
         warnings=tuple(str(warning) for warning in warnings),
+        thin=100 * shares["thin_cloud"] / valid if valid and "thin_cloud" in shares else None,
+        shadow=100 * shares["cloud_shadow"] / valid if valid and "cloud_shadow" in shares else None,
         replaces=str(told.get("cloudjob:replaces", ("", ""))[1]),
     )
 
@@ -181,7 +190,7 @@ def _run(told: dict[str, Any]) -> Run:
     receipts = [scene["receipt"] for scene in told["scenes"] if "receipt" in scene]
 
     def total(*names: str) -> Any:
-        return sum(_number(receipt[name]) for receipt in receipts for name in names)
+        return sum(_number(receipt.get(name, 0)) for receipt in receipts for name in names)
 
     started = datetime.fromisoformat(told["started"])
     return Run(
@@ -190,7 +199,7 @@ def _run(told: dict[str, Any]) -> Run:
         seconds=_number(told["seconds"]),
         done=frozenset(scene["id"] for scene in told["scenes"] if scene["state"] == "done"),
         failed=sum(scene["state"] == "failed" for scene in told["scenes"]),
-        pixels=total("clear", "cloud", "no_data"),
+        pixels=total(*NAMES, "no_data"),
         bytes=total("bytes_read"),
         spent={what: total(f"{what}_seconds") for what in ("read", "network", "write")},
         catalog=str(told["catalog"]),

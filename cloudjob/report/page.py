@@ -15,7 +15,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from cloudjob.classes import CLASSES
+from cloudjob import classes
+from cloudjob.classes import BINARY
 from cloudjob.errors import ContractError, redact
 from cloudjob.report import overview, plot
 from cloudjob.report.alarm import alarms, comparable, disagreement
@@ -74,7 +75,7 @@ def write(out: Out) -> str:
         pictures=_pictures(out, ledger, rows),
         number={row.id: index for index, row in enumerate(rows)},
         disagreement=disagreement,
-        classes={name: text for _, name, text in CLASSES},
+        classes=classes.of(contract.classes if contract else BINARY),
     )
     out.put(PATH, page.encode())
     return f"{out}/{PATH}"

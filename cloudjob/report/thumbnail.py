@@ -24,7 +24,7 @@ from cloudjob.catalog import signing
 from cloudjob.classes import COLOURS, NO_DATA, NOT_COMPUTED
 from cloudjob.errors import ContractError, SceneError, redact
 from cloudjob.grid import Grid, Window
-from cloudjob.scene.files import env
+from cloudjob.scene.files import env, open_file
 from cloudjob.scene.scene import NO_DATA as EMPTY
 from cloudjob.store import group as groups
 from cloudjob.store.item import file_name
@@ -144,7 +144,7 @@ class Album:
                 source = sources[name]
                 if "href" not in source:
                     raise LookupError("its item does not say where it lies")
-                with rasterio.open(signing.open_href("", source["href"])) as file:
+                with open_file(signing.open_href("", source["href"])) as file:
                     window = from_bounds(*bounds, transform=file.transform)
                     numbers = file.read(1, window=window, out_shape=shape, resampling=Resampling.average)
                 empty |= numbers == EMPTY

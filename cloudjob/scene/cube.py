@@ -1,51 +1,53 @@
 """A scene's assets as a lazy chunked xarray, by stackstac."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import stackstac
 import xarray as xr
 from rasterio.enums import Resampling
-from rasterio.vrt import WarpedVRT
-from stackstac.rio_reader import AutoParallelRioReader, SingleThreadedRioDataset
 
 from cloudjob.grid import Grid
-from cloudjob.scene.scene import NO_DATA, Band, Scene
+from cloudjob.scene.opened import SceneFiles
+from cloudjob.scene.scene import EMPTY, Band
 
 
-def open_scene(
-    scene: Scene,
+def open_cube(
+    files: SceneFiles,
     bands: Sequence[Band],
     grid: Grid,
     *,
-    hrefs: Mapping[str, str] | None = None,
+    dtype: npt.DTypeLike = "uint16",
     chunks: tuple[Any, Any] = (1024, -1),
     resampling: Resampling = Resampling.nearest,
 ) -> xr.DataArray:
     """Open assets of one scene as a lazy array of raw numbers.
 
     Args:
-        scene: the scene.
+        files: of the scene; as long as they are open, the array can be computed again and again without opening any.
         bands: which of its assets.
         grid: the grid to read them on. Where it is an asset's own grid nothing is resampled.
-        hrefs: band name → the address to open, when it has to be signed.
+        dtype: uint16, int16 or float32 (`SceneFiles.dtype`).
         chunks: of the y and x axes, in any form Dask understands.
         resampling: for assets that lie on another grid.
 
     Returns:
-        (band, y, x), unsigned or signed integers as in the files, 0 where there are no data; y and x are the
-        coordinates of pixel centres.
+        (band, y, x), numbers as in the files, `scene.EMPTY` where there are no data; y and x are the coordinates of
+        pixel centres.
 
     Raises:
         SceneError, PassingError: on computing, when a read fails. (Nothing is ever filled in for it.)
     """
+    kind = np.dtype(dtype)
     # stackstac reads nothing but these fields; built anew because catalogs put theirs in many places, and because
-    # pystac rewrites `proj:epsg` to `proj:code`, which stackstac 0.5 does not know.
+    # pystac rewrites `proj:epsg` to `proj:code`, which stackstac 0.5 does not know. A file goes by its band's name.
     item = {
-        "id": scene.id,
-        "properties": {"datetime": scene.time.isoformat(), "proj:epsg": grid.epsg, "proj:bbox": grid.bounds},
-        "assets": {band.name: {"href": (hrefs or {}).get(band.name, band.href)} for band in bands},
+        "id": files.scene.id,
+        "properties": {"datetime": files.scene.time.isoformat(), "proj:epsg": grid.epsg, "proj:bbox": grid.bounds},
+        "assets": {band.name: {"href": band.name} for band in bands},
     }
     cube: xr.DataArray = stackstac.stack(
         [item],
@@ -56,28 +58,32 @@ def open_scene(
         snap_bounds=False,  # True moves grids that lie off the lattice by half a pixel
         xy_coords="center",  # the default shifts every mask by half a pixel
         rescale=False,  # it knows only STAC 1.0's `raster:bands`
-        dtype=np.dtype("uint16"),
-        fill_value=np.uint16(NO_DATA),  # type: ignore[arg-type]  # an int, which it asks for, it then refuses
+        dtype=kind,
+        fill_value=np.array(EMPTY[kind.name], kind)[()],  # type: ignore[arg-type]  # an int, which it asks for, it then refuses
         errors_as_nodata=(),  # a failed read must fail the scene, not pass for no data
         chunksize=chunks,
         resampling=resampling,
-        reader=_Reader,
+        reader=functools.partial(_Reader, files, grid),  # type: ignore[arg-type]  # called as a class would be
         properties=False,
         band_coords=False,
     )
     return cube.isel(time=0, drop=True).drop_vars("id", errors="ignore")
 
 
-class _Reader(AutoParallelRioReader):
-    """Takes 0 for no data where a file does not say so: at the edge of a swath averages would mix both."""
+class _Reader:
+    """stackstac's `Reader` protocol on files that are held open: its own opens them anew at every computation."""
 
-    def _open(self) -> Any:
-        opened = super()._open()
-        zero = {"src_nodata": NO_DATA, "nodata": NO_DATA, "add_alpha": False}
-        if isinstance(opened, SingleThreadedRioDataset):  # JPEG 2000 and the like
-            if opened.vrt and opened.vrt.src_nodata is None:
-                opened.vrt = WarpedVRT(opened.ds, resampling=self.resampling, **self.spec.vrt_params, **zero)
-        elif opened._vrt_params and opened._vrt_params["src_nodata"] is None:  # type: ignore[attr-defined]  # noqa: SLF001
-            opened._vrt_params |= zero  # type: ignore[attr-defined]  # noqa: SLF001
-            opened.close()  # what is open; it opens again with these
-        return opened
+    def __init__(
+        self,
+        files: SceneFiles,
+        grid: Grid,
+        *,
+        url: str,
+        resampling: Resampling,
+        dtype: np.dtype[Any],
+        **_: object,
+    ) -> None:
+        self.files, self.grid, self.band, self.resampling, self.dtype = files, grid, url, resampling, dtype
+
+    def read(self, window: Any, **_: object) -> npt.NDArray[Any]:
+        return self.files.read(self.band, window, self.grid, self.dtype, self.resampling)

@@ -19,7 +19,7 @@ from cloudjob.catalog.signing import given, open_href
 from cloudjob.errors import SceneError
 from cloudjob.grid import Grid
 from cloudjob.scene import product
-from cloudjob.scene.files import INTEGERS, header
+from cloudjob.scene.files import KINDS, header
 from cloudjob.scene.reflectance import scaling
 from cloudjob.scene.scene import Band, Scene
 
@@ -37,6 +37,8 @@ def describe(
     resolution: float,
     signing: str = "",
     offset: float | None = None,
+    *,
+    measured: Sequence[float] = (),
 ) -> Scene:
     """Read what a job needs from a STAC item (1.0 or 1.1, projection extension 1.x or 2.x).
 
@@ -46,18 +48,19 @@ def describe(
         bands: the network's bands in order.
         resolution: of the masks, metres.
         signing: how its hrefs are signed when opened, or "".
-
         offset: of reflectance, instead of what the items say; None for what they say.
+        measured: resolutions in metres at which the network's masks are known to be good, its own first; `resolution`
+            unless given.
 
     Raises:
         SceneError: the item cannot be read (`item.parse`), lacks a band, a projection or a north-up grid, has numbers
-            or a grid that no job can read, or `resolution` cannot be had.
+            or a grid that no job can read, pixels that are not those of the network, or `resolution` cannot be had.
     """
     if reason := item.get("refused"):
         raise SceneError(f"scene {item.get('id')}: {reason}")
     found = parse(item, {name: assets[name] for name in (*bands, *OPTIONAL) if name in assets})
     try:
-        return _describe(found, assets, bands, resolution, signing, offset)
+        return _describe(found, assets, bands, resolution, signing, offset, measured or (resolution,))
     except CRSError as error:
         raise SceneError(
             f"scene {found.item['id']}: its projection makes no sense: {error}",
@@ -66,7 +69,13 @@ def describe(
 
 
 def _describe(
-    found: Found, assets: Mapping[str, str], bands: Sequence[str], resolution: float, signing: str, offset: float | None
+    found: Found,
+    assets: Mapping[str, str],
+    bands: Sequence[str],
+    resolution: float,
+    signing: str,
+    offset: float | None,
+    measured: Sequence[float],
 ) -> Scene:
     item, keys = found.item, found.keys or {}
     assert found.times is not None
@@ -77,12 +86,14 @@ def _describe(
     baseline = product.baseline(item)
     read = tuple(_band(item, name, keys[name], baseline, signing, offset) for name in bands)
     scl = _band(item, "scl", keys["scl"], baseline, signing, offset) if "scl" in keys else None
-    grid = _target(read[0].grid, resolution, item["id"])
+    grid = _target(read[0].grid, measured[0], item["id"])
+    _check_measured(grid, measured, item["id"])
+    coarser = _factor(grid, resolution, item["id"])
     return Scene(
         id=item["id"],
         collection=item["collection"],
         item=_slim(item, read, scl),
-        group=_group(item, read[0].grid, grid),
+        group=_group(item, read[0].grid, grid.coarsen(coarser)),
         grid=grid,
         time=time,
         platform=product.platform(item),
@@ -95,7 +106,31 @@ def _describe(
         fingerprint=_fingerprint(item, baseline, read),
         provider_cloud_cover=properties.get("eo:cloud_cover"),
         signing=signing,
+        coarser=coarser,
     )
+
+
+def bands_of(
+    item: dict[str, Any], assets: Mapping[str, str], names: Sequence[str], signing: str = ""
+) -> tuple[Band, ...]:
+    """Some bands of a STAC item.
+
+    Args:
+        item: a STAC item as a plain dict with absolute hrefs.
+        assets: common band name → asset key, where it is known.
+        names: of the bands wanted.
+        signing: how its hrefs are signed when opened, or "".
+
+    Raises:
+        SceneError: the item lacks one of them, or its metadata make no sense.
+    """
+    found = parse(item, {name: assets.get(name, name) for name in names})
+    item, keys = found.item, found.keys or {}
+    if lacking := {name: assets.get(name, name) for name in names if name not in keys}:
+        says, hint = missing(item["id"], item["assets"], lacking)
+        raise SceneError(says, hint=hint)
+    baseline = product.baseline(item)
+    return tuple(_band(item, name, keys[name], baseline, signing, None) for name in names)
 
 
 def _slim(item: dict[str, Any], bands: Sequence[Band], scl: Band | None) -> dict[str, Any]:
@@ -110,9 +145,9 @@ _one_grid = functools.lru_cache(10_000)(Grid)
 def _band(item: dict[str, Any], name: str, key: str, baseline: str, signing: str, offset: float | None) -> Band:
     asset = item["assets"][key]
     dtype = asset.get("data_type", "uint16")
-    if dtype not in INTEGERS:
+    if dtype not in KINDS:
         raise SceneError(
-            f"scene {item['id']}, asset {key}: its numbers are {dtype}; expected {', '.join(INTEGERS)}",
+            f"scene {item['id']}, asset {key}: its numbers are {dtype}; expected {', '.join(KINDS)}",
             hint="is it the right collection? See --collection",
         )
     address = given((item["collection"], item["id"], key), asset["href"])
@@ -169,15 +204,31 @@ def on_earth(grid: Grid) -> bool:
 
 def _target(native: Grid, resolution: float, scene: str) -> Grid:
     """The native grid, or a coarser one of the same origin; never a finer one."""
-    height, width = native.metres
-    own = (height * width) ** 0.5
+    return native.coarsen(_factor(native, resolution, scene))
+
+
+def _factor(fine: Grid, resolution: float, scene: str) -> int:
+    """How many pixels of a grid make one of that resolution; 1 where its own are as large or larger."""
+    height, width = fine.metres
+    own = math.sqrt(height * width)
     factor = max(1, round(resolution / own))
     if abs(factor * own - resolution) > 0.01 * resolution and own < resolution and height == width:
         raise SceneError(
             f"scene {scene} has pixels of {own:g} m, which do not fit into {resolution:g} m",
             hint=f"choose a --resolution that is a multiple of {own:g}",
         )
-    return native.coarsen(factor) if factor > 1 else native
+    return factor
+
+
+def _check_measured(grid: Grid, measured: Sequence[float], scene: str) -> None:
+    """Refuse pixels of a size at which nobody knows what the network finds."""
+    own = math.sqrt(math.prod(grid.metres))
+    if not any(abs(own - good) <= good / 4 for good in measured):
+        told = ", ".join(f"{good:g}" for good in measured)
+        raise SceneError(
+            f"scene {scene} has pixels of {own:.3g} m; the network's masks were measured with pixels of {told} m only",
+            hint="use a --checkpoint that was made for such pixels, or a catalog with finer ones",
+        )
 
 
 def _group(item: dict[str, Any], native: Grid, grid: Grid) -> str:

@@ -1,16 +1,27 @@
-"""A scene's files as GDAL opens them: patiently but never for ever, and compared with what the item says."""
+"""A file as GDAL opens it: an image at an address that an item may name, patiently but never for ever."""
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError  # What rasterio lets through of GDAL's own errors
 
 from cloudjob.errors import KeysMissingError, SceneError, redact
 from cloudjob.scene import outside
 from cloudjob.scene.scene import Band, Scene
 
-INTEGERS = ("uint8", "uint16")
+KINDS = ("uint8", "uint16", "int16", "float32")
+"""Of numbers in files. Others may be wider than a float32 tells apart."""
+
+JPEG_2000 = re.compile(r"\.(jp2|j2k|jpx|jpf)$", re.IGNORECASE)
+"""Names of such files. All others are opened as GeoTIFF (of which COGs are some), whatever they are called. GDAL has
+150 more drivers; some of them read any file of this machine, or any address, that their text names (VRT, WMS…)."""
 
 PATIENT = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # never ask a server for .aux and .msk beside every file
@@ -20,9 +31,18 @@ PATIENT = {
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
     "GDAL_HTTP_LOW_SPEED_TIME": "30",  # give up on a server that sends less than
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",  # … bytes a second for that long
+    "GDAL_HTTP_TIMEOUT": "300",  # and on an answer that takes longer than this
+    "GDAL_HTTP_MULTIRANGE": "YES",
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     # GDAL remembers that a file could not be opened; a retry must ask the server again.
     "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/",
 }
+
+FAULTS = (RuntimeError, OSError, ValueError, rasterio.errors.RasterioError, CPLE_BaseError)
+"""What rasterio raises when a file cannot be opened or read."""
+
+_REMOTE = re.compile(r"(https?|s3|gs|az|abfss?)://|/vsi(curl/https?://|(s3|gs|az|adls)/)", re.IGNORECASE)
+_SCHEME = re.compile(r"[a-z][a-z0-9+._-]+:|/vsi|<", re.IGNORECASE)  # One letter is a drive's
 
 
 def env(**other: str) -> rasterio.Env:
@@ -33,40 +53,39 @@ def env(**other: str) -> rasterio.Env:
     return rasterio.Env(**{name: value for name, value in (PATIENT | other).items() if name not in os.environ})
 
 
-def check_files(scene: Scene, bands: Sequence[Band], hrefs: Mapping[str, str]) -> None:
-    """Open each file once and compare its header with what the item says.
+def is_remote(href: str) -> bool:
+    """Whether an address is one of a server or of an object store."""
+    return _REMOTE.match(href) is not None
+
+
+def open_file(href: str) -> Any:
+    """Open an image for reading; call it in `env`.
+
+    Args:
+        href: an address (http, s3, gs, az), or the path of a regular file. GDAL's own names of files within files, or
+            of what is no file, are refused.
 
     Raises:
-        SceneError: other pixels than the item describes, or other numbers than 8 or 16-bit unsigned integers.
-        PassingError: it could not be opened for a reason that may pass.
-        OutsideError: its source is out, refuses, or wants keys.
+        SceneError: what this is nobody reads.
+        KeysMissingError: it lies in a bucket that wants keys.
+        RasterioError: it cannot be opened as GeoTIFF or JPEG 2000.
     """
-    for band in bands:
-        outside.check_keys(band.href)
+    parts = urlsplit(href)
+    if not is_remote(href):
+        path = url2pathname(parts.path) if parts.scheme == "file" and not parts.netloc else href
+        if _SCHEME.match(path) or "\0" in path:
+            raise SceneError(
+                f"{redact(href)[:200]!r} is not an address that scenes are read from",
+                hint="expected http(s)://, s3://, gs:// or az://, or the path of a file",
+            )
         try:
-            with env(), rasterio.open(hrefs.get(band.name, band.href)) as file:
-                kind, count, transform, shape = file.dtypes[0], file.count, file.transform, file.shape
-                epsg = file.crs.to_epsg() if file.crs else None
-        except rasterio.errors.RasterioError as error:
-            raise failed(error, scene, band) from None
-        if kind not in INTEGERS or count != 1:
-            raise SceneError(
-                f"scene {scene.id}, asset {band.key}: {count} band(s) of {kind}; expected one of uint16 (or uint8)"
-            )
-        grid = band.grid
-        if epsg not in (None, grid.epsg):
-            raise SceneError(
-                f"scene {scene.id}, asset {band.key}: the file is in EPSG:{epsg}, its item says {grid.epsg}"
-            )
-        tolerance = 1e-3 * min(grid.dx, grid.dy)  # a thousandth of a pixel
-        said = (grid.dx, 0, grid.x0, 0, -grid.dy, grid.y0)
-        if shape != grid.shape or not np.allclose(tuple(transform)[:6], said, rtol=0, atol=tolerance):
-            raise SceneError(
-                f"scene {scene.id}, asset {band.key}: the file has {shape[0]} × {shape[1]} pixels from "
-                f"{transform.c:.10g}, {transform.f:.10g}; its item says {grid.height} × {grid.width} from "
-                f"{grid.x0:.10g}, {grid.y0:.10g}",
-                hint="the catalog describes another file; report it to whoever publishes it",
-            )
+            kind = Path(path).stat().st_mode
+        except OSError:
+            kind = stat.S_IFREG  # GDAL tells what is wrong with it
+        if not stat.S_ISREG(kind):  # Who opens a FIFO waits for ever
+            raise SceneError(f"{path!r} is not a regular file")
+    outside.check_keys(href)
+    return rasterio.open(href, driver="JP2OpenJPEG" if JPEG_2000.search(parts.path) else "GTiff")
 
 
 def failed(error: BaseException, scene: Scene, band: Band | None = None) -> SceneError:
@@ -95,12 +114,11 @@ def header(href: str, what: str) -> tuple[int, Sequence[float], tuple[int, int]]
         PassingError: it could not be opened for a reason that may pass.
         OutsideError: its source is out, refuses, or wants keys.
     """
-    outside.check_keys(href)
     try:
-        with env(), rasterio.open(href) as file:
+        with env(), open_file(href) as file:
             epsg = file.crs.to_epsg() if file.crs else None
             transform, shape = tuple(file.transform)[:6], file.shape
-    except rasterio.errors.RasterioError as error:
+    except FAULTS as error:
         kind = outside.kind(href, str(error))
         if kind is KeysMissingError:
             raise outside.keys_missing(outside.source(href)) from None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cloudjob.scene.scene import NO_DATA, Band, Scene
+from cloudjob.scene.scene import Band, Numbers, Scene, is_empty
 
 OFFSET_BASELINE = 4
 
@@ -40,14 +40,16 @@ def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any], baseline: s
         asset: one of its assets, likewise.
         baseline: ESA's, or "".
     """
-    scale, stated = float(asset.get("raster:scale", SCALE)), asset.get("raster:offset")
+    kind = str(asset.get("data_type", ""))
+    scale = float(asset.get("raster:scale", 1.0 if kind.startswith("float") else SCALE))
+    stated = asset.get("raster:offset")
     applied = properties.get("earthsearch:boa_offset_applied", properties.get("sentinel:boa_offset_applied"))
     if applied is True:
         return scale, 0.0
     if stated is not None and not (applied is False and stated == 0):
         return scale, float(stated)
     # ESA adds it so that unsigned numbers can say what is negative; signed ones are somebody else's product.
-    signed = str(asset.get("data_type", "")).startswith("int")
+    signed = kind.startswith(("int", "float"))
     return scale, -OFFSET if adds_offset(baseline) and not signed else 0.0
 
 
@@ -84,22 +86,33 @@ def offset_doubt(scene: Scene, valid: int, dark_all: int, dark_any: int, cloud_s
     return None
 
 
-def reflectance(raw: npt.NDArray[np.uint16], bands: Sequence[Band]) -> npt.NDArray[np.float32]:
+def reflectance(
+    raw: Numbers, bands: Sequence[Band], wanted: Sequence[str] = (), optional: Sequence[str] = ()
+) -> npt.NDArray[np.float32]:
     """Turn numbers into reflectance.
 
     Args:
-        raw: (band, y, x), 0 for no data.
+        raw: (band, y, x), `scene.EMPTY` for no data.
         bands: whose scale and offset to use, in the order of the first axis.
+        wanted: names of the bands of the result; those of `bands` unless given.
+        optional: names of bands that decide nothing about where there are data, and may be absent.
 
     Returns:
-        (band, y, x) float32, about 0 to 1 (clouds and snow above), NaN in every band where one has no data.
+        (band, y, x) float32, about 0 to 1 (clouds and snow above), NaN in every band where a required one has no data,
+        and in an optional one where it is absent.
     """
-    scale = np.array([band.scale for band in bands], np.float32)[:, None, None]
-    offset = np.array([band.offset for band in bands], np.float32)[:, None, None]
-    values = raw.astype(np.float32)
-    values *= scale
-    values += offset
-    empty = (raw == NO_DATA).any(axis=0)
+    names = [band.name for band in bands]
+    order = list(wanted) or names
+    values = np.full((len(order), *raw.shape[1:]), np.nan, np.float32)
+    empty = np.zeros(raw.shape[1:], np.bool_)
+    for numbers, band in zip(raw, bands, strict=True):
+        plane, missing = values[order.index(band.name)], is_empty(numbers)
+        np.multiply(numbers, np.float32(band.scale), out=plane, casting="unsafe")
+        plane += np.float32(band.offset)
+        if band.name in optional:
+            plane[missing] = np.nan
+        else:
+            empty |= missing
     if empty.any():
         values[:, empty] = np.nan
     return values

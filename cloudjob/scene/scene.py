@@ -4,10 +4,24 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from cloudjob.grid import Grid
 
 NO_DATA = 0
 """The number that says no data in every Sentinel-2 product."""
+
+Numbers = npt.NDArray[np.uint16] | npt.NDArray[np.int16] | npt.NDArray[np.float32]
+"""As they stand in files, before scale and offset."""
+
+EMPTY: dict[str, float] = {"uint16": NO_DATA, "int16": -32768, "float32": float("nan")}
+"""The number that says no data in arrays of each kind, whatever says it in the files."""
+
+
+def is_empty(raw: Numbers) -> npt.NDArray[np.bool_]:
+    """True where numbers are `EMPTY`."""
+    return np.isnan(raw) if raw.dtype == np.float32 else raw == EMPTY[raw.dtype.name]
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,7 @@ class Scene:
         collection: the item's collection, or "".
         item: the source item as a plain dict with absolute, unsigned hrefs, without the assets no job reads.
         group: name of the store's group: the MGRS tile, or tile (or EPSG code), origin and shape.
-        grid: the pixel grid masks are made on.
+        grid: the pixels that the network sees.
         time: `datetime` of the item, UTC.
         platform: such as "sentinel-2a".
         sensing: the datastrip's sensing time, UTC; `time` where the item does not tell.
@@ -59,6 +73,7 @@ class Scene:
         product: ESA's name of it, however the publisher writes it, or "".
         provider_cloud_cover: `eo:cloud_cover` of the item, percent, or None.
         signing: how hrefs are signed when opened (`signing.open_href`), or "".
+        coarser: so many of the network's pixels along y and x make one of the mask.
     """
 
     id: str
@@ -77,6 +92,12 @@ class Scene:
     provider_cloud_cover: float | None = None
     signing: str = ""
     product: str = ""
+    coarser: int = 1
+
+    @property
+    def mask_grid(self) -> Grid:
+        """The pixels of its mask."""
+        return self.grid.coarsen(self.coarser)
 
     @property
     def assets(self) -> dict[str, str]:

@@ -3,11 +3,13 @@
 __all__ = [
     "again",
     "check",
+    "cog",
     "export",
     "failures",
     "group",
     "item",
     "ledger",
+    "listing",
     "lock",
     "masks",
     "out",
@@ -15,4 +17,5 @@ __all__ = [
     "repair",
     "settings",
     "slots",
+    "stac",
 ]

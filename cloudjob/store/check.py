@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cloudjob.classes import CLASSES, NOT_COMPUTED
+from cloudjob import classes
+from cloudjob.classes import NAMES, NOT_COMPUTED
 from cloudjob.errors import ContractError, UnreachableError
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
@@ -180,7 +181,7 @@ def _mask(out: Out, done: Done, side: int) -> str:
         raise
     except WRONG as error:
         return f"a shard, or the item, cannot be read: {_told(error)}"
-    for value, name, _ in CLASSES:
+    for value, name, _ in classes.of(NAMES.values()):
         if value != NOT_COMPUTED and pixels.get(name, 0) != counts[value]:
             return f"{counts[value]:,} pixels are {name.replace('_', ' ')}; the item says {pixels.get(name, 0):,}"
     return "" if summed is None or summed == checksum else "the values are not those that were written"

@@ -1,106 +1,124 @@
-"""One scene's or one day's mask as a Cloud-Optimized GeoTIFF, coloured, for QGIS and its like."""
+"""Masks of scenes, days and longer times as Cloud-Optimized GeoTIFFs, coloured, for QGIS and its like."""
 
 import os
-import re
-from datetime import date
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import rasterio
-from affine import Affine
 
-from cloudjob.classes import CLASSES, COLOURS, NOT_COMPUTED
-from cloudjob.errors import UsageError
+from cloudjob.catalog.dates import parse_dates
+from cloudjob.classes import CLEAR, CLOUD, NO_DATA, SHADOW, THIN_CLOUD, Class
+from cloudjob.errors import UsageError, did_you_mean
+from cloudjob.store import cog, listing
 from cloudjob.store import group as groups
 from cloudjob.store import ledger as ledgers
 from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.out import Out
 
 
-def export(out: Out, what: str, path: str | Path, *, group: str | None = None) -> list[str]:
-    """Write masks that are done to one GeoTIFF: (y, x) uint8, 0 clear, 1 cloud, 254 no data, 255 not computed.
+@dataclass(frozen=True)
+class Exported:
+    """One file that was written.
 
-    Where several scenes of a day overlap, a pixel that is cloud in one of them is cloud, else clear, else no data.
+    Attributes:
+        path: of the file; beside it lies `.aux.xml` with the classes' names, which GDAL and QGIS read.
+        scenes: ids of the scenes in it.
+    """
+
+    path: Path
+    scenes: tuple[str, ...]
+
+
+def export(out: Out, what: str | None, path: str | Path, *, group: Collection[str] = ()) -> Iterator[Exported]:
+    """Write masks that are done to GeoTIFFs: (y, x) uint8, in the values of the masks.
+
+    A scene is one file, and so is each day of each group. Where several scenes of a day overlap, a pixel that is cloud
+    in one of them is cloud, else thin cloud, else shadow, else clear, else no data.
 
     Args:
         out: the output.
-        what: a scene's id, or a day such as 2024-06-01 (UTC).
-        path: of the file to write; replaced, at once, where it exists.
-        group: which group's day, when more than one has scenes of it.
+        what: a scene's id; a day, month or interval as `--dates` takes them (UTC); None for every scene, a file each.
+        path: of the file to write, replaced at once where it exists; a folder where there are several.
+        group: only of these groups, or of those whose names begin so.
 
-    Returns:
-        Ids of the scenes in the file.
+    Yields:
+        The files, as they are written.
 
     Raises:
-        UsageError: there is no such scene or day, it is in several groups, or the file cannot be written.
+        UsageError: there is no such scene, day or group, there are several and `path` is no folder, or a file cannot be
+            written.
         UnreachableError: the store does not answer.
     """
     ledger = ledgers.read(out)
-    chosen = _choose(out, ledger, what, group)
-    attributes = ledger.groups[chosen[0].group]["attributes"]
-    _write(Path(path), _mosaic(out, chosen), attributes["proj:code"], Affine(*attributes["spatial:transform"]))
-    return [entry.id for entry in chosen]
+    files = _files(out, ledger, what, {each for name in group for each in listing.groups_like(ledger, name)})
+    path = Path(path)
+    if len(files) > 1 or path.is_dir() or what is None:
+        if path.suffix in (".tif", ".tiff") or path.is_file():
+            told = ", ".join(sorted(files)[:3]) + (" …" if len(files) > 3 else "")
+            hint = "choose one with --group" if len({chosen[0].time[:10] for chosen in files.values()}) == 1 else None
+            raise UsageError(f"{what} makes {len(files)} files ({told}), and {path} is no folder", hint=hint)
+        targets = {path / f"{quote(name, safe='')}.tif": chosen for name, chosen in files.items()}
+    else:
+        targets = dict.fromkeys([path], next(iter(files.values())))
+    if not path.is_dir() and len(files) > 1 and path.parent.is_dir():
+        path.mkdir()
+    for target, chosen in targets.items():
+        values, (crs, transform) = cog.values(out), cog.place(ledger, chosen[0].group)
+        _write(target, cog.encode(_mosaic(out, chosen), crs, transform, values), values)
+        yield Exported(target, tuple(entry.id for entry in chosen))
 
 
-def _choose(out: Out, ledger: Ledger, what: str, group: str | None) -> list[Done]:
+def _files(out: Out, ledger: Ledger, what: str | None, wanted: Collection[str]) -> dict[str, list[Done]]:
+    """Name of each file → the scenes in it, by time."""
+    ordered = sorted(ledger.done.values(), key=lambda entry: (entry.time, entry.id))
+    within = [entry for entry in ordered if not wanted or entry.group in wanted]
+    named = f" in {', '.join(sorted(wanted))}" if wanted else ""
+    if what is None:
+        if not within:
+            raise UsageError(f"{out} holds no mask{named}")
+        return {entry.id: [entry] for entry in within}
     if what in ledger.done:
-        return [ledger.done[what]]
-    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", what):
-        if what in ledger.failures:
-            raise UsageError(f"scene {what} has no mask: it failed: {ledger.failures[what].reason}")
-        raise UsageError(f"{out} has no mask of a scene {what}", hint="give a scene's id or a day such as 2024-06-01")
-    try:
-        day = date.fromisoformat(what).isoformat()
-    except ValueError:
-        raise UsageError(f"{what} is in no calendar") from None
-    chosen = [entry for entry in ledger.done.values() if entry.time[:10] == day and group in (None, entry.group)]
-    found = sorted({entry.group for entry in chosen})
-    if not found:
-        raise UsageError(f"{out} has no mask of {day}" + (f" in group {group}" if group else ""))
-    if len(found) > 1:
+        return {what: [ledger.done[what]]}
+    if what in ledger.failures:
+        raise UsageError(f"scene {what} has no mask: it failed: {ledger.failures[what].reason}")
+    if not what[:1].isdecimal():
         raise UsageError(
-            f"{day} has masks in {len(found)} groups: {', '.join(found)}", hint="choose one of them with --group"
+            f"{out} has no mask of a scene {what}",
+            hint=f"{did_you_mean(what, ledger.done)} (or a day such as 2024-06-01)",
         )
-    return sorted(chosen, key=lambda entry: (entry.time, entry.id))
+    interval = parse_dates(what, datetime.now(UTC).date())
+    files: dict[str, list[Done]] = {}
+    for entry in within:
+        moment = datetime.fromisoformat(entry.time)
+        if interval.touches(moment, moment):
+            files.setdefault(f"{entry.time[:10]}_{entry.group}", []).append(entry)
+    if not files:
+        raise UsageError(f"{out} has no mask of {what}{named}", hint="`cloudjob list` shows what there is")
+    return files
 
 
 def _mosaic(out: Out, chosen: list[Done]) -> groups.Mask:
-    array = groups.open_array(out, chosen[0].group, "cloud")
-    # How much each value tells, so that the one that tells most wins: cloud, clear, no data, not computed.
+    # How much each value tells, so that the one that tells most wins.
     rank = np.zeros(256, np.uint8)
-    rank[[254, 0, 1]] = 1, 2, 3
-    with out.reached():
-        mosaic = np.asarray(array[chosen[0].slot], np.uint8)
-        for entry in chosen[1:]:
-            mask = np.asarray(array[entry.slot], np.uint8)
-            mosaic = np.where(rank[mask] > rank[mosaic], mask, mosaic)
+    rank[[NO_DATA, CLEAR, SHADOW, THIN_CLOUD, CLOUD]] = 1, 2, 3, 4, 5
+    mosaic = cog.read(out, chosen[0])
+    for entry in chosen[1:]:
+        mask = cog.read(out, entry)
+        mosaic = np.where(rank[mask] > rank[mosaic], mask, mosaic)
     return mosaic
 
 
-def _write(path: Path, mask: groups.Mask, crs: str, transform: Affine) -> None:
+def _write(path: Path, data: bytes, values: Sequence[Class]) -> None:
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent} is no folder, so {path.name} cannot be written there")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tif")
     try:
-        with rasterio.open(
-            unfinished,
-            "w",
-            driver="COG",
-            height=mask.shape[0],
-            width=mask.shape[1],
-            count=1,
-            dtype="uint8",
-            nodata=NOT_COMPUTED,
-            crs=crs,
-            transform=transform,
-            compress="DEFLATE",
-            overview_resampling="NEAREST",  # Averages of classes are none
-        ) as file:
-            file.write(mask, 1)
-            file.write_colormap(1, COLOURS)
-            file.set_band_description(1, "cloud mask")
-            file.update_tags(1, **{f"{value}": name for value, name, _ in CLASSES})
-        path.with_name(f"{path.name}.aux.xml").write_text(_category_names(), encoding="utf-8")
+        unfinished.write_bytes(data)
+        path.with_name(f"{path.name}.aux.xml").write_text(_category_names(values), encoding="utf-8")
         unfinished.replace(path)
     except (OSError, rasterio.errors.RasterioError) as error:
         raise UsageError(f"{path} cannot be written: {error}") from None
@@ -108,8 +126,8 @@ def _write(path: Path, mask: groups.Mask, crs: str, transform: Affine) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _category_names() -> str:
+def _category_names(values: Sequence[Class]) -> str:
     """GDAL's side file with the classes' names, which QGIS puts into the legend; GeoTIFF has no place for them."""
-    names = {value: name for value, name, _ in CLASSES}
+    names = {value: name for value, name, _ in values}
     rows = "".join(f"<Category>{names.get(value, '')}</Category>" for value in range(256))
     return f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{rows}</CategoryNames></PAMRasterBand></PAMDataset>\n'

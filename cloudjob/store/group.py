@@ -13,7 +13,8 @@ import zarr
 from pyproj import CRS
 from zarr.codecs import BloscCodec, ZstdCodec
 
-from cloudjob.classes import CLASSES, NOT_COMPUTED
+from cloudjob import classes
+from cloudjob.classes import BINARY, COLOURS, NOT_COMPUTED
 from cloudjob.errors import ContractError
 from cloudjob.grid import Grid
 from cloudjob.store.out import Out, dump, parse
@@ -91,7 +92,7 @@ def scenes(metadata: Metadata) -> tuple[str, ...]:
 
 def tile(metadata: Metadata) -> int:
     """Side in pixels of a group's tiles: one is a shard."""
-    side: int = _member(metadata, "cloud")["chunk_grid"]["configuration"]["chunk_shape"][1]
+    side: int = member(metadata, "cloud")["chunk_grid"]["configuration"]["chunk_shape"][1]
     return side
 
 
@@ -99,7 +100,7 @@ def grid_of(metadata: Metadata) -> Grid:
     """The grid of a group's masks."""
     attributes = metadata["attributes"]
     dx, _, x0, _, dy, y0 = attributes["spatial:transform"]
-    height, width = _member(metadata, "cloud")["shape"][1:]
+    height, width = member(metadata, "cloud")["shape"][1:]
     return Grid(int(attributes["proj:code"].removeprefix("EPSG:")), x0, y0, dx, -dy, height, width)
 
 
@@ -121,7 +122,7 @@ def open_array(out: Out, group: str, name: str) -> zarr.Array[Any]:
             ) from None
 
 
-def create(out: Out, group: str, grid: Grid, side: int, *, probability: bool) -> None:
+def create(out: Out, group: str, grid: Grid, side: int, *, probability: bool, labels: Sequence[int] = BINARY) -> None:
     """Make a group's arrays with an empty time axis. It is no group before `commit`: killed here, it is made anew."""
     out.delete_under(f"{MASKS}/{group}")
     if out.get(f"{MASKS}/zarr.json") is None:
@@ -131,7 +132,7 @@ def create(out: Out, group: str, grid: Grid, side: int, *, probability: bool) ->
     cube = {"shape": (0, *grid.shape), "dtype": "uint8", "dimension_names": ("time", "y", "x"), **shards}
     axis = {"shape": (0,), "chunks": (TIMES,), "fill_value": 0, "dimension_names": ("time",)}
     arrays: dict[str, dict[str, Any]] = {
-        "cloud": {**cube, "compressors": MASK_CODEC, "attributes": _cloud_attributes(grid)},
+        "cloud": {**cube, "compressors": MASK_CODEC, "attributes": _cloud_attributes(grid, labels)},
         "time": {**axis, "dtype": "int64", "attributes": _TIME},
         "status": {**axis, "dtype": "uint8", "attributes": _STATUS},
         "spatial_ref": {"shape": (), "dtype": "int64", "fill_value": 0, "attributes": grid_mapping(grid)},
@@ -225,7 +226,8 @@ def check_grid(out: Out, group: str, metadata: Metadata, grid: Grid, side: int) 
         )
 
 
-def _member(metadata: Metadata, array: str) -> Metadata:
+def member(metadata: Metadata, array: str) -> Metadata:
+    """The metadata of one of a group's arrays."""
     found: Metadata = metadata["consolidated_metadata"]["metadata"][array]
     return found
 
@@ -308,23 +310,28 @@ def attributes(grid: Grid) -> dict[str, Any]:
     }
 
 
-def _cloud_attributes(grid: Grid) -> dict[str, Any]:
+def _cloud_attributes(grid: Grid, labels: Sequence[int]) -> dict[str, Any]:
+    values = classes.of(labels)
+    # As ESA's climate change initiative tells colours beside CF's flags; a mask of cloud alone has none, as ever
+    colours = " ".join("#{:02x}{:02x}{:02x}".format(*COLOURS[value]) for value, _, _ in values)
     # No _FillValue: readers would turn the mask into floats. `grid_mapping` has to be an attribute.
     return {
         "long_name": "cloud mask",
-        "flag_values": [value for value, _, _ in CLASSES],
-        "flag_meanings": " ".join(name for _, name, _ in CLASSES),
+        "flag_values": [value for value, _, _ in values],
+        "flag_meanings": " ".join(name for _, name, _ in values),
+        **({} if tuple(labels) == BINARY else {"flag_colors": colours}),
         "grid_mapping": "spatial_ref",
         **_georeference(grid),
     }
 
 
 def _probability_attributes(grid: Grid) -> dict[str, Any]:
+    values = classes.of(())
     return {
         "long_name": "probability of cloud",
         "units": "percent",
-        "flag_values": [value for value, _, _ in CLASSES[2:]],
-        "flag_meanings": " ".join(name for _, name, _ in CLASSES[2:]),
+        "flag_values": [value for value, _, _ in values],
+        "flag_meanings": " ".join(name for _, name, _ in values),
         "grid_mapping": "spatial_ref",
         **_georeference(grid),
     }

@@ -11,8 +11,8 @@ from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
 
+from cloudjob import classes
 from cloudjob.catalog.area import footprint
-from cloudjob.classes import CLASSES
 from cloudjob.errors import redact
 from cloudjob.grid import Tile
 from cloudjob.scene.identity import Identity
@@ -34,6 +34,15 @@ LONGEST = 200
 """Characters of a file's name; file systems take 255 bytes, and what is being written has a longer one for a moment."""
 
 ZARR = "application/vnd.zarr; version=3"
+
+
+COLLECTION_FILE = "collection.json"
+"""Path in an OUT of the collection of its items (`store.stac`)."""
+
+
+def collection(settings: Settings) -> str:
+    """Id of the collection of an OUT's items."""
+    return f"{settings.name}-{settings.version}-masks"
 
 
 def path(group: str, scene_id: str) -> str:
@@ -76,6 +85,7 @@ def build(
         "stac_version": "1.1.0",
         "stac_extensions": [CLASSIFICATION, *used],
         "id": scene.id,
+        "collection": collection(settings),
         "geometry": scene.item["geometry"],
         "bbox": list(scene.item.get("bbox") or footprint(scene.item).bounds),
         "properties": properties,
@@ -96,10 +106,10 @@ def _properties(
         "s2:processing_baseline": scene.baseline or None,
         "s2:generation_time": scene.generated or None,
         "eo:cloud_cover": None if receipt.cloud_cover is None else round(receipt.cloud_cover, 4),
-        "proj:code": f"EPSG:{scene.grid.epsg}",
-        "proj:shape": list(scene.grid.shape),
-        "proj:transform": list(scene.grid.transform),
-        "proj:bbox": list(scene.grid.bounds),
+        "proj:code": f"EPSG:{scene.mask_grid.epsg}",
+        "proj:shape": list(scene.mask_grid.shape),
+        "proj:transform": list(scene.mask_grid.transform),
+        "proj:bbox": list(scene.mask_grid.bounds),
         "processing:software": dict(_software()),
         "cloudjob:source": {"collection": scene.collection, "id": scene.id, "product": scene.product},
         "cloudjob:fingerprint": scene.fingerprint,
@@ -108,8 +118,7 @@ def _properties(
         "cloudjob:slot": slot,
         "cloudjob:tiles": [list(tile) for tile in sorted(tiles)],
         "cloudjob:pixels": {
-            "clear": receipt.clear,
-            "cloud": receipt.cloud,
+            **{label.name: getattr(receipt, label.name) for label in classes.of(settings.classes)[:-2]},
             "no_data": receipt.no_data,
             "not_computed": receipt.outside,
         },
@@ -140,8 +149,17 @@ def _software() -> Mapping[str, str]:
 
 
 def _links(scene: Scene, settings: Settings) -> list[dict[str, str]]:
-    address = next((link["href"] for link in scene.item.get("links", []) if link.get("rel") == "self"), scene.id)
+    # An item in a file has no address of its own, but its files do
+    told = (link["href"] for link in scene.item.get("links", []) if link.get("rel") == "self")
+    address = next((href for href in told if "://" in href or href.startswith("/")), scene.bands[0].href)
     return [
+        *(
+            {"rel": relation, "href": f"../../{path}", "type": "application/json"}
+            for relation, path in (
+                ("root", "catalog.json"),
+                *((each, COLLECTION_FILE) for each in ("parent", "collection")),
+            )
+        ),
         {
             "rel": "derived_from",
             "href": redact(address),
@@ -160,13 +178,13 @@ def _links(scene: Scene, settings: Settings) -> list[dict[str, str]]:
 
 def _assets(scene: Scene, settings: Settings) -> dict[str, Any]:
     zarr = {"href": f"../../masks.zarr/{scene.group}", "type": ZARR, "data_type": "uint8", "nodata": 255}
-    classes = [{"value": value, "name": name, "description": text} for value, name, text in CLASSES]
+    told = [{"value": value, "name": name, "description": text} for value, name, text in classes.of(settings.classes)]
     assets = {
         "cloud": {
             **zarr,
             "title": "Cloud mask: array `cloud` at time index `cloudjob:slot`",
             "roles": ["data", "cloud"],
-            "classification:classes": classes,
+            "classification:classes": told,
         }
     }
     if settings.probability:

@@ -16,11 +16,13 @@ class Receipt:
     Attributes:
         clear: pixels written as 0.
         cloud: pixels written as 1.
+        thin_cloud: pixels written as 2.
+        cloud_shadow: pixels written as 3.
         no_data: pixels written as 254.
         checksum: of all values written: the sum of `tile_sum` over the tiles; 0 if it was not taken.
         outside: pixels of computed tiles left at 255 because they lie outside `--geometry`.
-        scl_compared: pixels that are clear or cloud both for us and for the provider's scene classification.
-        scl_agreed: those of them where both say the same.
+        scl_compared: pixels that have a label both for us and for the provider's scene classification.
+        scl_agreed: those of them where both say cloud, or both do not.
         scl_cloud: those of them the provider calls cloud (classes 8, 9 and 10).
         dark_all: valid pixels whose red, green and blue are all darker than the baseline offset (number < 1000).
         dark_any: valid pixels of which one of them is.
@@ -36,6 +38,8 @@ class Receipt:
 
     clear: int = 0
     cloud: int = 0
+    thin_cloud: int = 0
+    cloud_shadow: int = 0
     no_data: int = 0
     outside: int = 0
     checksum: int = 0
@@ -56,12 +60,12 @@ class Receipt:
     @property
     def valid(self) -> int:
         """Pixels that got a label."""
-        return self.clear + self.cloud
+        return self.clear + self.cloud + self.thin_cloud + self.cloud_shadow
 
     @property
     def cloud_cover(self) -> float | None:
-        """Cloud in percent of clear and cloud; None where there is neither."""
-        return 100 * self.cloud / self.valid if self.valid else None
+        """Cloud of both kinds in percent of the pixels with a label; None where there is none."""
+        return 100 * (self.cloud + self.thin_cloud) / self.valid if self.valid else None
 
     @property
     def agreement(self) -> float | None:

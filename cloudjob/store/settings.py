@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cloudjob.classes import BINARY
 from cloudjob.errors import ContractError, redact
 from cloudjob.store.lock import FOLDER as LOCK
 from cloudjob.store.lock import Lock
@@ -29,6 +30,7 @@ class Settings:
         probability: whether probabilities are kept beside the mask.
         geometry: SHA-256 of the geometry (normalised, as WKB) that masks are clipped to, or None.
         algorithm: `ALGORITHM` of the version that made them.
+        classes: that the masks can hold (`classes.NAMES`), in order.
     """
 
     checkpoint: str
@@ -41,6 +43,14 @@ class Settings:
     probability: bool = False
     geometry: str | None = None
     algorithm: int = ALGORITHM
+    classes: tuple[int, ...] = BINARY
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in an OUT; of a network that tells only cloud, without its classes, as ever."""
+        told = asdict(self)
+        if self.classes == BINARY:
+            del told["classes"]
+        return told
 
 
 def read(out: Out) -> Settings | None:
@@ -52,9 +62,14 @@ def read(out: Out) -> Settings | None:
     """
     try:
         record = out.get_json(FILE)
-        return None if record is None else Settings(**{**record, "bands": tuple(record["bands"])})
+        return None if record is None else _parsed(record)
     except (ValueError, TypeError, KeyError):
         raise _foreign(out, f"its {FILE} is not one that this version of cloudjob wrote") from None
+
+
+def _parsed(record: dict[str, Any]) -> Settings:
+    lists = {name: tuple(value) for name, value in record.items() if name in ("bands", "classes")}
+    return Settings(**(record | lists))
 
 
 def check(out: Out, settings: Settings, *, redo: bool = False) -> None:
@@ -113,11 +128,12 @@ def claim(lock: Lock, settings: Settings, *, redo: bool = False) -> None:
         return
     lock.check()
     if known is None:
-        out.create(FILE, dump(asdict(settings)))
+        out.create(FILE, dump(settings.to_json()))
         return
-    for prefix in ("items", "failures", "masks.zarr"):
+    out.delete(["catalog.json", "collection.json"])
+    for prefix in ("items", "failures", "masks.zarr", "cogs"):
         out.delete_under(prefix)
-    out.put(FILE, dump(asdict(settings)))
+    out.put(FILE, dump(settings.to_json()))
 
 
 def _foreign(out: Out, why: str) -> ContractError:

@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 
 from cloudjob.errors import ContractError, UnreachableError
-from cloudjob.grid import Grid, Tile, Window
+from cloudjob.grid import Tile, Window
 from cloudjob.scene.scene import Scene
 from cloudjob.store import failures
 from cloudjob.store import group as groups
@@ -48,7 +48,7 @@ def prepare(
     ledger: Ledger,
     scenes: Sequence[Scene],
     *,
-    tile_of: Callable[[Grid], int],
+    tile_of: Callable[[Scene], int],
     replaces: Mapping[str, str] | None = None,
     settled: Iterable[str] = (),
 ) -> dict[str, Slot]:
@@ -66,7 +66,7 @@ def prepare(
         settings: the OUT's contract.
         ledger: as read under the lock.
         scenes: to be computed; those that are new get slots in this order.
-        tile_of: side of a grid's tiles, and of its shards, in pixels.
+        tile_of: side of a scene's tiles in its mask, and of its shards, in pixels.
         replaces: id of a scene → id of its older version.
         settled: ids of scenes whose failure is over.
 
@@ -84,9 +84,9 @@ def prepare(
         if groups.path(scene.group) in ledger.damaged:
             raise ContractError(f"{out}/{groups.path(scene.group)} is damaged: a new group would delete its masks")
         if scene.group in ledger.groups:
-            groups.check_grid(out, scene.group, ledger.groups[scene.group], scene.grid, tile_of(scene.grid))
-        elif scene.grid != by_group[scene.group][0].grid:
-            raise ContractError(f"scenes of group {scene.group} have two grids: {scene.id} has {scene.grid}")
+            groups.check_grid(out, scene.group, ledger.groups[scene.group], scene.mask_grid, tile_of(scene))
+        elif scene.mask_grid != by_group[scene.group][0].mask_grid:
+            raise ContractError(f"scenes of group {scene.group} have two grids: {scene.id} has {scene.mask_grid}")
     lock.check()
     _sweep(out, ledger)
     out.delete((*ledger.leftovers, *(failures.path(id_) for id_ in settled)))
@@ -94,7 +94,9 @@ def prepare(
     for name, wanted in by_group.items():
         lock.check()
         if name not in ledger.groups:
-            groups.create(out, name, wanted[0].grid, tile_of(wanted[0].grid), probability=settings.probability)
+            first = wanted[0]
+            how = {"probability": settings.probability, "labels": settings.classes}
+            groups.create(out, name, first.mask_grid, tile_of(first), **how)
         slots |= _allot(lock, ledger, name, wanted, replaces)
     return slots
 
@@ -113,7 +115,7 @@ def _allot(
             _empty(lock.out, name, slot)  # It may hold parts of a mask that was never finished
     times = {given[scene.id]: _microseconds(scene.time) for scene in wanted if scene.id in given}
     statuses = [PLANNED if slot in times else _status(ledger, name, slot) for slot in range(len(order))]
-    grid = wanted[0].grid if name not in ledger.groups else None
+    grid = wanted[0].mask_grid if name not in ledger.groups else None
     groups.commit(lock.out, name, order, times=times, statuses=statuses, grid=grid)
     return {id_: Slot(name, slot, lock.token) for id_, slot in (kept | given).items()}
 
@@ -147,7 +149,7 @@ class Writer:
 
         Args:
             core: the tile's pixels in its scene.
-            mask: (y, x) uint8: 0 clear, 1 cloud, 254 no data, 255 not computed.
+            mask: (y, x) uint8: a class, 254 no data, 255 not computed.
             probability: (y, x) uint8: percent, 254, 255; given if and only if the settings keep it.
 
         Raises:

@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from cloudjob import logs
+from cloudjob.classes import NAMES
 from cloudjob.errors import SOME_FAILED, UsageError, exit_code
 from cloudjob.plan.survey import Survey
 from cloudjob.store.out import Out
@@ -71,7 +72,8 @@ class Watch(Collector):
             self._write()
         except OSError as error:
             raise UsageError(
-                f"--metrics-file {self.file} cannot be written: {error}", hint="make its folder, or mend who owns it"
+                f"--metrics-file {self.file} cannot be written: {error}",
+                hint="create its folder, or choose one that you may write to",
             ) from None
         REGISTRY.register(self)
         self._thread = threading.Thread(target=self._beat, name="cloudjob-heartbeat", daemon=True)
@@ -124,7 +126,10 @@ class Watch(Collector):
             "run_scenes", "Scenes of the run by what became of them", states | {"remaining": len(self.times)}, "state"
         )
         yield self._family("run_scenes_planned", "Scenes that the run is to do", self.planned or 0)
-        labels = {label: getattr(self.sum, label) for label in ("clear", "cloud", "no_data")}
+        labels = {label: getattr(self.sum, label) for label in (*NAMES, "no_data")}
+        for rare in ("thin_cloud", "cloud_shadow"):  # Most networks know neither
+            if not labels[rare]:
+                del labels[rare]
         yield self._family("run_pixels", "Pixels that the run has written by their label", labels, "label")
         if self.sum.cloud_cover is not None:
             yield self._family("run_cloud_ratio", "Cloud among the run's valid pixels", self.sum.cloud_cover / 100)

@@ -1,43 +1,77 @@
-"""What a person sees on a terminal: progress, and the tables of `plan`, `status` and `model`."""
+"""What a person sees on a terminal: progress, and the tables of `plan`, `list`, `status` and `model`."""
 
 import json
 import logging
+import os
+import shutil
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 import click
 from tqdm import tqdm
 
-from cloudjob import logs
+from cloudjob import classes, logs
 from cloudjob.errors import DONE, SOME_FAILED
 from cloudjob.model.contract import Contract
 from cloudjob.plan.plan import Cost
 from cloudjob.plan.survey import Survey
-from cloudjob.store import ledger
+from cloudjob.store import ledger, listing
 from cloudjob.store.check import Fault
+from cloudjob.store.item import iso
+from cloudjob.store.listing import Listed
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import SceneResult
 
 BAR = "{n_fmt}/{total_fmt} scenes |{bar:24}| {elapsed} gone, {remaining} left{postfix}"
 
 
-def progress(events: Iterable[Survey | SceneResult], *, as_json: bool) -> int:
+WORDS = {"grown": "larger area", "failed before": "failed before", "refused": "unusable"}
+"""What is shown for a state whose name in JSON people stumble on."""
+
+
+def tell(line: str) -> None:
+    """Print a line on stdout. Where nobody reads it any more (`| head`), the work goes on in silence."""
+    try:
+        click.echo(line)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def progress(
+    events: Iterable[Survey | SceneResult], *, as_json: bool, estimate: Callable[[Survey], Cost | None] | None = None
+) -> int:
     """Follow a run: a bar on a terminal, one line per scene elsewhere; JSON lines on stdout if wanted.
+
+    Args:
+        events: of `job.run`.
+        as_json: whether to print a record per scene: id, group, datetime, state, cloud_cover, reason, receipt; and
+            one that says so where there was nothing to do.
+        estimate: what a survey's plan will cost, told before the work begins; None where there is nothing to do.
 
     Returns:
         The exit code.
     """
     count: Counter[str] = Counter()
+    times: dict[str, str] = {}
+    view: Survey | None = None
     pixels, started = 0, time.monotonic()
     bar = tqdm(disable=True)
     for event in events:
         if isinstance(event, Survey):
+            view = event
             _say_survey(event)
+            if cost := estimate and estimate(event):
+                _say_cost(cost)
+            times = {planned.scene.id: iso(planned.scene.time) for planned in event.plan.scenes}
             hidden = True if logs.is_json() or not event.plan.to_do else None
-            bar = tqdm(total=len(event.plan.to_do), bar_format=BAR, disable=hidden)
+            # A terminal may tell no size at all, such as that of some containers
+            columns = shutil.get_terminal_size().columns
+            bar = tqdm(total=len(event.plan.to_do), bar_format=BAR, disable=hidden, ncols=columns)
             continue
         count[event.state] += 1
         if event.receipt:
@@ -47,21 +81,43 @@ def progress(events: Iterable[Survey | SceneResult], *, as_json: bool) -> int:
         for warning in event.receipt.warnings if event.receipt else ():
             logs.say(f"{event.id}: {warning}", "warning", level=logging.WARNING, scene=event.id)
         if as_json:
-            click.echo(json.dumps({key: value for key, value in asdict(event).items() if value not in ("", None)}))
+            tell(json.dumps(_record(event, times.get(event.id))))
         rate = pixels / 1e6 / max(time.monotonic() - started, 1e-9)
         bar.set_postfix_str(f", {rate:.1f} Mpx/s" + (f", {count['failed']} failed" if count["failed"] else ""))
         bar.update(event.state != "abandoned" and event.group != "")
     bar.close()
+    if as_json and view and not count:
+        tell(json.dumps({"state": "nothing to do", "scenes": len(view.plan.scenes), "counts": view.plan.counts}))
     if count:
         seconds = time.monotonic() - started
         told = ", ".join(f"{count[state]} {state}" for state in ("done", "failed", "abandoned") if count[state])
-        summary = f"{told} in {seconds:.0f} s ({pixels / 1e6:.1f} Mpx)"
+        summary = f"{told} in {_duration(seconds)} ({pixels / 1e6:.1f} Mpx)"
         logs.say(summary, "summary", **count, seconds=round(seconds, 1), pixels=pixels)
     return SOME_FAILED if count["failed"] else DONE
 
 
+def _record(result: SceneResult, time_: str | None) -> dict[str, Any]:
+    """A scene's record for `run --json`, without what is not known."""
+    cover = result.receipt.cloud_cover if result.receipt else None
+    record = {**asdict(result), "datetime": time_, "cloud_cover": None if cover is None else round(cover, 4)}
+    order = ("id", "group", "datetime", "state", "cloud_cover", "reason", "receipt")
+    return {name: record[name] for name in order if record[name] not in ("", None)}
+
+
 def _say_survey(view: Survey) -> None:
     logs.say(_sentence(view), "survey", scenes=view.plan.counts, refused=len(view.refused))
+
+
+def _say_cost(cost: Cost) -> None:
+    how = "as fast as in the last run" if cost.measured else "a guess: nothing was measured here yet"
+    overlap = f", and {cost.seen / cost.pixels - 1:.0%} more where tiles overlap" if cost.seen > cost.pixels else ""
+    logs.say(
+        f"to do: {cost.pixels / 1e6:.1f} Mpx{overlap}; {cost.bytes / 1e6:.0f} MB of pixels to read; "
+        f"about {_duration(3600 * cost.hours)} with {_many(cost.lanes, 'worker')} at {cost.speed:.1f} Mpx/s each "
+        f"({how})",
+        "cost",
+        **asdict(cost),
+    )
 
 
 def _say(result: SceneResult) -> None:
@@ -76,32 +132,41 @@ def _say(result: SceneResult) -> None:
 def plan(view: Survey, cost: Cost, *, as_json: bool) -> None:
     """Print what a run would do and what it would cost."""
     if as_json:
-        click.echo(json.dumps(view.plan.to_json() | {"refused": view.refused, "cost": asdict(cost)}, indent=1))
+        tell(json.dumps(view.plan.to_json() | {"refused": view.refused, "cost": asdict(cost)}, indent=1))
         return
     for planned in view.plan.scenes:
-        click.echo(f"{planned.state:14} {planned.scene.id}  {planned.scene.group}  {len(planned.tiles)} tiles")
+        word = WORDS.get(planned.state, planned.state)
+        tell(f"{word:14} {planned.scene.id}  {planned.scene.group}  {_many(len(planned.tiles), 'tile')}")
     for name, reason in view.refused.items():
-        click.echo(f"{'refused':14} {name}  {reason}")
+        tell(f"{WORDS['refused']:14} {name}  {reason}")
     _say_survey(view)
     if cost.pixels:
-        how = "measured in the last run" if cost.measured else "assumed"
-        logs.say(
-            f"to do: {cost.pixels / 1e6:.1f} Mpx and {cost.seen / cost.pixels - 1:.0%} of them again as halo, "
-            f"{cost.bytes / 1e6:.0f} MB of pixels to read, about {_duration(cost.hours)} on {cost.lanes} lanes "
-            f"at {cost.speed:.1f} Mpx/s each ({how})",
-            "cost",
-            **asdict(cost),
-        )
+        _say_cost(cost)
 
 
 def status(out: Out, *, as_json: bool) -> None:
-    """Print what an OUT holds."""
+    """Print what an OUT holds; as JSON with a record for every scene."""
     found = ledger.summary(out)
     if as_json:
-        click.echo(json.dumps(asdict(found), indent=1))
+        tell(json.dumps(asdict(found) | {"scenes": [asdict(scene) for scene in listing.scenes(out)]}, indent=1))
         return
     for line in _status_lines(found):
-        click.echo(line)
+        tell(line)
+
+
+def scenes(found: list[Listed], *, as_json: bool) -> None:
+    """Print a row for every scene, and what they come to; with `as_json` a JSON object per line."""
+    if as_json:
+        for one in found:
+            tell(json.dumps(asdict(one)))
+        return
+    wide = max((len(one.id) for one in found), default=0)
+    group = max((len(one.group) for one in found), default=0)
+    for one in found:
+        told = f"{_percent(one.cloud_cover)} cloud  {_percent(one.valid)} valid" if one.state == "done" else one.reason
+        tell(f"{_minute(one.datetime):16}  {one.state:10} {one.group:{group}}  {one.id:{wide}}  {told}".rstrip())
+    groups = Counter(one.group for one in found)
+    logs.say(f"{_many(len(found), 'scene')} in {_many(len(groups), 'group')}", "list", scenes=len(found), groups=groups)
 
 
 def check(found: Iterable[tuple[Fault, str]], *, as_json: bool) -> int:
@@ -115,10 +180,10 @@ def check(found: Iterable[tuple[Fault, str]], *, as_json: bool) -> int:
         mended += bool(done)
         left += not done
         if as_json:
-            click.echo(json.dumps(asdict(fault) | {"done": done or None}))
+            tell(json.dumps(asdict(fault) | {"done": done or None}))
         else:
             scene = f" (scene {fault.scene})" if fault.scene else ""
-            click.echo(f"{fault.path}{scene}: {fault.what}" + (f": {done}" if done else ""))
+            tell(f"{fault.path}{scene}: {fault.what}" + (f": {done}" if done else ""))
     if not left and not mended:
         logs.say("all is as it was written", "check", faults=0)
         return DONE
@@ -135,31 +200,57 @@ def model(contract: Contract, sha256: str, parameters: int) -> None:
         "sha256": sha256,
         "bands": ", ".join(contract.bands),
         "resolution": f"{contract.resolution:g} m",
-        "threshold": f"{contract.threshold:g}",
+        "threshold": f"{contract.threshold:g}" if len(contract.classes) == 1 else "the most likely class",
         "buffer": f"{contract.buffer:g} m",
         "tile": f"{contract.tile} px, read with {contract.padding(contract.buffer / contract.resolution)} px around",
-        "network": f"SimpleUNet({len(contract.bands)}, widths={contract.widths}, stem={contract.stem}, "
-        f"dilation={contract.dilation}), {parameters:,} parameters",
+        "network": f"{_network(contract)}, {parameters:,} parameters",
+        "classes": ", ".join(name for value, name, _ in classes.of(contract.labels) if value in contract.labels),
         "trained on": "\n              ".join(contract.training_data),
         "measured": "\n              ".join(f"{name}: {value:g}" for name, value in contract.metrics.items()),
     }
     for name, value in rows.items():
         if value:
-            click.echo(f"{name:13} {value}")
+            tell(f"{name:13} {value}")
 
 
-def _duration(hours: float) -> str:
-    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min" if hours >= 1 / 60 else f"{hours * 3600:.0f} s"
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _many(number: int, what: str) -> str:
+    """Such as "1 scene" and "2 scenes"."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
+def _minute(moment: str) -> str:
+    """A moment (ISO 8601) as people read it, in UTC: "2024-06-01 10:15"."""
+    return f"{datetime.fromisoformat(moment):%Y-%m-%d %H:%M}" if moment else ""
+
+
+def _percent(value: float | None) -> str:
+    return f"{value:5.1f} %" if value is not None else "    - %"
+
+
+def _network(contract: Contract) -> str:
+    if contract.graph is None:
+        bands = len(contract.bands)
+        return f"SimpleUNet({bands}, widths={contract.widths}, stem={contract.stem}, dilation={contract.dilation})"
+    size = f"windows of {contract.graph.window} px" if contract.graph.window else "windows of any size"
+    return f"ONNX, {size}, {contract.graph.activation}"
 
 
 def _sentence(view: Survey) -> str:
     """Such as "14 scenes: 5 new, 9 done"."""
     states = Counter[str](planned.state for planned in view.plan.scenes)
     states |= {"refused": len(view.refused), "older versions": len(view.plan.superseded)}
-    found = ", ".join(f"{number} {state}" for state, number in states.items() if number)
+    found = ", ".join(f"{number} {WORDS.get(state, state)}" for state, number in states.items() if number)
     if not found:
         return "no scenes found for this area and these dates: nothing to do"
-    return f"{sum(states.values())} scenes: {found}"
+    return f"{_many(sum(states.values()), 'scene')}: {found}"
 
 
 def _line(result: SceneResult) -> str:
@@ -175,9 +266,9 @@ def _status_lines(found: ledger.Summary) -> Iterator[str]:
     if not found.groups and not found.last_run:
         yield "0 scenes done: no run has written here yet"
         return
-    yield f"{found.done} scenes done in {len(found.groups)} groups"
+    yield f"{_many(found.done, 'scene')} done in {_many(len(found.groups), 'group')}"
     if found.first:
-        yield f"from {found.first} to {found.last}"
+        yield f"from {_minute(found.first)} to {_minute(found.last)} UTC"
     if found.cloud_cover:
         low, mean, high = found.cloud_cover
         yield f"cloud cover {low:.1f} to {high:.1f} %, {mean:.1f} % on average"
@@ -193,9 +284,9 @@ def _status_lines(found: ledger.Summary) -> Iterator[str]:
 
 
 def _last_run(told: dict[str, Any]) -> str:
-    """Such as "2024-06-02T01:00:00+00:00, complete, nothing to do, 3 s"."""
+    """Such as "2024-06-02 01:00 UTC, complete, nothing to do, 3 s"."""
     if told["how"] == "unfinished":
-        return f"{told['started']}, begun and not ended: it was killed, or is still at work"
+        return f"{_minute(told['started'])} UTC, begun and not ended: it was killed, or is still at work"
     nothing = ", nothing to do" if told["how"] == "complete" and not told.get("scenes") else ""
     why = f" by: {told['why']}" if told.get("why") else ""
-    return f"{told['started']}, {told['how']}{nothing}, {told['seconds']:.0f} s{why}"
+    return f"{_minute(told['started'])} UTC, {told['how']}{nothing}, {_duration(told['seconds'])}{why}"

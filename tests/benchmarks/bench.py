@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,27 +37,42 @@ WORLD = (-180.0, -90.0, 180.0, 90.0)
 
 
 def full_scene() -> Path:
-    """An item collection of one scene: four bands of 10980 × 10980 pixels and a classification, as COGs.
+    """An item collection of one scene of 10980 × 10980 pixels."""
+    return scene(FULL, SCRATCH / "full" / "items.json")
+
+
+def scenes(side: int, number: int) -> Path:
+    """An item collection of scenes of some pixels a side that share their files; they are of as many days."""
+    grid = Grid(FULL.epsg, FULL.x0, FULL.y0, FULL.dx, FULL.dy, side, side)
+    one = scene(grid, SCRATCH / f"side-{side}" / "items.json")
+    days = [datetime(2024, 6, 1, 10, 15, 59, tzinfo=UTC) + timedelta(days=day) for day in range(number)]
+    told = [item(f"S2A_33UUP_{day:%Y%m%d}_0_L2A", grid, one.parent, f"{day:%Y-%m-%dT%H:%M:%S}Z") for day in days]
+    path = one.with_name(f"{number}.json")
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": told}), encoding="utf-8")
+    return path
+
+
+def scene(grid: Grid, path: Path) -> Path:
+    """An item collection of one scene: four bands and a classification, as COGs.
 
     A sixteenth of it is simulated, and mirrored until it fills the tile. The swath ends in one corner.
     """
-    path = SCRATCH / "full" / "items.json"
     if path.exists():
         return path
     print(f"simulating a scene in {path.parent}", file=sys.stderr)
     rng = np.random.default_rng(0)
-    side = FULL.height // 4
+    side = grid.height // 4
     land, _ = simulate.ground(rng, (side, side))
     clouds = simulate.sky(rng, (side, side), cover=0.3, kinds=("cumulus", "cirrus"))
     seen, cloudy = simulate.overlay(land, clouds)
-    corner = np.add.outer(np.arange(FULL.height), np.arange(FULL.width)) < 900
+    corner = np.add.outer(np.arange(grid.height), np.arange(grid.width)) < 900
     for band, values in zip(BANDS, seen, strict=True):
         numbers = np.pad(np.clip(values * 1e4 + 1000, 1, 65535).astype(np.uint16), (0, 3 * side), mode="symmetric")
         numbers[corner] = 0
-        write_cog(path.with_name(f"{band}.tif"), numbers, FULL)
+        write_cog(path.with_name(f"{band}.tif"), numbers, grid)
     classes = np.pad(np.where(cloudy, 9, 4).astype(np.uint8), (0, 3 * side), mode="symmetric")
-    write_cog(path.with_name("scl.tif"), classes[::2, ::2], FULL.coarsen(2))
-    told = item("S2A_33UUP_20240601_0_L2A", FULL, path.parent, "2024-06-01T10:15:59.024000Z")
+    write_cog(path.with_name("scl.tif"), classes[::2, ::2], grid.coarsen(2))
+    told = item("S2A_33UUP_20240601_0_L2A", grid, path.parent, "2024-06-01T10:15:59.024000Z")
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [told]}), encoding="utf-8")
     return path
 

@@ -19,11 +19,12 @@ import rasterio
 import torch
 
 from cloudjob.catalog.presets import PRESETS
-from cloudjob.cluster import network, scheduler, task
+from cloudjob.cluster import agreement, network, scheduler, task
 from cloudjob.grid import Tiling
-from cloudjob.model import checkpoint, predict
+from cloudjob.model import checkpoint, mlm, predict
 from cloudjob.scene import read
 from cloudjob.scene.describe import describe
+from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.reflectance import reflectance
 from cloudjob.scene.scene import Scene
 from cloudjob.store import settings, slots
@@ -45,7 +46,7 @@ def main() -> None:
     scene = describe(found, PRESETS["earth-search"].assets, shipped.contract.bands, shipped.contract.resolution)
     turns: list[dict[str, float]] = []
     with scheduler.connect(workers=1) as client:
-        network.load(client, "shipped", shipped().read_bytes(), shipped.sha256)
+        network.load(client, "shipped", mlm.shipped().read_bytes(), shipped.sha256)
         (process,) = client.run(cpu).values()
         start_up = {"start-up, client, CPU s": time.process_time() - began[0], "start-up, worker, CPU s": process}
         start_up["start-up, seconds by the wall"] = time.perf_counter() - began[1]
@@ -143,8 +144,10 @@ def bare(scene: Scene) -> Iterator[None]:
 def stream(scene: Scene, tiling: Tiling) -> Iterator[None]:
     """The same pixels as the job reads them."""
     yield
-    for row in read.rows(scene, tiling, tiling.all()):
-        read.classification(scene, scene.scl, task._cores(tiling, row), {})
+    with SceneFiles(scene) as files:
+        provider = agreement.Agreement(files, tiling, tiling.all())
+        for row in read.rows(files, tiling, tiling.all()):
+            provider.labels(task._cores(tiling, row))
 
 
 def write(scene: Scene, tiling: Tiling, out: Out) -> Iterator[None]:
@@ -161,7 +164,7 @@ def write(scene: Scene, tiling: Tiling, out: Out) -> Iterator[None]:
 def network_seconds(scene: Scene, tiling: Tiling, model: predict.Model) -> Iterator[float]:
     """CPU seconds of the network on each tile; what comes before and after it is not counted."""
     mean, std = (torch.tensor(value)[:, None, None] for value in (model.contract.mean, model.contract.std))
-    for row in read.rows(scene, tiling, tiling.all()):
+    for row in read.rows(SceneFiles(scene), tiling, tiling.all()):
         for column in row.columns:
             window = torch.from_numpy(reflectance(row.crop(tiling.padded((row.row, column))), scene.bands)).nan_to_num()
             batch = ((window - mean) / std)[None].contiguous(memory_format=torch.channels_last)

@@ -14,7 +14,7 @@ import bench
 from distributed import Client
 
 from cloudjob.cluster import network, scheduler
-from cloudjob.model import checkpoint
+from cloudjob.model import checkpoint, mlm
 
 REPEATS = 5
 CORNER = (12.40, 47.72, 12.45, 47.84)
@@ -30,7 +30,7 @@ def main() -> None:
     with scheduler.connect(workers=1) as one, scheduler.connect(workers=2) as two:
         for client in (one, two):
             pin(client)
-            network.load(client, "shipped", shipped().read_bytes(), shipped.sha256)
+            network.load(client, "shipped", mlm.shipped().read_bytes(), shipped.sha256)
             timed(client, items, CORNER)
         for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else REPEATS):
             for client, times in zip((one, two), seconds.values(), strict=True):

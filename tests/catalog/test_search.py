@@ -602,3 +602,12 @@ def test_several_collections_at_once(api, item_file):
     both = "sentinel-2-l2a,other"
     assert ids(catalog_for(api.url, collection=both)) == ["A", "B"]
     assert ids(catalog_for(item_file(api.items), collection=both)) == ["A", "B"]
+
+
+def test_what_a_server_says_moves_no_cursor(api, monkeypatch):
+    monkeypatch.setattr(api, "refusal", "\x1b[2J\x07 token=SECRET", raising=False)
+    api.refuses = lambda told: True
+    with pytest.raises(ContractError, match="refuses: HTTP 400") as caught:
+        search(catalog_for(api.url), ALPS, JUNE)
+    assert str(caught.value).isprintable()
+    assert "SECRET" not in str(caught.value)

@@ -1,13 +1,13 @@
-import json
 import threading
 import time
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler
 
 import pytest
+from sas_endpoint import SasEndpoint
 from stac_server import serving
 from urllib3 import Retry
 
@@ -18,30 +18,6 @@ from cloudjob.errors import PassingError, SceneError, redact
 PC = "planetary-computer"
 BLOB = "https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/31/T/CH/B04.tif"
 OTHER = "https://sentinel2l2a01.blob.core.windows.net/other/B04.tif"
-
-
-class SasEndpoint(BaseHTTPRequestHandler):
-    """Gives out a new token at each request, as `GET /<account>/<container>`."""
-
-    def do_GET(self):
-        with self.lock:
-            self.asked.append((self.path, self.headers.get("Ocp-Apim-Subscription-Key")))
-            fault = self.faults.popleft() if self.faults else ""
-            token = f"st=2024&se=2025&sp=rl&sig=SECRET{len(self.asked)}"
-        if fault == "hang up":
-            self.close_connection = True
-            return
-        expiry = datetime.now(UTC) + self.life[0]
-        answer = json.dumps({"msft:expiry": expiry.strftime("%Y-%m-%dT%H:%M:%SZ"), "token": token})
-        if fault == "no token":
-            answer = '{"sig": "SECRET"}'
-        self.send_response(fault if isinstance(fault, int) else 200)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer.encode())
-
-    def log_message(self, *args):
-        pass
 
 
 @pytest.fixture

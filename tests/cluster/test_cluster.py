@@ -27,6 +27,7 @@ from distributed.comm.core import CommClosedError
 from faulty import call
 
 from cloudjob.cluster import lanes, network, scheduler, stream, worker
+from cloudjob.cluster.address import check_address
 from cloudjob.errors import UnreachableError, UsageError
 from cloudjob.model import checkpoint, predict, share
 
@@ -262,8 +263,8 @@ def test_the_window_grows_with_workers_that_come_late(client: Client, monkeypatc
     """As with `--listen`, where the others join after the run has begun."""
     monkeypatch.setattr(stream, "WINDOW", 3)
     monkeypatch.setattr(stream, "COUNTED", 0)
-    counts = iter([2, 2])
-    monkeypatch.setattr(stream, "lane_count", lambda _: next(counts, 20))
+    count = 2
+    monkeypatch.setattr(stream, "_threads", lambda _: count)
     submitted = []
 
     def work() -> Iterator[tuple[str, int]]:
@@ -271,7 +272,10 @@ def test_the_window_grows_with_workers_that_come_late(client: Client, monkeypatc
             submitted.append(each)
             yield f"late {each}", each
 
-    handed_in = [len(submitted) for _ in stream.stream(client, double, work())]
+    handed_in = []
+    for _ in stream.stream(client, double, work()):
+        handed_in.append(len(submitted))
+        count = 20
     assert handed_in[:3] == [5, 42, 43]
     assert handed_in[-1] == 60
 
@@ -340,14 +344,14 @@ def test_who_stops_early_leaves_nothing_behind(client: Client) -> None:
 )
 def test_addresses_that_are_none(address: str) -> None:
     with pytest.raises(UsageError, match="is no scheduler's address"):
-        address.check_address(address)
+        check_address(address)
     with pytest.raises(UsageError, match="is no scheduler's address"), scheduler.connect(address):
         pass
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:8786", "tls://host.example:8786", "tcp://[::1]:8786"])
 def test_addresses(address: str) -> None:
-    address.check_address(address)
+    check_address(address)
 
 
 def test_a_lost_scheduler_is_told() -> None:
@@ -402,7 +406,8 @@ def test_a_scheduler_lost_while(when: str, monkeypatch: pytest.MonkeyPatch) -> N
                 monkeypatch.setattr(client, "nthreads", killing(client.nthreads))
             if when == "lanes are counted":
                 stream.lane_count(client)
-            list(stream.stream(client, double, [("double-lost", 1)]))
+            work = [(f"lost {number}", number) for number in range(5)]
+            list(stream.stream(client, lambda number: number, work))  # That worker knows no module of the tests
 
 
 NO_WORKER = {"n_workers": 0, "processes": False, "dashboard_address": "127.0.0.1:0"}

@@ -16,8 +16,9 @@ from scenes import BANDS
 
 from cloudjob import embed
 from cloudjob.errors import OutageError, OutsideError, PassingError, SceneError
-from cloudjob.scene import files, read
+from cloudjob.scene import files, opened
 from cloudjob.scene.describe import describe
+from cloudjob.scene.opened import SceneFiles
 
 NAMES = ("MON", "TUE", "WED", "THU", "FRI")
 
@@ -200,10 +201,12 @@ def test_a_second_attempt_in_the_same_process_asks_the_server_again(
     (item,) = [item for item in json.loads(world.catalog.read_text())["features"] if item["id"] == "MON"]
     scene = describe(item, {band: band for band in BANDS}, BANDS, 10)
     world.files.disturb("MON/red.tif", "", "", *[fault] * (6 if fault == "hang up" else 1))
-    with pytest.raises(PassingError, match=r"not recognized as being in a supported file format|416"):
-        files.check_files(scene, scene.bands, {})
-    asked = len(world.files.asked("MON/red"))
-    files.check_files(scene, scene.bands, {})
+    monkeypatch.setattr(opened, "ATTEMPTS", 1)
+    with SceneFiles(scene) as files:
+        with pytest.raises(PassingError, match=r"not recognized as being in a supported file format|416"):
+            files.check(scene.bands)
+        asked = len(world.files.asked("MON/red"))
+        files.check(scene.bands)
     assert any(request.method == "GET" for request in world.files.asked("MON/red")[asked:])
 
 
@@ -223,7 +226,7 @@ def test_a_second_attempt_in_the_same_process_asks_the_server_again(
 def test_passing_and_lasting(text: str, kind: type[SceneError], world: World) -> None:
     item = json.loads(world.catalog.read_text())["features"][0]
     scene = describe(item, {band: band for band in BANDS}, BANDS, 10)
-    assert type(read.failed(RuntimeError(text), scene)) is kind
+    assert type(files.failed(RuntimeError(text), scene)) is kind
 
 
 @pytest.mark.parametrize("address", ["{files}/none/{id}/scl.tif", "http://127.0.0.1:9/{id}/scl.tif"])

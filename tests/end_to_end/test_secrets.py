@@ -20,8 +20,8 @@ from faulty import call, impatient_cluster, served
 from file_server import FileServer, file_server
 from hypothesis import given
 from hypothesis import strategies as st
+from sas_endpoint import SasEndpoint
 from stac_server import serving, stac_server
-from test_signing import SasEndpoint
 
 from cloudjob.catalog import stac_api
 from cloudjob.cluster import scheduler

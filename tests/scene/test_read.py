@@ -1,17 +1,24 @@
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scenes import BANDS, make_item
+from scenes import BANDS, make_item, write_cog
 
 from cloudjob.errors import PassingError, SceneError
-from cloudjob.grid import Tiling, Window
+from cloudjob.grid import Grid, Tiling, Window
 from cloudjob.scene import read
-from cloudjob.scene.cube import open_scene
+from cloudjob.scene.cube import open_cube
 from cloudjob.scene.describe import describe
-from cloudjob.scene.scene import Scene
+from cloudjob.scene.files import failed
+from cloudjob.scene.opened import SceneFiles
+from cloudjob.scene.scene import Band, Scene
 
 
 @pytest.fixture(scope="module")
@@ -19,45 +26,71 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     return describe(make_item(tmp_path_factory.mktemp("scene")), {b: b for b in (*BANDS, "scl")}, BANDS, 10)
 
 
+@pytest.fixture
+def files(scene: Scene) -> Iterator[SceneFiles]:
+    with SceneFiles(scene) as files:
+        yield files
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Every read: (thread, pixels)."""
+    seen: list[tuple[str, int]] = []
+    original = SceneFiles.read
+
+    def read_and_count(self: SceneFiles, *what: object) -> np.ndarray:
+        values = original(self, *what)
+        seen.append((threading.current_thread().name, values.size))
+        return values
+
+    monkeypatch.setattr(SceneFiles, "read", read_and_count)
+    return seen
+
+
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_rows_hold_what_the_padded_tiles_need(scene: Scene, data: st.DataObject) -> None:
     tiling = Tiling(*scene.grid.shape, data.draw(st.sampled_from([32, 64])), data.draw(st.sampled_from([0, 16])), 16)
     tiles = data.draw(st.lists(st.sampled_from(tiling.all()), min_size=1, max_size=6, unique=True))
-    whole = np.pad(open_scene(scene, scene.bands, scene.grid).values, ((0, 0), (100, 100), (100, 100)))
-    seen = []
-    for row in read.rows(scene, tiling, tiles):
-        for column in row.columns:
-            padded = tiling.padded((row.row, column))
-            expected = whole[:, padded.top + 100 : padded.bottom + 100, padded.left + 100 : padded.right + 100]
-            np.testing.assert_array_equal(row.crop(padded), expected)
-            seen.append((row.row, column))
+    with SceneFiles(scene) as files:
+        whole = np.pad(open_cube(files, scene.bands, scene.grid).values, ((0, 0), (100, 100), (100, 100)))
+        seen = []
+        for row in read.rows(files, tiling, tiles):
+            for column in row.columns:
+                padded = tiling.padded((row.row, column))
+                expected = whole[:, padded.top + 100 : padded.bottom + 100, padded.left + 100 : padded.right + 100]
+                np.testing.assert_array_equal(row.crop(padded), expected)
+                seen.append((row.row, column))
     assert seen == sorted(tiles)
 
 
-def test_every_pixel_is_read_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stackstac.rio_reader import AutoParallelRioReader
+def test_every_pixel_is_read_once(files: SceneFiles, counted: list[tuple[str, int]]) -> None:
+    tiling = Tiling(*files.scene.grid.shape, 32, 16, 16)
+    assert sum(len(row.columns) for row in read.rows(files, tiling, tiling.all())) == len(tiling.all())
+    assert sum(pixels for _, pixels in counted) == 4 * 150 * 139
 
-    read_pixels = 0
-    original = AutoParallelRioReader.read
 
-    def counted(self: AutoParallelRioReader, window: object, **options: object) -> np.ndarray:
-        nonlocal read_pixels
-        values = original(self, window, **options)
-        read_pixels += values.size
+def test_the_next_row_is_read_while_this_one_is_held(files: SceneFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that the second row needs is read although nobody has asked for it, and nothing of the third."""
+    monkeypatch.setattr(SceneFiles, "block_rows", lambda *_: 1)
+    tiling = Tiling(*files.scene.grid.shape, 32, 16, 16)
+    done = threading.Semaphore(0)
+    original = SceneFiles.read
+
+    def read_and_tell(self: SceneFiles, name: str, window: object, *how: object) -> np.ndarray:
+        values = original(self, name, window, *how)
+        assert threading.current_thread().name.startswith("read")
+        done.release()
         return values
 
-    monkeypatch.setattr(AutoParallelRioReader, "read", counted)
-    tiling = Tiling(*scene.grid.shape, 32, 16, 16)
-    assert sum(len(row.columns) for row in read.rows(scene, tiling, tiling.all())) == len(tiling.all())
-    assert read_pixels == 4 * 150 * 139
-
-
-def test_the_next_row_is_read_while_this_one_is_held(scene: Scene) -> None:
-    tiling = Tiling(*scene.grid.shape, 32, 16, 16)
-    rows = read.rows(scene, tiling, tiling.all())
+    monkeypatch.setattr(SceneFiles, "read", read_and_tell)
+    rows = read.rows(files, tiling, tiling.all())
     next(rows)
-    rows.close()  # a consumer that stops early leaves no thread behind
+    for _ in range(4 * 3):  # strips: the first row of tiles, the second, and the third, where the second's halo lies
+        assert done.acquire(timeout=10)
+    assert not done.acquire(timeout=0.1)
+    rows.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")], "a thread is left"
 
 
 @pytest.mark.parametrize(
@@ -70,28 +103,93 @@ def test_the_next_row_is_read_while_this_one_is_held(scene: Scene) -> None:
     ],
 )
 def test_faults_of_servers_that_may_pass(scene: Scene, text: str, passing: bool) -> None:
-    from dataclasses import replace
-
     remote = replace(scene, bands=tuple(replace(b, href=f"https://h.example/{b.name}.tif") for b in scene.bands))
-    error = read.failed(RuntimeError(f"'https://h.example/red.tif?sig=abc' {text}"), remote)
+    error = failed(RuntimeError(f"'https://h.example/red.tif?sig=abc' {text}"), remote)
     assert isinstance(error, PassingError) is passing
     assert isinstance(error, SceneError)
     assert "abc" not in str(error)
     assert scene.id in str(error)
-    assert not isinstance(read.failed(RuntimeError(text), scene), PassingError)  # disks do not heal
+    assert not isinstance(failed(RuntimeError(text), scene), PassingError)  # disks do not heal
 
 
-def test_the_scene_classification_is_read_on_its_own_grid(tmp_path: Path) -> None:
-    from scenes import write_cog
-
+@pytest.mark.parametrize("block", [128, 64])
+def test_the_scene_classification_is_read_on_its_own_grid_and_once(
+    block: int, tmp_path: Path, counted: list[tuple[str, int]]
+) -> None:
     item = make_item(tmp_path)
     classes = np.random.default_rng(1).integers(0, 12, (75, 70)).astype(np.uint8)
-    write_cog(tmp_path / "scl.tif", classes, (20, 0, 600_000, 0, -20, 5_200_020))
+    write_cog(tmp_path / "scl.tif", classes, (20, 0, 600_000, 0, -20, 5_200_020), blocksize=block)
     item["assets"]["scl"] = {
         "href": str(tmp_path / "scl.tif"),
         "proj:shape": [75, 70],
         "proj:transform": [20, 0, 600_000, 0, -20, 5_200_020],
     }
     scene = describe(item, {b: b for b in (*BANDS, "scl")}, BANDS, 10)
-    part = read.classification(scene, scene.scl, Window(64, 128, 0, 139), {})
-    np.testing.assert_array_equal(part.values, classes[32:64])
+    assert scene.scl
+    tiling = Tiling(*scene.grid.shape, 32, 16, 16)
+    with SceneFiles(scene) as files:
+        provider = read.Classification(files, scene.scl, tiling, tiling.all())
+        for top in range(0, 150, 32):
+            values, grid = provider.under(Window(top, min(top + 32, 150), 0, 139))
+            first = round((5_200_020 - grid.y0) / 20)
+            assert (grid.dy, grid.x0, grid.shape) == (20, 600_000, values.shape)
+            assert first <= top // 2
+            assert first + len(values) >= min(top // 2 + 16, 75)
+            np.testing.assert_array_equal(values, classes[first : first + len(values)])
+    assert sum(pixels for _, pixels in counted) == classes.size
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+@pytest.mark.parametrize("shape", [(150, 139), (64, 200), (129, 127)])
+def test_a_pixel_of_20_metres_is_two_by_two_of_10(
+    shape: tuple[int, int], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Whatever the tiles, halo included: the same as repeating every pixel, and no data beyond its last one."""
+    fine, coarse = two_sizes(shape, tmp_path_factory.getbasetemp() / "two_sizes")
+    tile, halo = data.draw(st.sampled_from([(32, 16), (64, 0), (30, 6), (33, 11)]))
+    tiling = Tiling(*shape, tile, halo, 1)
+    tiles = data.draw(st.lists(st.sampled_from(tiling.all()), min_size=1, max_size=6, unique=True))
+    values = open_raster(coarse.bands[4].href)
+    whole = np.pad(values.repeat(2, 0).repeat(2, 1)[: shape[0], : shape[1]], 100)
+    with SceneFiles(coarse) as files, SceneFiles(fine) as four:
+        for row, other in zip(read.rows(files, tiling, tiles), read.rows(four, tiling, tiles), strict=True):
+            np.testing.assert_array_equal(row.raw[:4], other.raw)
+            for column in row.columns:
+                padded = tiling.padded((row.row, column))
+                expected = whole[padded.top + 100 : padded.bottom + 100, padded.left + 100 : padded.right + 100]
+                np.testing.assert_array_equal(row.crop(padded)[4], expected)
+
+
+def test_every_block_of_20_metres_is_read_once(
+    tmp_path_factory: pytest.TempPathFactory, counted: list[tuple[str, int]]
+) -> None:
+    """Rows of tiles that end within its blocks do not ask for them twice."""
+    _, scene = two_sizes((150, 139), tmp_path_factory.getbasetemp() / "two_sizes")
+    tiling = Tiling(150, 139, 32, 16, 16)
+    with SceneFiles(scene) as files:
+        assert len(list(read.rows(files, tiling, tiling.all()))) == 5
+    assert sum(pixels for _, pixels in counted) == 4 * 150 * 139 + 75 * 70
+
+
+def two_sizes(shape: tuple[int, int], folder: Path) -> tuple[Scene, Scene]:
+    """A scene of four bands of 10 m, and the same with a fifth of 20 m, made once."""
+    name = f"S{shape[0]}x{shape[1]}"
+    rng = np.random.default_rng(7)
+    pixels = {band: rng.integers(1, 9000, shape, np.uint16) for band in BANDS}
+    if not (folder / name / "swir16.tif").exists():
+        make_item(folder, name, values=pixels)
+        coarse = rng.integers(1, 9000, (-(-shape[0] // 2), -(-shape[1] // 2)), np.uint16)
+        write_cog(folder / name / "swir16.tif", coarse, (20, 0, 600_000, 0, -20, 5_200_020), blocksize=64)
+    grid = Grid(32633, 600_000, 5_200_020, 10, 10, *shape)
+    bands = tuple(Band(band, band, str(folder / name / f"{band}.tif"), grid) for band in BANDS)
+    swir16 = Band("swir16", "swir16", str(folder / name / "swir16.tif"), grid.coarsen(2))
+    moment = datetime(2024, 6, 1, tzinfo=UTC)
+    four = Scene(name, "", {}, "group", grid, moment, "", moment, "", "", bands, None, "")
+    return four, replace(four, bands=(*bands, swir16))
+
+
+def open_raster(path: str) -> np.ndarray:
+    with rasterio.open(path) as file:
+        values: np.ndarray = file.read(1)
+    return values

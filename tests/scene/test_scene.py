@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import xarray as xr
 from conftest import REAL, needs_real_scenes
-from scenes import BANDS, make_item, write_cog
+from scenes import BANDS, make_item
 
 from cloudjob.catalog.item import numbers
 from cloudjob.errors import SceneError
 from cloudjob.grid import Tiling
 from cloudjob.scene import describe as metadata
-from cloudjob.scene import files, product, read
-from cloudjob.scene.cube import open_scene
+from cloudjob.scene import product, read
+from cloudjob.scene.cube import open_cube
 from cloudjob.scene.describe import describe
+from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.reflectance import offset_doubt, reflectance, scaling
 from cloudjob.scene.scene import Scene
 
@@ -26,6 +28,16 @@ ASSETS = {band: band for band in (*BANDS, "scl")}
 
 def described(item: dict[str, Any], resolution: float = 10) -> Scene:
     return describe(item, ASSETS, BANDS, resolution)
+
+
+def opened(scene: Scene, **how: Any) -> xr.DataArray:
+    """All bands on the scene's grid; its files are closed with the last reference."""
+    return open_cube(SceneFiles(scene), scene.bands, scene.grid, **how)
+
+
+def check(scene: Scene) -> None:
+    with SceneFiles(scene) as files:
+        files.check(scene.bands)
 
 
 def bare(scene: Scene) -> np.ndarray:
@@ -48,7 +60,7 @@ GEOGRAPHIC = (0.0004167927321668823, 0, -113.639145, 0, -0.0002794513788098739, 
 def test_pixels_and_coordinates_are_those_of_the_files(tmp_path: Path, transform: tuple[float, ...], epsg: int) -> None:
     """`xy_coords`, `snap_bounds`, and `epsg` alone each shift or resample; none of that may be seen."""
     scene = described(make_item(tmp_path, transform=transform, epsg=epsg))
-    cube = open_scene(scene, scene.bands, scene.grid)
+    cube = opened(scene)
     assert cube.dims == ("band", "y", "x")
     assert cube.chunks is not None
     assert cube.dtype == np.uint16
@@ -68,7 +80,7 @@ def test_all_real_scenes_come_out_as_rasterio_reads_them() -> None:
         for asset in item["assets"].values():
             asset["href"] = str(REAL.parent / asset["href"])
         scene = described(item)
-        np.testing.assert_array_equal(open_scene(scene, scene.bands, scene.grid).values, bare(scene))
+        np.testing.assert_array_equal(opened(scene).values, bare(scene))
     assert len(items) == 14
 
 
@@ -82,7 +94,7 @@ def test_the_projection_is_found_wherever_a_catalog_puts_it(tmp_path: Path, wher
         place.update({"proj:epsg": 32633} if "epsg" in where else {"proj:code": "EPSG:32633"})
     scene = described(item)
     assert scene.grid.epsg == 32633
-    np.testing.assert_array_equal(open_scene(scene, scene.bands, scene.grid).values, bare(scene))
+    np.testing.assert_array_equal(opened(scene).values, bare(scene))
 
 
 def test_the_header_tells_the_grid_where_the_item_does_not(tmp_path: Path) -> None:
@@ -111,10 +123,10 @@ def test_a_file_that_is_gone_fails_the_scene(tmp_path: Path) -> None:
     Path(item["assets"]["nir"]["href"]).unlink()
     scene = described(item)
     with pytest.raises(SceneError, match=r"nir.tif: No such file"):
-        files.check_files(scene, scene.bands, {})
+        check(scene)
     tiling = Tiling(*scene.grid.shape, 64, 16, 16)
     with pytest.raises(SceneError, match=r"S2A_33UUP.*nir.tif"):
-        list(read.rows(scene, tiling, tiling.all()))
+        list(read.rows(SceneFiles(scene), tiling, tiling.all()))
 
 
 def test_a_truncated_file_fails_the_scene(tmp_path: Path) -> None:
@@ -123,18 +135,8 @@ def test_a_truncated_file_fails_the_scene(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
     scene = described(item)
     tiling = Tiling(*scene.grid.shape, 64, 16, 16)
-    with pytest.raises(SceneError, match=r"scene S2A_33UUP_20240601_0_L2A: .*green.tif"):
-        list(read.rows(scene, tiling, tiling.all()))
-
-
-def test_a_file_of_floats_is_refused(tmp_path: Path) -> None:
-    item = make_item(tmp_path)
-    write_cog(
-        Path(item["assets"]["blue"]["href"]), np.ones((150, 139), np.float32), (10, 0, 600_000, 0, -10, 5_200_020)
-    )
-    scene = described(item)
-    with pytest.raises(SceneError, match=r"asset blue: 1 band\(s\) of float32; expected one of uint16"):
-        files.check_files(scene, scene.bands, {})
+    with pytest.raises(SceneError, match=r"scene S2A_33UUP_20240601_0_L2A, asset green: .*green.tif"):
+        list(read.rows(SceneFiles(scene), tiling, tiling.all()))
 
 
 def test_a_file_with_another_grid_than_its_item_says_is_refused(tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ def test_a_file_with_another_grid_than_its_item_says_is_refused(tmp_path: Path) 
         asset["proj:transform"][2] += 5
     scene = described(item)
     with pytest.raises(SceneError, match=r"150 × 139 pixels from 600000, 5200020; its item says .* from 600005"):
-        files.check_files(scene, scene.bands, {})
+        check(scene)
 
 
 def test_a_file_in_another_projection_than_its_item_says_is_refused(tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ def test_a_file_in_another_projection_than_its_item_says_is_refused(tmp_path: Pa
     item["properties"]["proj:epsg"] = 32632
     scene = described(item)
     with pytest.raises(SceneError, match="the file is in EPSG:32633, its item says 32632"):
-        files.check_files(scene, scene.bands, {})
+        check(scene)
 
 
 def test_no_data_is_zero_with_or_without_a_tag(tmp_path: Path) -> None:
@@ -161,7 +163,7 @@ def test_no_data_is_zero_with_or_without_a_tag(tmp_path: Path) -> None:
     values = dict.fromkeys(BANDS, pixels)
     for tag in (0, None):
         scene = described(make_item(tmp_path / str(tag), values=values, nodata=tag))
-        cube = open_scene(scene, scene.bands, scene.grid).values
+        cube = opened(scene).values
         np.testing.assert_array_equal(cube[2], pixels)
         assert np.isnan(reflectance(cube, scene.bands)[:, :50, :60]).all()
 
@@ -193,7 +195,7 @@ def test_averages_at_the_edge_of_the_swath_are_of_data_only(tmp_path: Path, tag:
     pixels = np.full((240, 240), 4000, np.uint16)
     pixels[:, :121] = 0
     scene = described(make_item(tmp_path, values=dict.fromkeys(BANDS, pixels), nodata=tag), 20)
-    cube = open_scene(scene, scene.bands, scene.grid, resampling=rasterio.enums.Resampling.average)
+    cube = opened(scene, resampling=rasterio.enums.Resampling.average)
     assert set(np.unique(cube)) == {0, 4000}
 
 
@@ -202,7 +204,7 @@ def test_coarser_masks_are_served_from_the_same_origin(tmp_path: Path, resolutio
     rows = np.arange(600, dtype=np.uint16)[:, None] + np.zeros(600, np.uint16) + 1000
     scene = described(make_item(tmp_path, values=dict.fromkeys(BANDS, rows)), resolution)
     assert scene.grid.shape == (600 // factor, 600 // factor)
-    cube = open_scene(scene, scene.bands, scene.grid, resampling=rasterio.enums.Resampling.average)
+    cube = opened(scene, resampling=rasterio.enums.Resampling.average)
     means = rows.reshape(600 // factor, factor, -1).mean(axis=(1, 2))
     np.testing.assert_allclose(cube[0, :, 7], means, atol=1)
     assert float(cube.y[0]) == 5_200_020 - resolution / 2
@@ -446,3 +448,19 @@ def test_a_plan_holds_nothing_that_no_job_reads(tmp_path: Path) -> None:
     assert (again.fingerprint, again.grid, again.bands) == tuple(
         getattr(described(item), name) for name in ("fingerprint", "grid", "bands")
     )
+
+
+def test_an_optional_band_decides_nothing_about_where_there_are_data() -> None:
+    from cloudjob.grid import Grid
+    from cloudjob.scene.scene import Band
+
+    bands = tuple(Band(name, name, "", Grid(32633, 0, 0, 10, 10, 2, 2), 0.0001, -0.1) for name in ("red", "swir16"))
+    raw = np.full((2, 2, 2), 3000, np.uint16)
+    raw[0, 0, 0] = raw[1, 1, 1] = 0
+    values = reflectance(raw, bands, ("red", "swir16"), ("swir16",))
+    assert np.isnan(values[:, 0, 0]).all()
+    assert values[0, 1, 1] == pytest.approx(0.2)
+    assert np.isnan(values[1, 1, 1])
+    absent = reflectance(raw[:1], bands[:1], ("swir16", "red"), ("swir16",))
+    assert np.isnan(absent[0]).all()
+    np.testing.assert_array_equal(absent[1], values[0])

@@ -9,8 +9,15 @@ from output import ALL, GRID, expected, make_scene, run
 from shapely.geometry import box
 
 from cloudjob.errors import UsageError
-from cloudjob.store.export import export
+from cloudjob.store import export as exports
 from cloudjob.store.out import Out
+
+
+def export(out: Out, what: str | None, path: Path, **options: object) -> list[str]:
+    """Scenes in the one file that is written."""
+    (one,) = exports.export(out, what, path, **options)
+    assert one.path == path
+    return list(one.scenes)
 
 
 @pytest.fixture
@@ -51,9 +58,21 @@ def test_a_day_is_what_its_scenes_tell_together(out: Out, tmp_path: Path):
 
 def test_a_day_in_two_groups_asks_which(out: Out, tmp_path: Path):
     run(out, [make_scene(0), make_scene(0, id="beside", group="32TPM")])
-    with pytest.raises(UsageError, match="2 groups: 32TPM, 32TQM"):
+    with pytest.raises(UsageError, match=r"makes 2 files \(2024-06-01_32TPM, 2024-06-01_32TQM\)") as caught:
         export(out, "2024-06-01", tmp_path / "day.tif")
-    assert export(out, "2024-06-01", tmp_path / "day.tif", group="32TPM") == ["beside"]
+    assert "--group" in (caught.value.hint or "")
+    assert export(out, "2024-06-01", tmp_path / "day.tif", group=["32TPM"]) == ["beside"]
+
+
+def test_a_month_is_a_folder_of_days(out: Out, tmp_path: Path):
+    run(out, [make_scene(0), make_scene(1), make_scene(0, id="beside", group="32TPM"), make_scene(30)])
+    found = list(exports.export(out, "2024-06", tmp_path / "month"))
+    names = sorted(one.path.name for one in found)
+    assert names == ["2024-06-01_32TPM.tif", "2024-06-01_32TQM.tif", "2024-06-02_32TQM.tif"]
+    assert sorted(path.name for path in (tmp_path / "month").glob("*.tif")) == names
+    every = list(exports.export(out, None, tmp_path / "month", group=["32TQM"]))
+    assert [one.scenes for one in every] == [(make_scene(day).id,) for day in (0, 1, 30)]
+    assert not [path for path in (tmp_path / "month").iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize(
@@ -62,6 +81,7 @@ def test_a_day_in_two_groups_asks_which(out: Out, tmp_path: Path):
         ("2024-06-09", "no mask of 2024-06-09"),
         ("2024-02-31", "in no calendar"),
         ("S2A_none", "no mask of a scene S2A_none"),
+        ("S2A_32TQM_20240601_0_L2", "no mask of a scene"),
         (make_scene(1).id, "it failed: no"),
     ],
 )

@@ -1,0 +1,199 @@
+"""A network's ONNX file, looked at without running it: what it takes and gives, and whether it is only arithmetic."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from cloudjob.errors import ContractError
+from cloudjob.model.contract import Contract
+
+KEY = "mlm"
+"""Of the record in a file's metadata, as in a checkpoint's safetensors header."""
+
+CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
+RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+INSTALL = "pip install 'cloudjob[onnx]'"
+
+Side = int | str | None
+"""Of a tensor: a number, the name of one that is free, or unknown."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What goes into a graph, or comes out: its name, its type ("float32") and its shape."""
+
+    name: str
+    type: str
+    shape: tuple[Side, ...]
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What a file holds.
+
+    Attributes:
+        taken: its one input.
+        given: its one output.
+        record: the text of the record in its metadata, or None.
+        parameters: how many numbers its weights are.
+    """
+
+    taken: Tensor
+    given: Tensor
+    record: str | None
+    parameters: int
+
+
+def is_onnx(data: bytes) -> bool:
+    """Whether a file begins as ONNX does (with the field of its version), and not as safetensors (length, JSON)."""
+    return data[:1] == b"\x08" and data[8:9] != b"{"
+
+
+def with_record(data: bytes, record: dict[str, Any]) -> bytes:
+    """A file with a record in its metadata: protocol buffers that follow each other are one."""
+    onnx: Any = library()
+    text = json.dumps(record, sort_keys=True)
+    addition = onnx.ModelProto(metadata_props=[onnx.StringStringEntryProto(key=KEY, value=text)])
+    return data + bytes(addition.SerializeToString())
+
+
+def inspect(data: bytes, path: str) -> Inspected:
+    """Look at a file.
+
+    Args:
+        data: the whole file.
+        path: its name, for errors.
+
+    Raises:
+        ContractError: it is no whole ONNX file; it is more than arithmetic on tensors that it holds itself (other
+            files, custom operators, functions, control flow, random numbers); it has weights that are not finite, or
+            not one input and one output.
+    """
+    onnx: Any = library()
+    try:
+        model = onnx.ModelProto.FromString(data)
+    except Exception as error:  # noqa: BLE001  # A class of protobuf's own, which depends on its build
+        raise _refused(path, f"is not a whole .onnx file: {error}") from None
+    if not model.graph.node:
+        raise _refused(path, "is not a whole .onnx file: it has no graph")
+    _check_nodes(model, path)
+    weights = [*model.graph.initializer, *_tensors(model.graph.node)]
+    _check_weights(onnx, weights, path)
+    held = {tensor.name for tensor in model.graph.initializer}
+    taken = [_tensor(onnx, value) for value in model.graph.input if value.name not in held]
+    given = [_tensor(onnx, value) for value in model.graph.output]
+    for what, tensors in (("input", taken), ("output", given)):
+        if len(tensors) != 1:
+            names = ", ".join(tensor.name for tensor in tensors) or "none"
+            raise _refused(path, f"has {len(tensors)} {what}s ({names}); expected one")
+    records = {entry.value for entry in model.metadata_props if entry.key == KEY}
+    if len(records) > 1:
+        raise _refused(path, f"has {len(records)} records that differ in its metadata")
+    parameters = sum(int(np.prod(tensor.dims)) for tensor in weights)
+    return Inspected(taken[0], given[0], next(iter(records), None), parameters)
+
+
+def check(found: Inspected, contract: Contract, path: str) -> None:
+    """Compare a graph with its record, before any pixel.
+
+    Raises:
+        ContractError: they do not fit; it names both numbers.
+    """
+    graph = contract.graph
+    assert graph is not None
+    sides = (graph.window or None,) * 2
+    for what, tensor, shape in (
+        ("input", found.taken, (None, len(contract.bands), *sides)),
+        ("output", found.given, (None, len(graph.classes), *sides)),
+    ):
+        if tensor.type != "float32":
+            raise _refused(path, f"has the {what} {tensor.name} of type {tensor.type}; expected float32")
+        if len(tensor.shape) != 4:
+            raise _refused(path, f"has the {what} {tensor.name} of shape {tensor.shape}; expected four sides")
+        _check_shape(tensor, shape, what, path)
+
+
+def library() -> Any:
+    """The module `onnx`, which only those need who bring such a network.
+
+    Raises:
+        ContractError: it is not installed.
+    """
+    try:
+        return import_module("onnx")
+    except ImportError:
+        raise ContractError("networks in ONNX need the packages onnx and onnxruntime", hint=INSTALL) from None
+
+
+def _check_shape(tensor: Tensor, wanted: Sequence[int | None], what: str, path: str) -> None:
+    units = ("windows at once", "bands" if what == "input" else "classes", "rows", "columns")
+    for unit, side, expected in zip(units, tensor.shape, wanted, strict=True):
+        if not isinstance(side, int):  # Free or not told: the trial run shows it
+            if unit in ("rows", "columns") and what == "input" and expected:
+                raise _refused(path, f"takes any number of {unit}, but its record says {expected}")
+            continue
+        if expected is None and side > 1 and unit == "windows at once":
+            raise _refused(path, f"takes {side} {unit}; expected any number, or 1")
+        if expected is None and unit in ("rows", "columns"):
+            raise _refused(path, f"has an {what} of {side} {unit}, but its record says any number (-1)")
+        if expected is not None and side != expected:
+            raise _refused(path, f"has an {what} of {side} {unit}, but its record says {expected}")
+
+
+def _check_nodes(model: Any, path: str) -> None:
+    if model.functions:
+        raise _refused(
+            path,
+            f"has functions of its own ({model.functions[0].name})",
+            hint="inline them: onnx.inliner.inline_local_functions",
+        )
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            raise _refused(path, f"has a custom operator, {node.domain}.{node.op_type}; expected ONNX's own only")
+        if node.op_type in CONTROL_FLOW or any(part.HasField("g") or part.graphs for part in node.attribute):
+            raise _refused(path, f"has the operator {node.op_type}, which runs a graph of its own; expected none")
+        if node.op_type in RANDOM:
+            raise _refused(path, f"has the operator {node.op_type}: its masks would differ from run to run")
+
+
+def _tensors(nodes: Sequence[Any]) -> Iterator[Any]:
+    """Tensors among the nodes' attributes, as constants have."""
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _check_weights(onnx: Any, tensors: Sequence[Any], path: str) -> None:
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
+    for tensor in tensors:
+        if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise _refused(
+                path,
+                f"keeps its weights {tensor.name} in another file; expected all in one",
+                hint="onnx.save(onnx.load(PATH), PATH, save_as_external_data=False) puts them into it",
+            )
+        if tensor.data_type not in floats:
+            continue
+        try:
+            values = onnx.numpy_helper.to_array(tensor)
+        except (ValueError, TypeError) as error:
+            raise _refused(path, f"has weights {tensor.name} that cannot be read: {error}") from None
+        if not np.isfinite(values.astype(np.float32)).all():
+            raise _refused(path, f"has weights {tensor.name} that are not finite numbers")
+
+
+def _tensor(onnx: Any, value: Any) -> Tensor:
+    kind = value.type.tensor_type
+    name = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+    shape = tuple(side.dim_value if side.HasField("dim_value") else (side.dim_param or None) for side in kind.shape.dim)
+    return Tensor(value.name, {"float": "float32", "double": "float64"}.get(name, name), shape)
+
+
+def _refused(path: str, why: str, hint: str | None = None) -> ContractError:
+    return ContractError(f"checkpoint {path} {why}", hint=hint)

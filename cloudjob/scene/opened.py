@@ -1,0 +1,217 @@
+"""A scene's files held open while it is read: each is opened once, and a window that fails is tried again."""
+
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from affine import Affine
+from rasterio.dtypes import in_dtype_range
+from rasterio.enums import MaskFlags, Resampling
+from rasterio.vrt import WarpedVRT
+
+from cloudjob.catalog import signing
+from cloudjob.errors import PassingError, SceneError
+from cloudjob.grid import Grid
+from cloudjob.scene.files import FAULTS, KINDS, env, failed, open_file
+from cloudjob.scene.scene import EMPTY, NO_DATA, Band, Numbers, Scene
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 8
+PAUSE = 0.25
+"""Seconds before the second attempt at a window, doubled for each further one up to `LONGEST_PAUSE`."""
+
+LONGEST_PAUSE = 4.0
+PATIENCE = 30.0
+"""No window is tried anew after so many seconds: GDAL has then been patient itself with what a server answers."""
+
+DEADLINE = 3600.0
+"""Seconds that reading one scene may take, all its files together: a server that drips must not hold a worker."""
+
+T = TypeVar("T")
+
+
+class SceneFiles:
+    """The files of one scene; a context that closes them.
+
+    Each may be used by one thread at a time.
+    """
+
+    def __init__(self, scene: Scene) -> None:
+        """Nothing is opened yet."""
+        self.scene = scene
+        self._files = {band.name: _File(scene, band) for band in (*scene.bands, scene.scl) if band}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __dask_tokenize__(self) -> object:
+        return self.scene.id, self.scene.fingerprint, id(self)
+
+    def close(self) -> None:
+        """Close all; what is read afterwards opens its file again."""
+        for file in self._files.values():
+            file.close()
+
+    @property
+    def late(self) -> bool:
+        """Whether reading has taken as long as it may."""
+        return sum(file.spent for file in self._files.values()) > DEADLINE
+
+    def check(self, bands: Sequence[Band]) -> None:
+        """Compare each file's header with what the item says.
+
+        Raises:
+            SceneError: other pixels than the item describes, or numbers that are none of `KINDS`.
+            PassingError: it could not be opened for a reason that may pass.
+        """
+        for band in bands:
+            self._ask(band.name, lambda file: _compare(file.dataset, file.band.grid))
+
+    def dtype(self) -> np.dtype[Any]:
+        """Of arrays that hold the numbers of all bands: uint16, int16 or float32."""
+        kinds = [self._ask(band.name, lambda file: file.dataset.dtypes[0]) for band in self.scene.bands]
+        kind = np.result_type(*kinds, np.uint8)
+        if kind in (np.uint8, np.uint16):
+            return np.dtype(np.uint16)
+        return np.dtype(np.int16 if kind == np.int16 else np.float32)
+
+    def block_rows(self, name: str) -> int:
+        """Height of the blocks in which a file is packed."""
+        return int(self._ask(name, lambda file: file.dataset.block_shapes[0][0]))
+
+    def read(self, name: str, window: Any, grid: Grid, dtype: np.dtype[Any], resampling: Resampling) -> Numbers:
+        """Read a window (rasterio's) of a file as it lies on `grid`.
+
+        Returns:
+            (y, x) of `dtype`, `EMPTY` where there are no data.
+
+        Raises:
+            SceneError, PassingError: it could not be read, in several attempts where the fault may pass.
+        """
+        return self._ask(name, lambda file: file.read(window, grid, dtype, resampling))
+
+    def _ask(self, name: str, what: Callable[["_File"], T]) -> T:
+        """Do something with an open file; after a fault that may pass it is signed and opened anew, and asked again."""
+        file = self._files[name]
+        begun, pause = time.monotonic(), PAUSE
+        for attempt in itertools.count(1):
+            if self.late:
+                raise PassingError(f"scene {self.scene.id}: reading has taken longer than {DEADLINE:g} s")
+            try:
+                with file.timed(), env():
+                    return what(file)
+            except SceneError as error:
+                raise type(error)(f"scene {self.scene.id}, asset {file.band.key}: {error}", hint=error.hint) from None
+            except FAULTS as error:
+                file.close()
+                fault = failed(error, self.scene, file.band)
+            if not isinstance(fault, PassingError) or attempt == ATTEMPTS or time.monotonic() - begun > PATIENCE:
+                raise fault
+            log.info("%s; attempt %d of %d", fault, attempt + 1, ATTEMPTS)
+            signing.forget(self.scene.signing, file.band.href)
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        raise AssertionError
+
+
+class _File:
+    """One file, open from its first use until it is closed."""
+
+    def __init__(self, scene: Scene, band: Band) -> None:
+        self.scene, self.band = scene, band
+        self.spent = 0.0
+        self._dataset: Any = None
+        self._views: dict[tuple[Grid, Resampling], Any] = {}
+
+    @property
+    def dataset(self) -> Any:
+        if self._dataset is None:
+            self._dataset = open_file(signing.open_href(self.scene.signing, self.band.address or self.band.href))
+        return self._dataset
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent += time.monotonic() - begun
+
+    def close(self) -> None:
+        opened = [*self._views.values(), *([self._dataset] if self._dataset else [])]
+        self._views, self._dataset = {}, None
+        for each in opened:
+            each.close()
+
+    @property
+    def empty(self) -> float:
+        """The file's own number for no data; what its item says, or what is usual, where it tells none."""
+        kind = self.dataset.dtypes[0]
+        for told in (self.dataset.nodata, self.band.nodata):
+            if told is not None and in_dtype_range(told, kind):
+                return float(told)
+        return EMPTY.get(kind, NO_DATA)
+
+    def view(self, grid: Grid, resampling: Resampling) -> Any:
+        """The file as it lies on a grid: itself where that is its own."""
+        if grid.epsg == self.band.grid.epsg and _lies_on(self.dataset, grid):
+            return self.dataset
+        if (grid, resampling) not in self._views:
+            self._views[grid, resampling] = WarpedVRT(
+                self.dataset,
+                crs=f"EPSG:{grid.epsg}",
+                transform=Affine(*grid.transform),
+                height=grid.height,
+                width=grid.width,
+                resampling=resampling,
+                # Also where the file does not say it: at the edge of a swath averages would mix data and none
+                src_nodata=self.empty,
+                nodata=self.empty,
+                add_alpha=False,
+            )
+        return self._views[grid, resampling]
+
+    def read(self, window: Any, grid: Grid, dtype: np.dtype[Any], resampling: Resampling) -> Numbers:
+        source, empty, nothing = self.view(grid, resampling), self.empty, EMPTY[dtype.name]
+        masked = MaskFlags.per_dataset in source.mask_flag_enums[0]
+        found = source.read(1, window=window, masked=masked)
+        numbers = np.ma.getdata(found)
+        values = numbers.astype(dtype, copy=False)
+        if masked:
+            values[np.ma.getmaskarray(found)] = nothing
+        if empty != nothing:  # NaN always
+            values[numbers == empty] = nothing
+        if dtype == np.float32:
+            values[~np.isfinite(values)] = nothing
+        return values
+
+
+def _lies_on(file: Any, grid: Grid) -> bool:
+    """Whether a file's pixels are those of a grid, to a thousandth of a pixel."""
+    tolerance = 1e-3 * min(grid.dx, grid.dy)
+    said = tuple(file.transform)[:6]
+    return file.shape == grid.shape and np.allclose(said, grid.transform, rtol=0, atol=tolerance)
+
+
+def _compare(file: Any, grid: Grid) -> None:
+    """Raise where a file's header does not say what its item does."""
+    kind, count, transform, shape = file.dtypes[0], file.count, file.transform, file.shape
+    epsg = file.crs.to_epsg() if file.crs else None
+    if kind not in KINDS or count != 1:
+        raise SceneError(f"{count} band(s) of {kind}; expected one of {', '.join(KINDS)}")
+    if epsg not in (None, grid.epsg):
+        raise SceneError(f"the file is in EPSG:{epsg}, its item says {grid.epsg}")
+    if not _lies_on(file, grid):
+        raise SceneError(
+            f"the file has {shape[0]} × {shape[1]} pixels from {transform.c:.10g}, {transform.f:.10g}; "
+            f"its item says {grid.height} × {grid.width} from {grid.x0:.10g}, {grid.y0:.10g}",
+            hint="the catalog describes another file; report it to whoever publishes it",
+        )

@@ -1,0 +1,167 @@
+"""What people hand over in Python, as the command line takes it: dates, areas, items, and names that are misspelt."""
+
+import ast
+import contextlib
+import inspect
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import date
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from cloudjob.errors import UsageError, did_you_mean
+
+
+def refuse_unknown(names: Iterable[str], function: Callable[..., Any]) -> None:
+    """Refuse keyword arguments that a function does not know, with what was probably meant.
+
+    Raises:
+        UsageError: there is one.
+    """
+    known = [name for name in inspect.signature(function).parameters if name != "unknown"]
+    for name in names:
+        raise UsageError(f"{function.__name__} has no option {name!r}", hint=did_you_mean(name, known))
+
+
+def refuse_unguarded(frame: FrameType | None) -> None:
+    """Refuse to start worker processes from a script without a main guard: each of them would run it anew.
+
+    Args:
+        frame: of the caller.
+
+    Raises:
+        UsageError: its script calls it outside of `if __name__ == "__main__":`.
+    """
+    while frame and (frame.f_code.co_name, frame.f_globals.get("__name__")) != ("<module>", "__main__"):
+        frame = frame.f_back
+    path = Path(frame.f_globals.get("__file__") or "") if frame else Path()
+    if frame is None or not path.is_file():  # a notebook or a prompt, which no worker imports
+        return
+    try:
+        statements = ast.parse(path.read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return
+    now = [each for each in statements if each.lineno <= frame.f_lineno <= (each.end_lineno or each.lineno)]
+    if now and not (isinstance(now[0], ast.If) and "__name__" in ast.unparse(now[0].test)):
+        raise UsageError(
+            f"line {frame.f_lineno} of {path.name} starts worker processes, which import the script anew: it must "
+            'stand below `if __name__ == "__main__":`',
+            hint="or pass client=, of a Dask cluster",
+        )
+
+
+def interval(dates: object) -> str:
+    """Dates as `--dates` takes them.
+
+    Args:
+        dates: a string, a date (or datetime), or a pair of these, None for an open end.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if isinstance(dates, str):
+        return dates
+    if isinstance(dates, date):
+        return _day(dates)
+    if isinstance(dates, tuple | list) and len(dates) == 2 and all(_is_end(end) for end in dates):
+        first, last = dates
+        return f"{'1970' if first is None else _day(first)}/{'..' if last is None else _day(last)}"
+    raise UsageError(
+        f"dates is {dates!r}; expected a string such as '2024-06', a date, or a pair of dates",
+        hint='for example dates=("2024-06-01", "2024-06-30")',
+    )
+
+
+def _day(day: str | date) -> str:
+    return day if isinstance(day, str) else f"{day:%Y-%m-%d}"  # a datetime is a date, too
+
+
+def _is_end(end: object) -> bool:
+    return end is None or isinstance(end, str | date)
+
+
+def box(bbox: object) -> tuple[float, float, float, float] | None:
+    """A bounding box as four numbers, or None where none was given.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if bbox is None:
+        return None
+    try:
+        west, south, east, north = (float(number) for number in bbox)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise UsageError(f"bbox is {bbox!r}; expected west, south, east, north in degrees") from None
+    return west, south, east, north
+
+
+@contextlib.contextmanager
+def files(geometry: object, catalog: object) -> Iterator[tuple[str | None, str]]:
+    """An area and a catalog as files or addresses, for as long as the block lasts.
+
+    Args:
+        geometry: None, a file, GeoJSON as a dict, or what has a `__geo_interface__` (shapely, geopandas).
+        catalog: a preset's name, an address, a file, a `pystac_client.Client`, or items.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def written(name: str, document: Any) -> str:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cloudjob-"))
+            path = Path(folder, name)
+            path.write_text(json.dumps(document), encoding="utf-8")
+            return str(path)
+
+        yield _area(geometry, written), _catalog(catalog, written)
+
+
+def _area(geometry: Any, written: Callable[[str, Any], str]) -> str | None:
+    if geometry is None or isinstance(geometry, str | Path):
+        return None if geometry is None else str(geometry)
+    document = geometry if isinstance(geometry, Mapping) else getattr(geometry, "__geo_interface__", None)
+    if document is None:
+        raise UsageError(
+            f"geometry is a {type(geometry).__name__}; expected a GeoJSON file or dict, or a shapely geometry"
+        )
+    crs = getattr(geometry, "crs", None)  # geopandas: its interface is in the frame's own system
+    if crs is not None and hasattr(geometry, "to_crs"):
+        document = geometry.to_crs(4326).__geo_interface__
+    return written("area.json", document)
+
+
+def _catalog(catalog: Any, written: Callable[[str, Any], str]) -> str:
+    if isinstance(catalog, str | Path):
+        return str(catalog)
+    if hasattr(catalog, "get_self_href") and hasattr(catalog, "search"):  # a pystac_client.Client
+        return str(catalog.get_self_href())
+    if isinstance(catalog, Mapping):
+        return written("items.json", catalog)
+    if not isinstance(catalog, Iterable):
+        raise UsageError(
+            f"catalog is a {type(catalog).__name__}; expected a preset, an address, a file, a pystac_client.Client, or "
+            "items"
+        )
+    return written("items.json", {"type": "FeatureCollection", "features": [item_of(each) for each in catalog]})
+
+
+def item_of(item: Any) -> dict[str, Any]:
+    """A STAC item as a plain dict with absolute hrefs.
+
+    Args:
+        item: a dict, or pystac's.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if isinstance(item, Mapping):
+        return dict(item)
+    if not hasattr(item, "to_dict") or not hasattr(item, "assets"):
+        raise UsageError(f"a {type(item).__name__} is no STAC item", hint="expected pystac.Item, or a dict")
+    whole = item.clone()
+    whole.make_asset_hrefs_absolute()
+    document: dict[str, Any] = whole.to_dict(include_self_link=True, transform_hrefs=False)
+    return document

@@ -1,0 +1,117 @@
+"""An OUT as a static STAC catalog: `catalog.json`, a collection of all that is done, and links back from its items.
+
+It is a view of the ledger, written anew at the end of a run and of `cloudjob export --all`.
+"""
+
+from typing import Any
+
+from cloudjob import classes
+from cloudjob.store import item as items
+from cloudjob.store.ledger import Ledger
+from cloudjob.store.out import Out, dump
+from cloudjob.store.settings import Settings
+
+CATALOG = "catalog.json"
+COLLECTION = items.COLLECTION_FILE
+
+
+def write(out: Out, settings: Settings, ledger: Ledger) -> None:
+    """Write the catalog and its collection where they have changed; neither where nothing is done.
+
+    Args:
+        out: the output.
+        settings: its contract.
+        ledger: what is done.
+    """
+    if not ledger.done:
+        out.delete([CATALOG, COLLECTION])
+        return
+    for path, document in ((COLLECTION, collection(settings, ledger)), (CATALOG, catalog(settings))):
+        data = dump(document)
+        if out.get(path) != data:
+            out.put(path, data)
+
+
+def catalog(settings: Settings) -> dict[str, Any]:
+    """The root."""
+    return {
+        "type": "Catalog",
+        "stac_version": "1.1.0",
+        "id": "cloudjob",
+        "title": "Cloud masks",
+        "description": "Cloud masks made by cloudjob.",
+        "links": [
+            _link("root", CATALOG),
+            _link("child", COLLECTION, title=items.collection(settings)),
+        ],
+    }
+
+
+def collection(settings: Settings, ledger: Ledger) -> dict[str, Any]:
+    """The collection of all scenes that are done: extent, summaries, classes and model."""
+    done = sorted(ledger.done.values(), key=lambda entry: (entry.time, entry.id))
+    covers = [entry.cloud_cover for entry in done if entry.cloud_cover is not None]
+    codes = {ledger.groups[group]["attributes"]["proj:code"] for group in {entry.group for entry in done}}
+    summaries: dict[str, Any] = {
+        "platform": sorted({entry.identity["platform"] for entry in done} - {""}),
+        "proj:code": sorted(codes),
+        "cloudjob:group": sorted({entry.group for entry in done}),
+        "cloudjob:model": [{"name": settings.name, "version": settings.version, "sha256": settings.checkpoint}],
+        "cloudjob:threshold": [settings.threshold],
+        "cloudjob:buffer": [settings.buffer],
+        "cloudjob:resolution": [settings.resolution],
+        "eo:cloud_cover": {"minimum": min(covers), "maximum": max(covers)} if covers else None,
+    }
+    return {
+        "type": "Collection",
+        "stac_version": "1.1.0",
+        "stac_extensions": [items.CLASSIFICATION, *(items.EXTENSIONS[each] for each in ("proj:", "eo:"))],
+        "id": items.collection(settings),
+        "title": f"Cloud masks by {settings.name} {settings.version}",
+        "description": "One mask per scene: "
+        + "; ".join(f"{value} {text}" for value, _, text in classes.of(settings.classes))
+        + ".",
+        "license": "other",
+        "keywords": ["cloud", "mask", "Sentinel-2"],
+        "extent": {
+            "spatial": {"bbox": [_bbox([entry.identity["footprint"] for entry in done])]},
+            "temporal": {"interval": [[done[0].time, done[-1].time]]},
+        },
+        "summaries": {name: told for name, told in summaries.items() if told},
+        "item_assets": {
+            "cloud": {
+                "title": "Cloud mask",
+                "type": items.ZARR,
+                "roles": ["data", "cloud"],
+                "classification:classes": [
+                    {"value": value, "name": name, "description": text}
+                    for value, name, text in classes.of(settings.classes)
+                ],
+            }
+        },
+        "links": [
+            _link("root", CATALOG),
+            _link("parent", CATALOG),
+            *(_link("item", entry.path, title=entry.id, media_type="application/geo+json") for entry in done),
+        ],
+    }
+
+
+def _link(relation: str, path: str, *, title: str = "", media_type: str = "application/json") -> dict[str, str]:
+    link = {"rel": relation, "href": f"./{path}", "type": media_type}
+    return {**link, "title": title} if title else link
+
+
+def _bbox(footprints: list[dict[str, Any]]) -> list[float]:
+    """(west, south, east, north) of GeoJSON geometries; the whole world where none tells."""
+    positions = [position for footprint in footprints for position in _positions(footprint.get("coordinates", ()))]
+    if not positions:
+        return [-180.0, -90.0, 180.0, 90.0]
+    xs, ys = zip(*positions, strict=True)
+    return [min(xs), min(ys), max(xs), max(ys)]
+
+
+def _positions(node: Any) -> list[tuple[float, float]]:
+    if node and isinstance(node[0], int | float):
+        return [(float(node[0]), float(node[1]))]
+    return [position for child in node for position in _positions(child)]

@@ -1,0 +1,63 @@
+"""What a task counts of a tile, number by number."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scenes import BANDS, make_item
+
+from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED
+from cloudjob.cluster import task
+from cloudjob.scene.describe import describe
+from cloudjob.scene.scene import Scene
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """From baseline 05.10: 1000 is black."""
+    folder = tmp_path_factory.mktemp("tally")
+    item = make_item(folder, shape=(4, 4), properties={"s2:processing_baseline": "05.10"}, band={"offset": -0.1})
+    return describe(item, {band: band for band in BANDS}, BANDS, 10)
+
+
+def numbers() -> np.ndarray:
+    """(red, green, blue, nir) × 4 × 4: nothing is dark."""
+    return np.full((4, 4, 4), 1000, np.uint16)
+
+
+def test_dark_pixels_are_those_below_the_offset(scene: Scene) -> None:
+    raw = numbers()
+    raw[0, 0, :3] = 999  # red alone
+    raw[1, 1, :2] = 999  # green alone
+    raw[2, 2, 0] = 999  # blue alone
+    raw[:3, 3, :2] = 999  # all three
+    raw[3] = 1  # near infrared does not count: water
+    told = task._tally(np.zeros((4, 4), np.uint8), raw, scene, 16)
+    assert (told.dark_all, told.dark_any) == (2, 3 + 2 + 1 + 2)
+
+
+def test_dark_pixels_are_counted_where_there_is_a_label(scene: Scene) -> None:
+    raw = np.zeros((4, 4, 4), np.uint16)
+    mask = np.array([[CLEAR] * 4, [CLOUD] * 4, [NO_DATA] * 4, [NOT_COMPUTED] * 4], np.uint8)
+    mask[0, 0] = CLOUD
+    told = task._tally(mask, raw, scene, 99)
+    assert (told.dark_all, told.dark_any) == (8, 8)
+    assert (told.clear, told.cloud, told.no_data, told.outside, told.seen) == (3, 5, 4, 4, 99)
+
+
+def test_an_offset_already_taken_off_is_looked_for_too(scene: Scene) -> None:
+    """The baseline says that there was one; a scene from before 04.00 never had one."""
+    bands = tuple(replace(band, offset=0.0) for band in scene.bands)
+    raw = numbers()
+    raw[0, 0, 0] = 999
+    assert task._tally(np.zeros((4, 4), np.uint8), raw, replace(scene, bands=bands), 16).dark_any == 1
+    old = replace(scene, bands=bands, baseline="03.01")
+    assert task._tally(np.zeros((4, 4), np.uint8), raw, old, 16).dark_any == 0
+
+
+def test_other_scales_have_other_black(scene: Scene) -> None:
+    bands = tuple(replace(band, scale=2e-4) for band in scene.bands)
+    raw = np.full((4, 4, 4), 500, np.uint16)
+    raw[1, 0, 0] = 499
+    told = task._tally(np.zeros((4, 4), np.uint8), raw, replace(scene, bands=bands), 16)
+    assert (told.dark_all, told.dark_any) == (0, 1)

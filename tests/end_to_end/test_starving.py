@@ -1,0 +1,88 @@
+"""A source that starves its readers: every tenth answer is cut, refused, empty or late, and no scene is lost."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import jobs
+import numpy as np
+import pytest
+from faulty import served
+from file_server import Fault, FileServer, file_server
+
+from cloudjob import job
+from cloudjob.cluster import network, task
+from cloudjob.model import predict
+from cloudjob.model.checkpoint import load
+from cloudjob.plan.request import request
+from cloudjob.scene import opened
+from cloudjob.store.receipt import SceneResult
+
+SCENES = 30
+
+Run = Callable[[Path], dict[str, np.ndarray]]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FileServer, Run]]:
+    """A server of small scenes, and a run on all of them whose tasks run here: it gives their masks."""
+    folder = tmp_path_factory.mktemp("starving")
+    checkpoint = jobs.random_checkpoint(folder / "net.safetensors")
+    model = predict.prepare(load(checkpoint), "cpu")
+    made = [
+        jobs.make_scene(
+            folder / "files", f"S{day:02}", f"2024-06-{day:02}T10:15:59Z", seed=day, shape=(90, 80), blocksize=64
+        )
+        for day in range(1, SCENES + 1)
+    ]
+
+    def here(_: object, __: object, work: Iterable[tuple[str, task.Task]]) -> Iterator[tuple[task.Task, Any]]:
+        for _, part in work:
+            try:
+                yield part, task.mask_tiles(part, model)
+            except Exception as error:  # noqa: BLE001 -- a scene's error is its result
+                yield part, error
+
+    with file_server(folder / "files") as files, pytest.MonkeyPatch.context() as patch:
+        catalog = jobs.write_catalog(
+            folder / "items.json", [served(each, folder / "files", files.url) for each in made]
+        )
+        patch.setattr(network, "load", lambda *_: None)
+        patch.setattr(job, "lane_count", lambda _: 1)
+        patch.setattr(job, "stream", here)
+        patch.setattr(opened, "PAUSE", 0.01)
+        patch.setattr(task, "PAUSE", 0.01)
+        patch.setenv("GDAL_HTTP_RETRY_DELAY", "0.02")
+
+        def run(out: Path) -> dict[str, np.ndarray]:
+            where: Any = {"bbox": (-180, -90, 180, 90), "dates": "2000/.."}
+            asked = request(out=out, catalog=catalog, checkpoint=checkpoint, **where)
+            events = list(job.run(asked, lambda: nullcontext(None)))  # type: ignore[arg-type]
+            failed = {event.id: event.reason for event in events if isinstance(event, SceneResult) and event.reason}
+            assert not failed
+            return {f"S{day:02}": jobs.mask_of(out, f"S{day:02}") for day in range(1, SCENES + 1)}
+
+        yield files, run
+
+
+@pytest.fixture(scope="module")
+def expected(source: tuple[FileServer, Run], tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """What an undisturbed run makes of them."""
+    return source[1](tmp_path_factory.mktemp("undisturbed") / "out")
+
+
+@pytest.mark.parametrize("fault", ["cut", "short", 403, "empty", "html", "hang up", 503, "slow"])
+def test_a_tenth_of_all_answers_costs_no_scene(
+    fault: Fault, source: tuple[FileServer, Run], expected: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    files, run = source
+    files.calm()
+    files.slowness = 0.02
+    files.scarce = fault, 0.1
+    found = run(tmp_path / "out")
+    met = [request.fault for request in files.asked() if request.fault]
+    assert len(met) > SCENES
+    assert found.keys() == expected.keys()
+    for name, mask in expected.items():
+        np.testing.assert_array_equal(found[name], mask, err_msg=name)

@@ -1,0 +1,137 @@
+"""What may be opened: images at addresses an item may name, and nothing that reads something else."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from file_server import file_server
+from scenes import BANDS, make_item, write_cog
+
+from cloudjob.errors import SceneError
+from cloudjob.scene.describe import describe
+from cloudjob.scene.files import env, header, is_remote, open_file
+from cloudjob.scene.opened import SceneFiles
+from cloudjob.scene.scene import Scene
+
+GRID = (10, 0, 600_000, 0, -10, 5_200_020)
+
+
+def vrt(source: Path) -> str:
+    """A program for GDAL that reads a file of this machine."""
+    return f"""<VRTDataset rasterXSize="139" rasterYSize="150"><SRS>EPSG:32633</SRS>
+      <GeoTransform>600000, 10, 0, 5200020, 0, -10</GeoTransform>
+      <VRTRasterBand dataType="UInt16" band="1"><SimpleSource><SourceFilename>{source}</SourceFilename>
+      </SimpleSource></VRTRasterBand></VRTDataset>"""
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return describe(make_item(tmp_path), {band: band for band in BANDS}, BANDS, 10)
+
+
+@pytest.mark.parametrize("behind", ["disk", "server"])
+def test_a_file_that_reads_another_one_is_not_opened(behind: str, scene: Scene, tmp_path: Path) -> None:
+    """`red.tif` is a VRT whose source is a file of the machine that reads it."""
+    secret = tmp_path / "secret.tif"
+    write_cog(secret, np.full((150, 139), 1234, np.uint16), GRID)
+    (tmp_path / "served").mkdir()
+    red = tmp_path / "served" / "red.tif"
+    red.write_text(vrt(secret))
+    with env(), rasterio.open(red) as file:
+        assert (file.read(1) == 1234).all(), "GDAL itself reads it"
+    with file_server(tmp_path / "served") as server:
+        href = f"{server.url}/red.tif" if behind == "server" else str(red)
+        with env(), pytest.raises(rasterio.errors.RasterioIOError, match="not recognized"):
+            open_file(href)
+        with pytest.raises(SceneError, match="not recognized"):
+            header(href, "asset red")
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "<VRTDataset/>",
+        "/vsizip/{folder}/red.zip/red.tif",
+        "/vsicurl/file://{folder}/red.tif",
+        "/vsicurl?url=file://{folder}/red.tif",
+        "/vsistdin/",
+        "/vsimem/red.tif",
+        "/vsisparse/{folder}/red.tif",
+        "/vsisubfile/0_100,{folder}/red.tif",
+        "GTIFF_DIR:1:{folder}/red.tif",
+        "GTIFF_RAW:{folder}/red.tif",
+        "vrt://{folder}/red.tif",
+        "zip+https://h.example/red.zip!red.tif",
+        "zip://{folder}/red.zip!red.tif",
+        "ftp://h.example/red.tif",
+        "data:image/tiff;base64,AAAA",
+        "file:///vsimem/red.tif",
+        "file://elsewhere/red.tif",
+        "WMS:https://h.example",
+        "NETCDF:{folder}/red.tif:red",
+    ],
+)
+def test_addresses_that_only_gdal_understands_are_refused(href: str, scene: Scene) -> None:
+    folder = Path(scene.bands[0].href).parent
+    with env(), pytest.raises(SceneError, match="is not an address that scenes are read from"):
+        open_file(href.format(folder=folder))
+
+
+def test_files_and_addresses_of_files_are_opened(scene: Scene) -> None:
+    path = Path(scene.bands[0].href)
+    with env():
+        for href in (str(path), path.as_uri(), os.path.relpath(path)):
+            with open_file(href) as file:
+                assert file.shape == (150, 139)
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "folder", "device"])
+def test_what_is_no_regular_file_is_not_waited_for(kind: str, scene: Scene, tmp_path: Path) -> None:
+    path = tmp_path / "red.tif"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path = Path("/dev/zero")
+    with env(), pytest.raises(SceneError, match="is not a regular file"):
+        open_file(str(path))
+
+
+def test_a_scene_names_the_asset_whose_address_is_refused(scene: Scene) -> None:
+    from dataclasses import replace
+
+    odd = replace(scene, bands=(*scene.bands[:3], replace(scene.bands[3], href="/vsizip/x.zip/nir.tif")))
+    with SceneFiles(odd) as files, pytest.raises(SceneError, match=rf"scene {scene.id}, asset nir: '/vsizip/x.zip"):
+        files.check(odd.bands)
+
+
+def test_jpeg_2000_is_read(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(1, 9000, (150, 139), np.uint16)
+    with rasterio.open(
+        tmp_path / "B04.jp2", "w", driver="JP2OpenJPEG", height=150, width=139, count=1, dtype="uint16",
+        crs="EPSG:32633", transform=rasterio.Affine(*GRID), QUALITY=100, REVERSIBLE="YES",
+    ) as file:  # fmt: skip
+        file.write(values, 1)
+    with env(), open_file(str(tmp_path / "B04.jp2")) as file:
+        np.testing.assert_array_equal(file.read(1), values)
+
+
+@pytest.mark.parametrize(
+    ("href", "remote"),
+    [
+        ("https://h.example/red.tif", True),
+        ("HTTP://h.example/red.tif", True),
+        ("s3://bucket/red.tif", True),
+        ("gs://bucket/red.tif", True),
+        ("/vsis3/bucket/red.tif", True),
+        ("/vsicurl/https://h.example/red.tif", True),
+        ("/data/http/red.tif", False),
+        ("httpd/red.tif", False),
+        ("s3/red.tif", False),
+    ],
+)
+def test_remote(href: str, remote: bool) -> None:
+    assert is_remote(href) is remote

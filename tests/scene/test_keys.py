@@ -1,0 +1,77 @@
+"""Keys of a source apart from those of OUT, as docs/publishers.md says: GDAL's configuration file goes first."""
+
+import os
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import numpy as np
+from scenes import write_cog
+from stac_server import serving
+
+DOCS = Path(__file__).parents[2] / "docs" / "publishers.md"
+READ = """
+import sys, rasterio
+from cloudjob.scene.files import env
+with env(), rasterio.open(sys.argv[1]) as file:
+    print(file.read(1).sum())
+"""
+
+
+class Bucket(BaseHTTPRequestHandler):
+    """An object store, as far as GDAL asks it: only the source's key opens its files, and only its reader pays."""
+
+    def do_GET(self):
+        self.asked.append(
+            (self.path, self.headers.get("Authorization", ""), self.headers.get("x-amz-request-payer", ""))
+        )
+        allowed = "Credential=SOURCEKEY/" in self.asked[-1][1] and self.asked[-1][2] == "requester"
+        data = self.data if allowed and self.path.startswith("/eodata/red.tif") else b""
+        self.send_response(200 if data else 403)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def log_message(self, *args):
+        pass
+
+
+def test_the_configuration_file_goes_before_the_environment(tmp_path: Path) -> None:
+    """Also with boto3, which rasterio asks for keys where it is installed."""
+    values = np.full((64, 64), 7, np.uint16)
+    write_cog(tmp_path / "red.tif", values, (10, 0, 600_000, 0, -10, 5_200_020))
+    asked: list[tuple[str, str, str]] = []
+    with serving(Bucket, data=(tmp_path / "red.tif").read_bytes(), asked=asked) as port:
+        (tmp_path / "gdalrc").write_text(
+            "[credentials]\n[.cdse]\npath=/vsis3/eodata\n"
+            f"AWS_S3_ENDPOINT=127.0.0.1:{port}\nAWS_HTTPS=NO\nAWS_VIRTUAL_HOSTING=FALSE\n"
+            "AWS_REQUEST_PAYER=requester\nAWS_ACCESS_KEY_ID=SOURCEKEY\nAWS_SECRET_ACCESS_KEY=SOURCESECRET\n"
+        )
+        keys = {"AWS_ACCESS_KEY_ID": "OUTKEY", "AWS_SECRET_ACCESS_KEY": "OUTSECRET", "AWS_REGION": "us-east-1"}
+        done = subprocess.run(
+            [sys.executable, "-c", READ, "s3://eodata/red.tif"],
+            env={
+                **os.environ,
+                **keys,
+                "GDAL_CONFIG_FILE": str(tmp_path / "gdalrc"),
+                "AWS_EC2_METADATA_DISABLED": "true",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+    assert done.stdout.strip() == str(int(values.sum())), (done.stderr, asked)
+    assert asked
+    assert all("OUTKEY" not in told for _, told, _ in asked)
+
+
+def test_the_document_shows_such_a_file() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    for line in ("[credentials]", "[.cdse]", "path=/vsis3/eodata", "AWS_VIRTUAL_HOSTING=FALSE", "GDAL_CONFIG_FILE"):
+        assert line in text

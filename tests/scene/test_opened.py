@@ -1,0 +1,230 @@
+"""Files held open: asked for once, tried again window by window, and read right whatever says no data in them."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faulty import served
+from file_server import Fault, FileServer, file_server
+from scenes import BANDS, make_item, write_cog
+
+from cloudjob.errors import PassingError, SceneError
+from cloudjob.grid import Tiling
+from cloudjob.scene import opened, read
+from cloudjob.scene.describe import describe
+from cloudjob.scene.opened import SceneFiles
+from cloudjob.scene.reflectance import reflectance
+from cloudjob.scene.scene import Scene
+
+GRID = (10, 0, 600_000, 0, -10, 5_200_020)
+ASSETS = {band: band for band in (*BANDS, "scl")}
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opened, "PAUSE", 0.01)
+    monkeypatch.setenv("GDAL_HTTP_RETRY_DELAY", "0.05")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[FileServer]:
+    with file_server(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def scene(tmp_path: Path, server: FileServer) -> Scene:
+    return describe(served(make_item(tmp_path), tmp_path, server.url), ASSETS, BANDS, 10)
+
+
+def pixels(files: SceneFiles, tile: int = 32) -> np.ndarray:
+    """The whole scene, row of tiles by row of tiles."""
+    tiling = Tiling(*files.scene.grid.shape, tile, 16, 16)
+    parts = []
+    for row in read.rows(files, tiling, tiling.all()):
+        core = tiling.core((row.row, 0))
+        inside = replace(core, right=files.scene.grid.width)
+        parts.append(row.crop(inside))
+    return np.concatenate(parts, axis=1)
+
+
+def test_every_file_is_opened_once_and_every_block_asked_for_once(scene: Scene, server: FileServer) -> None:
+    with SceneFiles(scene) as files:
+        files.check(scene.bands)
+        pixels(files)
+        pixels(files)
+    for band in BANDS:
+        asked = Counter((request.method, request.range) for request in server.asked(f"{band}.tif"))
+        assert asked.pop(("HEAD", "")) == 2  # GDAL asks twice how long a file is that it opens
+        assert max(asked.values()) == 1, asked
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("fault", [403, 416, "cut", "short", "empty", "html", "hang up", 520])
+@pytest.mark.parametrize("before", [0, 1, 2, 3])
+def test_the_window_is_tried_again_and_no_other(
+    fault: Fault, before: int, scene: Scene, server: FileServer, tmp_path: Path
+) -> None:
+    with SceneFiles(scene) as files:
+        expected = pixels(files)
+    undisturbed = Counter(request.path for request in server.asked())
+    server.calm()
+    server.disturb("nir.tif", *[""] * before, fault)
+    with SceneFiles(scene) as files:
+        files.check(scene.bands)
+        np.testing.assert_array_equal(pixels(files), expected)
+    asked = Counter(request.path for request in server.asked())
+    for path, count in asked.items():
+        assert count == undisturbed[path] or "nir" in path, "other files were begun anew"
+
+
+@pytest.mark.usefixtures("quick")
+def test_patience_ends(scene: Scene, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.disturb("nir.tif", "", "", lasting=403)
+    with SceneFiles(scene) as files:
+        with pytest.raises(PassingError, match=r"asset nir: .*403"):
+            pixels(files)
+        tries = len(server.asked("nir"))
+        monkeypatch.setattr(opened, "PATIENCE", 0.0)
+        with pytest.raises(PassingError, match=r"asset nir: .*403"):
+            pixels(files)
+    assert tries >= opened.ATTEMPTS
+    assert len(server.asked("nir")) - tries <= 2
+
+
+def test_an_answer_is_not_asked_for_again(scene: Scene, server: FileServer) -> None:
+    server.disturb("nir.tif", lasting=404)
+    with SceneFiles(scene) as files, pytest.raises(SceneError, match=r"asset nir: .*404") as caught:
+        files.check(scene.bands)
+    assert not isinstance(caught.value, PassingError)
+    assert len(server.asked("nir")) <= 2
+
+
+def test_a_new_signature_is_taken_for_each_attempt(
+    scene: Scene, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have run out between two windows."""
+    monkeypatch.setattr(opened, "PAUSE", 0.01)
+    held: list[str] = []
+
+    def sign(_: str, href: str) -> str:
+        if not held:
+            held.append(server.signature)
+        return f"{href}?{held[0]}"
+
+    monkeypatch.setattr(opened.signing, "open_href", sign)
+    monkeypatch.setattr(opened.signing, "forget", lambda *_: held.clear())
+    server.signature = "old"
+    with SceneFiles(scene) as files:
+        files.check(scene.bands)
+        server.signature = "new"
+        assert pixels(files).shape == (4, 150, 139)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_scene_has_a_deadline(scene: Scene, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that answers, but so late that a lane would be held for hours."""
+    monkeypatch.setattr(opened, "DEADLINE", 0.5)
+    server.slowness = 0.3
+    server.disturb("tif", lasting="slow")
+    begun = time.monotonic()
+    with SceneFiles(scene) as files, pytest.raises(PassingError, match=r"reading has taken longer than 0.5 s"):
+        pixels(files)
+    assert files.late
+    assert time.monotonic() - begun < 10
+
+
+def test_files_are_closed(scene: Scene) -> None:
+    with SceneFiles(scene) as files:
+        files.check(scene.bands)
+        datasets = [file.dataset for file in files._files.values()]
+    assert all(dataset.closed for dataset in datasets)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]
+
+
+KINDS: list[tuple[str, float | None, float, float]] = [
+    # dtype, no-data value in the file, in the pixels, in the item
+    ("int16", -999, -999, -999),
+    ("int16", 32767, 32767, 32767),
+    ("int16", -9999, -9999, -9999),
+    ("float32", -9999, -9999, -9999),
+    ("float32", None, np.nan, np.nan),
+    ("uint16", 0, 0, 0),
+    ("uint16", None, 0, 0),
+    ("uint16", 65535, 65535, 65535),
+    ("uint8", 0, 0, 0),
+]
+
+
+@pytest.mark.parametrize(("dtype", "tag", "hole", "said"), KINDS)
+def test_no_data_is_what_the_file_says_in_every_kind_of_number(
+    dtype: str, tag: float | None, hole: float, said: float, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(4)
+    scale = 1.0 if dtype == "float32" else 1e-4
+    true = rng.uniform(0.001, 0.9, (4, 150, 139)) if dtype != "uint8" else rng.integers(1, 255, (4, 150, 139)) * scale
+    if dtype == "int16":
+        true[0, 100, 100] = -0.02  # darker than nothing, and data
+        true[0, 101, 101] = 0.0
+    numbers = (np.rint(true / scale) if scale != 1 else true).astype(dtype)
+    numbers[:, :40, :60] = hole
+    numbers[3, 90, 90] = hole
+    item = make_item(
+        tmp_path,
+        values=dict(zip(BANDS, numbers, strict=True)),
+        nodata=tag,
+        band={"data_type": dtype, "scale": scale, "nodata": "nan" if np.isnan(said) else said},
+    )
+    scene = describe(item, ASSETS, BANDS, 10)
+    with SceneFiles(scene) as files:
+        files.check(scene.bands)
+        assert files.dtype() == (np.uint16 if dtype == "uint8" else dtype)
+        found = reflectance(pixels(files), scene.bands)
+    empty = np.isnan(found).all(axis=0)
+    expected = np.zeros((150, 139), bool)
+    expected[:40, :60] = expected[90, 90] = True
+    np.testing.assert_array_equal(empty, expected)
+    assert not np.isnan(found[:, ~expected]).any()
+    np.testing.assert_allclose(found[:, ~expected], true[:, ~expected], atol=0.6 * scale if scale != 1 else 1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "hole"), [("int16", -999), ("float32", -9999.0), ("float32", np.nan)])
+def test_averages_are_of_data_only_in_every_kind_of_number(dtype: str, hole: float, tmp_path: Path) -> None:
+    values = np.full((240, 240), 0.5 if dtype == "float32" else 5000, dtype)
+    values[:, :121] = hole
+    item = make_item(tmp_path, values=dict.fromkeys(BANDS, values), nodata=hole, band={"data_type": dtype})
+    scene = describe(item, ASSETS, BANDS, 20)
+    with SceneFiles(scene) as files:
+        found = pixels(files)
+    data = found[~(np.isnan(found) if dtype == "float32" else found == -32768)]
+    assert set(np.unique(data)) == {values[0, -1]}
+    assert 0.4 < data.size / found.size < 0.6
+
+
+def test_bands_of_different_numbers_are_read_together(tmp_path: Path) -> None:
+    """An unsigned band beside signed ones: no number of either is lost."""
+    item = make_item(tmp_path)
+    signed = np.full((150, 139), -7, np.int16)
+    signed[:9] = -999
+    write_cog(Path(item["assets"]["nir"]["href"]), signed, GRID, nodata=-999)
+    scene = describe(item, ASSETS, BANDS, 10)
+    with SceneFiles(scene) as files:
+        assert files.dtype() == np.float32
+        found = pixels(files)
+    assert np.isnan(found[3, :9]).all()
+    assert (found[3, 9:] == -7).all()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int32", "complex64"])
+def test_numbers_that_are_not_read_are_refused(dtype: str, tmp_path: Path) -> None:
+    item = make_item(tmp_path)
+    write_cog(Path(item["assets"]["blue"]["href"]), np.ones((150, 139), dtype), GRID)
+    scene = describe(item, ASSETS, BANDS, 10)
+    says = rf"asset blue: 1 band\(s\) of {dtype}; expected one of uint8, uint16, int16, float32"
+    with SceneFiles(scene) as files, pytest.raises(SceneError, match=says):
+        files.check(scene.bands)

@@ -1,0 +1,85 @@
+"""What `cloudjob list` shows, and groups by their short names."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from faulty import call
+from output import make_scene, run
+
+from cloudjob.catalog.dates import parse_dates
+from cloudjob.errors import UsageError
+from cloudjob.store import ledger, listing
+from cloudjob.store.out import Out
+
+Capfd = pytest.CaptureFixture[str]
+TODAY = datetime(2024, 7, 1, tzinfo=UTC).date()
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Out:
+    out = Out.at(tmp_path / "out")
+    failing = make_scene(2)
+    run(out, [make_scene(0), make_scene(1), failing], failing={failing.id: "its file is cut short"})
+    run(out, [make_scene(0, id="beside", group="33TUN_388280_5240040_70x60")])
+    return out
+
+
+def test_every_scene_with_its_state(out: Out) -> None:
+    found = {one.id: one for one in listing.scenes(out)}
+    assert [one.state for one in found.values()] == ["done", "done", "done", "failed"]
+    assert list(found) == sorted(found, key=lambda id_: (found[id_].datetime, id_))
+    one = found[make_scene(0).id]
+    assert one.datetime == "2024-06-01T10:15:59.024000Z"
+    properties = json.loads(Path(f"{out}/{one.item}").read_text())["properties"]
+    pixels = properties["cloudjob:pixels"]
+    assert one.cloud_cover == properties["eo:cloud_cover"]
+    data = pixels["clear"] + pixels["cloud"]
+    assert one.valid == pytest.approx(100 * data / (data + pixels["no_data"]))
+    assert found[make_scene(2).id].reason == "its file is cut short"
+
+
+def test_by_date_and_by_group(out: Out) -> None:
+    one_day = listing.scenes(out, dates=parse_dates("2024-06-01", TODAY))
+    assert {one.id for one in one_day} == {make_scene(0).id, "beside"}
+    assert [one.id for one in listing.scenes(out, group="33TUN")] == ["beside"]
+    assert [one.id for one in listing.scenes(out, group="32TQM", dates=parse_dates("2024-06-02", TODAY))] == [
+        make_scene(1).id
+    ]
+
+
+def test_short_names_of_groups(out: Out) -> None:
+    known = ledger.read(out)
+    assert listing.group_named(known, "33TUN") == "33TUN_388280_5240040_70x60"
+    with pytest.raises(UsageError, match="no group '33TUM'") as caught:
+        listing.group_named(known, "33TUM")
+    assert "did you mean" in (caught.value.hint or "")
+    run(out, [make_scene(0, id="third", group="33TUN_400000_5240040_70x60")])
+    with pytest.raises(UsageError, match="'33TUN' is short for 2 groups"):
+        listing.group_named(ledger.read(out), "33TUN")
+
+
+def test_the_command(out: Out, capfd: Capfd) -> None:
+    table = call(capfd, "list", str(out))
+    assert table.code == 0
+    rows = table.stdout.splitlines()
+    assert len(rows) == 4
+    assert rows[0].startswith("2024-06-01 10:15  done ")
+    assert "its file is cut short" in rows[-1]
+    assert "4 scenes in 2 groups" in table.stderr
+    records = [
+        json.loads(line) for line in call(capfd, "list", str(out), "--json", "--group", "33TUN").stdout.splitlines()
+    ]
+    assert [(record["id"], record["state"]) for record in records] == [("beside", "done")]
+    told = json.loads(call(capfd, "status", str(out), "--json").stdout)
+    assert len(told["scenes"]) == 4
+    assert told["scenes"][0].keys() == records[0].keys()
+
+
+@pytest.mark.parametrize("command", ["list", "status"])
+def test_a_folder_that_is_none(command: str, capfd: Capfd, tmp_path: Path) -> None:
+    result = call(capfd, command, tmp_path / "msaks")
+    assert (result.code, result.stdout) == (2, "")
+    assert "holds no masks" in result.stderr
+    assert not (tmp_path / "msaks").exists()

@@ -1,0 +1,185 @@
+"""cloudjob.run and cloudjob.mask as people call them by mistake: told in a sentence, before anything starts."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import jobs
+import numpy as np
+import pystac
+import pytest
+import shapely
+import xarray as xr
+from conftest import REAL, needs_real_scenes
+from distributed import Client, Scheduler
+
+import cloudjob
+from cloudjob import spoken
+from cloudjob.errors import ContractError, UsageError
+
+ASKED = {"bbox": (11, 46, 12, 47), "dates": "2024-06"}
+
+
+def cube(
+    *, step: float = 10, dtype: str = "float32", bright: float = 0.3, dims: tuple[str, ...] = ("band", "y", "x")
+) -> xr.DataArray:
+    values = (np.random.default_rng(0).random((4, 32, 32)) * bright).astype(dtype)
+    coordinates = {"band": ["red", "green", "blue", "nir"], "y": np.arange(32) * -step, "x": np.arange(32) * step}
+    return xr.DataArray(values, dims=("band", "y", "x"), coords=coordinates).rename(
+        dict(zip(("band", "y", "x"), dims, strict=True))
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (cube(dtype="uint16", bright=9000), r"numbers \(uint16\), not reflectance"),
+        (cube().to_dataset("band"), "not a Dataset"),
+        (cube().to_dataset("band").to_array(), "no dimension `band`; it has variable, y, x"),
+        (cube(dims=("band", "latitude", "longitude")), "no dimensions `y` and `x`"),
+        (np.zeros((4, 32, 32)), "DataArray, not ndarray"),
+    ],
+)
+def test_what_is_no_cube_of_reflectance(given: object, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        cloudjob.mask(given)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"threshold": 2}, "threshold is 2; expected"),
+        ({"threshold": 0}, "threshold is 0; expected"),
+        ({"threshold": float("nan")}, "threshold is nan; expected"),
+        ({"buffer": -5}, "buffer is -5; expected metres"),
+        ({"buffer": float("inf")}, "buffer is inf; expected metres"),
+    ],
+)
+def test_options_out_of_range(options: dict[str, float], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        cloudjob.mask(cube(), **options)
+
+
+@pytest.mark.parametrize(
+    ("bright", "refused"), [(9000, True), (100, True), (1e-4, True), (3, False), (0.9, False), (0.02, False)]
+)
+def test_values_that_cannot_be_reflectance(bright: float, refused: bool) -> None:
+    if refused:
+        with pytest.raises(ContractError, match="cannot be reflectance") as caught:
+            cloudjob.mask(cube(bright=bright))
+        assert "/ 10_000" in (caught.value.hint or "")
+        with pytest.raises(ContractError, match="cannot be reflectance"):
+            cloudjob.mask(cube(bright=bright).chunk()).compute(scheduler="synchronous")
+    else:
+        assert set(np.unique(cloudjob.mask(cube(bright=bright)))) <= {0, 1}
+
+
+def test_a_scene_without_any_data_is_none() -> None:
+    assert (cloudjob.mask(cube() * np.nan) == 254).all()
+
+
+@pytest.mark.parametrize("step", [60, 5, 3])
+def test_pixels_of_a_size_nobody_measured(step: float) -> None:
+    with pytest.raises(ContractError, match=f"pixels of {step} m; the network's masks were measured with"):
+        cloudjob.mask(cube(step=step))
+
+
+def test_degrees() -> None:
+    degrees = cube(step=1e-4)
+    assert cloudjob.mask(degrees).dtype == np.uint8
+    with pytest.raises(UsageError, match="y and x are in degrees, and clouds are to be widened by 20 metres"):
+        cloudjob.mask(degrees, buffer=20)
+
+
+def test_an_option_that_is_misspelt() -> None:
+    with pytest.raises(UsageError, match="no option 'treshold'") as caught:
+        cloudjob.run(**ASKED, out="out", treshold=0.4)
+    assert caught.value.hint == "did you mean threshold?"
+
+
+def test_a_band_that_is_misspelt(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="names a band 'rde'") as caught:
+        cloudjob.run(**ASKED, out=tmp_path / "out", assets={"rde": "B04"})
+    assert "did you mean red" in (caught.value.hint or "")
+
+
+def test_a_client_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"a str; expected a dask\.distributed\.Client"):
+        cloudjob.run(**ASKED, out=tmp_path / "out", client="tcp://127.0.0.1:8786")  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_asynchronous_client_is_refused_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            Scheduler(port=0, host="127.0.0.1", dashboard_address=None) as scheduler,
+            Client(scheduler.address, asynchronous=True) as client,
+        ):
+            cloudjob.run(**ASKED, out=tmp_path / "out", client=client)
+
+    with pytest.raises(UsageError, match="client is asynchronous"):
+        asyncio.run(main())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("10d", "10d"),
+        (date(2024, 6, 1), "2024-06-01"),
+        ((date(2024, 6, 1), "2024-06-30"), "2024-06-01/2024-06-30"),
+        (("2024-06-01", None), "2024-06-01/.."),
+    ],
+)
+def test_dates(given: object, text: str) -> None:
+    assert spoken.interval(given) == text
+
+
+@pytest.mark.parametrize("given", [2024, (1, 2), ("2024", "2025", "2026"), None])
+def test_what_are_no_dates(given: object) -> None:
+    with pytest.raises(UsageError, match="dates is"):
+        spoken.interval(given)
+
+
+def test_areas_and_items_become_files_for_as_long_as_they_are_needed(tmp_path: Path) -> None:
+    square = shapely.box(11, 46, 12, 47)
+    item = jobs.make_scene(tmp_path, "A")
+    for geometry in (square, shapely.geometry.mapping(square)):
+        with spoken.files(geometry, [item, pystac.Item.from_dict(item)]) as (area, catalog):
+            assert shapely.geometry.shape(json.loads(Path(area or "").read_text())).equals(square)
+            assert [each["id"] for each in json.loads(Path(catalog).read_text())["features"]] == ["A", "A"]
+        assert not Path(catalog).exists()
+    with pytest.raises(UsageError, match="geometry is a int"), spoken.files(3, "earth-search"):
+        pass
+    with pytest.raises(UsageError, match="a int is no STAC item"), spoken.files(None, [3]):
+        pass
+
+
+SCRIPT = """
+import cloudjob
+cloudjob.run(bbox=(-180, -90, 180, 90), dates="2000/..", catalog={catalog!r}, out={out!r}, workers=1)
+"""
+
+
+def test_a_script_without_a_main_guard_is_told_so_in_one_sentence(tmp_path: Path) -> None:
+    catalog = jobs.write_catalog(tmp_path / "items.json", [jobs.make_scene(tmp_path, "A")])
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(catalog=str(catalog), out=str(tmp_path / "out")))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode != 0
+    assert "__main__" in done.stderr
+    assert len(done.stderr.splitlines()) < 40, done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@needs_real_scenes
+def test_raw_numbers_of_a_real_scene_are_no_clear_sky() -> None:
+    import rasterio
+
+    with rasterio.open(REAL.parent / "ocn-chip1" / "red.tif") as file:
+        raw = xr.DataArray(np.stack([file.read(1)] * 4), dims=("band", "y", "x"))
+    with pytest.raises(UsageError, match="not reflectance"):
+        cloudjob.mask(raw)

@@ -1,0 +1,131 @@
+"""cloudjob.load: reflectance and masks on one grid, on scenes whose pixels are known."""
+
+from pathlib import Path
+
+import jobs
+import numpy as np
+import pytest
+import xarray as xr
+from odc.geo.geobox import GeoBox
+from pyproj import Transformer
+
+import cloudjob
+from cloudjob.classes import NOT_COMPUTED
+from cloudjob.errors import ContractError, UsageError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning"),  # rioxarray 0.19 with affine 3
+    pytest.mark.filterwarnings("ignore:The argument 'infer_datetime_format':UserWarning"),  # stackstac with pandas 2
+]
+
+A, B, C = "A", "B", "C"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two dates of a place in zone 33, one of them with an offset, and a scene beside it in zone 32's numbers."""
+    folder = tmp_path_factory.mktemp("load")
+    values = {A: jobs.pattern(1), B: jobs.pattern(2, addition=1000), C: jobs.pattern(3)}
+    left, top = Transformer.from_crs(32633, 32632, always_xy=True).transform(601_700, 5_200_020)
+    beside = (10.0, 0.0, round(left, -1), 0.0, -10.0, round(top, -1))
+    items = [
+        jobs.make_scene(folder, A, values=values[A]),
+        jobs.make_scene(
+            folder, B, "2024-06-04T10:15:59Z", values=values[B], baseline="05.10", band={"offset": -0.1, "scale": 1e-4}
+        ),
+        jobs.make_scene(folder, C, "2024-07-01T10:15:59Z", values=values[C], transform=beside, epsg=32632),
+    ]
+    catalog = jobs.write_catalog(folder / "items.json", items)
+    checkpoint = jobs.brightness_checkpoint(folder / "net.safetensors")
+    jobs.run_here(catalog, checkpoint, folder / "out")
+    np.savez(
+        folder / "values.npz", **{f"{scene}_{band}": values[scene][band] for scene in values for band in values[A]}
+    )
+    return folder
+
+
+def pixels(made: Path, scene: str, band: str = "red") -> np.ndarray:
+    return np.load(made / "values.npz")[f"{scene}_{band}"]
+
+
+def test_on_the_scenes_own_grid_nothing_is_changed(made: Path) -> None:
+    found = cloudjob.load("2024-06", made / "out", ["red", "nir"])
+    assert found.red.chunks is not None, "lazy"
+    assert found.scene.values.tolist() == [A, B]
+    assert found.rio.crs.to_epsg() == 32633
+    for scene, offset in ((A, 0.0), (B, -0.1)):
+        one = found.sel(time=found.time[found.scene == scene]).isel(time=0).compute()
+        raw = pixels(made, scene)
+        np.testing.assert_allclose(one.red, np.where(raw == 0, np.nan, raw * 1e-4 + offset), rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(one.cloud, jobs.mask_of(made / "out", scene))
+        assert one.cloud.dtype == np.uint8
+    opened = cloudjob.open(made / "out", "33UUP_600000_5200020")
+    np.testing.assert_array_equal(found.x, opened.x)
+    np.testing.assert_array_equal(found.cloud, opened.cloud)
+
+
+def test_two_zones_on_one_grid(made: Path) -> None:
+    """What the default grid holds of the other zone's scene is what lies there."""
+    found = cloudjob.load("2024", made / "out", ["red"], chunks=64).compute()
+    assert found.scene.values.tolist() == [A, B, C]
+    assert found.sizes["x"] >= 2 * jobs.SHAPE[1]
+    other, mask = found.red.isel(time=2), found.cloud.isel(time=2)
+    assert set(np.unique(mask)) == {0, 1, 254, NOT_COMPUTED}, "values of the mask, never between them"
+    raw, own = pixels(made, C), jobs.mask_of(made / "out", C)
+    properties = jobs.item_of(made / "out", C)["properties"]
+    to = Transformer.from_crs(32633, 32632, always_xy=True)
+    checked = 0
+    for row, column in ((40, 250), (90, 300), (150, 280), (100, 200)):
+        x, y = to.transform(float(found.x[column]), float(found.y[row]))
+        r, c = int((properties["proj:transform"][5] - y) // 10), int((x - properties["proj:transform"][2]) // 10)
+        if 1 < r < raw.shape[0] - 2 and 1 < c < raw.shape[1] - 2:
+            assert mask[row, column] == own[r, c]
+            near = raw[r - 1 : r + 2, c - 1 : c + 2] * 1e-4
+            assert near.min() - 1e-4 <= other[row, column] <= near.max() + 1e-4
+            checked += 1
+    assert checked >= 2
+    assert (mask.where(found.cloud.isel(time=0) < 254) == NOT_COMPUTED).sum() > 0, "not computed where it does not lie"
+
+
+def test_a_geobox_and_a_coarser_one(made: Path) -> None:
+    geobox = GeoBox((50, 40), (20.0, 0, 600_200, 0, -20.0, 5_199_820), "EPSG:32633")
+    found = cloudjob.load(("2024-06-01", "2024-06-02"), made / "out", ["red"], geobox).compute()
+    assert found.red.shape == (1, 50, 40)
+    assert found.rio.transform()[:6] == pytest.approx(tuple(geobox.affine)[:6])
+    fine = jobs.mask_of(made / "out", A)[20:120, 20:100]
+    cloud, data = ((fine == 1).reshape(50, 2, 40, 2).sum((1, 3)), (fine < 254).reshape(50, 2, 40, 2).sum((1, 3)))
+    expected = np.where(data < 2, 254, np.where(2 * cloud >= data, 1, 0))
+    np.testing.assert_array_equal(found.cloud[0], expected)
+    like = cloudjob.load("2024-06", made / "out", ["red"], found.red)
+    assert like.red.shape == (2, 50, 40)
+
+
+def test_items_instead_of_dates(made: Path) -> None:
+    import json
+
+    items = json.loads((made / "items.json").read_text())["features"]
+    stranger = {**items[0], "id": "stranger"}
+    with pytest.warns(UserWarning, match="no mask of stranger"):
+        found = cloudjob.load([items[1], stranger], made / "out", ["blue"])
+    xr.testing.assert_equal(found.compute(), cloudjob.load("2024-06-04", made / "out", ["blue"]).compute())
+
+
+@pytest.mark.parametrize(
+    ("what", "bands", "options", "says"),
+    [
+        ("2030", ["red"], {}, "no mask of what was asked for"),
+        ("2024-06", ["rde"], {}, "without the band 'rde'"),
+        ("2024-06", ["red"], {"group": "99XXX"}, "no group '99XXX'"),
+        ("2024-06", ["red"], {"geobox": 3}, "geobox is a int without"),
+        ("2024-06", ["red"], {"bbox": (1, 2, 3)}, "bbox is"),
+        ("2024-06", ["red"], {"bbox": (1, 2, 3, 4)}, "outside of the scenes' grid"),
+    ],
+)
+def test_what_cannot_be_loaded(made: Path, what: str, bands: list[str], options: dict, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        cloudjob.load(what, made / "out", bands, **options)
+
+
+def test_an_out_without_masks(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="holds no masks"):
+        cloudjob.load("2024", tmp_path)
