@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from shapely.errors import ShapelyError
+
 from cloudjob.errors import ContractError, SceneError, redact_all
 from cloudjob.grid import Tile
 from cloudjob.scene.identity import Identity
@@ -21,6 +23,9 @@ from cloudjob.store.out import Out, dump, parse
 
 LOOKED_AT = 30
 """How many runs are looked at for one that masked any scene: most nights of a small area bring nothing."""
+
+_WRONG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SceneError, ShapelyError)
+"""What an item raises whose members are not there, or of other types."""
 
 
 @dataclass(frozen=True)
@@ -283,7 +288,7 @@ def cached(out: Out, path: str) -> list[Done] | None:
     try:
         records = parse(out.get(path) or b"{}").values()
         return [_checked(Done(**{**record, "tiles": _tiles(record["tiles"])})) for record in records]
-    except (ContractError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
+    except (ContractError, *_WRONG):
         return None
 
 
@@ -305,7 +310,7 @@ def _from_item(path: str, tag: str, data: bytes) -> Done:
             replaces=stac.replaced(item),
         )
         fault = "" if _checked(done).path == path else f"it belongs at {done.path}"
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, SceneError) as error:
+    except _WRONG as error:
         fault = f"{type(error).__name__}: {error}"
     if fault:
         raise ContractError(f"{path} is not an item that cloudjob wrote: {fault}")

@@ -82,7 +82,10 @@ def prepare(
     for scene in scenes:
         by_group.setdefault(scene.group, []).append(scene)
         if groups.path(scene.group) in ledger.damaged:
-            raise ContractError(f"{out}/{groups.path(scene.group)} is damaged: a new group would delete its masks")
+            raise ContractError(
+                f"{out}/{groups.path(scene.group)} is damaged: {ledger.damaged[groups.path(scene.group)]}",
+                hint="`cloudjob check OUT --repair`; a new group in its place would delete its masks",
+            )
         if scene.group in ledger.groups:
             groups.check_grid(out, scene.group, ledger.groups[scene.group], scene.mask_grid, tile_of(scene))
         elif scene.mask_grid != by_group[scene.group][0].mask_grid:
