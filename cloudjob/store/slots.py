@@ -98,8 +98,9 @@ def prepare(
         lock.check()
         if name not in ledger.groups:
             first = wanted[0]
-            how = {"probability": settings.probability, "labels": settings.classes}
-            groups.create(out, name, first.mask_grid, tile_of(first), **how)
+            kinds = settings.classes
+            side = tile_of(first)
+            groups.create(out, name, first.mask_grid, side, probability=settings.probability, labels=kinds)
         slots |= _allot(lock, ledger, name, wanted, replaces)
     return slots
 
