@@ -236,7 +236,7 @@ def test_rotated_grids_are_refused(tmp_path: Path) -> None:
         ({"raster:bands": [{"scale": "small"}]}, {}, "its scale is 'small'; expected a number"),
         ({"raster:bands": 7}, {}, "its raster:bands is 7; expected a list"),
         ({}, {"datetime": "last week"}, "its datetime is 'last week'; expected a time"),
-        ({"data_type": "float32"}, {}, "its numbers are float32; expected uint8, uint16"),
+        ({"data_type": "float64"}, {}, "its numbers are float64; expected uint8, uint16"),
     ],
 )
 def test_metadata_that_make_no_sense_refuse_their_scene(
