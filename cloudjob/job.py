@@ -16,14 +16,14 @@ from distributed import Client
 from cloudjob.cluster import network
 from cloudjob.cluster.stream import lane_count, stream
 from cloudjob.cluster.task import Task, process
-from cloudjob.errors import CloudjobError
+from cloudjob.errors import CloudjobError, UnreachableError
 from cloudjob.model import checkpoint
 from cloudjob.outcome import Outcomes
 from cloudjob.plan import survey
 from cloudjob.plan.plan import Planned
 from cloudjob.plan.request import Job
 from cloudjob.plan.survey import Survey
-from cloudjob.store import failures, ledger, settings, slots, stac
+from cloudjob.store import failures, item, ledger, settings, slots, stac
 from cloudjob.store.lock import Lock
 from cloudjob.store.receipt import SceneResult
 
@@ -56,9 +56,10 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Gene
             view = survey.compare(job, found)
             del found
             yield view
-            for result in _run(job, view, lock, client):
+            for result in _run(job, view, lock, client, work=work):
                 record.add(result)
                 yield result
+            _check_kept(job, record)
         except BaseException as error:
             with contextlib.suppress(CloudjobError):  # What ended the run is told, not what its record met
                 record.end(error)
@@ -66,9 +67,26 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Gene
         record.end()
 
 
-def _run(job: Job, view: Survey, lock: Lock, client: Client | None) -> Iterator[SceneResult]:
+def _check_kept(job: Job, record: "_Record") -> None:
+    """Make sure that nobody has taken the OUT's contract or items away while the run was at work.
+
+    Raises:
+        UnreachableError: somebody has.
+    """
+    done = {item.path(scene["group"], scene["id"]) for scene in record.scenes if scene["state"] == "done"}
+    folders = {path.rpartition("/")[0] for path in done}
+    kept = {f"{folder}/{name}" for folder in folders for name in job.out.names(folder)}
+    missing = sorted(done - kept) + ([] if settings.read(job.out) else [settings.FILE])
+    if missing:
+        raise UnreachableError(
+            f"{job.out}/{missing[0]} was deleted while the run was at work, one of {len(missing)} files",
+            hint="run again: what has no item is done again",
+        )
+
+
+def _run(job: Job, view: Survey, lock: Lock, client: Any, *, work: bool) -> Iterator[SceneResult]:
     yield from _untouched(view, lock)
-    to_do = view.plan.to_do if client else []
+    to_do = view.plan.to_do if work else []
     places = slots.prepare(
         lock,
         job.settings,
@@ -78,7 +96,7 @@ def _run(job: Job, view: Survey, lock: Lock, client: Client | None) -> Iterator[
         settled=view.plan.settled,
         tile_of=lambda scene: survey.tiling(job, scene).tile // scene.coarser,
     )
-    if client and to_do:
+    if to_do:
         network.load(client, job.contract.name, job.data, job.settings.checkpoint)
         yield from _map(job, view, places, lock, client)
 

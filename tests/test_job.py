@@ -116,6 +116,17 @@ def test_an_out_that_vanishes_ends_the_run_with_4(
         run(asked)
 
 
+@pytest.mark.parametrize("what", ["items", "job.json"])
+def test_what_is_deleted_under_a_run_is_told(what: str, asked: Job) -> None:
+    """A run that says nothing of it would end with 0, and its masks would be nobody's."""
+    events = job.run(asked, lambda: nullcontext(None))  # type: ignore[arg-type]
+    for event in events:
+        if isinstance(event, SceneResult):
+            Path(str(asked.out), what).rename(f"{asked.out}-away")
+            with pytest.raises(UnreachableError, match=f"{what}.* was deleted while the run was at work"):
+                next(events)
+
+
 def test_a_worker_that_is_killed_never_counts_against_a_scene(asked: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     def deadly(_: object, __: object, work: Iterable[tuple[str, task.Task]]) -> Iterator[tuple[task.Task, Any]]:
         for key, part in work:

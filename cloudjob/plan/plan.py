@@ -172,7 +172,7 @@ def cost(plan: Plan, tiling_of: Callable[[Scene], Tiling], *, speed: float, lane
         core, padded, inside = _areas(tiling_of(planned.scene), planned.tiles)
         pixels += core
         seen += padded
-        read += inside * _pixel_bytes(planned.scene)
+        read += round(inside * _pixel_bytes(planned.scene))
     return Cost(pixels, seen, read, seen / (speed * 1e6 * lanes) / 3600, speed, lanes, measured)
 
 
@@ -257,8 +257,11 @@ def _areas(tiling: Tiling, tiles: frozenset[Tile]) -> tuple[int, int, int]:
     return core, padded, inside
 
 
-def _pixel_bytes(scene: Scene) -> int:
-    return sum(_dtype(scene.item["assets"][band.key]).itemsize for band in scene.bands)
+def _pixel_bytes(scene: Scene) -> float:
+    """For one pixel of the scene's grid; a band of larger pixels has fewer of them."""
+    own = scene.grid.dx * scene.grid.dy
+    shares = ((band, min(1.0, own / (band.grid.dx * band.grid.dy))) for band in scene.bands)
+    return sum(_dtype(scene.item["assets"][band.key]).itemsize * share for band, share in shares)
 
 
 def _dtype(asset: Mapping[str, Any]) -> np.dtype[Any]:

@@ -117,7 +117,7 @@ def request(
         if band not in (*contract.bands, *COMMON):
             raise UsageError(f"--asset names a band {band!r}", hint=meant(band, contract.bands))
     where = catalog_for(str(catalog), collection=collection, assets=assets)
-    if missing := [band for band in contract.bands if band not in where.assets]:
+    if missing := [band for band in contract.required_bands if band not in where.assets]:
         raise UsageError(
             f"the checkpoint wants the band(s) {', '.join(missing)}, whose assets are not known",
             hint=f"name them, for example --asset {missing[0]}=KEY",

@@ -194,7 +194,9 @@ def _described(
             continue
         try:
             asked, measured = job.settings, job.contract.measured
-            scenes.append(describe(item, assets, asked.bands, asked.resolution, signing, job.offset, measured=measured))
+            bands, optional = job.contract.bands, job.contract.optional_bands
+            what = (item, assets, bands, asked.resolution, signing, job.offset)
+            scenes.append(describe(*what, measured=measured, optional=optional))
             sources.answered(href)
         except SceneError as error:
             sources.failed(href, error)
