@@ -45,6 +45,10 @@ _REMOTE = re.compile(r"(https?|s3|gs|az|abfss?)://|/vsi(curl/https?://|(s3|gs|az
 _SCHEME = re.compile(r"[a-z][a-z0-9+._-]+:|/vsi|<", re.IGNORECASE)  # One letter is a drive's
 
 
+_NOWHERE = re.compile(r"( at)? (row|col|column|scanline|strip|tile) 4294967295,?")
+"""What libtiff says, −1 without its sign, where it does not know the place."""
+
+
 def env(**other: str) -> rasterio.Env:
     """A context with these settings, and `other` ones; variables of the environment win.
 
@@ -96,6 +100,7 @@ def failed(error: BaseException, scene: Scene, band: Band | None = None) -> Scen
         told.append(str(cause))
         cause = cause.__cause__ or cause.__context__
     text = " ← ".join(dict.fromkeys(line.strip() for line in told if line.strip()))
+    text = _NOWHERE.sub("", text)
     message = f"scene {scene.id}{f', asset {band.key}' if band else ''}: {redact(text)}"
     kinds = {outside.kind(each.href, text): each.href for each in ([band] if band else scene.bands)}
     kind = next((kind for kind in kinds if kind is not SceneError), SceneError)  # Some may lie on a disk

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shutil
 import sys
 import time
 from collections import Counter
@@ -69,9 +68,7 @@ def progress(
                 _say_cost(cost)
             times = {planned.scene.id: iso(planned.scene.time) for planned in event.plan.scenes}
             hidden = True if logs.is_json() or not event.plan.to_do else None
-            # A terminal may tell no size at all, such as that of some containers
-            columns = shutil.get_terminal_size().columns
-            bar = tqdm(total=len(event.plan.to_do), bar_format=BAR, disable=hidden, ncols=columns)
+            bar = tqdm(total=len(event.plan.to_do), bar_format=BAR, disable=hidden, ncols=_columns())
             continue
         count[event.state] += 1
         if event.receipt:
@@ -94,6 +91,14 @@ def progress(
         summary = f"{told} in {_duration(seconds)} ({pixels / 1e6:.1f} Mpx)"
         logs.say(summary, "summary", **count, seconds=round(seconds, 1), pixels=pixels)
     return SOME_FAILED if count["failed"] else DONE
+
+
+def _columns() -> int:
+    """Width of the terminal; some, such as those of containers, tell none."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def _record(result: SceneResult, time_: str | None) -> dict[str, Any]:
