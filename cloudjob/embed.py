@@ -204,15 +204,25 @@ def _check_cube(cube: Any) -> None:
 def _bands(cube: xr.DataArray, contract: Contract) -> xr.DataArray:
     names = [str(name) for name in cube["band"].values] if "band" in cube.coords else []
     if names:
-        if missing := set(contract.bands) - set(names):
+        if missing := set(contract.required_bands) - set(names):
             raise ContractError(
                 f"the cube has the bands {', '.join(names)} but not {', '.join(sorted(missing))}",
                 hint='rename them, for example cube.assign_coords(band=["red", "green", "blue", "nir"])',
             )
-        return cube.sel(band=list(contract.bands))
+        present = [band for band in contract.bands if band in names]
+        return _complete(cube.sel(band=present), present, contract)
+    if cube.sizes["band"] == len(contract.required_bands):
+        return _complete(cube, list(contract.required_bands), contract)
     if cube.sizes["band"] != len(contract.bands):
         raise ContractError(f"the cube has {cube.sizes['band']} bands; expected {', '.join(contract.bands)}")
     return cube
+
+
+def _complete(cube: xr.DataArray, present: list[str], contract: Contract) -> xr.DataArray:
+    """The cube with all bands in the network's order: NaN for optional ones that are absent."""
+    if present == list(contract.bands):
+        return cube
+    return cube.assign_coords(band=present).reindex(band=list(contract.bands))
 
 
 def _pixel(cube: xr.DataArray, contract: Contract, buffer: float) -> tuple[float, float]:
@@ -249,8 +259,10 @@ def _spacing(cube: xr.DataArray, axis: str, otherwise: float) -> float:
 
 def _mask(reflectance: npt.NDArray[Any], *, path: str | Path | None, **options: Any) -> npt.NDArray[np.uint8]:
     values = reflectance.astype(np.float32)
-    values[:, np.isnan(values).any(axis=0)] = np.nan
-    _check_reflectance(values[:, ~np.isnan(values[0])])
+    contract = _model(path).contract
+    required = [contract.bands.index(band) for band in contract.required_bands]
+    values[:, np.isnan(values[required]).any(axis=0)] = np.nan
+    _check_reflectance(values[required][:, ~np.isnan(values[required[0]])])
     return predict.mask(_model(path), values, **options)
 
 

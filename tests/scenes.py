@@ -1,5 +1,6 @@
 """Small scenes on disk for tests: COGs and the STAC item that describes them."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def make_item(
     ring = [[left, bottom], [right, bottom], [right, top], [left, top], [left, bottom]]
     geometry = transform_geom(f"EPSG:{epsg}", "EPSG:4326", {"type": "Polygon", "coordinates": [ring]})
     xs, ys = zip(*geometry["coordinates"][0], strict=True)
-    return {
+    item = {
         "type": "Feature",
         "stac_version": "1.0.0",
         "stac_extensions": [],
@@ -91,3 +92,5 @@ def make_item(
         "links": [],
         "assets": assets,
     }
+    told: dict[str, Any] = json.loads(json.dumps(item))  # lists where rasterio has tuples
+    return told

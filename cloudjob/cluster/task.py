@@ -134,7 +134,7 @@ def _label(
     reach = buffer_pixels(task.settings.buffer, task.scene.grid.metres)
     for tile in ((row.row, column) for column in row.columns):
         core, padded = tiling.core(tile), tiling.padded(tile)
-        window = reflectance(row.crop(padded), task.scene.bands)
+        window = reflectance(row.crop(padded), task.scene.bands, model.contract.bands, model.contract.optional_bands)
         valid = predict.valid(model.contract, window)
         found = predict.probability(model, [window])
         del window

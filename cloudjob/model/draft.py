@@ -31,6 +31,7 @@ def to_record(contract: Contract, href: str, checksum: str = "") -> dict[str, An
     listed = [names[value] for value in graph.classes]
     own = {
         "resolution": contract.resolution,
+        **({"resolutions": list(contract.resolutions)} if contract.resolutions else {}),
         "tile": contract.tile,
         "halo": contract.halo,
         **({} if graph.window else {"stride": graph.stride}),

@@ -24,7 +24,7 @@ REDUCTIONS = ("threshold", "argmax")
 DIMENSIONS = ["batch", "channel", "height", "width"]
 
 REQUIRED = ("resolution", "halo", "outside_fill", "activation", "reduction", "classes")
-KNOWN = (*REQUIRED, "tile", "stride", "brightest", "threshold", "buffer", "training_data", "metrics")
+KNOWN = (*REQUIRED, "resolutions", "tile", "stride", "brightest", "threshold", "buffer", "training_data", "metrics")
 """Words of `cloudjob:contract`."""
 
 TILE = 1024
@@ -81,6 +81,7 @@ def from_record(item: Mapping[str, Any]) -> Contract:
         mean=mean,
         std=std,
         resolution=_number(own["resolution"], "resolution", above=0),
+        resolutions=tuple(_number(value, "resolutions", above=0) for value in _list(own, "resolutions")),
         tile=_whole(own.get("tile", default), "tile", 1, LARGEST),
         halo=halo,
         outside_fill="mirror" if own["outside_fill"] == "mirror" else _number(own["outside_fill"], "outside_fill"),
@@ -88,7 +89,7 @@ def from_record(item: Mapping[str, Any]) -> Contract:
         threshold=_number(own.get("threshold", 0.5), "threshold"),
         buffer=_number(own.get("buffer", 0.0), "buffer", above=-1e-9),
         graph=Graph(classes, activation, 1 if window else stride, window, clip, per_tile),
-        training_data=tuple(_text(line, "training_data") for line in own.get("training_data", ())),
+        training_data=tuple(_text(line, "training_data") for line in _list(own, "training_data")),
         metrics={
             _text(name, "metrics"): _number(value, f"metric {name}")
             for name, value in _object(own, "metrics", {}).items()
@@ -219,6 +220,13 @@ def _one(told: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
     if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], Mapping):
         count = len(value) if isinstance(value, list) else "no"
         raise ContractError(f"it has {count} {name}; expected a list of one object")
+    return value
+
+
+def _list(told: Mapping[str, Any], name: str) -> list[Any]:
+    value = told.get(name, [])
+    if not isinstance(value, list):
+        raise ContractError(f"its {name} is {value!r}; expected a list")
     return value
 
 

@@ -39,6 +39,7 @@ def describe(
     offset: float | None = None,
     *,
     measured: Sequence[float] = (),
+    optional: Sequence[str] = (),
 ) -> Scene:
     """Read what a job needs from a STAC item (1.0 or 1.1, projection extension 1.x or 2.x).
 
@@ -51,6 +52,7 @@ def describe(
         offset: of reflectance, instead of what the items say; None for what they say.
         measured: resolutions in metres at which the network's masks are known to be good, its own first; `resolution`
             unless given.
+        optional: those of the bands that the scene may lack; its fingerprint tells which it had.
 
     Raises:
         SceneError: the item cannot be read (`item.parse`), lacks a band, a projection or a north-up grid, has numbers
@@ -60,7 +62,7 @@ def describe(
         raise SceneError(f"scene {item.get('id')}: {reason}")
     found = parse(item, {name: assets[name] for name in (*bands, *OPTIONAL) if name in assets})
     try:
-        return _describe(found, assets, bands, resolution, signing, offset, measured or (resolution,))
+        return _describe(found, assets, bands, resolution, signing, offset, measured or (resolution,), optional)
     except CRSError as error:
         raise SceneError(
             f"scene {found.item['id']}: its projection makes no sense: {error}",
@@ -76,24 +78,26 @@ def _describe(
     signing: str,
     offset: float | None,
     measured: Sequence[float],
+    optional: Sequence[str],
 ) -> Scene:
     item, keys = found.item, found.keys or {}
     assert found.times is not None
-    if lacking := {name: assets[name] for name in bands if name not in keys}:
+    if lacking := {name: assets[name] for name in bands if name not in keys and name not in optional}:
         says, hint = missing(item["id"], item["assets"], lacking)
         raise SceneError(says, hint=hint)
     properties, time = item["properties"], found.times[0]
     baseline = product.baseline(item)
-    read = tuple(_band(item, name, keys[name], baseline, signing, offset) for name in bands)
+    read = tuple(_band(item, name, keys[name], baseline, signing, offset) for name in bands if name in keys)
+    native = next(band.grid for band in read if band.name not in optional)
     scl = _band(item, "scl", keys["scl"], baseline, signing, offset) if "scl" in keys else None
-    grid = _target(read[0].grid, measured[0], item["id"])
+    grid = _target(native, measured[0], item["id"])
     _check_measured(grid, measured, item["id"])
     coarser = _factor(grid, resolution, item["id"])
     return Scene(
         id=item["id"],
         collection=item["collection"],
         item=_slim(item, read, scl),
-        group=_group(item, read[0].grid, grid.coarsen(coarser)),
+        group=_group(item, native, grid.coarsen(coarser)),
         grid=grid,
         time=time,
         platform=product.platform(item),

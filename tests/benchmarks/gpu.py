@@ -28,7 +28,7 @@ import bench
 import numpy as np
 import torch
 import zarr
-from distributed import Client, get_worker
+from distributed import Client
 
 from cloudjob.cluster import lanes, network, scheduler
 from cloudjob.model import checkpoint, mlm, predict
@@ -108,9 +108,9 @@ def job(client: Client, items: Path) -> tuple[float, int, int]:
     return seconds, sum(one.seen for one in receipts), sum(one.valid + one.no_data for one in receipts)
 
 
-def replace_network(lock: str, rate: float) -> None:
+def replace_network(lock: str, rate: float, dask_worker: Any = None) -> None:
     """On a worker: put the simulated device in place of the shipped network."""
-    for plugin in get_worker().plugins.values():
+    for plugin in dask_worker.plugins.values():
         if isinstance(plugin, network.ModelPlugin):
             plugin.model = dataclasses.replace(plugin.model, network=SimulatedDevice(lock, rate))
 

@@ -95,7 +95,7 @@ WRONG = {
     "very many digits": (("properties", "proj:epsg"), 10**4000),
     "scale of NaN": (("assets", "red", "raster:bands"), [{"scale": float("nan")}]),
     "bands of a number": (("assets", "red", "raster:bands"), 7),
-    "other numbers": (("assets", "red", "data_type"), "float32"),
+    "other numbers": (("assets", "red", "data_type"), "float64"),
     "geometry of a string": (("geometry",), "Polygon"),
     "geometry of NaN": (("geometry", "coordinates"), [[[float("nan"), 1], [2, 3], [4, 5], [float("nan"), 1]]]),
     "geometry in metres": (("geometry",), mapping(box(300_000, 5_000_000, 400_000, 5_100_000))),
