@@ -1,11 +1,16 @@
 """cloudjob.load: reflectance and masks on one grid, on scenes whose pixels are known."""
 
+import json
+import re
+import warnings
 from pathlib import Path
+from typing import Any
 
 import jobs
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import ROOT
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
@@ -101,7 +106,6 @@ def test_a_geobox_and_a_coarser_one(made: Path) -> None:
 
 
 def test_items_instead_of_dates(made: Path) -> None:
-    import json
 
     items = json.loads((made / "items.json").read_text())["features"]
     stranger = {**items[0], "id": "stranger"}
@@ -129,3 +133,24 @@ def test_what_cannot_be_loaded(made: Path, what: str, bands: list[str], options:
 def test_an_out_without_masks(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="holds no masks"):
         cloudjob.load("2024", tmp_path)
+
+
+def test_the_readmes_picture_without_clouds(made: Path) -> None:
+    """Its lines as they stand there: a median of clear looks, never an invented value, and how often it was cloudy."""
+    (code,) = re.findall(r"```python\n(import cloudjob\n\nmonth = .+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len([line for line in code.splitlines() if line and not line.startswith("import")]) <= 8
+    names: dict[str, Any] = {}
+    exec(code.replace("demo/masks", str(made / "out")), names)
+    picture, looks, frequency = (names[name].compute() for name in ("picture", "looks", "frequency"))
+    masks = np.stack([jobs.mask_of(made / "out", scene) for scene in (A, B)])
+    red = np.stack([pixels(made, A) * 1e-4, pixels(made, B) * 1e-4 - 0.1])
+    clear, seen = masks == 0, masks < 254
+    np.testing.assert_array_equal(looks, clear.sum(0))
+    np.testing.assert_array_equal(picture.red.isnull(), clear.sum(0) == 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of slices without any look
+        expected = np.nanmedian(np.where(clear, red, np.nan), 0)
+        often = np.nanmean(np.where(seen, masks == 1, np.nan), 0)
+    np.testing.assert_allclose(picture.red, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(frequency, often)
+    assert {0, 1, 2} == set(np.unique(looks)), "every case is among them"

@@ -16,7 +16,7 @@ COLLECTION = items.COLLECTION_FILE
 
 
 def write(out: Out, settings: Settings, ledger: Ledger) -> None:
-    """Write the catalog and its collection where they have changed; neither where nothing is done.
+    """Write the catalog and its collection where they have changed; neither where nothing is done (yet).
 
     Args:
         out: the output.
@@ -24,7 +24,6 @@ def write(out: Out, settings: Settings, ledger: Ledger) -> None:
         ledger: what is done.
     """
     if not ledger.done:
-        out.delete([CATALOG, COLLECTION])
         return
     for path, document in ((COLLECTION, collection(settings, ledger)), (CATALOG, catalog(settings))):
         data = dump(document)

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shutil
 import sys
 import time
 from collections import Counter
@@ -69,9 +68,7 @@ def progress(
                 _say_cost(cost)
             times = {planned.scene.id: iso(planned.scene.time) for planned in event.plan.scenes}
             hidden = True if logs.is_json() or not event.plan.to_do else None
-            # A terminal may tell no size at all, such as that of some containers
-            columns = shutil.get_terminal_size().columns
-            bar = tqdm(total=len(event.plan.to_do), bar_format=BAR, disable=hidden, ncols=columns)
+            bar = tqdm(total=len(event.plan.to_do), bar_format=BAR, disable=hidden, ncols=_columns())
             continue
         count[event.state] += 1
         if event.receipt:
@@ -94,6 +91,14 @@ def progress(
         summary = f"{told} in {_duration(seconds)} ({pixels / 1e6:.1f} Mpx)"
         logs.say(summary, "summary", **count, seconds=round(seconds, 1), pixels=pixels)
     return SOME_FAILED if count["failed"] else DONE
+
+
+def _columns() -> int:
+    """Width of the terminal; some, such as those of containers, tell none."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def _record(result: SceneResult, time_: str | None) -> dict[str, Any]:
@@ -280,5 +285,13 @@ def _status_lines(found: ledger.Summary) -> Iterator[str]:
     for path, fault in found.damaged.items():
         yield f"damaged: {path}: {fault} (see `cloudjob check`)"
     if found.last_run:
-        run = found.last_run
-        yield f"last run: {_minute(run['started'])} UTC, {run['how']}, {_duration(run['seconds'])}"
+        yield f"last run: {_last_run(found.last_run)}"
+
+
+def _last_run(told: dict[str, Any]) -> str:
+    """Such as "2024-06-02 01:00 UTC, complete, nothing to do, 3 s"."""
+    if told["how"] == "unfinished":
+        return f"{_minute(told['started'])} UTC, begun and not ended: it was killed, or is still at work"
+    nothing = ", nothing to do" if told["how"] == "complete" and not told.get("scenes") else ""
+    why = f" by: {told['why']}" if told.get("why") else ""
+    return f"{_minute(told['started'])} UTC, {told['how']}{nothing}, {_duration(told['seconds'])}{why}"

@@ -21,6 +21,7 @@ from cloudjob.scene.cube import open_cube
 from cloudjob.scene.describe import describe
 from cloudjob.scene.identity import merge
 from cloudjob.scene.opened import SceneFiles
+from cloudjob.scene.scene import is_empty
 
 DOCS = Path(__file__).parents[2] / "docs" / "publishers.md"
 BANDS = ("red", "green", "blue", "nir")
@@ -82,6 +83,12 @@ def masked(api, catalog, resolution=10):
     scene = describe(found, catalog.assets, BANDS, resolution, catalog.signing)
     with SceneFiles(scene) as opened:
         return scene, open_cube(opened, scene.bands, scene.grid).values
+
+
+def assert_only_data(values):
+    """What `pixels` left without data has none, and nothing else."""
+    assert is_empty(values)[:, :20].all()
+    assert not is_empty(values)[:, 20:].any()
 
 
 def here(name, api):
@@ -181,20 +188,20 @@ def test_digital_earth_africa(files, monkeypatch):
 
 def test_digital_earth_australia(files):
     """Signed numbers of its own processor, nothing said of them, and the grid in the files only."""
-    pixels(files)
+    pixels(files, dtype=np.int16, nodata=-999)
     told = assets(files, ("nbart_red", "nbart_green", "nbart_blue", "nbart_nir_1"))
     told |= {"oa_fmask": {"href": f"{files.url}/fmask.tif", "type": "image/tiff"}}
     about = {"platform": "sentinel-2b", "odc:region_code": "55HFA", "odc:dataset_version": "3.2.1"}
     with stac_server(items=[item("a-uuid", "ga_s2bm_ard_3", told, **about)]) as api:
-        (found,) = search(here("digital-earth-australia", api), WORLD, JUNE)
-        scene = describe(found, presets.PRESETS["digital-earth-australia"].assets, BANDS, 10)
+        scene, values = masked(api, here("digital-earth-australia", api))
         assert api.searches[0][2]["collections"] == ["ga_s2am_ard_3", "ga_s2bm_ard_3", "ga_s2cm_ard_3"]
     assert (scene.grid.shape, scene.bands[0].offset, scene.baseline, scene.scl) == (SHAPE, 0, "", None)
     assert signing.open_href("", "s3://dea-public-data/x.tif").startswith("https://dea-public-data.s3.")
+    assert_only_data(values)
 
 
 def test_terrascope(files):
-    pixels(files)
+    pixels(files, dtype=np.int16, nodata=32767)
     about = {"platform": "sentinel-2c", "grid:code": "MGRS-33UUQ", "proj:code": "EPSG:32633"}
     about |= {"processing:version": "220", "processing:software": {"sentinel2_terrascope": "1.1.0"}}
     numbers = {"data_type": "int16", "nodata": 32767, "raster:scale": 0.0001, "raster:offset": 0, "gsd": 10}
@@ -202,21 +209,22 @@ def test_terrascope(files):
     told["B8A"] = {**told["B08"], "bands": [{"name": "B8A", "eo:common_name": "nir08"}], "gsd": 20}
     with stac_server(items=[item("S2C_20240601T101603_33UUQ_TOC_V220", "terrascope-s2-toc-v2", told, **about)]) as api:
         catalog = catalog_for(api.url, collection="terrascope-s2-toc-v2")
-        (found,) = search(catalog, WORLD, JUNE)
-    scene = describe(found, catalog.assets, BANDS, 10)
+        scene, values = masked(api, catalog)
     assert [band.key for band in scene.bands] == ["B04", "B03", "B02", "B08"]
     assert {(band.dtype, band.nodata, band.offset) for band in scene.bands} == {("int16", 32767, 0.0)}
     assert scene.baseline == ""
+    assert_only_data(values)
 
 
 def test_hls(files):
     """The grid stands in the files, the tile in the id."""
-    pixels(files, transform=(30, 0, 300_000, 0, -30, 5_500_020))
+    pixels(files, dtype=np.int16, nodata=-9999, transform=(30, 0, 300_000, 0, -30, 5_500_020))
     keys = dict(zip(BANDS, ("B04", "B03", "B02", "B08"), strict=True))
     name = "HLS.S30.T33UUQ.2024153T101559.v2.0"
     with stac_server(items=[item(name, "HLSS30_2.0", assets(files, keys.values()), **{"eo:cloud_cover": 12})]) as api:
-        scene, _ = masked(api, catalog_for(api.url, collection="HLSS30_2.0", assets=keys), 30)
+        scene, values = masked(api, catalog_for(api.url, collection="HLSS30_2.0", assets=keys), 30)
     assert (scene.grid.dx, scene.bands[0].offset, scene.group[:5]) == (30, 0, "33UUQ")
+    assert_only_data(values)
 
 
 def test_landsat(files):

@@ -32,6 +32,7 @@ from jobs import (
     dask_cluster,
     item_of,
     items,
+    kept,
     make_scene,
     mask_of,
     mask_of_pattern,
@@ -84,9 +85,9 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Real:
     out = tmp_path_factory.mktemp("real") / "out"
     common = ("--catalog", REAL, "--out", out, "--workers", "1", "--json")
     five = cloudjob("run", *common, *FIVE)
-    after_five = tree(out)
+    after_five = kept(out)
     again = cloudjob("run", *common, *FIVE)
-    return Real(out, five, after_five, again, tree(out), cloudjob("run", *common, *EVERYWHERE))
+    return Real(out, five, after_five, again, kept(out), cloudjob("run", *common, *EVERYWHERE))
 
 
 @needs_real_scenes
@@ -469,11 +470,11 @@ def test_a_run_is_stopped(
     _, alive = psutil.wait_procs(processes_with(str(marker)), timeout=30)
     assert alive == []
     assert_released(out)
-    kept = tree(out / "items")
+    before = tree(out / "items")
     assert len(items(out)) == 1
     again = deep.run(out, "--probability", "--cluster", cluster)
     assert again.code == 0, again.stderr
     assert "1 done" in again.stderr
-    (first,) = (path for path in kept if "index" not in path)
-    assert tree(out / "items")[first] == kept[first]
+    (first,) = (path for path in before if "index" not in path)
+    assert tree(out / "items")[first] == before[first]
     assert_same(out, deep.out)

@@ -16,7 +16,7 @@ from cloudjob.catalog.item import numbers
 from cloudjob.errors import SceneError
 from cloudjob.grid import Tiling
 from cloudjob.scene import describe as metadata
-from cloudjob.scene import product, read
+from cloudjob.scene import files, product, read
 from cloudjob.scene.cube import open_cube
 from cloudjob.scene.describe import describe
 from cloudjob.scene.opened import SceneFiles
@@ -447,6 +447,13 @@ def test_a_plan_holds_nothing_that_no_job_reads(tmp_path: Path) -> None:
     again = described(slim)
     assert (again.fingerprint, again.grid, again.bands) == tuple(
         getattr(described(item), name) for name in ("fingerprint", "grid", "bands")
+    )
+
+
+def test_a_place_that_libtiff_does_not_know_is_not_told(tmp_path: Path) -> None:
+    told = "TIFFFillTile:Read error at row 4294967295, col 4294967295; got 0 bytes, expected 512"
+    assert str(files.failed(OSError(told), described(make_item(tmp_path)))).endswith(
+        "TIFFFillTile:Read error; got 0 bytes, expected 512"
     )
 
 

@@ -10,6 +10,7 @@ import subprocess
 import termios
 from pathlib import Path
 
+import pytest
 from jobs import CLOUDJOB, EVERYWHERE, brightness_checkpoint, environment, make_scene, write_catalog
 
 
@@ -27,13 +28,16 @@ def on_a_terminal(*command: str | Path, columns: int = 110) -> tuple[int, str]:
     return process.wait(30), written.decode()
 
 
-def test_a_bar_counts_scenes_and_failures_are_told_above_it(tmp_path):
+@pytest.mark.parametrize("columns", [110, 0])
+def test_a_bar_counts_scenes_and_failures_are_told_above_it(tmp_path, columns):
+    """Also on a terminal that tells no size, as those of some containers."""
     scenes = [make_scene(tmp_path, f"scene-{n}", f"2024-06-0{n}T10:00:00Z") for n in (1, 2, 3)]
     Path(scenes[1]["assets"]["red"]["href"]).unlink()
     catalog = write_catalog(tmp_path / "items.json", scenes)
     checkpoint = brightness_checkpoint(tmp_path / "checkpoint.safetensors")
     code, seen = on_a_terminal(
-        *CLOUDJOB, "run", "--catalog", catalog, "--checkpoint", checkpoint, "--out", tmp_path / "out", *EVERYWHERE
+        *(*CLOUDJOB, "run", "--catalog", catalog, "--checkpoint", checkpoint, "--out", tmp_path / "out", *EVERYWHERE),
+        columns=columns,
     )
     assert code == 1
     lines = [line.rpartition("\r")[2] for line in seen.replace("\r\n", "\n").split("\n")]
@@ -41,7 +45,7 @@ def test_a_bar_counts_scenes_and_failures_are_told_above_it(tmp_path):
     assert "0/3 scenes" in bars[0]
     assert "3/3 scenes" in bars[-1]
     assert "Mpx/s, 1 failed" in bars[-1]
-    assert all(len(bar) <= 110 for bar in bars)
+    assert all(len(bar) <= (columns or 80) for bar in bars)
     (failed,) = (line for line in lines if "scene-2" in line)
     assert "red" in failed, "whole lines of their own, not drawn into the bar"
     assert " scenes |" not in failed
