@@ -93,7 +93,7 @@ def test_an_estimate_is_measured_once_there_has_been_a_run(asked: Job) -> None:
 
 @pytest.mark.parametrize("what", ["", "lock", "masks.zarr"])
 @pytest.mark.parametrize("when", ["before a task", "after a task"])
-def test_an_out_that_vanishes_ends_the_run_with_4(
+def test_an_out_that_vanishes_ends_the_run_in_a_line(
     when: str, what: str, asked: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Deleted or moved away under a run at work, whole or in part: told, and never a traceback."""
@@ -112,7 +112,8 @@ def test_an_out_that_vanishes_ends_the_run_with_4(
             yield part, outcome
 
     monkeypatch.setattr(job, "stream", vanishing)
-    with pytest.raises(UnreachableError):
+    # Arrays that are gone while the lock is there are damage, which `cloudjob check` mends
+    with pytest.raises(UnreachableError if what != "masks.zarr" else (UnreachableError, ContractError)):
         run(asked)
 
 

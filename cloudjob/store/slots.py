@@ -145,6 +145,7 @@ class Writer:
     def __init__(self, out: Out, slot: Slot, settings: Settings) -> None:
         self.out = out
         self.slot = slot
+        locks.check(out, slot.token)  # Of an OUT that is gone, not one that is damaged
         self._cloud = groups.open_array(out, slot.group, "cloud")
         self._probability = groups.open_array(out, slot.group, "cloud_probability") if settings.probability else None
 
