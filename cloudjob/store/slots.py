@@ -166,10 +166,20 @@ class Writer:
             raise ValueError("probabilities are written if and only if the settings keep them")
         _check_whole_shard(self._cloud, core)
         locks.check(self.out, self.slot.token)
+        self._put(self._cloud, "cloud", core, mask)
+        if self._probability is not None and probability is not None:
+            self._put(self._probability, "cloud_probability", core, probability)
+
+    def _put(self, array: zarr.Array[Any], name: str, core: Window, values: Mask) -> None:
+        place = (self.slot.index, *core.slices)
         with self.out.reached():
-            self._cloud[(self.slot.index, *core.slices)] = mask
-            if self._probability is not None and probability is not None:
-                self._probability[(self.slot.index, *core.slices)] = probability
+            try:
+                array[place] = values
+            except (ValueError, RuntimeError):  # Zarr reads what lies at the edge, which cannot be decoded: it may go
+                side = (array.shards or array.chunks)[1]
+                shard = f"{self.slot.index}/{core.top // side}/{core.left // side}"
+                self.out.delete([f"{MASKS}/{self.slot.group}/{name}/c/{shard}"])
+                array[place] = values
 
 
 def complete(
