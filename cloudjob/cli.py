@@ -188,7 +188,7 @@ def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> N
 
     \b
     Per scene: new, changed (another version is in the catalog), larger area (than was masked before),
-    failed before, abandoned (failed three times for one reason), unusable (its item is) or done.
+    failed before, abandoned (failed on three nights for one reason), unusable (its item is) or done.
     """
     from cloudjob.plan import survey
     from cloudjob.watch import terminal

@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 DONE = 0
 SOME_FAILED = 1
@@ -59,7 +60,19 @@ class SceneError(CloudjobError):
 
 
 class PassingError(SceneError):
-    """A read failed in a way that may be over soon (5xx, a time-out, a cut connection)."""
+    """A read failed in a way that may be over soon: worth another attempt in the same run."""
+
+
+class OutsideError(SceneError):
+    """A scene cannot be read for a reason that is not its own (access refused). It never counts against the scene."""
+
+
+class KeysMissingError(OutsideError):
+    """A source wants keys, and the environment holds none: no scene of that source can be read."""
+
+
+class OutageError(PassingError, OutsideError):
+    """A source does not answer, or refuses for the moment (5xx, a time-out, no such host, a lapsed signature)."""
 
 
 def exit_code(error: BaseException) -> int:
@@ -99,6 +112,7 @@ _NAME = r"[\w-]{0,40}" + _WORD
 _QUOTED = re.compile(
     rf"(?i)(?P<name>(?P<a>['\"])(?:[\w-]{{1,40}}:)?{_NAME}(?P=a)\s*:\s*(?P<b>['\"]))(?:\\.|(?!(?P=b)).)*(?P=b)"
 )
+_SECRET = re.compile(rf"(?i)(?:[\w-]{{1,40}}:)?{_NAME}")
 _NAMED = re.compile(rf"(?i)({_WORD}(?:\s*=\s*|:\s*|%3D))(?!\*\*\*)[^\s&'\",;)]+")
 _HEADER = re.compile(r"(?i)\b(authorization['\"]?\s*[:=]\s*['\"]?(?:\w+\s+)?|bearer\s+)(?!\*\*\*)[\w.~+/=-]{8,}")
 
@@ -124,3 +138,12 @@ def redact(text: str) -> str:
     text = _HEADER.sub(r"\1***", text)
     text = _QUOTED.sub(r"\g<name>***\g<b>", text)
     return _NAMED.sub(r"\1***", text)
+
+
+def redact_all(value: Any) -> Any:
+    """Return JSON types with every text in them redacted, and whole where its name says that it is a secret."""
+    if isinstance(value, Mapping):
+        return {name: "***" if _SECRET.fullmatch(str(name)) else redact_all(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_all(each) for each in value]
+    return redact(value) if isinstance(value, str) else value

@@ -4,85 +4,67 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 import shapely
-from distributed import Client, KilledWorker
+from distributed import Client
 
 from cloudjob.cluster import network
 from cloudjob.cluster.stream import lane_count, stream
 from cloudjob.cluster.task import Task, process
-from cloudjob.errors import CloudjobError, SceneError, UnreachableError
+from cloudjob.errors import CloudjobError, UnreachableError
 from cloudjob.model import checkpoint
+from cloudjob.outcome import Outcomes
 from cloudjob.plan import survey
 from cloudjob.plan.plan import Planned
 from cloudjob.plan.request import Job
 from cloudjob.plan.survey import Survey
-from cloudjob.scene.reflectance import offset_doubt
-from cloudjob.scene.scene import Scene
-from cloudjob.store import item, ledger, settings, slots, stac
+from cloudjob.store import failures, item, ledger, settings, slots, stac
 from cloudjob.store.lock import Lock
-from cloudjob.store.receipt import Receipt, SceneResult, merge
+from cloudjob.store.receipt import SceneResult
 
 
 def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Generator[Survey | SceneResult, None, None]:
     """Do a job: first its survey, then each scene's result as it comes.
 
     Everything that can be found wrong beforehand is found before anything is written. A job with nothing to do
-    writes nothing at all and starts no cluster.
+    starts no cluster and leaves nothing but its record.
 
     Args:
         job: from `request`.
         connect: opens the cluster, such as `scheduler.connect`; called only if there is work.
 
     Raises:
-        UnreachableError: catalog, store or cluster do not answer, or another run is at work.
-        ContractError: see `survey.make`.
+        UnreachableError: catalog, store or cluster do not answer, another run is at work, or a source is out.
+        ContractError: see `survey.make`; a source wants keys.
     """
-    items = survey.find(job)
-    first = survey.compare(job, items)
-    if not first.plan.to_do:
-        yield first
-        yield from _untouched(first)
-        return
-    checkpoint.parse(job.data, job.contract.name)  # Its weights, too, are found wrong before anything is written
-    del first  # two surveys of 10,000 scenes are 25 MB more than one
     started = datetime.now(UTC)
-    with connect() as client, Lock(job.out) as lock:
+    found = survey.find(job)
+    work = survey.compare(job, found).plan.to_do != []
+    if work:
+        checkpoint.parse(job.data, job.contract.name)  # Its weights, too, are found wrong before anything is written
+    with connect() if work else nullcontext() as client, Lock(job.out) as lock:
         settings.claim(lock, job.settings, redo=job.redo)
-        view = survey.compare(job, items)  # again: another run may have ended while the catalog was searched
-        del items
-        yield view
-        record = _Record(job, started)
-        for result in _untouched(view):
-            record.add(result)
-            yield result
-        if not view.plan.to_do:
-            return
-        places = slots.prepare(
-            lock,
-            job.settings,
-            view.ledger,
-            [planned.scene for planned in view.plan.to_do],
-            replaces=view.plan.replaces,
-            tile_of=lambda scene: survey.tiling(job, scene).tile // scene.coarser,
-        )
+        record = _Record(job, lock, started)
+        record.write()
         try:
-            network.load(client, job.contract.name, job.data, job.settings.checkpoint)
-            for result in _map(job, view, places, lock, client):
+            # Again: another run may have ended while the catalog was searched. What it left undone is the next one's.
+            view = survey.compare(job, found)
+            del found
+            yield view
+            for result in _run(job, view, lock, client, work=work):
                 record.add(result)
                 yield result
             _check_kept(job, record)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(CloudjobError):  # What ended the run is told, not what its record met
-                record.write(lock)
+                record.end(error)
             raise
-        record.ended = "complete"
-        record.write(lock)
+        record.end()
 
 
 def _check_kept(job: Job, record: "_Record") -> None:
@@ -102,48 +84,57 @@ def _check_kept(job: Job, record: "_Record") -> None:
         )
 
 
-def _untouched(view: Survey) -> Iterator[SceneResult]:
-    """Results of scenes that this run does nothing about, but which somebody should know of."""
-    for name, reason in view.refused.items():
-        yield SceneResult(name, "", "failed", reason=reason)
+def _run(job: Job, view: Survey, lock: Lock, client: Any, *, work: bool) -> Iterator[SceneResult]:
+    yield from _untouched(view, lock)
+    to_do = view.plan.to_do if work else []
+    places = slots.prepare(
+        lock,
+        job.settings,
+        view.ledger,
+        [planned.scene for planned in to_do],
+        replaces=view.plan.replaces,
+        settled=view.plan.settled,
+        tile_of=lambda scene: survey.tiling(job, scene).tile // scene.coarser,
+    )
+    if to_do:
+        network.load(client, job.contract.name, job.data, job.settings.checkpoint)
+        yield from _map(job, view, places, lock, client)
+
+
+def _untouched(view: Survey, lock: Lock) -> Iterator[SceneResult]:
+    """Results of items that no mask can be made of, and of scenes that are no longer tried."""
+    for refusal in view.refusals:
+        before = view.ledger.failures.get(refusal.id)
+        failure = failures.record(lock, before, refusal, (), refusal.reason, outside=refusal.outside)
+        yield SceneResult(refusal.id, "", "failed", reason=failure.reason)
+    for name, reason in view.given_up.items():
+        yield SceneResult(name, "", "abandoned", reason=reason)
     for planned in view.plan.abandoned:
         failure = view.ledger.failures[planned.scene.id]
         yield SceneResult(planned.scene.id, planned.scene.group, "abandoned", reason=failure.reason)
 
 
 def _map(job: Job, view: Survey, places: Mapping[str, slots.Slot], lock: Lock, client: Client) -> Iterator[SceneResult]:
-    """Have the cluster do every planned scene; complete each as soon as its last part is done."""
-    parts: dict[str, list[Receipt]] = {}
+    """Have the cluster do every planned scene; complete each as soon as its last part is done.
+
+    Raises:
+        UnreachableError, ContractError: at the end, if no scene of some source could be read.
+    """
     to_do = view.plan.to_do
-    planned = {each.scene.id: each for each in to_do}
     pieces = math.ceil(lane_count(client) / len(to_do))
+    outcomes = Outcomes(lock, job.settings, view, places)
 
     def submissions() -> Iterator[tuple[str, Task]]:
-        for each in to_do:
-            slots.begin(lock, view.ledger, each.scene, slot=places[each.scene.id])
-            yield from _split(job, each, places[each.scene.id], pieces)
+        for planned in to_do:
+            if not outcomes.hopeless(planned):
+                yield from _split(job, planned, places[planned.scene.id], pieces)
 
     for part, outcome in stream(client, process, submissions()):
-        scene = part.scene
-        if scene.id not in planned:
-            continue  # another part of it has failed
-        if isinstance(outcome, Receipt):
-            done = parts.setdefault(scene.id, [])
-            done.append(outcome)
-            if len(done) < part.parts:
-                continue
-            receipt = _with_doubt(scene, merge(done))
-            tiles = planned.pop(scene.id).tiles
-            slots.complete(lock, job.settings, scene, slot=places[scene.id], receipt=receipt, tiles=tiles)
-            yield SceneResult(scene.id, scene.group, "done", receipt)
-        elif isinstance(outcome, CloudjobError) and not isinstance(outcome, SceneError):
-            raise outcome  # the store or the contract: no scene will fare better
-        else:
-            reason = _reason(scene, outcome)
-            tiles = planned.pop(scene.id).tiles
-            failure = slots.fail(lock, view.ledger, scene, slot=places[scene.id], tiles=tiles, reason=reason)
-            yield SceneResult(scene.id, scene.group, "failed", reason=failure.reason)
-        parts.pop(scene.id, None)
+        if result := outcomes.add(part, outcome):
+            yield result
+        if outcomes.waiting and all(map(outcomes.hopeless, outcomes.waiting.values())):
+            break  # What has been handed in is taken back
+    yield from outcomes.end()
 
 
 def _split(job: Job, planned: Planned, slot: slots.Slot, pieces: int) -> Iterator[tuple[str, Task]]:
@@ -168,28 +159,14 @@ def _split(job: Job, planned: Planned, slot: slots.Slot, pieces: int) -> Iterato
         )
 
 
-def _reason(scene: Scene, error: BaseException) -> str:
-    """Why a scene failed, in the same words in every run: that is how `failures` knows that it is hopeless."""
-    if isinstance(error, SceneError):
-        return str(error)
-    if isinstance(error, KilledWorker):  # Its own words name the task, which is another in every run
-        return f"scene {scene.id}: its workers died of it, also when it was alone: of memory?"
-    return f"{type(error).__name__}: {error}"
-
-
-def _with_doubt(scene: Scene, receipt: Receipt) -> Receipt:
-    """Add a warning where the scene's offset does not fit its pixels."""
-    doubt = offset_doubt(scene, receipt.valid, receipt.dark_all, receipt.dark_any, (receipt.cloud_cover or 0) / 100)
-    return replace(receipt, warnings=(*receipt.warnings, doubt)) if doubt else receipt
-
-
 class _Record:
-    """What a run did, for runs/<UTC start>.json."""
+    """What a run did, for runs/<UTC start>.json: written when it begins, too, for a run may be killed."""
 
-    def __init__(self, job: Job, started: datetime) -> None:
+    def __init__(self, job: Job, lock: Lock, started: datetime) -> None:
+        self.lock = lock
         self.started = started
+        self.how, self.why = "unfinished", ""
         self.settings = job.settings
-        self.ended = "interrupted"
         self.about = {
             "cloudjob": version("cloudjob"),
             "catalog": job.catalog.name,
@@ -205,13 +182,21 @@ class _Record:
             | ({"receipt": asdict(result.receipt)} if result.receipt else {})
         )
 
-    def write(self, lock: Lock) -> None:
-        """Write it, and the ledger's caches."""
-        lock.check()
-        stac.write(lock.out, self.settings, ledger.refresh(lock.out))
-        ledger.write_run(lock.out, self.started, self.to_json())
+    def end(self, error: BaseException | None = None) -> None:
+        """Write it for good, and the ledger's caches; leave nothing that no longer counts."""
+        self.lock.check()
+        now = ledger.refresh(self.lock.out)
+        slots.tidy(self.lock, now)
+        stac.write(self.lock.out, self.settings, now)
+        self.how = "complete" if error is None else "stopped" if isinstance(error, CloudjobError) else "interrupted"
+        self.why = str(error) if isinstance(error, CloudjobError) else ""
+        self.write()
+
+    def write(self) -> None:
+        """Write it as it is now."""
+        ledger.write_run(self.lock.out, self.started, self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         ended = datetime.now(UTC)
-        times = {"started": self.started.isoformat(), "ended": ended.isoformat(), "how": self.ended}
+        times = {"started": self.started.isoformat(), "ended": ended.isoformat(), "how": self.how, "why": self.why}
         return {**times, "seconds": (ended - self.started).total_seconds(), **self.about, "scenes": self.scenes}

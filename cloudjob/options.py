@@ -69,6 +69,7 @@ def what(command: Command) -> Command:
             ),
             option("--probability", is_flag=True, help="Also write cloud_probability, in percent."),
             option("--redo", is_flag=True, help="Replace an OUT that was made with other settings."),
+            option("--retry", multiple=True, metavar="ID|all", help="Try abandoned scenes again. Repeat."),
             option(
                 "--cluster",
                 "where",

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,19 @@ def tree(folder: Path) -> dict[str, tuple[int, str]]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def kept(out: Path) -> dict[str, tuple[int, str]]:
+    """What an OUT holds beside what every run writes: its lock, and the records of runs."""
+    return {path: told for path, told in tree(out).items() if not path.startswith(("lock/", "runs/"))}
+
+
+def a_day_passes(out: Path) -> None:
+    """Make every failure a day older: what fails in the next run fails on another night."""
+    for path in (out / "failures").iterdir():
+        record = json.loads(path.read_text())
+        record["night"] = (datetime.fromisoformat(record["night"]) - timedelta(days=1)).isoformat()
+        path.write_text(json.dumps(record))
 
 
 def assert_same(out: Path, reference: Path) -> None:

@@ -85,19 +85,25 @@ def run(
         made = plan.make(scenes, before, lambda _: wanted)
         todo = made.to_do
         places = slots.prepare(
-            lock, contract, before, [one.scene for one in todo], tile_of=lambda _: TILE, replaces=made.replaces
+            lock,
+            contract,
+            before,
+            [one.scene for one in todo],
+            tile_of=lambda _: TILE,
+            replaces=made.replaces,
+            settled=made.settled,
         )
         for one in todo:
             slot, tiles = places[one.scene.id], sorted(one.tiles)
             reason = failing.get(one.scene.id)
-            slots.begin(lock, before, one.scene, slot=slot)
             write(out, one.scene, slot, tiles[:1] if reason else tiles, contract)
             if reason:
                 slots.fail(lock, before, one.scene, slot=slot, tiles=tiles, reason=reason)
             else:
                 receipt = receipt_of(one.scene, tiles, contract)
-                slots.complete(lock, contract, one.scene, slot=slot, receipt=receipt, tiles=tiles)
-        ledger.refresh(out)
+                how = {"slot": slot, "receipt": receipt, "tiles": tiles, "replaces": one.replaces}
+                slots.complete(lock, contract, before, one.scene, **how)
+        slots.tidy(lock, ledger.refresh(out))
     return made
 
 

@@ -79,7 +79,7 @@ def kind(path: str) -> str:
         return "index" if rest.endswith("/index.json") else "item"
     if folder == "masks.zarr":
         return "list of slots" if rest.count("/") == 1 else "root"
-    return {"job.json": "contract", "lock": "lock", "runs": "record", "failures": "failure"}[folder]
+    return {"job.json": "contract", "lock": "lock", "runs": "record", "failures": "failure"}.get(folder, "catalog")
 
 
 around(Out, "put", lambda out, path, data: kind(path))

@@ -22,6 +22,7 @@ from cloudjob.model.coarse import coarsen
 from cloudjob.plan import survey
 from cloudjob.plan.request import Job, request
 from cloudjob.plan.survey import Survey
+from cloudjob.store import failures
 from cloudjob.store.receipt import SceneResult
 
 Stream = Callable[[Any, Any, Iterable[tuple[str, task.Task]]], Iterator[tuple[task.Task, Any]]]
@@ -63,7 +64,7 @@ def test_another_run_may_do_the_work_while_the_cluster_starts(asked: Job) -> Non
     (survey,) = job.run(asked, slow)  # type: ignore[arg-type]
     assert isinstance(survey, Survey)
     assert [planned.state for planned in survey.plan.scenes] == ["done"]
-    assert len(asked.out.names("runs")) == 1
+    assert len(asked.out.names("runs")) == 2, "every run leaves one"
 
 
 def test_what_ended_a_run_is_told_also_when_its_lock_is_gone(asked: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +93,7 @@ def test_an_estimate_is_measured_once_there_has_been_a_run(asked: Job) -> None:
 
 @pytest.mark.parametrize("what", ["", "lock", "masks.zarr"])
 @pytest.mark.parametrize("when", ["before a task", "after a task"])
-def test_an_out_that_vanishes_ends_the_run_with_4(
+def test_an_out_that_vanishes_ends_the_run_in_a_line(
     when: str, what: str, asked: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Deleted or moved away under a run at work, whole or in part: told, and never a traceback."""
@@ -111,7 +112,8 @@ def test_an_out_that_vanishes_ends_the_run_with_4(
             yield part, outcome
 
     monkeypatch.setattr(job, "stream", vanishing)
-    with pytest.raises(UnreachableError):
+    # Arrays that are gone while the lock is there are damage, which `cloudjob check` mends
+    with pytest.raises(UnreachableError if what != "masks.zarr" else (UnreachableError, ContractError)):
         run(asked)
 
 
@@ -126,14 +128,15 @@ def test_what_is_deleted_under_a_run_is_told(what: str, asked: Job) -> None:
                 next(events)
 
 
-def test_a_scene_that_kills_its_workers_is_abandoned_too(asked: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_is_killed_never_counts_against_a_scene(asked: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     def deadly(_: object, __: object, work: Iterable[tuple[str, task.Task]]) -> Iterator[tuple[task.Task, Any]]:
         for key, part in work:
             yield part, KilledWorker(key, SimpleNamespace(address="tcp://h:1"), 3)  # type: ignore[arg-type]
 
     monkeypatch.setattr(job, "stream", deadly)
-    states = [run(asked)[-1].state for _ in range(4)]  # type: ignore[union-attr]
-    assert states == ["failed"] * 3 + ["abandoned"]
+    assert [run(asked)[-1].state for _ in range(4)] == ["failed"] * 4  # type: ignore[union-attr]
+    (failure,) = failures.read_all(asked.out)
+    assert (failure.runs, "its workers died of it" in failure.reason) == (0, True)
 
 
 def test_a_classification_that_is_cut_short_costs_only_the_comparison(asked: Job, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
-from cloudjob.errors import PassingError, SceneError
+from cloudjob.errors import OutageError, OutsideError
 
 PLANETARY_COMPUTER = "planetary-computer"
 SAS_URL = "https://planetarycomputer.microsoft.com/api/sas/v1/token"
@@ -80,8 +80,8 @@ def open_href(signing: str, href: str) -> str:
         href: an asset's unsigned address.
 
     Raises:
-        PassingError: if no token is to be had at the moment.
-        SceneError: if there is none for this asset.
+        OutageError: if no token is to be had at the moment.
+        OutsideError: if none is given out.
     """
     container = _container(signing, href)
     if container is None:
@@ -134,12 +134,12 @@ def _fetch_token(account: str, container: str) -> tuple[str, datetime]:
             headers = {"Ocp-Apim-Subscription-Key": key} if key else None
             answer = session.get(address, headers=headers, timeout=_TIMEOUT_S)
     except requests.RequestException as error:
-        raise PassingError(f"cannot sign: {address} does not answer ({type(error).__name__})") from None
+        raise OutageError(f"cannot sign: {address} does not answer ({type(error).__name__})") from None
     if answer.status_code != requests.codes.ok:
-        raise SceneError(f"cannot sign: {address} answers HTTP {answer.status_code}")
+        raise OutsideError(f"cannot sign: {address} answers HTTP {answer.status_code}")
     try:
         told = answer.json()
         return str(told["token"]), datetime.fromisoformat(told["msft:expiry"]).astimezone(UTC)
     except (ValueError, KeyError, TypeError):
         # What it did answer is not shown: it may hold a token.
-        raise SceneError(f"cannot sign: what {address} answers is not a token") from None
+        raise OutsideError(f"cannot sign: what {address} answers is not a token") from None

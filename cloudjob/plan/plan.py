@@ -1,7 +1,7 @@
 """What would be done, and what it costs: the scenes found against the ledger."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -15,6 +15,7 @@ from cloudjob.scene.identity import TOLERANCE, Identity, same_scene
 from cloudjob.scene.scene import Scene
 from cloudjob.store.item import iso
 from cloudjob.store.ledger import Ledger
+from cloudjob.store.ledger import wanted as asked
 
 State = Literal["new", "changed", "grown", "failed before", "done", "abandoned"]
 
@@ -26,9 +27,10 @@ class Planned:
     Attributes:
         scene: as the catalog has it.
         state: new; changed (its pixels may have, or it is a newer version); grown (more tiles are wanted than were
-            computed); failed before; done; abandoned (failed too often for one reason).
-        tiles: to compute: those wanted, and those that hold values already. None for scenes done or abandoned.
-        replaces: id of the older version whose slot it takes over, or None.
+            computed); failed before; done; abandoned (failed on too many nights for one reason).
+        tiles: to compute: those that are missing where the mask that is there still holds; else all that are wanted
+            and all that there were. None for scenes done or abandoned.
+        replaces: id of the older version that it takes the place of, or None.
     """
 
     scene: Scene
@@ -45,11 +47,13 @@ class Plan:
         scenes: by time, then id.
         superseded: id of an older version that was found → id of the newer one that the ledger has.
         outside: ids of scenes none of whose tiles is wanted.
+        settled: ids of scenes that are done or not wanted, about which the ledger has a failure that is over.
     """
 
     scenes: tuple[Planned, ...]
     superseded: dict[str, str]
     outside: tuple[str, ...]
+    settled: tuple[str, ...] = ()
 
     @property
     def to_do(self) -> list[Planned]:
@@ -115,13 +119,19 @@ class Cost:
     measured: bool
 
 
-def make(scenes: Iterable[Scene], ledger: Ledger, tiles_for: Callable[[Scene], Iterable[Tile]]) -> Plan:
+def make(
+    scenes: Iterable[Scene],
+    ledger: Ledger,
+    tiles_for: Callable[[Scene], Iterable[Tile]],
+    again: Collection[str] = (),
+) -> Plan:
     """Compare the scenes found with the ledger.
 
     Args:
         scenes: one version of each (`identity.merge`).
         ledger: state of the OUT.
         tiles_for: the tiles of a scene that are wanted.
+        again: ids of abandoned scenes that are tried all the same, or "all".
 
     Raises:
         ContractError: two collections have different scenes of one id.
@@ -137,12 +147,14 @@ def make(scenes: Iterable[Scene], ledger: Ledger, tiles_for: Callable[[Scene], I
         if other and not other.older:
             superseded[scene.id] = other.id
             continue
-        found = _plan(scene, ledger, frozenset(tiles_for(scene)), other.id if other else None)
-        if found.state == "new" and not found.tiles:
+        found = _plan(scene, ledger, frozenset(tiles_for(scene)), other.id if other else None, again)
+        if found.state in ("new", "failed before") and not found.tiles:
             outside.append(scene.id)
         else:
             planned[scene.id] = found
-    return Plan(tuple(planned.values()), superseded, tuple(outside))
+    over = [*outside, *(id_ for id_, one in planned.items() if one.state == "done")]
+    settled = tuple(id_ for id_ in over if id_ in ledger.failures)
+    return Plan(tuple(planned.values()), superseded, tuple(outside), settled)
 
 
 def cost(plan: Plan, tiling_of: Callable[[Scene], Tiling], *, speed: float, lanes: int, measured: bool) -> Cost:
@@ -177,7 +189,7 @@ class _Versions:
 
     def __init__(self, ledger: Ledger) -> None:
         self._known: dict[tuple[str, str, int | str], list[tuple[str, dict[str, Any]]]] = {}
-        records = [(entry.id, entry.identity) for entry in ledger.failures.values()]
+        records = [(entry.id, entry.identity) for entry in ledger.failures.values() if entry.identity]
         records += [(entry.id, entry.identity) for entry in ledger.done.values()]
         for id_, record in records:
             moment = _moment(datetime.fromisoformat(record["sensing"]))
@@ -204,28 +216,31 @@ def _moment(sensing: datetime) -> int:
     return int(sensing.timestamp() // TOLERANCE.total_seconds())
 
 
-def _plan(scene: Scene, ledger: Ledger, wanted: frozenset[Tile], replaces: str | None) -> Planned:
-    nothing: frozenset[Tile] = frozenset()
+def _plan(
+    scene: Scene, ledger: Ledger, wanted: frozenset[Tile], replaces: str | None, again: Collection[str]
+) -> Planned:
     done, failure = ledger.done.get(scene.id), ledger.failures.get(scene.id)
-    if done and (done.group, done.fingerprint) != (scene.group, scene.fingerprint):
-        return Planned(scene, "changed", wanted | done.tiles if done.group == scene.group else wanted)
-    if done:
-        return Planned(scene, "done", nothing) if wanted <= done.tiles else Planned(scene, "grown", wanted | done.tiles)
-    tiles = wanted | ledger.partial.get(scene.id, nothing)
-    if failure and failure.abandoned and failure.fingerprint == scene.fingerprint:
-        return Planned(scene, "abandoned", nothing)
-    if failure:
-        return Planned(scene, "failed before", tiles | failure.tiles)
-    if replaces:
-        return Planned(scene, "changed", tiles | _tiles_of(ledger, replaces), replaces)
-    return Planned(scene, "new", tiles)
+    holds = done and (done.group, done.fingerprint) == (scene.group, scene.fingerprint)
+    if failure and (failure.group, failure.fingerprint) == (scene.group, scene.fingerprint):
+        wanted |= failure.tiles
+    if done and holds:
+        wanted -= done.tiles
+        if not wanted:
+            return Planned(scene, "done", wanted)
+    if failure and failure.abandoned and failure.fingerprint == scene.fingerprint and not asked(scene.id, again):
+        return Planned(scene, "abandoned", frozenset())
+    if not holds:
+        wanted |= _tiles_of(ledger, scene.id, scene.group)
+        if replaces:
+            wanted |= _tiles_of(ledger, replaces, scene.group)
+    state: State = "grown" if holds else "changed" if done or replaces else "new"
+    return Planned(scene, "failed before" if failure else state, wanted, replaces)
 
 
-def _tiles_of(ledger: Ledger, id_: str) -> frozenset[Tile]:
-    """Tiles of a scene that hold values, or were asked for."""
-    if id_ in ledger.done:
-        return ledger.done[id_].tiles
-    return ledger.failures[id_].tiles | ledger.partial.get(id_, frozenset())
+def _tiles_of(ledger: Ledger, id_: str, group: str) -> frozenset[Tile]:
+    """Tiles of a scene on a group's grid that hold values, or were asked for."""
+    known = (ledger.done.get(id_), ledger.failures.get(id_))
+    return frozenset().union(*(entry.tiles for entry in known if entry and entry.group == group))
 
 
 @cache

@@ -1,7 +1,7 @@
 """What was asked for, checked as far as that goes without asking a catalog or a store."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ class Job:
         max_cloud_cover: the highest `eo:cloud_cover` wanted, percent.
         limit: at most so many scenes.
         redo: whether other settings may replace those of the OUT.
+        retry: ids of abandoned scenes that are tried all the same, or "all".
         offset: of reflectance, instead of what items say; None for what they say.
     """
 
@@ -51,6 +52,7 @@ class Job:
     max_cloud_cover: float | None = None
     limit: int | None = None
     redo: bool = False
+    retry: frozenset[str] = frozenset()
     offset: float | None = None
 
 
@@ -71,6 +73,7 @@ def request(
     resolution: float | None = None,
     probability: bool = False,
     redo: bool = False,
+    retry: Iterable[str] = (),
     offset: float | None = None,
 ) -> Job:
     """Check what was asked for, as far as that goes without asking a catalog or a store.
@@ -91,6 +94,7 @@ def request(
         resolution: of the masks in metres, a multiple of the checkpoint's; the checkpoint's unless given.
         probability: whether to keep probabilities, too.
         redo: whether to replace an OUT that was made with other settings.
+        retry: ids of abandoned scenes to be tried all the same, or "all".
         offset: reflectance to add to number × scale of every scene, instead of what its item says.
 
     Raises:
@@ -143,6 +147,7 @@ def request(
         max_cloud_cover=max_cloud_cover,
         limit=limit,
         redo=redo,
+        retry=frozenset(retry),
         offset=None if offset is None else _between(-1, offset, 1, "offset of reflectance", 0),
     )
 

@@ -1,6 +1,7 @@
 """What a catalog holds for a job, and what is to be done about it: search, describe, plan. Writes nothing."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
@@ -8,15 +9,26 @@ from typing import Any
 
 from cloudjob.catalog.dates import Interval
 from cloudjob.catalog.search import search
-from cloudjob.errors import ContractError, PassingError, SceneError, UnreachableError
-from cloudjob.grid import Tile, Tiling
+from cloudjob.errors import (
+    CloudjobError,
+    ContractError,
+    OutsideError,
+    PassingError,
+    SceneError,
+    UnreachableError,
+    UsageError,
+)
+from cloudjob.grid import Grid, Tile, Tiling
 from cloudjob.plan import plan
 from cloudjob.plan.plan import Cost, Plan
 from cloudjob.plan.request import Job
+from cloudjob.plan.sources import Sources
 from cloudjob.scene.describe import describe
 from cloudjob.scene.identity import merge as merge_versions
+from cloudjob.scene.outside import source
 from cloudjob.scene.scene import Scene
 from cloudjob.store import again, ledger, settings
+from cloudjob.store.failures import Refusal
 from cloudjob.store.group import grid_of
 from cloudjob.store.group import path as group_path
 from cloudjob.store.ledger import Ledger
@@ -30,18 +42,45 @@ DAMAGED = "{} of the output cannot be used; `cloudjob check OUT --repair` mends 
 
 
 @dataclass(frozen=True)
+class Found:
+    """What a catalog holds for a job: each item is described once, however often it is compared with the ledger.
+
+    Attributes:
+        scenes: that items describe.
+        refusals: items that describe none.
+        error: what is to be said if no item describes a scene.
+    """
+
+    scenes: list[Scene]
+    refusals: list[Refusal]
+    error: CloudjobError | None = None
+
+    @property
+    def outside(self) -> bool:
+        """Whether the error is no fault of the items: their source is out, or wants keys."""
+        return any(refusal.outside for refusal in self.refusals)
+
+
+@dataclass(frozen=True)
 class Survey:
     """What a catalog holds for a job, and what is to be done about it.
 
     Attributes:
         plan: of the scenes that can be masked.
-        refused: id → why no mask can be made from that item's metadata.
+        refusals: items that no mask can be made of.
+        given_up: those that were refused on too many nights: id → why.
         ledger: the state of the OUT that the plan was made against.
     """
 
     plan: Plan
-    refused: dict[str, str]
+    refusals: tuple[Refusal, ...]
+    given_up: dict[str, str]
     ledger: Ledger
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Id → why no mask can be made from that item's metadata."""
+        return {refusal.id: refusal.reason for refusal in self.refusals}
 
 
 def make(job: Job) -> Survey:
@@ -49,16 +88,25 @@ def make(job: Job) -> Survey:
 
     Raises:
         UnreachableError: the catalog or the store does not answer, or the files of no item do.
-        ContractError: the OUT was made with other settings, or no item found can be used.
+        ContractError: the OUT was made with other settings, no item found can be used, or a source wants keys.
     """
     return compare(job, find(job))
 
 
-def find(job: Job) -> list[dict[str, Any]]:
-    """The items that a job asks for; the OUT is looked at first, for it answers sooner than a catalog."""
+def find(job: Job) -> Found:
+    """The scenes that a job asks for; the OUT is looked at first, for it answers sooner than a catalog."""
     settings.check(job.out, job.settings, redo=job.redo)
     found = list(search(job.catalog, job.area, job.dates, max_cloud_cover=job.max_cloud_cover, limit=job.limit))
-    return found + _damaged(job)
+    found += _damaged(job)
+    sources, catalog = Sources(), job.catalog
+    scenes, refusals = _described(job, ((item, catalog.assets, catalog.signing) for item in found), sources)
+    error = None
+    if refusals and not scenes:
+        message = f"none of the {len(found)} items can be used: {refusals[0].reason}"
+        error = sources.verdict() or ContractError(message, hint=refusals[0].hint or "see --asset and --catalog")
+        if any(refusal.outside for refusal in refusals) and not sources.verdict():
+            error = UnreachableError(message)
+    return Found(scenes, refusals, error)
 
 
 def _damaged(job: Job) -> list[dict[str, Any]]:
@@ -74,8 +122,7 @@ def _damaged(job: Job) -> list[dict[str, Any]]:
 
 def estimate(job: Job, view: Survey, lanes: int) -> Cost:
     """What a survey's plan will cost, at the speed of the last run if there was one, else at an assumed one."""
-    summary = ledger.summary(job.out)
-    receipts = [scene["receipt"] for scene in (summary.last_run or {}).get("scenes", []) if "receipt" in scene]
+    receipts = ledger.last_receipts(job.out)
     seconds = sum(each["read_seconds"] + each["network_seconds"] + each["write_seconds"] for each in receipts)
     seen = sum(each["seen"] for each in receipts)
     measured = seconds > 0 and seen > 0
@@ -93,57 +140,108 @@ def tiling(job: Job, scene: Scene) -> Tiling:
     return job.contract.tiling_of(scene.grid, job.settings.buffer, scene.coarser)
 
 
-def compare(job: Job, items: list[dict[str, Any]]) -> Survey:
-    """Describe the items found, and the ones that failed before, and plan what to do."""
+def compare(job: Job, found: Found) -> Survey:
+    """Plan what to do about the scenes found, and about the ones that failed before.
+
+    Raises:
+        CloudjobError: `found.error`, unless it is the fault of single items.
+    """
     # What was made with other settings does not count: the run will delete it (`settings.claim`), or is refused.
     known = ledger.read(job.out) if settings.read(job.out) == job.settings else Ledger()
-    catalog = job.catalog
-    scenes, errors = _described(job, ((item, catalog.assets, catalog.signing) for item in items))
-    if errors and not scenes:
-        example = next(iter(errors.values()))
-        message = f"none of the {len(items)} items can be used: {example}"
-        if any(isinstance(error, PassingError) for error in errors.values()):
-            raise UnreachableError(message)
-        raise ContractError(message, hint=example.hint or "see --asset and --catalog")
-    again, hopeless = _described(job, ((each.item, each.assets, each.signing) for each in known.to_retry()))
-    fitting, misfits = _on_one_grid([*scenes, *again], known)
-    refused = {name: str(error) for name, error in (errors | hopeless).items()} | misfits
+    _check_retry(job, known)
+    # Where there have been scenes for this network, odd items are one by one at fault, and what failed is tried again.
+    if found.error and (found.outside or not (known.done or known.failures)):
+        raise found.error
+    listed = {scene.id for scene in found.scenes} | {refusal.id for refusal in found.refusals}
+    before = [each for each in known.to_retry(job.retry) if each.item and each.id not in listed]
+    again, hopeless = _described(job, ((each.item, each.assets, each.signing) for each in before), Sources())
+    fitting, misfits = _on_one_grid([*found.scenes, *again], known)
     kept, older = merge_versions(fitting)
     for scene, newer in older:
         if scene.id != newer.id:
             log.info("scene %s is an older version of %s", scene.id, newer.id)
-    return Survey(plan.make(kept, known, lambda scene: _tiles(job, scene)), refused, known)
+    made = plan.make(kept, known, lambda scene: _tiles(job, scene), job.retry)
+    refused, given_up = _sorted_out(job, [*found.refusals, *hopeless, *misfits], made, known)
+    return Survey(made, refused, given_up, known)
+
+
+def _sorted_out(
+    job: Job, refusals: Iterable[Refusal], made: Plan, known: Ledger
+) -> tuple[tuple[Refusal, ...], dict[str, str]]:
+    """The refusals to be told of, one for each id that is not planned, and those refused too often to be told again."""
+    planned = {one.scene.id for one in made.scenes}
+    refused, given_up = [], {}
+    for refusal in {refusal.id: refusal for refusal in refusals}.values():
+        before = known.failures.get(refusal.id)
+        same = before is not None and before.abandoned and before.fingerprint == refusal.fingerprint
+        if same and not ledger.wanted(refusal.id, job.retry):
+            given_up[refusal.id] = refusal.reason
+        elif refusal.id not in planned:
+            refused.append(refusal)
+    return tuple(refused), given_up
 
 
 def _described(
-    job: Job, items: Iterable[tuple[dict[str, Any], Mapping[str, str], str]]
-) -> tuple[list[Scene], dict[str, SceneError]]:
-    """The scenes that items (with their assets' names and signing) describe, and why others describe none."""
-    scenes, refused = [], {}
+    job: Job, items: Iterable[tuple[dict[str, Any], Mapping[str, str], str]], sources: Sources
+) -> tuple[list[Scene], list[Refusal]]:
+    """The scenes that items (with their assets' names and signing) describe, and the items that describe none."""
+    scenes, refused = [], []
     for item, assets, signing in items:
+        href = _href(item, assets)
+        if lost := sources.lost(href):
+            reason = f"scene {item['id']}: not tried, for {source(href)} is out: {lost}"
+            refused.append(Refusal(item["id"], item, dict(assets), signing, reason, outside=True))
+            continue
         try:
             asked, measured = job.settings, job.contract.measured
             bands, optional = job.contract.bands, job.contract.optional_bands
             what = (item, assets, bands, asked.resolution, signing, job.offset)
             scenes.append(describe(*what, measured=measured, optional=optional))
+            sources.answered(href)
         except SceneError as error:
-            refused[item["id"]] = error
+            sources.failed(href, error)
+            outside = isinstance(error, PassingError | OutsideError)
+            refused.append(Refusal(item["id"], item, dict(assets), signing, str(error), outside, error.hint))
     return scenes, refused
 
 
-def _on_one_grid(scenes: Iterable[Scene], known: Ledger) -> tuple[list[Scene], dict[str, str]]:
-    """The scenes that lie on the grid of their group, and why others do not: one odd item must not cost the rest."""
+def _check_retry(job: Job, known: Ledger) -> None:
+    for id_ in job.retry - known.failures.keys() - {"all"}:
+        names = ", ".join(list(known.failures)[:5]) or "none"
+        raise UsageError(f"{job.out} has no failed scene {id_}", hint=f"those that failed: {names}; or --retry all")
+
+
+def _href(item: Mapping[str, Any], assets: Mapping[str, str]) -> str:
+    """Of the first asset that the job would read; nothing is known of the item yet."""
+    found = item.get("assets")
+    for key in assets.values():
+        asset = found.get(key) if isinstance(found, dict) else None
+        if isinstance(asset, dict) and isinstance(asset.get("href"), str):
+            return str(asset["href"])
+    return ""
+
+
+def _on_one_grid(scenes: Iterable[Scene], known: Ledger) -> tuple[list[Scene], list[Refusal]]:
+    """The scenes that lie on the grid of their group, and those that do not: one odd item must not cost the rest.
+
+    A group that is new gets the grid that most of its scenes have.
+    """
     grids = {name: grid_of(metadata) for name, metadata in known.groups.items()}
-    fitting, refused = [], {}
-    for scene in scenes:
+    found = list(scenes)
+    votes: dict[str, Counter[Grid]] = {}
+    for scene in found:
+        votes.setdefault(scene.group, Counter())[scene.mask_grid] += 1
+    grids = {name: count.most_common(1)[0][0] for name, count in votes.items()} | grids
+    fitting, refused = [], []
+    for scene in found:
         if group_path(scene.group) in known.damaged:
-            refused[scene.id] = f"scene {scene.id}: {DAMAGED.format(group_path(scene.group))}"
-            continue
-        grid = grids.setdefault(scene.group, scene.mask_grid)
-        if scene.mask_grid == grid:
+            reason = f"scene {scene.id}: {DAMAGED.format(group_path(scene.group))}"
+            refused.append(Refusal(scene.id, scene.item, scene.assets, scene.signing, reason, outside=True))
+        elif scene.mask_grid == grids[scene.group]:
             fitting.append(scene)
         else:
-            refused[scene.id] = f"scene {scene.id} lies on {scene.mask_grid}, but others of {scene.group} on {grid}"
+            reason = f"scene {scene.id} lies on {scene.mask_grid}, but others of {scene.group} on {grids[scene.group]}"
+            refused.append(Refusal(scene.id, scene.item, scene.assets, scene.signing, reason))
     return fitting, refused
 
 

@@ -89,7 +89,7 @@ def alarms(rows: Sequence[Row], runs: Sequence[Run], ledger: Ledger, incomplete:
         found.append(Alarm("notice", _count(len(failed), "failed"), "The next run tries them again. Reasons: below."))
     abandoned = len(ledger.failures) - len(failed)
     if abandoned:
-        rule = "They failed three times for one reason and are no longer tried until their source changes."
+        rule = "They failed on three nights for one reason; no longer tried until their source changes or --retry asks."
         found.append(Alarm("notice", _count(abandoned, "abandoned"), rule))
     if incomplete:
         rule = "A run was interrupted, or is at work right now. The next one finishes them."

@@ -98,7 +98,7 @@ def _template() -> Any:
 
 def _incomplete(ledger: Ledger) -> list[str]:
     owners = (id_ for ids in ledger.scenes.values() for id_ in ids)
-    return sorted({id_ for id_ in owners if id_ not in ledger.done and id_ not in ledger.failures})
+    return sorted({id_ for id_ in owners if id_ and id_ not in ledger.done and id_ not in ledger.failures})
 
 
 def _pictures(out: Out, ledger: Ledger, rows: Sequence[Row]) -> dict[str, Pictures]:

@@ -12,7 +12,8 @@ from urllib.request import url2pathname
 import rasterio
 from rasterio._err import CPLE_BaseError  # What rasterio lets through of GDAL's own errors
 
-from cloudjob.errors import PassingError, SceneError, redact
+from cloudjob.errors import KeysMissingError, SceneError, redact
+from cloudjob.scene import outside
 from cloudjob.scene.scene import Band, Scene
 
 KINDS = ("uint8", "uint16", "int16", "float32")
@@ -70,6 +71,7 @@ def open_file(href: str) -> Any:
 
     Raises:
         SceneError: what this is nobody reads.
+        KeysMissingError: it lies in a bucket that wants keys.
         RasterioError: it cannot be opened as GeoTIFF or JPEG 2000.
     """
     parts = urlsplit(href)
@@ -86,20 +88,12 @@ def open_file(href: str) -> Any:
             kind = stat.S_IFREG  # GDAL tells what is wrong with it
         if not stat.S_ISREG(kind):  # Who opens a FIFO waits for ever
             raise SceneError(f"{path!r} is not a regular file")
+    outside.check_keys(href)
     return rasterio.open(href, driver="JP2OpenJPEG" if JPEG_2000.search(parts.path) else "GTiff")
 
 
-def may_pass(href: str, told: str) -> bool:
-    """Whether a fault may soon be over, as far as GDAL's words allow to tell.
-
-    Files on a disk do not heal. On a server 401, 404 and 410 are answers. 403 may be a signature that has expired, and
-    everything else a cut connection, which GDAL often reports as "not recognized as a supported file format".
-    """
-    return is_remote(href) and not re.search(r"(response code|error):? ?(401|404|410)\b", told)
-
-
 def failed(error: BaseException, scene: Scene, band: Band | None = None) -> SceneError:
-    """What GDAL said, with all its causes, as a scene's error: a passing one where it may be over soon."""
+    """What GDAL said, with all its causes, as a scene's error of the kind that `outside.kind` finds in it."""
     told = []
     cause: BaseException | None = error
     while cause is not None:
@@ -108,8 +102,9 @@ def failed(error: BaseException, scene: Scene, band: Band | None = None) -> Scen
     text = " ← ".join(dict.fromkeys(line.strip() for line in told if line.strip()))
     text = _NOWHERE.sub("", text)
     message = f"scene {scene.id}{f', asset {band.key}' if band else ''}: {redact(text)}"
-    passing = any(may_pass(each.href, text) for each in ([band] if band else scene.bands))
-    return PassingError(message) if passing else SceneError(message)
+    kinds = {outside.kind(each.href, text): each.href for each in ([band] if band else scene.bands)}
+    kind = next((kind for kind in kinds if kind is not SceneError), SceneError)  # Some may lie on a disk
+    return outside.keys_missing(outside.source(kinds[kind])) if kind is KeysMissingError else kind(message)
 
 
 def header(href: str, what: str) -> tuple[int, Sequence[float], tuple[int, int]]:
@@ -122,13 +117,16 @@ def header(href: str, what: str) -> tuple[int, Sequence[float], tuple[int, int]]
     Raises:
         SceneError: it cannot be opened, or its coordinate reference system has no EPSG code.
         PassingError: it could not be opened for a reason that may pass.
+        OutsideError: its source is out, refuses, or wants keys.
     """
     try:
         with env(), open_file(href) as file:
             epsg = file.crs.to_epsg() if file.crs else None
             transform, shape = tuple(file.transform)[:6], file.shape
     except FAULTS as error:
-        kind = PassingError if may_pass(href, str(error)) else SceneError
+        kind = outside.kind(href, str(error))
+        if kind is KeysMissingError:
+            raise outside.keys_missing(outside.source(href)) from None
         raise kind(f"{what}: {redact(str(error))}") from None
     if not epsg:
         raise SceneError(f"{what}: its coordinate reference system has no EPSG code")

@@ -5,6 +5,7 @@ __all__ = [
     "check",
     "cog",
     "export",
+    "failures",
     "group",
     "item",
     "ledger",

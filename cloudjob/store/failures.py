@@ -1,12 +1,16 @@
 """Scenes that failed: kept so that every later run tries them again, whatever its dates, until that makes no sense."""
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import cache, cached_property
+from importlib.metadata import version
 from typing import Any
 
-from cloudjob.errors import ContractError, redact
+from cloudjob.errors import ContractError, redact, redact_all
 from cloudjob.grid import Tile
 from cloudjob.scene.identity import Identity
 from cloudjob.scene.scene import Scene
@@ -17,7 +21,13 @@ from cloudjob.store.out import Out, dump, parse
 FOLDER = "failures"
 
 ATTEMPTS = 3
-"""After so many runs that failed for the same reason a scene is abandoned."""
+"""After so many nights on which it failed for the same reason of its own, a scene is abandoned."""
+
+NIGHT = timedelta(hours=20)
+"""Two failures are of two nights if so much time lies between them: a nightly job starts a bit earlier or later."""
+
+LARGEST = 200_000
+"""Characters of JSON up to which an item that describes no scene is kept, to be tried again."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +36,20 @@ class Failure:
 
     Attributes:
         id: of the scene.
-        group: of the store.
+        group: of the store; "" where nothing tells where the scene lies.
         fingerprint: of the source when it failed.
         tiles: that were asked for.
         reason: the error's message, without secrets.
-        runs: how many runs in a row failed for this reason.
+        runs: on how many nights it failed for the reason `counted`.
         first: when the first of them was (ISO 8601, UTC).
-        last: when the last of them was.
-        identity: `Identity.to_json`.
-        item: the source item, unsigned, so that a later run can try again whatever its dates.
+        last: when it was last tried.
+        identity: `Identity.to_json`, or {} where the item describes no scene.
+        item: the source item, unsigned, so that a later run can try again whatever its dates; {} if it is not kept.
         assets: its bands' common names → asset keys; the later run may use another catalog.
         signing: how its hrefs are signed when opened, or "".
+        counted: the last reason that was the scene's own; "" if there was none yet.
+        night: when the last of the nights that count was.
+        version: of the cloudjob that last tried and found a reason of the scene's own.
     """
 
     id: str
@@ -51,16 +64,65 @@ class Failure:
     item: dict[str, Any]
     assets: dict[str, str]
     signing: str
+    counted: str = ""
+    night: str = ""
+    version: str = ""
 
     @property
     def abandoned(self) -> bool:
-        """Whether it is no longer tried, unless its source changes."""
-        return self.runs >= ATTEMPTS
+        """Whether it is no longer tried, unless its source or cloudjob changes, or somebody asks for it."""
+        return self.runs >= ATTEMPTS and self.version == _version()
 
     @property
     def path(self) -> str:
         """Of its record."""
         return path(self.id)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An item that no mask can be made of, or not where it says it lies.
+
+    Attributes:
+        id: of the item.
+        item: unsigned, as the catalog has it.
+        assets: common band name → asset key.
+        signing: how its hrefs are signed when opened, or "".
+        reason: why.
+        outside: whether the reason lies outside the item.
+        hint: what to do about it.
+    """
+
+    id: str
+    item: dict[str, Any]
+    assets: dict[str, str]
+    signing: str
+    reason: str
+    outside: bool = False
+    hint: str | None = None
+
+    @cached_property
+    def kept(self) -> dict[str, Any]:
+        """The item without secrets and without what no job reads; {} if it is no JSON or too long."""
+        assets, links = self.item.get("assets"), self.item.get("links")
+        wanted = {key: assets[key] for key in self.assets.values() if key in assets} if isinstance(assets, dict) else {}
+        links = links if isinstance(links, list) else []
+        own = [link for link in links if isinstance(link, dict) and link.get("rel") == "self"]
+        try:
+            text = json.dumps(redact_all({**self.item, "links": own, "assets": wanted}), allow_nan=False)
+            found: dict[str, Any] = json.loads(text) if len(text) <= LARGEST else {}
+            dump(found)  # Lone surrogates are no text that can be written
+        except (ValueError, TypeError, RecursionError):
+            return {}
+        return found
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when the item does, but not when a catalog only ingests it again."""
+        told = self.kept.get("properties")
+        if isinstance(told, dict):
+            told = {name: value for name, value in told.items() if name not in ("updated", "created")}
+        return hashlib.sha256(json.dumps({**self.kept, "properties": told}, sort_keys=True).encode()).hexdigest()
 
 
 def path(scene_id: str) -> str:
@@ -88,40 +150,78 @@ def read_all(out: Out, damaged: dict[str, str]) -> list[Failure]:
     return [failure for failure in out.each(parsed, paths) if failure]
 
 
-def record(lock: Lock, before: Failure | None, scene: Scene, tiles: Iterable[Tile], reason: str) -> Failure:
+def record(
+    lock: Lock,
+    before: Failure | None,
+    what: Scene | Refusal,
+    tiles: Iterable[Tile],
+    reason: str,
+    *,
+    outside: bool = False,
+) -> Failure:
     """Write down that a scene failed in this run.
 
     Args:
         lock: of this run.
         before: what is known of earlier failures of the scene.
-        scene: that failed.
+        what: the scene, or the item that describes none.
         tiles: that were asked for.
         reason: why; secrets are taken out.
+        outside: whether the reason lies outside the scene (its source is out): then this night does not count.
 
     Raises:
         UnreachableError: the store does not answer, or the lock is lost.
     """
-    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    reason = redact(reason)
-    if before and (before.fingerprint, _kind(before.reason)) != (scene.fingerprint, _kind(reason)):
-        before = None  # Something else than last time
+    now = _now()
+    known = before if before and before.fingerprint == what.fingerprint else None
     failure = Failure(
-        id=scene.id,
-        group=scene.group,
-        fingerprint=scene.fingerprint,
-        tiles=frozenset(tiles),
-        reason=reason,
-        runs=before.runs + 1 if before else 1,
-        first=before.first if before else now,
+        id=what.id,
+        fingerprint=what.fingerprint,
+        reason=redact(reason),
         last=now,
-        identity=Identity.of(scene).to_json(),
-        item=scene.item,
-        assets=scene.assets,
-        signing=scene.signing,
+        assets=what.assets,
+        signing=what.signing,
+        **_about(what, tiles, before),
+        **_counted(known, redact(reason), now, outside=outside),
     )
     lock.check()
     lock.out.put(failure.path, dump(asdict(failure) | {"tiles": sorted(failure.tiles)}))
     return failure
+
+
+def _about(what: Scene | Refusal, tiles: Iterable[Tile], before: Failure | None) -> dict[str, Any]:
+    if isinstance(what, Scene):
+        about = {"group": what.group, "tiles": frozenset(tiles), "identity": Identity.of(what).to_json()}
+        return about | {"item": what.item}
+    # What was known of it while it could be described
+    known = {name: getattr(before, name) for name in ("group", "tiles", "identity")} if before else {}
+    return {"group": "", "tiles": frozenset(), "identity": {}} | known | {"item": what.kept}
+
+
+def _counted(before: Failure | None, reason: str, now: str, *, outside: bool) -> dict[str, Any]:
+    """On how many nights it has failed for one reason of its own, this one included."""
+    if outside and before is None:
+        return {"runs": 0, "first": now}
+    if before and (outside or _kind(before.counted) == _kind(reason)):
+        same = {name: getattr(before, name) for name in ("runs", "first", "counted", "night", "version")}
+        if outside:
+            return same
+        another = _moment(now) - _moment(before.night) >= NIGHT
+        return same | {"version": _version()} | ({"runs": before.runs + 1, "night": now} if another else {})
+    return {"runs": 1, "first": now, "counted": reason, "night": now, "version": _version()}
+
+
+@cache
+def _version() -> str:
+    return version("cloudjob")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 def _kind(reason: str) -> str:
@@ -135,6 +235,8 @@ def _parsed(path: str, data: bytes) -> Failure:
     texts = (failure.id, failure.group, failure.fingerprint, failure.reason, failure.first, failure.last)
     if not all(isinstance(text, str) for text in texts) or not isinstance(failure.runs, int) or failure.path != path:
         raise ValueError("it has other types, or another name")
+    if failure.counted:
+        _moment(failure.night)
     if failure.identity:
         Identity.from_json(failure.identity)
     if not isinstance(failure.item, dict) or not isinstance(failure.assets, dict):

@@ -157,7 +157,7 @@ def commit(
     group: str,
     order: Sequence[str],
     *,
-    times: Mapping[str, int],
+    times: Mapping[int, int],
     statuses: Sequence[int],
     grid: Grid | None = None,
 ) -> None:
@@ -168,8 +168,8 @@ def commit(
     Args:
         out: the output.
         group: its name.
-        order: ids of the scenes that own the slots.
-        times: microseconds since 1970 of scenes; those of others stay.
+        order: ids of the scenes that own the slots, "" for slots that are free.
+        times: slot → microseconds since 1970; those of others stay.
         statuses: one per slot.
         grid: of a group that is new; others keep their attributes.
     """
@@ -180,7 +180,7 @@ def commit(
             if arrays[name].shape[0] != len(order):
                 arrays[name].resize((len(order), *arrays[name].shape[1:]))
         old = np.asarray(arrays["time"][:])
-        _write(arrays["time"], old, [times[id_] if id_ in times else int(old[slot]) for slot, id_ in enumerate(order)])
+        _write(arrays["time"], old, [times.get(slot, int(value)) for slot, value in enumerate(old)])
         _write(arrays["status"], arrays["status"][:], statuses)
     before = out.get(path(group))
     told = attributes(grid) if grid else _parsed(before or b"{}")["attributes"]

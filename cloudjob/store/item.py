@@ -3,6 +3,7 @@
 There is nothing in it that differs between two runs of the same work: no times, no machine, no host.
 """
 
+import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
@@ -29,6 +30,9 @@ CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema
 INDEX = "index.json"
 """Name of the ledger's cache beside the items."""
 
+LONGEST = 200
+"""Characters of a file's name; file systems take 255 bytes, and what is being written has a longer one for a moment."""
+
 ZARR = "application/vnd.zarr; version=3"
 
 
@@ -49,10 +53,19 @@ def path(group: str, scene_id: str) -> str:
 def file_name(scene_id: str) -> str:
     """A scene's name as a file's: an id may hold anything, may be "index", and may begin with a dot."""
     name = quote(scene_id, safe="") + ".json"
+    if len(name) > LONGEST:
+        name = f"{name[:100]}-{hashlib.sha256(scene_id.encode()).hexdigest()}.json"
     return name if name != INDEX and not name.startswith(".") else f"%{ord(name[0]):02X}{name[1:]}"
 
 
-def build(scene: Scene, slot: int, receipt: Receipt, settings: Settings, tiles: tuple[Tile, ...]) -> dict[str, Any]:
+def build(
+    scene: Scene,
+    slot: int,
+    receipt: Receipt,
+    settings: Settings,
+    tiles: tuple[Tile, ...],
+    replaces: tuple[str, str] | None = None,
+) -> dict[str, Any]:
     """The STAC item (1.1) of a scene whose mask is complete.
 
     Args:
@@ -61,8 +74,11 @@ def build(scene: Scene, slot: int, receipt: Receipt, settings: Settings, tiles: 
         receipt: of all tiles of the slot.
         settings: what it was made with.
         tiles: all tiles (row, column) computed.
+        replaces: (group, id) of the older version, which does not count any more once this item is written.
     """
     properties = _properties(scene, slot, receipt, settings, tiles)
+    if replaces:
+        properties["cloudjob:replaces"] = list(replaces)
     used = [schema for prefix, schema in EXTENSIONS.items() if any(name.startswith(prefix) for name in properties)]
     return {
         "type": "Feature",
@@ -110,6 +126,7 @@ def _properties(
         "cloudjob:provider_cloud_cover": scene.provider_cloud_cover,
         "cloudjob:scl_agreement": None if agreement is None else round(agreement, 6),
         "cloudjob:scl_pixels": receipt.scl_compared,
+        "cloudjob:scl_agreed": receipt.scl_agreed,
         "cloudjob:reflectance": {
             band.name: {"asset": band.key, "href": band.href, "scale": band.scale, "offset": band.offset}
             for band in scene.bands
@@ -192,6 +209,37 @@ def identity(item: dict[str, Any]) -> Identity:
         footprint(item),
         properties.get("cloudjob:source", {}).get("product", ""),
         properties.get("cloudjob:source", {}).get("collection", ""),
+    )
+
+
+def replaced(item: dict[str, Any]) -> str:
+    """Path of the item of the older version that this item's scene replaces, or ""."""
+    group, id_ = item["properties"].get("cloudjob:replaces", ("", ""))
+    return path(group, id_) if id_ else ""
+
+
+def without_replaced(item: dict[str, Any]) -> dict[str, Any]:
+    """The item without what it says of an older version."""
+    kept = {name: value for name, value in item["properties"].items() if name != "cloudjob:replaces"}
+    return {**item, "properties": kept}
+
+
+def receipt(item: dict[str, Any]) -> Receipt:
+    """What was counted when the item's mask was made: more tiles of it add to that."""
+    properties = item["properties"]
+    pixels, compared = properties["cloudjob:pixels"], properties.get("cloudjob:scl_pixels", 0)
+    agreed = properties.get("cloudjob:scl_agreed", round(properties.get("cloudjob:scl_agreement", 0) * compared))
+    return Receipt(
+        clear=pixels["clear"],
+        cloud=pixels["cloud"],
+        no_data=pixels["no_data"],
+        outside=pixels["not_computed"],
+        scl_compared=compared,
+        scl_agreed=agreed,
+        checksum=properties.get("cloudjob:checksum", 0),
+        device=properties["cloudjob:device"],
+        precision=properties["cloudjob:precision"],
+        warnings=tuple(properties.get("cloudjob:warnings", ())),
     )
 
 

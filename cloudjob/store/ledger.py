@@ -4,14 +4,14 @@ A scene is done when its item exists and the group's list of slots (`cloudjob:sc
 else here is a cache of that or a help for people.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from shapely.errors import ShapelyError
 
-from cloudjob.errors import ContractError, SceneError, redact
+from cloudjob.errors import ContractError, SceneError, redact_all
 from cloudjob.grid import Tile
 from cloudjob.scene.identity import Identity
 from cloudjob.store import again
@@ -20,6 +20,9 @@ from cloudjob.store import group as groups
 from cloudjob.store import item as stac
 from cloudjob.store.failures import Failure
 from cloudjob.store.out import Out, dump, parse
+
+LOOKED_AT = 30
+"""How many runs are looked at for one that masked any scene: most nights of a small area bring nothing."""
 
 _WRONG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SceneError, ShapelyError)
 """What an item raises whose members are not there, or of other types."""
@@ -40,6 +43,7 @@ class Done:
         cloud_cover: percent of valid pixels, or None where none is valid.
         provider_cloud_cover: percent, or None.
         tag: changes whenever the item is written.
+        replaces: path of the item of an older version, which no longer counts, or "".
     """
 
     id: str
@@ -52,11 +56,17 @@ class Done:
     cloud_cover: float | None
     provider_cloud_cover: float | None
     tag: str
+    replaces: str = ""
 
     @property
     def path(self) -> str:
         """Of the item."""
         return stac.path(self.group, self.id)
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Group and slot."""
+        return self.group, self.slot
 
 
 @dataclass(frozen=True)
@@ -65,28 +75,34 @@ class Ledger:
 
     Attributes:
         groups: group → its metadata.
+        scenes: group → id of the scene that owns each slot, in order; "" where nobody does (any more). A scene that is
+            being made anew owns two: that of its mask that counts, and that of the one to come.
         done: by scene id.
-        failures: by scene id; abandoned ones too.
-        partial: by the id of a scene that owns a slot and is not done: tiles with values from an earlier run.
-        leftovers: paths of items and records that no longer count, for `store.prepare` to delete.
+        failures: by scene id; abandoned ones too. A scene may be done and have failed: its newer version has.
+        leftovers: paths of items and records that no longer count, for `slots.prepare` to delete.
         damaged: path of what cannot be used → what is wrong with it. It costs its own scene, or its own group.
     """
 
     groups: dict[str, dict[str, Any]] = field(default_factory=dict)
+    scenes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     done: dict[str, Done] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
-    partial: dict[str, frozenset[Tile]] = field(default_factory=dict)
     leftovers: tuple[str, ...] = ()
     damaged: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def scenes(self) -> dict[str, tuple[str, ...]]:
-        """Group → ids of the scenes that own its slots, in order."""
-        return {name: groups.scenes(metadata) for name, metadata in self.groups.items()}
+    def holder(self, group: str, slot: int) -> Done | None:
+        """The finished scene whose mask lies in a slot."""
+        done = self.done.get(self.scenes[group][slot])
+        return done if done and done.place == (group, slot) else None
 
-    def to_retry(self) -> list[Failure]:
-        """Failures that every run tries again."""
-        return [failure for failure in self.failures.values() if not failure.abandoned]
+    def to_retry(self, again: Collection[str] = ()) -> list[Failure]:
+        """Failures that every run tries again, and those that are abandoned but asked for (ids, or "all")."""
+        return [failure for failure in self.failures.values() if not failure.abandoned or wanted(failure.id, again)]
+
+
+def wanted(id_: str, again: Collection[str]) -> bool:
+    """Whether a scene is among those to be tried again: ids, or "all"."""
+    return id_ in again or "all" in again
 
 
 @dataclass(frozen=True)
@@ -126,25 +142,36 @@ def read(out: Out) -> Ledger:
         UnreachableError: the store does not answer.
     """
     damaged: dict[str, str] = {}
+    entries = _items(out, damaged)  # First: a slot that is taken over meanwhile still has its owner
     found = groups.read_all(out, damaged)
-    scenes = {name: groups.scenes(metadata) for name, metadata in found.items()}
-    entries = _items(out, damaged)
+    owners = {name: groups.scenes(metadata) for name, metadata in found.items()}
     for group in {entry.group for entry in entries} - found.keys():
         if out.names(f"{groups.MASKS}/{group}"):
             damaged.setdefault(groups.path(group), "it is missing, but there are masks and items of its scenes")
-    done = {
-        entry.id: entry
+    valid = [
+        entry
         for entry in entries
-        if entry.slot < len(scenes.get(entry.group, ())) and scenes[entry.group][entry.slot] == entry.id
-    }
+        if entry.slot < len(owners.get(entry.group, ())) and owners[entry.group][entry.slot] == entry.id
+    ]
+    retired = {entry.replaces for entry in valid}
+    done = {entry.id: entry for entry in valid if entry.path not in retired}
     failures = {failure.id: failure for failure in failed.read_all(out, damaged)}
     leftovers = [
         entry.path
         for entry in entries
         if done.get(entry.id) is not entry and groups.path(entry.group) not in damaged  # Its items tell what was done
     ]
-    leftovers += [failures.pop(id_).path for id_ in list(failures) if id_ in done]
-    return Ledger(found, done, failures, _partial(out, scenes, done), tuple(leftovers), damaged)
+    over = [id_ for id_ in failures if id_ in done and _settled(failures[id_], done[id_])]
+    leftovers += [failures.pop(id_).path for id_ in over]
+    scenes = {
+        name: tuple("" if stac.path(name, id_) in retired else id_ for id_ in ids) for name, ids in owners.items()
+    }
+    return Ledger(found, scenes, done, failures, tuple(leftovers), damaged)
+
+
+def _settled(failure: Failure, done: Done) -> bool:
+    """Whether an item says that what once failed has been done: a run was killed before it took the record back."""
+    return failure.fingerprint == done.fingerprint and failure.tiles <= done.tiles
 
 
 def refresh(out: Out) -> Ledger:
@@ -161,19 +188,32 @@ def refresh(out: Out) -> Ledger:
 
 
 def write_run(out: Out, started: datetime, record: Mapping[str, Any]) -> str:
-    """Write what a run did.
+    """Write what a run did, or that it has begun.
 
     Args:
         out: the output.
         started: UTC; names the record.
-        record: JSON types.
+        record: JSON types; secrets are taken out of its texts.
 
     Returns:
         The record's path.
     """
     path = f"runs/{started.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}.json"
-    out.put(path, redact(dump(record).decode()).encode())
+    out.put(path, dump(redact_all(record)))
     return path
+
+
+def last_receipts(out: Out) -> list[dict[str, Any]]:
+    """The receipts of the last run that masked any scene; of `LOOKED_AT` runs at most."""
+    for name in _runs(out)[::-1][:LOOKED_AT]:
+        scenes = (_run(out, f"runs/{name}", {}) or {}).get("scenes", [])
+        if receipts := [scene["receipt"] for scene in scenes if "receipt" in scene]:
+            return receipts
+    return []
+
+
+def _runs(out: Out) -> list[str]:
+    return sorted(name for name in out.names("runs") if name.endswith(".json"))
 
 
 def summary(out: Out) -> Summary:
@@ -181,14 +221,14 @@ def summary(out: Out) -> Summary:
     ledger = read(out)
     covers = [entry.cloud_cover for entry in ledger.done.values() if entry.cloud_cover is not None]
     times = sorted(entry.time for entry in ledger.done.values())
-    runs = sorted(name for name in out.names("runs") if name.endswith(".json"))
+    runs = _runs(out)
     incomplete = [id_ for ids in ledger.scenes.values() for id_ in ids]
     return Summary(
         groups={group: sum(id_ in ledger.done for id_ in ids) for group, ids in sorted(ledger.scenes.items())},
         done=len(ledger.done),
         failed={failure.id: failure.reason for failure in ledger.to_retry()},
         abandoned={failure.id: failure.reason for failure in ledger.failures.values() if failure.abandoned},
-        incomplete=tuple(id_ for id_ in incomplete if id_ not in ledger.done and id_ not in ledger.failures),
+        incomplete=tuple(id_ for id_ in incomplete if id_ and id_ not in ledger.done and id_ not in ledger.failures),
         cloud_cover=(min(covers), sum(covers) / len(covers), max(covers)) if covers else None,
         first=times[0] if times else "",
         last=times[-1] if times else "",
@@ -267,6 +307,7 @@ def _from_item(path: str, tag: str, data: bytes) -> Done:
             cloud_cover=properties.get("eo:cloud_cover"),
             provider_cloud_cover=properties.get("cloudjob:provider_cloud_cover"),
             tag=tag,
+            replaces=stac.replaced(item),
         )
         fault = "" if _checked(done).path == path else f"it belongs at {done.path}"
     except _WRONG as error:
@@ -295,27 +336,6 @@ def _checked(done: Done) -> Done:
     if Identity.from_json(done.identity).sensing.tzinfo is None:
         raise ValueError("its sensing time has no zone")
     return done
-
-
-def _partial(out: Out, scenes: Mapping[str, tuple[str, ...]], done: Mapping[str, Done]) -> dict[str, frozenset[Tile]]:
-    """Tiles that hold values in slots that are not complete.
-
-    They may stem from an older version of the scene, so whoever computes the slot computes them too: that is what
-    keeps a grown window whole when its run is killed after the old item is gone.
-    """
-    slots = {
-        id_: f"{groups.MASKS}/{group}/cloud/c/{index}"
-        for group, ids in scenes.items()
-        for index, id_ in enumerate(ids)
-        if id_ not in done
-    }
-    found = zip(slots, out.each(out.tags, slots.values()), strict=True)
-    return {id_: frozenset(filter(None, map(_tile, tags))) for id_, tags in found if tags}
-
-
-def _tile(path: str) -> Tile | None:
-    row, column = path.rsplit("/", 2)[1:]
-    return (int(row), int(column)) if row.isdecimal() and column.isdecimal() else None
 
 
 def _tiles(pairs: Iterable[Iterable[int]]) -> frozenset[Tile]:

@@ -45,14 +45,14 @@ def open_masks(out: Out | str | Path, group: str | None = None) -> xr.DataTree |
     for name, ids in ledger.scenes.items():
         if name not in wanted:
             continue
-        # By group, too: a newer version of a scene may lie in another one.
-        done = [slot for slot, id_ in enumerate(ids) if id_ in ledger.done and ledger.done[id_].group == name]
+        done = [slot for slot in range(len(ids)) if ledger.holder(name, slot)]
         with out.reached():
             # Not `group=`, with which xarray looks for consolidated metadata in the root only.
             side = groups.tile(ledger.groups[name])
             masks = xr.open_zarr(out.zarr(f"{MASKS}/{name}"), chunks={"y": side, "x": side}, consolidated=True)
         del masks.attrs[groups.SCENES]  # Of all slots, in their own order
-        nodes[f"/{name}"] = masks.assign_coords(scene=("time", list(ids))).isel(time=done).sortby("time")
+        complete = masks.isel(time=done)
+        nodes[f"/{name}"] = complete.assign_coords(scene=("time", [ids[slot] for slot in done])).sortby("time")
     if not nodes:
         raise ContractError(f"{out} holds no masks", hint="`cloudjob run --out` makes some")
     if group:

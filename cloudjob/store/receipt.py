@@ -104,7 +104,7 @@ class SceneResult:
     Attributes:
         id: of the scene.
         group: of the store; "" where the scene's grid is not known.
-        state: done, failed, or abandoned (failed three times for the same reason).
+        state: done, failed, or abandoned (failed on three nights for the same reason).
         receipt: what was done; None for a failed scene.
         reason: why it failed.
     """

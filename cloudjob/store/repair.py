@@ -150,7 +150,7 @@ def _group(lock: Lock, group: str) -> str:
         if not known:
             attributes = groups.attributes(grid) | {groups.SCENES: found}
             out.put(path, dump(_document(members, attributes)))
-        times = {done.id: check.microseconds(done.time) for done in items}
+        times = {done.slot: check.microseconds(done.time) for done in items}
         complete = {done.slot for done in items}
         statuses = [COMPLETE if slot in complete else PLANNED for slot in range(slots)]
         groups.commit(out, group, found, times=times, statuses=statuses)

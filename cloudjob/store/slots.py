@@ -3,14 +3,15 @@
 One writer, the client, allocates slots and writes items; workers write whole shards of the slots they were given.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import zarr
 
-from cloudjob.errors import ContractError
+from cloudjob.errors import ContractError, UnreachableError
 from cloudjob.grid import Tile, Window
 from cloudjob.scene.scene import Scene
 from cloudjob.store import failures
@@ -19,10 +20,10 @@ from cloudjob.store import item as stac
 from cloudjob.store import lock as locks
 from cloudjob.store.failures import Failure
 from cloudjob.store.group import COMPLETE, FAILED, MASKS, PLANNED, Mask
-from cloudjob.store.ledger import Ledger
+from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
-from cloudjob.store.receipt import Receipt
+from cloudjob.store.receipt import Receipt, merge
 from cloudjob.store.settings import Settings
 
 
@@ -49,12 +50,16 @@ def prepare(
     *,
     tile_of: Callable[[Scene], int],
     replaces: Mapping[str, str] | None = None,
+    settled: Iterable[str] = (),
 ) -> dict[str, Slot]:
     """Give every scene a slot before any task starts, and mend what an interrupted run left.
 
-    Its order makes a kill harmless: arrays grow, times and statuses are written, the list of slots is committed, and
-    only then the items are deleted whose slots it gives to newer versions: from then on they no longer count. Items of
-    scenes that are computed anew stay until `begin`.
+    A finished mask is never written over. A scene whose window grows keeps its slot, for its tasks write tiles that
+    were missing; every other scene gets a slot that nobody reads, also when it is done or replaces one that is: its
+    item takes over from the old one when the new mask is whole (`complete`).
+
+    Its order makes a kill harmless: what nobody needs is deleted, arrays grow, times and statuses are written, and
+    last the list of slots is committed.
 
     Args:
         lock: of this run on an OUT that it has claimed (`settings.claim`).
@@ -62,7 +67,8 @@ def prepare(
         ledger: as read under the lock.
         scenes: to be computed; those that are new get slots in this order.
         tile_of: side of a scene's tiles in its mask, and of its shards, in pixels.
-        replaces: id of a scene → id of its older version, whose slot it takes over.
+        replaces: id of a scene → id of its older version.
+        settled: ids of scenes whose failure is over.
 
     Returns:
         Scene id → slot.
@@ -86,47 +92,42 @@ def prepare(
             raise ContractError(f"scenes of group {scene.group} have two grids: {scene.id} has {scene.mask_grid}")
     lock.check()
     _sweep(out, ledger)
-    owners = ledger.scenes
+    out.delete((*ledger.leftovers, *(failures.path(id_) for id_ in settled)))
     slots: dict[str, Slot] = {}
     for name, wanted in by_group.items():
         lock.check()
-        new = name not in ledger.groups
-        if new:
-            groups.create(
-                out,
-                name,
-                wanted[0].mask_grid,
-                tile_of(wanted[0]),
-                probability=settings.probability,
-                labels=settings.classes,
-            )
-        order = _allocate(owners.get(name, ()), wanted, replaces)
-        times = {scene.id: _microseconds(scene.time) for scene in wanted}
-        statuses = [_status(ledger, id_, retried=id_ in times) for id_ in order]
-        groups.commit(out, name, order, times=times, statuses=statuses, grid=wanted[0].mask_grid if new else None)
-        index = {id_: slot for slot, id_ in enumerate(order)}
-        slots |= {scene.id: Slot(name, index[scene.id], lock.token) for scene in wanted}
-    out.delete(_outdated(ledger, scenes, replaces))
+        if name not in ledger.groups:
+            first = wanted[0]
+            kinds = settings.classes
+            side = tile_of(first)
+            groups.create(out, name, first.mask_grid, side, probability=settings.probability, labels=kinds)
+        slots |= _allot(lock, ledger, name, wanted, replaces)
     return slots
 
 
-def begin(lock: Lock, ledger: Ledger, scene: Scene, *, slot: Slot) -> None:
-    """Take back a scene's item before its first shard is overwritten. Until then its old mask counts.
+def _allot(
+    lock: Lock, ledger: Ledger, name: str, wanted: Sequence[Scene], replaces: Mapping[str, str]
+) -> dict[str, Slot]:
+    """Give the scenes of one group their slots."""
+    owners = ledger.scenes.get(name, ())
+    kept = {scene.id: ledger.done[scene.id].slot for scene in wanted if grows(ledger, scene)}
+    given = _allocate(ledger, name, [scene for scene in wanted if scene.id not in kept], replaces)
+    order = list(owners) + [""] * (max(given.values(), default=-1) + 1 - len(owners))
+    for id_, slot in given.items():
+        order[slot] = id_
+        if slot < len(owners):
+            _empty(lock.out, name, slot)  # It may hold parts of a mask that was never finished
+    times = {given[scene.id]: _microseconds(scene.time) for scene in wanted if scene.id in given}
+    statuses = [PLANNED if slot in times else _status(ledger, name, slot) for slot in range(len(order))]
+    grid = wanted[0].mask_grid if name not in ledger.groups else None
+    groups.commit(lock.out, name, order, times=times, statuses=statuses, grid=grid)
+    return {id_: Slot(name, slot, lock.token) for id_, slot in (kept | given).items()}
 
-    Args:
-        lock: of this run.
-        ledger: as it was when the run began.
-        scene: to be computed.
-        slot: its place.
 
-    Raises:
-        UnreachableError: the store does not answer, or the lock is lost.
-    """
-    if scene.id in ledger.done:
-        lock.check()
-        _set_status(lock.out, slot, PLANNED)
-        lock.check()
-        lock.out.delete([ledger.done[scene.id].path])
+def grows(ledger: Ledger, scene: Scene) -> bool:
+    """Whether a scene's finished mask holds, so that other tiles of it are written beside those that are there."""
+    done = ledger.done.get(scene.id)
+    return done is not None and (done.group, done.fingerprint) == (scene.group, scene.fingerprint)
 
 
 class Writer:
@@ -144,6 +145,7 @@ class Writer:
     def __init__(self, out: Out, slot: Slot, settings: Settings) -> None:
         self.out = out
         self.slot = slot
+        locks.check(out, slot.token)  # Of an OUT that is gone, not one that is damaged
         self._cloud = groups.open_array(out, slot.group, "cloud")
         self._probability = groups.open_array(out, slot.group, "cloud_probability") if settings.probability else None
 
@@ -164,24 +166,44 @@ class Writer:
             raise ValueError("probabilities are written if and only if the settings keep them")
         _check_whole_shard(self._cloud, core)
         locks.check(self.out, self.slot.token)
+        self._put(self._cloud, "cloud", core, mask)
+        if self._probability is not None and probability is not None:
+            self._put(self._probability, "cloud_probability", core, probability)
+
+    def _put(self, array: zarr.Array[Any], name: str, core: Window, values: Mask) -> None:
+        place = (self.slot.index, *core.slices)
         with self.out.reached():
-            self._cloud[(self.slot.index, *core.slices)] = mask
-            if self._probability is not None and probability is not None:
-                self._probability[(self.slot.index, *core.slices)] = probability
+            try:
+                array[place] = values
+            except (ValueError, RuntimeError):  # Zarr reads what lies at the edge, which cannot be decoded: it may go
+                side = (array.shards or array.chunks)[1]
+                shard = f"{self.slot.index}/{core.top // side}/{core.left // side}"
+                self.out.delete([f"{MASKS}/{self.slot.group}/{name}/c/{shard}"])
+                array[place] = values
 
 
 def complete(
-    lock: Lock, settings: Settings, scene: Scene, *, slot: Slot, receipt: Receipt, tiles: Iterable[Tile]
+    lock: Lock,
+    settings: Settings,
+    ledger: Ledger,
+    scene: Scene,
+    *,
+    slot: Slot,
+    receipt: Receipt,
+    tiles: Iterable[Tile],
+    replaces: str | None = None,
 ) -> dict[str, Any]:
-    """Declare a scene done: its item is written last.
+    """Declare a scene done: its item is written last, and at that moment takes the place of any older one.
 
     Args:
         lock: of this run.
         settings: the OUT's contract.
+        ledger: as it was when the run began.
         scene: whose tiles are all written.
         slot: where they are.
-        receipt: of all tiles of the slot.
-        tiles: all tiles of the slot.
+        receipt: of the tiles.
+        tiles: that were computed now.
+        replaces: id of its older version.
 
     Returns:
         The STAC item.
@@ -189,21 +211,72 @@ def complete(
     Raises:
         UnreachableError: the store does not answer, or the lock is lost.
     """
-    out = lock.out
-    item = stac.build(scene, slot.index, receipt, settings, tuple(tiles))
+    out, path = lock.out, stac.path(scene.group, scene.id)
+    old = ledger.done.get(scene.id) or ledger.done.get(replaces or "")
+    elsewhere = old if old and old.path != path else None
+    made = frozenset(tiles)
+    if old and grows(ledger, scene):
+        before = _item(out, old)
+        receipt, made = merge([stac.receipt(before), receipt]), made | old.tiles
+    retires = (elsewhere.group, elsewhere.id) if elsewhere else None
+    item = stac.build(scene, slot.index, receipt, settings, tuple(made), retires)
+    if made - frozenset(tiles) and "cloudjob:checksum" not in before["properties"]:
+        del item["properties"]["cloudjob:checksum"]  # An older version's tiles, of which nobody took one
     for folder in _shards(slot.group, slot.index):
         # A worker that was killed while it wrote left a part of a file; the tile itself has been written since.
         out.sweep(folder)
+    if elsewhere and elsewhere.replaces == path:  # A scene that moves back: items that replace each other would be out
+        lock.check()
+        out.put_json(elsewhere.path, stac.without_replaced(_item(out, elsewhere)))
     lock.check()
-    _set_status(out, slot, COMPLETE)
+    beside = old.slot if old and old.group == slot.group and old.slot != slot.index else None
+    _set_status(out, slot, COMPLETE, beside)
     lock.check()
-    out.put_json(stac.path(scene.group, scene.id), item)
-    out.delete([failures.path(scene.id)])
+    out.put_json(path, item)
+    if elsewhere:
+        if elsewhere.group != slot.group:
+            _set_status(out, replace(slot, group=elsewhere.group, index=elsewhere.slot), PLANNED)
+        out.delete([elsewhere.path])
+    out.delete(failures.path(id_) for id_ in (scene.id, replaces) if id_ in ledger.failures)
     return item
 
 
-def fail(lock: Lock, ledger: Ledger, scene: Scene, *, slot: Slot, tiles: Iterable[Tile], reason: str) -> Failure:
+def tidy(lock: Lock, ledger: Ledger) -> None:
+    """Free the slots whose masks others have taken the place of, and delete what no longer counts.
+
+    Args:
+        lock: of this run.
+        ledger: as it is now, when no task is at work.
+
+    Raises:
+        UnreachableError: the store does not answer, or the lock is lost.
+    """
+    lock.check()
+    lock.out.delete(ledger.leftovers)
+    for name, metadata in ledger.groups.items():
+        order = list(groups.scenes(metadata))
+        freed = [slot for slot in _free(ledger, name) if order[slot]]
+        for slot in freed:
+            _empty(lock.out, name, slot)
+            order[slot] = ""
+        if freed:
+            statuses = [_status(ledger, name, slot) for slot in range(len(order))]
+            groups.commit(lock.out, name, order, times={}, statuses=statuses)
+
+
+def fail(
+    lock: Lock,
+    ledger: Ledger,
+    scene: Scene,
+    *,
+    slot: Slot,
+    tiles: Iterable[Tile],
+    reason: str,
+    outside: bool = False,
+) -> Failure:
     """Record that a scene failed: for the next run, which tries again, and as a hint for readers.
+
+    A mask of it that was there stays, with its item.
 
     Args:
         lock: of this run.
@@ -212,43 +285,60 @@ def fail(lock: Lock, ledger: Ledger, scene: Scene, *, slot: Slot, tiles: Iterabl
         slot: its place.
         tiles: that were asked for.
         reason: why; secrets are taken out.
+        outside: whether the reason lies outside the scene (`failures.record`).
 
     Raises:
         UnreachableError: the store does not answer, or the lock is lost.
     """
-    failure = failures.record(lock, ledger.failures.get(scene.id), scene, tiles, reason)
-    _set_status(lock.out, slot, FAILED)
+    failure = failures.record(lock, ledger.failures.get(scene.id), scene, tiles, reason, outside=outside)
+    if not grows(ledger, scene):
+        _set_status(lock.out, slot, FAILED)
     return failure
 
 
-def _allocate(owners: Sequence[str], scenes: Iterable[Scene], replaces: Mapping[str, str]) -> list[str]:
-    """Owners of a group's slots with these scenes among them; nobody else's slot moves."""
-    order = list(owners)
-    index = {id_: slot for slot, id_ in enumerate(order)}
+def _item(out: Out, done: Done) -> dict[str, Any]:
+    item = out.get_json(done.path)
+    if item is None:
+        raise UnreachableError(
+            f"{out}/{done.path} has vanished while a run was at work", hint="run the same command again"
+        )
+    found: dict[str, Any] = item
+    return found
+
+
+def _allocate(ledger: Ledger, group: str, scenes: Iterable[Scene], replaces: Mapping[str, str]) -> dict[str, int]:
+    """Scene id → slot: the one it was given before, else its older version's if that has no mask, else any free one.
+
+    No slot that holds a mask is given away, and none that waits for another scene.
+    """
+    scenes = list(scenes)
+    owners = ledger.scenes.get(group, ())
+    waiting = {id_: slot for slot, id_ in enumerate(owners) if id_ and not ledger.holder(group, slot)}
+    own = {scene.id: waiting.get(scene.id, waiting.get(replaces.get(scene.id, ""))) for scene in scenes}
+    free = sorted(_free(ledger, group) - set(own.values()))
+    end = len(owners)
+    given: dict[str, int] = {}
     for scene in scenes:
-        if scene.id in index:
-            continue
-        slot = index.pop(replaces.get(scene.id, ""), len(order))
-        order[slot : slot + 1] = [scene.id]
-        index[scene.id] = slot
-    return order
+        slot = own[scene.id]
+        if slot is None or slot in given.values():
+            slot = free.pop(0) if free else end
+            end = max(end, slot + 1)
+        given[scene.id] = slot
+    return given
 
 
-def _status(ledger: Ledger, id_: str, *, retried: bool) -> int:
-    if id_ in ledger.done:
+def _free(ledger: Ledger, group: str) -> set[int]:
+    """Slots whose scenes have their masks in other ones, or that no scene owns."""
+    owners = enumerate(ledger.scenes.get(group, ()))
+    return {s for s, id_ in owners if not ledger.holder(group, s) and (not id_ or id_ in ledger.done)}
+
+
+def _status(ledger: Ledger, group: str, slot: int) -> int:
+    owners = ledger.scenes.get(group, ())
+    if slot < len(owners) and ledger.holder(group, slot):
         return COMPLETE
-    return FAILED if id_ in ledger.failures and not retried else PLANNED
-
-
-def _outdated(ledger: Ledger, scenes: Iterable[Scene], replaces: Mapping[str, str]) -> Iterator[str]:
-    """What newer versions retire, and what no longer counts anyway."""
-    yield from ledger.leftovers
-    for scene in scenes:
-        old = replaces.get(scene.id)
-        if old in ledger.done:
-            yield ledger.done[old].path
-        if old in ledger.failures:
-            yield ledger.failures[old].path
+    waits = slot < len(owners) and owners[slot] in ledger.failures and slot not in _free(ledger, group)
+    return FAILED if waits else PLANNED
 
 
 def _sweep(out: Out, ledger: Ledger) -> None:
@@ -263,10 +353,20 @@ def _shards(group: str, slot: int) -> list[str]:
     return [f"{MASKS}/{group}/{array}/c/{slot}" for array in ("cloud", "cloud_probability")]
 
 
-def _set_status(out: Out, slot: Slot, status: int) -> None:
+def _empty(out: Out, group: str, slot: int) -> None:
+    for folder in _shards(group, slot):
+        out.delete_under(folder)
+
+
+def _set_status(out: Out, slot: Slot, status: int, vacated: int | None = None) -> None:
+    """Set a slot's status, and at the same moment that of one whose mask it takes the place of."""
     array = groups.open_array(out, slot.group, "status")
     with out.reached():
-        array[slot.index] = status
+        values = np.asarray(array[:])
+        values[slot.index] = status
+        if vacated is not None:
+            values[vacated] = PLANNED
+        array[:] = values
 
 
 def _check_whole_shard(array: zarr.Array[Any], core: Window) -> None:

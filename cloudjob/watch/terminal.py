@@ -285,5 +285,13 @@ def _status_lines(found: ledger.Summary) -> Iterator[str]:
     for path, fault in found.damaged.items():
         yield f"damaged: {path}: {fault} (see `cloudjob check`)"
     if found.last_run:
-        run = found.last_run
-        yield f"last run: {_minute(run['started'])} UTC, {run['how']}, {_duration(run['seconds'])}"
+        yield f"last run: {_last_run(found.last_run)}"
+
+
+def _last_run(told: dict[str, Any]) -> str:
+    """Such as "2024-06-02 01:00 UTC, complete, nothing to do, 3 s"."""
+    if told["how"] == "unfinished":
+        return f"{_minute(told['started'])} UTC, begun and not ended: it was killed, or is still at work"
+    nothing = ", nothing to do" if told["how"] == "complete" and not told.get("scenes") else ""
+    why = f" by: {told['why']}" if told.get("why") else ""
+    return f"{_minute(told['started'])} UTC, {told['how']}{nothing}, {_duration(told['seconds'])}{why}"

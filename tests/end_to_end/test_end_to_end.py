@@ -32,6 +32,7 @@ from jobs import (
     dask_cluster,
     item_of,
     items,
+    kept,
     make_scene,
     mask_of,
     mask_of_pattern,
@@ -84,9 +85,9 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Real:
     out = tmp_path_factory.mktemp("real") / "out"
     common = ("--catalog", REAL, "--out", out, "--workers", "1", "--json")
     five = cloudjob("run", *common, *FIVE)
-    after_five = tree(out)
+    after_five = kept(out)
     again = cloudjob("run", *common, *FIVE)
-    return Real(out, five, after_five, again, tree(out), cloudjob("run", *common, *EVERYWHERE))
+    return Real(out, five, after_five, again, kept(out), cloudjob("run", *common, *EVERYWHERE))
 
 
 @needs_real_scenes
@@ -287,7 +288,7 @@ def test_status_export_and_model(simple: Simple, tmp_path: Path) -> None:
     assert (status["done"], status["failed"], status["last_run"]["how"]) == (3, {}, "complete")
     exported = cloudjob("export", simple.out, A, tmp_path / "mask.tif")
     assert exported.code == 0, exported.stderr
-    assert exported.stdout == f"{A}\n"
+    assert exported.stdout == f"{tmp_path / 'mask.tif'}\n"
     with rasterio.open(tmp_path / "mask.tif") as mask, rasterio.open(simple.sources[A]["assets"]["red"]["href"]) as red:
         np.testing.assert_array_equal(mask.read(1), simple.expected(A))
         assert (mask.transform, mask.crs) == (red.transform, red.crs)
@@ -469,11 +470,11 @@ def test_a_run_is_stopped(
     _, alive = psutil.wait_procs(processes_with(str(marker)), timeout=30)
     assert alive == []
     assert_released(out)
-    kept = tree(out / "items")
+    before = tree(out / "items")
     assert len(items(out)) == 1
     again = deep.run(out, "--probability", "--cluster", cluster)
     assert again.code == 0, again.stderr
     assert "1 done" in again.stderr
-    (first,) = (path for path in kept if "index" not in path)
-    assert tree(out / "items")[first] == kept[first]
+    (first,) = (path for path in before if "index" not in path)
+    assert tree(out / "items")[first] == before[first]
     assert_same(out, deep.out)

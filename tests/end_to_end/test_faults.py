@@ -15,7 +15,7 @@ from file_server import Fault, FileServer, file_server
 from scenes import BANDS
 
 from cloudjob import embed
-from cloudjob.errors import PassingError, SceneError
+from cloudjob.errors import OutageError, OutsideError, PassingError, SceneError
 from cloudjob.scene import files, opened
 from cloudjob.scene.describe import describe
 from cloudjob.scene.opened import SceneFiles
@@ -215,11 +215,11 @@ def test_a_second_attempt_in_the_same_process_asks_the_server_again(
     [
         ("HTTP response code: 404", SceneError),
         ("HTTP response code: 410", SceneError),
-        ("HTTP response code: 401", SceneError),
-        ("HTTP response code: 403", PassingError),
-        ("HTTP response code: 500", PassingError),
+        ("HTTP response code: 401", OutsideError),
+        ("HTTP response code: 403", OutageError),
+        ("HTTP response code: 500", OutageError),
         ("HTTP response code: 4040", PassingError),
-        ("CURL error: Failed to connect to 127.0.0.1 port 404 after 0 ms", PassingError),
+        ("CURL error: Failed to connect to 127.0.0.1 port 404 after 0 ms", OutageError),
         ("'/vsicurl/http://h/404/red.tif' not recognized as being in a supported file format.", PassingError),
     ],
 )

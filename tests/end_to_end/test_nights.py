@@ -17,12 +17,14 @@ from jobs import (
     SABOTAGED,
     SHAPE,
     Result,
+    a_day_passes,
     assert_released,
     assert_same,
     brightness_checkpoint,
     dask_cluster,
     environment,
     items,
+    kept,
     make_scene,
     mask_of,
     mask_of_pattern,
@@ -130,13 +132,13 @@ def test_a_late_scene_is_appended(world: World, out: Path) -> None:
 def test_a_reprocessed_scene_takes_over(world: World, out: Path) -> None:
     result = world.run(out, FIRST, REPROCESSED, SECOND)
     assert result.code == 0, result.stderr
-    assert slots(out) == {GROUP: [REPROCESSED, SECOND]}
+    assert slots(out) == {GROUP: ["", SECOND, REPROCESSED]}
     assert {Path(path).stem for path in items(out)} == {REPROCESSED, SECOND}
     np.testing.assert_array_equal(mask_of(out, REPROCESSED), world.expected(REPROCESSED))
-    before = tree(out)
+    before = kept(out)
     older_again = world.run(out, FIRST, SECOND)  # A catalog that lags behind
     assert older_again.code == 0
-    assert tree(out) == before
+    assert kept(out) == before
 
 
 def test_a_window_grows(world: World, tmp_path: Path) -> None:
@@ -152,13 +154,13 @@ def test_a_window_grows(world: World, tmp_path: Path) -> None:
     assert grown.code == 0
     assert "2 grown" in grown.stderr
     assert_same(out, world.base)
-    before = tree(out)
+    before = kept(out)
     assert world.run(out, FIRST, SECOND, more=corner).code == 0
-    assert tree(out) == before
+    assert kept(out) == before
 
 
 def test_a_catalog_that_was_ingested_again_changes_nothing(world: World, out: Path) -> None:
-    before = tree(out)
+    before = kept(out)
     again = [
         {**world.items[scene], "properties": {**world.items[scene]["properties"], "updated": "2026-01-01T00:00:00Z"}}
         for scene in (FIRST, SECOND)
@@ -166,7 +168,7 @@ def test_a_catalog_that_was_ingested_again_changes_nothing(world: World, out: Pa
     result = world.run(out, *again)
     assert result.code == 0
     assert "2 done" in result.stderr
-    assert tree(out) == before
+    assert kept(out) == before
 
 
 def test_other_settings_are_refused(world: World, out: Path) -> None:
@@ -221,17 +223,22 @@ def test_a_failed_scene_is_tried_again_whatever_the_dates(world: World, out: Pat
     assert_released(out)
 
 
-def test_a_scene_that_fails_three_times_is_abandoned(world: World, out: Path, tmp_path: Path) -> None:
+def test_a_scene_that_fails_on_three_nights_is_abandoned(world: World, out: Path, tmp_path: Path) -> None:
     broken = break_scene(world, tmp_path)
-    nights = [world.run(out, FIRST, broken, SECOND), world.run(out, SECOND, more=JUNE_ONLY), world.run(out, SECOND)]
-    assert [night.code for night in nights] == [1, 1, 1]
-    assert all(LATE in night.stderr for night in nights)
-    before = tree(out)
+    for night in ((FIRST, broken, SECOND), (SECOND,), (SECOND,)):
+        result = world.run(out, *night, more=JUNE_ONLY if night == (SECOND,) else ())
+        assert result.code == 1
+        assert LATE in result.stderr
+        a_day_passes(out)
+    before = kept(out)
     fourth = world.run(out, FIRST, broken, SECOND)
     assert fourth.code == 0
     assert f"abandoned {LATE}" in fourth.stderr
     assert "nir.tif" in fourth.stderr
-    assert tree(out) == before
+    assert kept(out) == before
+    asked_for = world.run(out, SECOND, more=("--retry", LATE))
+    assert asked_for.code == 1
+    assert "1 failed before" in asked_for.stderr
     mended = world.run(out, FIRST, LATE, SECOND)  # Another product in the catalog: tried again
     assert mended.code == 0
     np.testing.assert_array_equal(mask_of(out, LATE), world.expected(LATE))
@@ -246,6 +253,9 @@ def test_odd_items_cost_no_other_scene_and_are_written_down(world: World, tmp_pa
     del odd[3]["assets"]["nir"]
     result = world.run(tmp_path / "out", FIRST, *odd, SECOND)
     assert result.code == 1
+    recorded = sorted(path.stem for path in (tmp_path / "out" / "failures").iterdir())
+    assert recorded == ["bands", "grid", "place", "time"], "the next runs try them, too, until that makes no sense"
+    shutil.rmtree(tmp_path / "out" / "failures")
     assert_same(tmp_path / "out", world.base)
     (record,) = (tmp_path / "out" / "runs").iterdir()
     states = {scene["id"]: scene["state"] for scene in json.loads(record.read_text())["scenes"]}
@@ -321,11 +331,16 @@ def test_a_second_run_at_the_same_time_is_refused(world: World, out: Path, tmp_p
     assert_released(out)
 
 
-def test_nothing_found_is_no_error_and_writes_nothing(world: World, tmp_path: Path) -> None:
-    result = world.run(tmp_path / "out", FIRST, more=("--dates", "2019"))
+def test_nothing_found_is_no_error_and_leaves_a_record(world: World, tmp_path: Path) -> None:
+    """Or nobody could tell it from a timer that is dead."""
+    out = tmp_path / "out"
+    result = world.run(out, FIRST, more=("--dates", "2019"))
     assert result.code == 0
     assert "no scenes found" in result.stderr
-    assert not (tmp_path / "out").exists()
+    (record,) = (out / "runs").iterdir()
+    told = json.loads(record.read_text())
+    assert (told["how"], told["scenes"]) == ("complete", [])
+    assert {path.name for path in out.iterdir()} == {"job.json", "lock", "runs"}
 
 
 def test_pixels_that_contradict_the_metadata_are_told_in_log_and_item(world: World, tmp_path: Path) -> None:

@@ -418,12 +418,13 @@ def test_failures_with_their_reasons(tmp_path: Path, capfd: Capfd) -> None:
     lost, late, fine = (scene.id for scene in scenes)
     for _ in range(3):
         output.run(out, [scenes[0]], failing={lost: "HTTP 404"})
+        jobs.a_day_passes(tmp_path / "out")
     output.run(out, scenes[1:], failing={late: "timed out after 30 s"})
     page = made(capfd, tmp_path / "out")
     assert "1 scene failed" in page.look()
     assert "1 scene abandoned" in page.look()
     told = page.text[page.text.index("Not done") : page.text.index("Scenes in all")]
-    assert re.search(rf"{lost}\s+abandoned\s+HTTP 404\s+3 runs in a row", told)
+    assert re.search(rf"{lost}\s+abandoned\s+HTTP 404\s+On 3 nights", told)
     assert re.search(rf"{late}\s+failed\s+timed out after 30 s\s+Once, last 20", told)
     assert [next(a["data-v"] for _, a in parts if a.get("class") == "name") for parts in page.rows.values()] == [fine]
 

@@ -1,12 +1,15 @@
 import json
 import shutil
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from output import ALL, files, make_scene, run
 
 from cloudjob.errors import ContractError
+from cloudjob.plan import plan
 from cloudjob.scene.identity import Identity
 from cloudjob.store import failures, ledger
 from cloudjob.store.lock import Lock
@@ -164,7 +167,6 @@ def test_an_item_whose_slot_has_another_owner_no_longer_counts(out: Out):
     item_path(out, "newer").unlink()
     known = ledger.read(out)
     assert (known.done, known.leftovers) == ({}, (f"items/32TQM/{old.id}.json",))
-    assert known.partial == {"newer": frozenset(ALL)}
     run(out, [make_scene(1)])
     assert set(ledger.read(out).done) == {make_scene(1).id}
     assert not item_path(out, old.id).exists()
@@ -181,7 +183,6 @@ def test_a_failure_is_kept_without_secrets_until_it_succeeds(out: Out):
     failure = known.failures[scene.id]
     assert failure.reason == "GET https://blob.example/red.tif answered 500"
     assert (failure.runs, failure.tiles, failure.item) == (1, frozenset(ALL[:4]), scene.item)
-    assert known.partial == {scene.id: frozenset(ALL[:1])}
     assert known.to_retry() == [failure]
     assert b"S3CRET" not in b"".join(files(out).values())
     assert run(out, [scene, make_scene(1)], ALL[:1]).counts == {"done": 1, "failed before": 1}
@@ -191,11 +192,35 @@ def test_a_failure_is_kept_without_secrets_until_it_succeeds(out: Out):
     assert not any(name.startswith("failures") for name in files(out))
 
 
-def test_three_runs_with_one_reason_and_it_is_abandoned(out: Out):
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Call it with hours to let them pass."""
+    now = datetime(2024, 6, 2, 1, tzinfo=UTC)
+    monkeypatch.setattr(failures, "_now", lambda: f"{now.isoformat()}")
+
+    def wait(hours: float) -> None:
+        nonlocal now
+        now += timedelta(hours=hours)
+
+    return wait
+
+
+def fail(out: Out, clock: Callable[[float], None], *reasons: str, hours: float = 24, **how: Any) -> failures.Failure:
+    """Fail for these reasons, one night after the other; what the ledger then knows."""
+    scene = make_scene(0)
+    with Lock(out) as lock:
+        for reason in reasons:
+            failures.record(lock, ledger.read(out).failures.get(scene.id), scene, ALL, reason, **how)
+            clock(hours)
+    return ledger.read(out).failures[scene.id]
+
+
+def test_three_nights_with_one_reason_and_it_is_abandoned(out: Out, clock: Callable[[float], None]):
     scene = make_scene(0)
     for seconds in (30.1, 30.2, 29.9):
         made = run(out, [scene], failing={scene.id: f"timed out after {seconds} s"})
         assert made.counts in ({"new": 1}, {"failed before": 1})
+        clock(23.99)  # A nightly job starts a bit earlier or later
     known = ledger.read(out)
     assert known.failures[scene.id].runs == 3
     assert known.failures[scene.id].abandoned
@@ -205,17 +230,85 @@ def test_three_runs_with_one_reason_and_it_is_abandoned(out: Out):
     assert made.to_do == []
 
 
-def test_another_reason_starts_counting_anew(out: Out):
-    scene = make_scene(0)
-    for reason in ("no such file", "no such file", "timed out", "timed out"):
-        run(out, [scene], failing={scene.id: reason})
-    assert ledger.read(out).failures[scene.id].runs == 2
-    assert ledger.read(out).failures[scene.id].first <= ledger.read(out).failures[scene.id].last
+def test_runs_of_one_night_count_once(out: Out, clock: Callable[[float], None]):
+    assert fail(out, clock, *["no"] * 9, hours=2).runs == 1
+    assert fail(out, clock, "no", "no", "no", hours=2).runs == 2
 
 
-def test_a_changed_source_revives_an_abandoned_scene(out: Out):
-    for _ in range(3):
-        run(out, [make_scene(0)], failing={make_scene(0).id: "no"})
+def test_what_lies_outside_a_scene_never_counts_and_forgets_nothing(out: Out, clock: Callable[[float], None]):
+    failure = fail(out, clock, *["503"] * 5, outside=True)
+    assert (failure.runs, failure.abandoned, failure.reason) == (0, False, "503")
+    assert fail(out, clock, "corrupt", "corrupt").runs == 2
+    failure = fail(out, clock, "503", "401", outside=True)
+    assert (failure.runs, failure.reason, failure.counted) == (2, "401", "corrupt")
+    assert fail(out, clock, "corrupt").abandoned
+
+
+def test_a_record_of_the_version_before_begins_to_count_anew(out: Out, clock: Callable[[float], None]):
+    """It counted outages, too."""
+    failure = fail(out, clock, "503", "503", "503")
+    assert failure.abandoned
+    record = out.get_json(failure.path)
+    for name in ("counted", "night", "version"):
+        del record[name]
+    out.put_json(failure.path, record)
+    assert not ledger.read(out).failures[failure.id].abandoned
+    assert fail(out, clock, "503").runs == 1
+
+
+def test_a_new_version_of_cloudjob_tries_once_more(
+    out: Out, clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+):
+    assert fail(out, clock, "no", "no", "no").abandoned
+    monkeypatch.setattr(failures, "_version", lambda: "99")
+    assert [one.id for one in ledger.read(out).to_retry()] == [make_scene(0).id]
+    assert fail(out, clock, "no", hours=1).abandoned
+
+
+def test_an_abandoned_scene_is_tried_again_when_asked_for(out: Out, clock: Callable[[float], None]):
+    failure = fail(out, clock, "no", "no", "no")
+    known = ledger.read(out)
+    assert known.to_retry([failure.id]) == known.to_retry(["all"]) == [failure]
+    assert known.to_retry(["another"]) == []
+    for again, state in ((["all"], "failed before"), ([failure.id], "failed before"), (["another"], "abandoned")):
+        (one,) = plan.make([make_scene(0)], known, lambda _: ALL, again).scenes
+        assert one.state == state
+
+
+def test_another_reason_starts_counting_anew(out: Out, clock: Callable[[float], None]):
+    failure = fail(out, clock, "no such file", "no such file", "timed out", "timed out")
+    assert failure.runs == 2
+    assert failure.first < failure.last
+
+
+def test_an_item_that_describes_no_scene_is_a_failure_like_any_other(out: Out, clock: Callable[[float], None]):
+    item = {
+        "id": "ODD",
+        "properties": {"token": "S3CRET", "updated": "1"},
+        "assets": {"red": {"href": "https://h/r.tif?sig=S3CRET"}, "other": {}},
+        "links": [{"rel": "self", "href": "https://h/ODD"}, {"rel": "next", "href": "x"}],
+    }
+    with Lock(out) as lock:
+        for update in range(3):
+            item["properties"] |= {"updated": str(update)}
+            refusal = failures.Refusal("ODD", item, {"red": "red", "nir": "nir"}, "", "it has no asset nir")
+            failures.record(lock, ledger.read(out).failures.get("ODD"), refusal, (), refusal.reason)
+            clock(24)
+    failure = ledger.read(out).failures["ODD"]
+    assert failure.abandoned
+    assert failure.item["assets"] == {"red": {"href": "https://h/r.tif"}}
+    assert [link["rel"] for link in failure.item["links"]] == ["self"]
+    assert b"S3CRET" not in b"".join(files(out).values())
+    assert failures.Refusal("ODD", {**item, "bbox": [1]}, {}, "", "").fingerprint != failure.fingerprint
+
+
+@pytest.mark.parametrize("odd", [float("nan"), "\ud800", "x" * failures.LARGEST, {1, 2}])
+def test_an_item_that_is_no_json_or_too_long_is_not_kept(odd: object):
+    assert failures.Refusal("ODD", {"id": "ODD", "x": odd}, {}, "", "").kept == {}
+
+
+def test_a_changed_source_revives_an_abandoned_scene(out: Out, clock: Callable[[float], None]):
+    fail(out, clock, "no", "no", "no")
     changed = make_scene(0, fingerprint="f2")
     assert run(out, [changed], failing={changed.id: "no"}).counts == {"failed before": 1}
     assert ledger.read(out).failures[changed.id].runs == 1
@@ -230,6 +323,17 @@ def test_an_item_beats_a_failure_that_a_kill_left(out: Out):
     assert (set(known.done), known.failures, known.leftovers) == ({scene.id}, {}, (f"failures/{scene.id}.json",))
     run(out, [make_scene(1)])
     assert out.names("failures") == set()
+
+
+def test_the_failure_of_a_change_that_was_taken_back_is_over(out: Out):
+    run(out, [make_scene(0)])
+    changed = make_scene(0, fingerprint="f2")
+    run(out, [changed], failing={changed.id: "no"})
+    known = ledger.read(out)
+    assert (set(known.done), set(known.failures), known.leftovers) == ({changed.id}, {changed.id}, ())
+    assert plan.make([make_scene(0)], known, lambda _: ALL).settled == (changed.id,)
+    run(out, [make_scene(0)])
+    assert not ledger.read(out).failures
 
 
 @pytest.mark.parametrize("data", [b"[]", b"", b"null", b'{"id": 1}'])

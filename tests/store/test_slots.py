@@ -27,13 +27,13 @@ from shapely.geometry import box
 
 from cloudjob.errors import ContractError
 from cloudjob.grid import Grid, Window
-from cloudjob.plan import plan
 from cloudjob.store import ledger
+from cloudjob.store.ledger import Done
 from cloudjob.store.lock import Lock, LockLostError
 from cloudjob.store.masks import open_masks
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import Receipt
-from cloudjob.store.slots import Slot, Writer, _allocate, begin, complete, prepare
+from cloudjob.store.slots import Slot, Writer, _allocate, complete, prepare
 
 
 @pytest.fixture
@@ -192,7 +192,9 @@ def test_an_item_without_a_valid_pixel_has_no_cloud_cover(out: Out):
     scene = make_scene(0)
     with Lock(out) as lock:
         slots = prepare(lock, SETTINGS, ledger.read(out), [scene], tile_of=lambda _: TILE)
-        item = complete(lock, SETTINGS, scene, slot=slots[scene.id], receipt=Receipt(no_data=4200), tiles=ALL)
+        item = complete(
+            lock, SETTINGS, ledger.read(out), scene, slot=slots[scene.id], receipt=Receipt(no_data=4200), tiles=ALL
+        )
     JsonSchemaSTACValidator().validate_core(json.loads(json.dumps(item)), pystac.STACObjectType.ITEM, "1.1.0")
     assert "eo:cloud_cover" not in item["properties"]
     assert not any("/eo/" in schema for schema in item["stac_extensions"])
@@ -233,7 +235,7 @@ def test_a_late_scene_is_appended(out: Out):
     assert np.array_equal(array(out), [expected(scene) for scene in order])
 
 
-def test_a_newer_version_takes_over_the_slot_and_retires_the_item(out: Out):
+def test_a_newer_version_takes_over_and_retires_the_item(out: Out):
     old = make_scene(0)
     new = replace(
         make_scene(0, id="S2A_32TQM_20240601_1_L2A"), baseline="05.11", fingerprint="f2", time=make_scene(0).time
@@ -241,11 +243,25 @@ def test_a_newer_version_takes_over_the_slot_and_retires_the_item(out: Out):
     run(out, [old, make_scene(1)], ALL[:2])
     made = run(out, [new], ALL[1:4])
     assert made.replaces == {new.id: old.id}
-    assert attributes(out)["cloudjob:scenes"] == [new.id, make_scene(1).id]
-    assert np.array_equal(array(out)[0], expected(new, ALL[:4]))  # nothing of the old version is left
-    assert set(ledger.read(out).done) == {new.id, make_scene(1).id}
+    assert attributes(out)["cloudjob:scenes"] == ["", make_scene(1).id, new.id]
+    assert (array(out)[0] == 255).all()  # nothing of the old version is left
+    assert np.array_equal(array(out)[2], expected(new, ALL[:4]))
+    assert list(array(out, "status")) == [0, 1, 1]
+    known = ledger.read(out)
+    assert set(known.done) == {new.id, make_scene(1).id}
+    assert known.done[new.id].replaces == f"items/32TQM/{old.id}.json"
     assert run(out, [old]).superseded == {old.id: new.id}
-    assert array(out).shape[0] == 2
+    assert array(out).shape[0] == 3
+
+
+def test_a_free_slot_is_given_to_the_next_scene(out: Out):
+    run(out, [make_scene(0), make_scene(1)])
+    run(out, [make_scene(0, fingerprint="f2")])
+    assert attributes(out)["cloudjob:scenes"] == ["", make_scene(1).id, make_scene(0).id]
+    run(out, [make_scene(2), make_scene(3)], ALL[:2])
+    assert attributes(out)["cloudjob:scenes"] == [scene.id for scene in map(make_scene, (2, 1, 0, 3))]
+    assert np.array_equal(array(out)[0], expected(make_scene(2), ALL[:2]))
+    assert list(open_masks(out)["32TQM"].scene.values) == [scene.id for scene in map(make_scene, range(4))]
 
 
 def test_halves_of_a_tile_keep_slots_of_their_own(out: Out):
@@ -259,16 +275,47 @@ def test_halves_of_a_tile_keep_slots_of_their_own(out: Out):
     assert set(ledger.read(out).done) == {west.id, "east"}
 
 
-def test_a_changed_and_a_grown_scene_compute_old_and_new_tiles(out: Out):
+def test_a_changed_scene_computes_old_and_new_tiles_and_a_grown_one_those_that_are_missing(out: Out):
     run(out, [make_scene(0), make_scene(1)], ALL[:2])
     changed = make_scene(0, fingerprint="f2")
     made = run(out, [changed, make_scene(1)], ALL[1:3])
     assert made.counts == {"changed": 1, "grown": 1}
-    assert np.array_equal(array(out), [expected(changed, ALL[:3]), expected(make_scene(1), ALL[:3])])
-    done = ledger.read(out).done[changed.id]
-    assert (done.tiles, done.fingerprint) == (frozenset(ALL[:3]), "f2")
-    mask = expected(changed, ALL[:3])
-    assert done.cloud_cover == pytest.approx(100 * (mask == 1).sum() / (mask <= 1).sum(), abs=1e-4)  # of the whole slot
+    assert [one.tiles for one in made.to_do] == [frozenset(ALL[:3]), frozenset(ALL[2:3])]
+    known = ledger.read(out)
+    assert np.array_equal(array(out)[known.done[changed.id].slot], expected(changed, ALL[:3]))
+    assert np.array_equal(array(out)[1], expected(make_scene(1), ALL[:3]))
+    for scene in (changed, make_scene(1)):
+        done, mask = known.done[scene.id], expected(scene, ALL[:3])
+        assert (done.tiles, done.fingerprint) == (frozenset(ALL[:3]), scene.fingerprint)
+        cover = 100 * (mask == 1).sum() / (mask <= 1).sum()
+        assert done.cloud_cover == pytest.approx(cover, abs=1e-4)  # of the whole slot
+
+
+def test_a_grown_scene_ends_with_the_item_of_one_that_was_whole_from_the_start(out: Out, tmp_path: Path):
+    """But for what only a file of the provider's tells: what was compared adds up."""
+    run(out, [make_scene(0)], ALL[:2])
+    run(out, [make_scene(0)])
+    whole = Out.at(tmp_path / "whole")
+    run(whole, [make_scene(0)])
+    grown, once = (json.loads(files(each)[f"items/32TQM/{make_scene(0).id}.json"]) for each in (out, whole))
+    for item, times in ((grown, 2), (once, 1)):
+        assert (item["properties"].pop("cloudjob:scl_pixels"), item["properties"].pop("cloudjob:scl_agreed")) == (
+            7 * times,
+            6 * times,
+        )
+    assert grown == once
+    assert np.array_equal(array(out), array(whole))
+
+
+def test_an_item_of_the_version_before_grows_too(out: Out):
+    """It told the share that agrees, not how many pixels that is."""
+    run(out, [make_scene(0)], ALL[:2])
+    path = f"items/32TQM/{make_scene(0).id}.json"
+    item = out.get_json(path)
+    del item["properties"]["cloudjob:scl_agreed"]
+    out.put_json(path, item)
+    run(out, [make_scene(0)])
+    assert out.get_json(path)["properties"]["cloudjob:scl_agreed"] == 12
 
 
 def test_a_tile_that_became_empty_is_emptied(out: Out):
@@ -281,18 +328,48 @@ def test_a_tile_that_became_empty_is_emptied(out: Out):
     assert np.array_equal(array(out)[0, 32:], expected(scene)[32:])
 
 
-def test_the_item_is_gone_before_a_shard_is_overwritten_and_no_sooner(out: Out):
-    run(out, [make_scene(0), make_scene(1)])
-    changed, waiting = make_scene(0, fingerprint="f2"), make_scene(1, fingerprint="f2")
-    with Lock(out) as lock:
-        before = ledger.read(out)
-        assert plan.make([changed, waiting], before, lambda _: ALL).counts == {"changed": 2}
-        slots = prepare(lock, SETTINGS, before, [changed, waiting], tile_of=lambda _: TILE)
-        assert set(ledger.read(out).done) == {changed.id, waiting.id}
-        begin(lock, before, changed, slot=slots[changed.id])
-    # Killed here: the scene that was not begun keeps its mask.
-    assert set(ledger.read(out).done) == {waiting.id}
-    assert list(array(out, "status")) == [0, 1]
+def held(out: Out) -> dict[str, np.ndarray]:
+    """What readers are given: id → mask."""
+    masks = open_masks(out)["32TQM"]
+    return dict(zip(masks.scene.values.tolist(), masks.cloud.values, strict=True))
+
+
+@pytest.mark.parametrize("begun", [0, 1, 6])
+@pytest.mark.parametrize("how", ["changed", "newer", "grown"])
+def test_a_redo_that_fails_keeps_the_old_mask_and_its_item(how: str, begun: int, out: Out):
+    run(out, [make_scene(0), make_scene(1)], ALL[:2])
+    before, items = held(out), {path: data for path, data in files(out).items() if path.startswith("items")}
+    changes: dict[str, Any] = {
+        "changed": {"fingerprint": "f2"},
+        "newer": {"id": "newer", "fingerprint": "f2", "baseline": "05.11"},
+        "grown": {},
+    }
+    scene = make_scene(0, **changes[how])
+    made = run(out, [scene], ALL, failing={scene.id: "no"})
+    assert len(made.to_do) == 1
+    now = held(out)
+    assert now.keys() == before.keys()
+    assert all((now[id_] == mask)[mask != 255].all() for id_, mask in before.items())  # All there was
+    assert {path: data for path, data in files(out).items() if path.startswith("items")} == items
+    assert list(ledger.read(out).failures) == [scene.id]
+    assert run(out, [scene], ALL).counts == {"failed before": 1}
+    assert np.array_equal(held(out)[scene.id], expected(scene))
+    assert set(held(out)) == {scene.id, make_scene(1).id}
+    assert not ledger.read(out).failures
+
+
+def test_a_scene_that_moves_to_another_grid_and_back_is_one_scene_all_the_time(out: Out):
+    here, there = make_scene(0), make_scene(0, group="32TPM", fingerprint="f2")
+    for scene, other in ((here, "32TPM"), (there, "32TQM"), (here, "32TPM"), (there, "32TQM")):
+        run(out, [scene])
+        known = ledger.read(out)
+        assert known.done[scene.id].group == scene.group
+        assert known.leftovers == ()
+        assert list(array(out, "status", scene.group)).count(1) == 1
+        if other in known.groups:
+            assert list(array(out, "status", other)) == [0]
+            assert (array(out, "cloud", other) == 255).all()
+        assert len(list((Path(out.address) / "items").rglob("S2A*.json"))) == 1
 
 
 def test_a_group_of_another_grid_is_refused(out: Out):
@@ -316,17 +393,23 @@ def test_a_foreign_group_is_named_and_costs_nothing(out: Out):
     assert run(out, [make_scene(1)]).counts == {"new": 1}
 
 
-@given(st.lists(st.sampled_from("abcdef"), unique=True), st.lists(st.sampled_from("abcdefghi"), unique=True), st.data())
-def test_no_slot_ever_moves(owners: list[str], wanted: list[str], data: st.DataObject):
-    free = [id_ for id_ in owners if id_ not in wanted]
-    new = [id_ for id_ in wanted if id_ not in owners]
-    count = data.draw(st.integers(0, min(len(free), len(new))))
-    replaces = dict(zip(new[:count], free[:count], strict=True))
-    order = _allocate(owners, [make_scene(0, id=id_) for id_ in wanted], replaces)
-    assert len(order) == len(set(order)) == len(owners) + len(new) - count
-    taken = {old: id_ for id_, old in replaces.items()}
-    assert order[: len(owners)] == [taken.get(id_, id_) for id_ in owners]
-    assert set(wanted) <= set(order)
+@given(st.lists(st.sampled_from(["", *"abcdef"])), st.lists(st.sampled_from("abcdefghi"), unique=True), st.data())
+def test_no_slot_that_holds_a_mask_is_given_away_and_none_twice(
+    owners: list[str], wanted: list[str], data: st.DataObject
+):
+    slot_of = {id_: slot for slot, id_ in enumerate(owners) if id_}
+    masks = data.draw(st.sets(st.sampled_from(sorted(slot_of)))) if slot_of else set()
+    replaces = {id_: data.draw(st.sampled_from(["", *"abcdef"])) for id_ in wanted}
+    done = {id_: Done(id_, "g", slot_of[id_], "", frozenset(), {}, "", None, None, "") for id_ in masks}
+    known = ledger.Ledger(scenes={"g": tuple(owners)}, done=done)
+    given = _allocate(known, "g", [make_scene(0, id=id_) for id_ in wanted], replaces)
+    assert list(given) == wanted
+    assert len(set(given.values())) == len(given)
+    assert not {slot_of[id_] for id_ in masks} & set(given.values())
+    for id_, slot in given.items():
+        assert slot >= len(owners) or owners[slot] in ("", id_, replaces[id_], *masks)
+    new = [slot for slot in given.values() if slot >= len(owners)]
+    assert new == list(range(len(owners), len(owners) + len(new)))
 
 
 # Writing
@@ -364,7 +447,7 @@ def test_a_run_that_lost_its_lock_writes_no_tile_and_no_item(out: Out):
         with pytest.raises(LockLostError):
             write(out, scene, slot, ALL)
         with pytest.raises(LockLostError):
-            complete(lock, SETTINGS, scene, slot=slot, receipt=Receipt(clear=1), tiles=ALL)
+            complete(lock, SETTINGS, ledger.read(out), scene, slot=slot, receipt=Receipt(clear=1), tiles=ALL)
         with pytest.raises(LockLostError):
             prepare(lock, SETTINGS, ledger.read(out), [make_scene(1)], tile_of=lambda _: TILE)
     assert (array(out) == 255).all()
@@ -376,7 +459,7 @@ def test_a_lock_lost_at_the_last_moment_stops_the_item(out: Out, monkeypatch: py
     with prepared(out) as (lock, slot):
         monkeypatch.setattr("cloudjob.store.slots._set_status", lambda *_: out.put("lock/00000002.json", b"{}"))
         with pytest.raises(LockLostError):
-            complete(lock, SETTINGS, make_scene(0), slot=slot, receipt=Receipt(clear=1), tiles=ALL)
+            complete(lock, SETTINGS, ledger.read(out), make_scene(0), slot=slot, receipt=Receipt(clear=1), tiles=ALL)
     assert not ledger.read(out).done
 
 
@@ -437,6 +520,11 @@ STATES = {
         [make_scene(0, fingerprint="f2"), make_scene(2)],
         ALL[1:3],
     ),
+    "moved": (
+        [make_scene(0), make_scene(1)],
+        [make_scene(0, fingerprint="f2", group="32TPM"), make_scene(2)],
+        ALL[1:3],
+    ),
     "reprocessed": (
         [make_scene(0), make_scene(1)],
         [make_scene(-1), make_scene(0, id="newer", baseline="05.11", fingerprint="f2")],
@@ -463,10 +551,27 @@ def test_killed_at_any_write_a_second_run_ends_as_an_undisturbed_one(
         kill(lambda out=out: run(out, scenes, tiles), number)
         if (Path(out.address) / "masks.zarr").exists():
             open_everything(out)
+        assert_before_or_after(out, start, calm)
         shutil.rmtree(Path(out.address) / "lock")  # This process is alive; who may take over is `test_lock`'s
         run(out, scenes, tiles)
         assert files(out) == files(calm), f"killed at write {number} of {writes}"
         shutil.rmtree(out.address)
+
+
+def assert_before_or_after(out: Out, before: Out, after: Out) -> None:
+    """Every mask that counted still does, or its successor: never neither, never both, and never a mixture."""
+    known, old, new = (ledger.read(each) for each in (out, before, after))
+    replaced = {done.replaces: id_ for id_, done in new.done.items() if done.replaces}
+    for id_, done in old.done.items():
+        successor = replaced.get(done.path, id_)
+        assert len({id_, successor} & known.done.keys()) == 1
+        now = known.done.get(id_) or known.done[successor]
+        ends = [each for each in (done, new.done[successor]) if each.fingerprint == now.fingerprint]
+        assert now.tiles in [each.tiles for each in ends]
+        scene = make_scene(0, id=now.id, fingerprint=now.fingerprint)
+        mask = array(out, "cloud", now.group)[now.slot]
+        for tile in now.tiles:
+            assert np.array_equal(mask[TILING.core(tile).slices], values(scene, tile))
 
 
 def open_everything(out: Out) -> None:
@@ -498,7 +603,6 @@ def test_sigkill_in_the_middle_leaves_no_lock_that_shuts_others_out(out: Out, tm
     dead = subprocess.run([sys.executable, "-c", KILLED, out.address, "4"], env=env, check=False)
     assert dead.returncode == -signal.SIGKILL
     assert (Path(out.address) / "lock/00000001.json").exists()
-    assert ledger.read(out).partial == {make_scene(0).id: frozenset(ALL[:3])}
     run(out, [make_scene(0), make_scene(1)])  # at once, in place of the dead
     calm = Out.at(tmp_path / "calm")
     run(calm, [make_scene(0), make_scene(1)])
@@ -511,7 +615,7 @@ def test_a_killed_worker_leaves_no_part_of_a_file(out: Out):
         write(out, scene, slot, ALL)
         torn = Path(out.address) / "masks.zarr/32TQM/cloud/c/0/1/1#1"
         torn.write_bytes(b"half")
-        complete(lock, SETTINGS, scene, slot=slot, receipt=Receipt(clear=1), tiles=ALL)
+        complete(lock, SETTINGS, ledger.read(out), scene, slot=slot, receipt=Receipt(clear=1), tiles=ALL)
         assert not torn.exists()
 
 

@@ -1,0 +1,138 @@
+"""What becomes of each scene of a run: complete, failed, or not tried because its source is out."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from distributed import KilledWorker
+
+from cloudjob.cluster.task import Task
+from cloudjob.errors import CloudjobError, OutsideError, PassingError, SceneError
+from cloudjob.plan.plan import Planned
+from cloudjob.plan.sources import Sources
+from cloudjob.plan.survey import Survey
+from cloudjob.scene.outside import source
+from cloudjob.scene.reflectance import offset_doubt
+from cloudjob.scene.scene import Scene
+from cloudjob.store import slots
+from cloudjob.store.lock import Lock
+from cloudjob.store.receipt import Receipt, SceneResult, merge
+from cloudjob.store.settings import Settings
+from cloudjob.store.slots import Slot
+
+
+class Outcomes:
+    """The ends of a run's scenes, written down as they come.
+
+    Attributes:
+        waiting: scenes that have not ended, by id.
+    """
+
+    def __init__(self, lock: Lock, settings: Settings, view: Survey, places: Mapping[str, Slot]) -> None:
+        """Nothing has ended yet.
+
+        Args:
+            lock: of the run.
+            settings: the OUT's contract.
+            view: what is to be done.
+            places: scene id → slot.
+        """
+        self.waiting = {planned.scene.id: planned for planned in view.plan.to_do}
+        self._lock, self._settings, self._ledger, self._places = lock, settings, view.ledger, places
+        self._parts: dict[str, list[Receipt]] = {}
+        self._sources = Sources()
+        self._doubtful: list[tuple[Planned, SceneError]] = []
+
+    def hopeless(self, planned: Planned) -> bool:
+        """Whether a scene need not be tried, for its source is out."""
+        return self._sources.lost(_href(planned.scene)) is not None
+
+    def add(self, part: Task, outcome: Receipt | BaseException) -> SceneResult | None:
+        """What has become of a scene by the end of one of its tasks; None if it has not ended, or had before.
+
+        Raises:
+            CloudjobError: it is no scene's fault: none will fare better.
+        """
+        scene = part.scene
+        if scene.id not in self.waiting:
+            return None  # Another part of it has failed
+        if isinstance(outcome, Receipt):
+            self._sources.answered(_href(scene))
+            receipts = self._parts.setdefault(scene.id, [])
+            receipts.append(outcome)
+            return self._complete(scene, merge(receipts)) if len(receipts) == part.parts else None
+        if isinstance(outcome, CloudjobError) and not isinstance(outcome, SceneError):
+            raise outcome
+        if not isinstance(outcome, SceneError):
+            return self._fail(scene, _foreign(scene, outcome))
+        self._sources.failed(_href(scene), outcome)
+        if isinstance(outcome, PassingError | OutsideError):
+            self._doubtful.append((self.waiting[scene.id], outcome))
+            return self._fail(scene, outcome, outside=True)
+        return self._fail(scene, outcome)
+
+    def end(self) -> Iterator[SceneResult]:
+        """Results of the scenes that were not tried, when all others have ended.
+
+        Raises:
+            UnreachableError, ContractError: at last, if no scene of some source could be read.
+        """
+        for planned in list(self.waiting.values()):
+            href = _href(planned.scene)
+            why = f"scene {planned.scene.id}: not tried, for {source(href)} is out: {self._sources.lost(href)}"
+            yield self._fail(planned.scene, OutsideError(why))
+        for planned, error in self._doubtful:
+            if self._sources.own(_href(planned.scene), error):  # Others of its source could be read: this night counts
+                self._record(planned, error, outside=False)
+        if verdict := self._sources.verdict():
+            raise verdict
+
+    def _complete(self, scene: Scene, receipt: Receipt) -> SceneResult:
+        planned = self.waiting.pop(scene.id)
+        receipt = _with_doubt(scene, receipt)
+        slots.complete(
+            self._lock,
+            self._settings,
+            self._ledger,
+            scene,
+            slot=self._places[scene.id],
+            receipt=receipt,
+            tiles=planned.tiles,
+            replaces=planned.replaces,
+        )
+        del self._parts[scene.id]
+        return SceneResult(scene.id, scene.group, "done", receipt)
+
+    def _fail(self, scene: Scene, error: SceneError, *, outside: bool = False) -> SceneResult:
+        self._parts.pop(scene.id, None)
+        return self._record(self.waiting.pop(scene.id), error, outside=outside or isinstance(error, OutsideError))
+
+    def _record(self, planned: Planned, error: SceneError, *, outside: bool) -> SceneResult:
+        scene = planned.scene
+        failure = slots.fail(
+            self._lock,
+            self._ledger,
+            scene,
+            slot=self._places[scene.id],
+            tiles=planned.tiles,
+            reason=str(error),
+            outside=outside,
+        )
+        return SceneResult(scene.id, scene.group, "failed", reason=failure.reason)
+
+
+def _href(scene: Scene) -> str:
+    return scene.bands[0].href
+
+
+def _foreign(scene: Scene, error: BaseException) -> SceneError:
+    """An error that is none of ours, in the same words in every run: that is how `failures` knows it again."""
+    if isinstance(error, KilledWorker):  # Its own words name the task, which is another in every run
+        return OutsideError(f"scene {scene.id}: its workers died of it, also when it was alone: of memory?")
+    kind = OutsideError if isinstance(error, MemoryError | OSError) else SceneError
+    return kind(f"{type(error).__name__}: {error}")
+
+
+def _with_doubt(scene: Scene, receipt: Receipt) -> Receipt:
+    """Add a warning where the scene's offset does not fit its pixels."""
+    doubt = offset_doubt(scene, receipt.valid, receipt.dark_all, receipt.dark_any, (receipt.cloud_cover or 0) / 100)
+    return replace(receipt, warnings=tuple(sorted({*receipt.warnings, doubt}))) if doubt else receipt

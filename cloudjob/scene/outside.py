@@ -1,0 +1,122 @@
+"""What lies outside a scene: whether a source is out, refuses, or wants keys that nobody gave."""
+
+import functools
+import os
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+
+from cloudjob.errors import KeysMissingError, OutageError, OutsideError, PassingError, SceneError
+
+_VIRTUAL = {"vsis3": "s3", "vsigs": "gs", "vsiaz": "az", "vsiadls": "az"}
+_CODE = r"(?:response code|error):? ?({codes})\b"
+
+# Words of GDAL (port/cpl_aws.cpp, cpl_google_cloud.cpp, cpl_azure.cpp): there are no keys in the environment.
+_MISSING = re.compile(
+    r"AWS_SECRET_ACCESS_KEY and AWS_NO_SIGN_REQUEST|GS_SECRET_ACCESS_KEY\+GS_ACCESS_KEY_ID"
+    r"|AZURE_STORAGE_(?:ACCOUNT|CONNECTION_STRING)|None\.blob\.core\.windows\.net"
+)
+_REFUSED = re.compile(_CODE.format(codes="401|407") + "|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken")
+_GONE = re.compile(_CODE.format(codes="404|410"))
+_OUT = re.compile(
+    _CODE.format(codes=r"403|408|421|429|5\d\d")
+    + r"|CURL error|timed? ?out|resolve host|Access ?Denied|AuthenticationFailed|cannot sign",
+    re.IGNORECASE,
+)
+
+_VARIABLES = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE; AWS_NO_SIGN_REQUEST=YES for a public bucket)",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS (or GS_ACCESS_KEY_ID and GS_SECRET_ACCESS_KEY; GS_NO_SIGN_REQUEST=YES)",
+    "az": "AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_ACCESS_KEY (or AZURE_STORAGE_SAS_TOKEN)",
+}
+# Any of these may give keys. What they hold is for GDAL to judge.
+_GIVEN = {
+    "s3": (
+        *("AWS_NO_SIGN_REQUEST", "AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_ROLE_ARN"),
+        *("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"),
+        *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "GDAL_CONFIG_FILE"),
+    ),
+    "az": ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_NO_SIGN_REQUEST", "GDAL_CONFIG_FILE"),
+}
+_FILES = {"s3": ("~/.aws/credentials", "~/.aws/config", "~/.gdal/gdalrc"), "az": ("~/.gdal/gdalrc",)}
+
+_METADATA = "http://169.254.169.254/latest/api/token"
+"""Where a machine of Amazon's gets its role's keys (instance metadata service, version 2)."""
+
+
+def source(href: str) -> str:
+    """Where an asset comes from: scheme and host or bucket; "" for a file on a disk.
+
+    Scenes of one source share its outages and its keys.
+    """
+    if virtual := re.match(r"/(vsi\w+)/(.*)", href):
+        kind, rest = virtual[1], virtual[2]
+        return f"{_VIRTUAL[kind]}://{rest.split('/')[0]}" if kind in _VIRTUAL else source(rest)
+    parts = urlsplit(href)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
+
+
+def kind(href: str, told: str) -> type[SceneError]:
+    """What kind of error it is that GDAL tells of a file, as far as its words allow to tell.
+
+    Files on a disk do not heal. On a server 404 and 410 are answers about the file. Everything that is no sign of an
+    outage may be a cut connection, which GDAL often reports as "not recognized as a supported file format": worth
+    another attempt, but the scene's own if it lasts.
+    """
+    if not source(href):
+        return SceneError
+    if _MISSING.search(told):
+        return KeysMissingError
+    if _REFUSED.search(told):
+        return OutsideError
+    if _GONE.search(told):
+        return SceneError
+    return OutageError if _OUT.search(told) else PassingError
+
+
+def check_keys(href: str) -> None:
+    """Make sure that there are keys for a bucket, before GDAL asks Amazon's metadata service for them (40 s a file).
+
+    Raises:
+        KeysMissingError: there are none.
+    """
+    where = source(href)
+    if (scheme := where.partition("://")[0]) in _GIVEN and not _keys(scheme):
+        raise keys_missing(where)
+
+
+def keys_missing(where: str) -> KeysMissingError:
+    """The error of a source (`source`) that wants keys, naming the variables that give them."""
+    variables = _VARIABLES.get(where.partition("://")[0], "its keys")
+    return KeysMissingError(
+        f"{where} wants keys, and there are none in the environment of the workers",
+        hint=f"set {variables} where the workers run",
+    )
+
+
+@functools.cache
+def _keys(scheme: str) -> bool:
+    if any(os.environ.get(name) for name in _GIVEN[scheme]):
+        return True
+    if any(Path(name).expanduser().exists() for name in _FILES[scheme]):
+        return True
+    return scheme == "s3" and _has_role()
+
+
+def _has_role() -> bool:
+    """Whether this is a machine of Amazon's, which may have a role: asked for a second, not for forty."""
+    if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
+        return False
+    address = os.environ.get("CPL_AWS_EC2_API_ROOT_URL")
+    try:
+        requests.put(
+            f"{address}/latest/api/token" if address else _METADATA,
+            headers={"X-aws-ec2-metadata-token-ttl-seconds": "60"},
+            timeout=1,
+            proxies={"http": "", "https": ""},
+        )
+    except requests.RequestException:
+        return False
+    return True

@@ -1,0 +1,461 @@
+"""What becomes of bad scenes and of sources that are out, night after night; the tasks run in this process."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import jobs
+import numpy as np
+import pytest
+from faulty import served
+from file_server import FileServer, file_server
+
+from cloudjob import job
+from cloudjob.cluster import network, task
+from cloudjob.errors import CloudjobError, ContractError, UnreachableError, UsageError
+from cloudjob.model import predict
+from cloudjob.model.checkpoint import load
+from cloudjob.plan import sources, survey
+from cloudjob.plan.request import request
+from cloudjob.scene import outside
+from cloudjob.store import failures, ledger
+from cloudjob.store.ledger import Summary
+from cloudjob.store.masks import open_masks
+from cloudjob.store.out import Out
+from cloudjob.store.receipt import SceneResult
+
+SMALL = {"shape": (64, 64)}
+A, B, C = (f"S2A_33UUP_202406{day:02}_0_L2A" for day in (1, 4, 7))
+
+
+@dataclass
+class Nights:
+    """One OUT, run after run, a day apart.
+
+    Attributes:
+        folder: for files.
+        checkpoint: a small network.
+        now: of the run.
+    """
+
+    folder: Path
+    checkpoint: Path
+    now: datetime = datetime(2024, 6, 10, 1, tzinfo=UTC)
+
+    @property
+    def out(self) -> Out:
+        return Out.at(self.folder / "out")
+
+    def run(self, *items: dict[str, Any], **how: Any) -> dict[str, str]:
+        """A night: scene id → what became of it.
+
+        Raises:
+            CloudjobError: the run ended with it.
+        """
+        self.now += timedelta(hours=24)
+        catalog = jobs.write_catalog(self.folder / "items.json", items)
+        what = {"bbox": (-180, -90, 180, 90), "dates": "2000/..", "out": self.out.address, **how}
+        asked = request(catalog=catalog, checkpoint=self.checkpoint, **what)
+        results = [each for each in job.run(asked, lambda: nullcontext("a client")) if isinstance(each, SceneResult)]  # type: ignore[arg-type,return-value]
+        assert len({result.id for result in results}) == len(results), "no scene has two results"
+        return {result.id: result.state for result in results}
+
+    def ends(self, *items: dict[str, Any], **how: Any) -> CloudjobError:
+        """A night that ends with an error."""
+        with pytest.raises(CloudjobError) as caught:
+            self.run(*items, **how)
+        return caught.value
+
+    def scene(self, name: str, **how: Any) -> dict[str, Any]:
+        """Make a scene of the day that its name tells."""
+        return jobs.make_scene(
+            self.folder / "files",
+            name,
+            f"2024-06-{name[16:18]}T10:15:59Z",
+            **{**SMALL, "seed": int(name[16:18]), **how},
+        )
+
+    @property
+    def status(self) -> Summary:
+        return ledger.summary(self.out)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return jobs.random_checkpoint(tmp_path_factory.mktemp("net") / "net.safetensors")
+
+
+@pytest.fixture
+def nights(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Nights:
+    model = predict.prepare(load(checkpoint), "cpu")
+
+    def here(_: object, __: object, work: Iterable[tuple[str, task.Task]]) -> Iterator[tuple[task.Task, Any]]:
+        for _, part in work:
+            try:
+                yield part, task._patiently(part, model)
+            except Exception as error:  # noqa: BLE001 -- as Dask hands them on
+                yield part, error
+
+    made = Nights(tmp_path, checkpoint)
+    monkeypatch.setattr(network, "load", lambda *_: None)
+    monkeypatch.setattr(job, "lane_count", lambda _: 1)
+    monkeypatch.setattr(job, "stream", here)
+    monkeypatch.setattr(task, "PAUSE", 0.0)
+    monkeypatch.setattr(failures, "_now", lambda: f"{made.now.isoformat()}")
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
+    outside._keys.cache_clear()
+    return made
+
+
+@pytest.fixture
+def server(nights: Nights) -> Iterator[FileServer]:
+    with file_server(nights.folder / "files") as files:
+        yield files
+
+
+def without_grid(item: dict[str, Any]) -> dict[str, Any]:
+    """An item that does not tell its grid: the file's header has to be opened."""
+    assets = {
+        key: {name: value for name, value in asset.items() if name not in ("proj:shape", "proj:transform")}
+        for key, asset in item["assets"].items()
+    }
+    return {**item, "assets": assets}
+
+
+def without(item: dict[str, Any], key: str) -> dict[str, Any]:
+    return {**item, "assets": {name: asset for name, asset in item["assets"].items() if name != key}}
+
+
+def cut(item: dict[str, Any]) -> Callable[[], None]:
+    """Cut a scene's file short; call what is returned to mend it."""
+    path = Path(item["assets"]["nir"]["href"])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    return lambda: (path.write_bytes(whole), None)[1]
+
+
+# Sources that are out
+
+
+@pytest.mark.parametrize("fault", [503, 403, 401, "hang up", 429])
+def test_an_outage_ends_with_4_and_never_counts(fault: int | str, nights: Nights, server: FileServer):
+    items = [served(nights.scene(name), nights.folder / "files", server.url) for name in (A, B, C)]
+    server.disturb("S2A", lasting=fault)
+    for _ in range(4):
+        error = nights.ends(*items)
+        assert isinstance(error, UnreachableError)
+        assert server.url in str(error)
+    assert set(nights.status.failed) == {A, B, C}
+    assert not nights.status.abandoned
+    assert (nights.status.last_run or {})["how"] == "stopped"
+    server.calm()
+    assert nights.run(*items) == dict.fromkeys((A, B, C), "done")
+    assert not nights.status.failed
+
+
+def test_a_source_that_is_out_is_not_asked_for_every_scene(
+    nights: Nights, server: FileServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sources, "PATIENCE", 2)
+    names = [f"S2A_33UUP_202406{day:02}_0_L2A" for day in range(1, 9)]
+    items = [served(nights.scene(name), nights.folder / "files", server.url) for name in names]
+    server.disturb("S2A", lasting=503)
+    assert nights.ends(*items).exit_code == 4
+    assert {request.path.split("/")[1] for request in server.asked()} == set(names[:2])
+    assert set(nights.status.failed) == set(names), "all are tried again, whatever the dates of the next run"
+    assert "not tried, for http://127.0.0.1" in nights.status.failed[names[-1]]
+    server.calm()
+    assert nights.run(dates="2019") == dict.fromkeys(names, "done")
+
+
+def test_a_source_that_is_out_costs_no_scene_of_another(nights: Nights, server: FileServer):
+    away = served(nights.scene(A), nights.folder / "files", server.url)
+    server.disturb("S2A", lasting=503)
+    error = nights.ends(away, nights.scene(B))
+    assert error.exit_code == 4
+    assert set(nights.status.failed) == {A}
+    assert set(ledger.read(nights.out).done) == {B}
+
+
+def test_one_file_that_stays_away_where_others_are_served_is_that_scenes_affair(nights: Nights, server: FileServer):
+    items = [served(nights.scene(name), nights.folder / "files", server.url) for name in (A, B)]
+    server.disturb(A, lasting="html")  # May be a cut connection: tried again, but the scene's own if it lasts
+    states = [nights.run(*items)[A] for _ in range(4)]
+    assert states == ["failed", "failed", "failed", "abandoned"]
+    assert set(ledger.read(nights.out).done) == {B}
+
+
+def test_a_gateway_that_answers_all_with_a_page_is_an_outage(
+    nights: Nights, server: FileServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sources, "PATIENCE", 2)
+    items = [served(nights.scene(name), nights.folder / "files", server.url) for name in (A, B, C)]
+    server.disturb("S2A", lasting="html")
+    assert [nights.ends(*items).exit_code for _ in range(4)] == [4] * 4
+    assert {failure.runs for failure in failures.read_all(nights.out)} == {0}
+
+
+def bucket(item: dict[str, Any]) -> dict[str, Any]:
+    assets = {key: {**asset, "href": f"s3://some-bucket/{key}.tif"} for key, asset in item["assets"].items()}
+    return {**item, "assets": assets}
+
+
+@pytest.fixture
+def no_keys(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in outside._GIVEN["s3"]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(nights.folder))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["in the run", "already when planning"])
+@pytest.mark.usefixtures("no_keys")
+def test_missing_keys_are_a_contract_error_that_names_the_variables(known: bool, nights: Nights):
+    items = [bucket(nights.scene(name)) for name in (A, B, C)]
+    items = items if known else list(map(without_grid, items))
+    for _ in range(4):
+        error = nights.ends(*items)
+        assert isinstance(error, ContractError)
+        assert "s3://some-bucket" in str(error)
+        assert "AWS_ACCESS_KEY_ID" in (error.hint or "")
+        assert "AWS_SECRET_ACCESS_KEY" in (error.hint or "")
+    assert not nights.status.abandoned
+    if known:
+        assert set(nights.status.failed) == {A, B, C}
+        nights.scene(A)
+
+
+@pytest.mark.usefixtures("no_keys")
+def test_missing_keys_of_one_source_cost_no_scene_of_another(nights: Nights):
+    error = nights.ends(bucket(nights.scene(A)), nights.scene(B), without_grid(bucket(nights.scene(C))))
+    assert error.exit_code == 3
+    assert set(ledger.read(nights.out).done) == {B}
+    assert set(nights.status.failed) == {A, C}
+
+
+def test_headers_that_are_not_to_be_had_are_an_outage_too(nights: Nights, server: FileServer):
+    items = [without_grid(served(nights.scene(name), nights.folder / "files", server.url)) for name in (A, B)]
+    assert nights.run(*items) == {A: "done", B: "done"}
+    server.disturb(C, lasting=503)
+    third = without_grid(served(nights.scene(C), nights.folder / "files", server.url))
+    for _ in range(4):
+        assert nights.run(*items, third) == {C: "failed"}
+    assert not nights.status.abandoned
+
+
+# Every bad item on one path
+
+
+def test_an_item_refused_at_describe_is_counted_and_abandoned(nights: Nights):
+    bad = without(nights.scene(B), "nir")
+    assert nights.run(nights.scene(A), bad) == {A: "done", B: "failed"}
+    assert list(nights.status.failed) == [B]
+    assert [nights.run(nights.scene(A), bad) for _ in range(3)] == [{B: "failed"}, {B: "failed"}, {B: "abandoned"}]
+    assert "has no asset nir" in nights.status.abandoned[B]
+    assert nights.run() == {}, "it is not even tried when no catalog lists it"
+    assert nights.run(nights.scene(A), nights.scene(B)) == {B: "done"}, "the catalog was mended"
+    assert not nights.status.abandoned
+
+
+def test_an_item_that_can_no_longer_be_described_is_counted_and_abandoned(nights: Nights):
+    bad, good = without_grid(nights.scene(A)), nights.scene(B)
+    cut(bad)
+    assert nights.run(bad, good) == {A: "failed", B: "done"}
+    shutil.rmtree(nights.folder / "files" / A)
+    assert [nights.run(good).get(A, "") for _ in range(5)] == ["failed"] * 3 + [""] * 2
+    assert list(nights.status.abandoned) == [A]
+
+
+def test_the_only_item_of_the_day_is_odd_and_what_failed_is_tried_again(nights: Nights):
+    broken = nights.scene(A)
+    mend = cut(broken)
+    assert nights.run(broken) == {A: "failed"}
+    mend()
+    assert nights.run(without(nights.scene(B), "red")) == {A: "done", B: "failed"}
+
+
+def test_where_nothing_has_ever_worked_the_catalog_is_at_fault(nights: Nights):
+    assert isinstance(nights.ends(without(nights.scene(A), "red"), without(nights.scene(B), "red")), ContractError)
+    assert not Path(nights.out.address).exists()
+
+
+def test_what_the_catalog_lists_now_beats_what_once_failed(nights: Nights):
+    old = without_grid(nights.scene(A))
+    cut(old)
+    assert nights.run(old) == {A: "failed"}
+    shutil.rmtree(nights.folder / "files")
+    new = nights.scene(A, seed=7)
+    assert nights.run(new) == {A: "done"}
+    assert nights.run(new) == {}
+
+
+def test_an_old_failure_under_another_collections_name(nights: Nights):
+    item = nights.scene(A)
+    mend = cut(item)
+    assert nights.run(item) == {A: "failed"}
+    mend()
+    file = {name: value for name, value in item.items() if name != "collection"}
+    assert nights.run(file, nights.scene(B)) == {A: "done", B: "done"}
+
+
+def test_a_wrong_transform_that_comes_first_costs_only_its_scene(nights: Nights):
+    whole = [{**nights.scene(name)} for name in (A, B, C)]
+    odd = json.loads(json.dumps(whole[0]))
+    for asset in odd["assets"].values():
+        asset["proj:transform"][2] += 20
+    for item in (odd, *whole):
+        for asset in item["assets"].values():
+            asset["proj:shape"] = [64, 64]
+        item["properties"]["grid:code"] = "MGRS-33UUP"
+    assert nights.run(odd, *whole[1:])[B] == "done"
+    assert nights.run(*whole) == {A: "done"}
+
+
+def test_an_id_that_is_too_long_for_a_files_name_is_a_scene_like_any_other(nights: Nights):
+    for name in ("x" * 300, "云" * 60):
+        item = {**nights.scene(A), "id": name}
+        assert nights.run(item, nights.scene(B))[name] == "done"
+        shutil.rmtree(nights.out.address)
+
+
+# What has been found once
+
+
+def test_a_moved_scenes_old_slot_is_free(nights: Nights):
+    assert nights.run(nights.scene(A)) == {A: "done"}
+    moved = nights.scene(A, transform=(10.0, 0.0, 600_010.0, 0.0, -10.0, 5_200_020.0), seed=5)
+    assert nights.run(moved) == {A: "done"}
+    statuses = sorted(arrays["status"].tolist() for arrays in jobs.masks(Path(nights.out.address)).values())
+    assert statuses == [[0], [1]]
+    assert sorted(node.sizes["time"] for node in open_masks(nights.out).children.values()) == [0, 1]
+
+
+def test_interrupted_in_a_redo_every_finished_mask_is_there(nights: Nights, monkeypatch: pytest.MonkeyPatch):
+    items = [nights.scene(name) for name in (A, B, C)]
+    assert nights.run(*items) == dict.fromkeys((A, B, C), "done")
+    before = jobs.items(Path(nights.out.address))
+    for item in items:
+        item["properties"]["s2:product_uri"] += "2"
+    real = job.stream
+
+    def interrupted(*arguments: Any) -> Iterator[Any]:
+        handed_in = list(arguments[2])
+        assert len(handed_in) == 3
+        yield next(iter(real(None, None, handed_in)))  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "stream", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        nights.run(*items)
+    after = jobs.items(Path(nights.out.address))
+    assert after.keys() == before.keys()
+    assert sum(after[path] == before[path] for path in before) == 2
+    (masks,) = open_masks(nights.out).children.values()
+    assert masks.sizes["time"] == 3
+    assert (nights.status.last_run or {})["how"] == "interrupted"
+    monkeypatch.setattr(job, "stream", real)
+    assert nights.run(*items) == dict.fromkeys((B, C), "done")
+
+
+def test_files_that_cannot_be_read_again_cost_no_mask(nights: Nights):
+    """Found again with another fingerprint, and under a larger area, while their files are gone."""
+    items = [nights.scene(name) for name in (A, B)]
+    west, south, east, north = items[0]["bbox"]
+    assert nights.run(*items, bbox=(west, south, (west + east) / 2, north)) == {A: "done", B: "done"}
+    before, masks = jobs.items(Path(nights.out.address)), jobs.masks(Path(nights.out.address))
+    items[0]["properties"]["s2:product_uri"] += "2"
+    for item in items:
+        cut(item)
+    assert nights.run(*items) == {A: "failed", B: "failed"}
+    assert jobs.items(Path(nights.out.address)) == before
+    for group, arrays in jobs.masks(Path(nights.out.address)).items():
+        for slot in range(2):
+            np.testing.assert_array_equal(arrays["cloud"][slot], masks[group]["cloud"][slot])
+            assert arrays["status"][slot] == 1
+
+
+def test_another_run_may_commit_while_masks_are_opened(nights: Nights, monkeypatch: pytest.MonkeyPatch):
+    assert nights.run(nights.scene(A)) == {A: "done"}
+    real = open_masks.__globals__["xr"].open_zarr
+
+    def meanwhile(*arguments: Any, **how: Any) -> Any:
+        monkeypatch.setattr(open_masks.__globals__["xr"], "open_zarr", real)
+        assert nights.run(nights.scene(A), nights.scene(B)) == {B: "done"}
+        return real(*arguments, **how)
+
+    monkeypatch.setattr(open_masks.__globals__["xr"], "open_zarr", meanwhile)
+    (masks,) = open_masks(nights.out).children.values()
+    assert masks.scene.values.tolist() == [A]
+
+
+# Records and retries
+
+
+def test_every_run_leaves_a_record(nights: Nights, monkeypatch: pytest.MonkeyPatch):
+    assert nights.run(nights.scene(A)) == {A: "done"}
+    assert nights.run(nights.scene(A)) == {}
+    assert nights.run() == {}
+    assert len(nights.out.names("runs")) == 3
+    last = nights.status.last_run or {}
+    assert (last["how"], last["scenes"]) == ("complete", [])
+    assert len(ledger.last_receipts(nights.out)) == 1, "what a scene costs is known from the run that had one"
+
+    def killed(*_: Any) -> Iterator[Any]:
+        raise SystemExit
+
+    monkeypatch.setattr(job._Record, "end", lambda *_: None)  # As SIGKILL does it
+    monkeypatch.setattr(job, "stream", killed)
+    with pytest.raises(SystemExit):
+        nights.run(nights.scene(B))
+    assert (nights.status.last_run or {})["how"] == "unfinished"
+
+
+def test_a_run_that_masks_nothing_leaves_every_other_byte(nights: Nights):
+    def kept() -> dict[str, Any]:
+        return {
+            path: what for path, what in jobs.tree(Path(nights.out.address)).items() if path[:4] not in ("lock", "runs")
+        }
+
+    assert nights.run(nights.scene(A)) == {A: "done"}
+    before = kept()
+    assert nights.run(nights.scene(A)) == {}
+    assert kept() == before
+
+
+def test_retry_asks_for_abandoned_scenes(nights: Nights):
+    item = nights.scene(A)
+    mend = cut(item)
+    assert [nights.run(item, nights.scene(B))[A] for _ in range(4)] == ["failed"] * 3 + ["abandoned"]
+    assert nights.run(retry=[A]) == {A: "failed"}
+    assert nights.run() == {}
+    error = nights.ends(retry=["S2A_33UUP"])
+    assert isinstance(error, UsageError)
+    assert A in (error.hint or "")
+    mend()
+    assert nights.run(retry=["all"]) == {A: "done"}
+
+
+def test_a_source_is_told_from_its_address():
+    assert outside.source("https://user:pw@h.example:8/a/b.tif?x=1") == "https://h.example:8"
+    assert outside.source("s3://bucket/a.tif") == outside.source("/vsis3/bucket/a.tif") == "s3://bucket"
+    assert outside.source("/vsicurl/https://h/a.tif") == "https://h"
+    assert outside.source("/a/b.tif") == outside.source("file:///a/b.tif") == ""
+
+
+def test_each_item_is_described_once(nights: Nights, monkeypatch: pytest.MonkeyPatch):
+    count = 0
+    real = survey.describe
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        return real(*arguments)
+
+    monkeypatch.setattr(survey, "describe", counted)
+    nights.run(nights.scene(A), nights.scene(B))
+    assert count == 2
