@@ -27,7 +27,7 @@ ASSETS = {band: band for band in (*BANDS, "scl")}
 
 
 def described(item: dict[str, Any], resolution: float = 10) -> Scene:
-    return describe(item, ASSETS, BANDS, resolution)
+    return describe(item, ASSETS, BANDS, resolution, measured=(resolution, 20, 30))
 
 
 def opened(scene: Scene, **how: Any) -> xr.DataArray:
