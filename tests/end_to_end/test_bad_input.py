@@ -11,7 +11,7 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,10 +98,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def refused(world: World, tmp_path: Path, capfd: Capfd) -> Callable[..., None]:
     """Check that a command is refused, and that it writes nothing: neither a new OUT nor to a good one."""
 
-    def check(code: int, says: str, /, *, of_good: str = "", command: str = "run", **other: Any) -> None:
+    def check(
+        code: int,
+        says: str,
+        /,
+        *,
+        of_good: str = "",
+        command: str = "run",
+        outs: Sequence[str] = ("new/out", "good"),
+        **other: Any,
+    ) -> None:
         shutil.copytree(world.good, tmp_path / "good")
         before = jobs.tree(tmp_path)
-        for out in (tmp_path / "new" / "out", tmp_path / "good"):
+        for out in (tmp_path / name for name in outs):
             result = call(capfd, command, *world.arguments(**{"out": out, **other}))
             assert (result.code, result.stdout) == (code, ""), result.stderr
             expected = of_good if of_good and out == tmp_path / "good" else says
@@ -203,8 +212,20 @@ def test_a_catalog_that_fails(
 
 
 @pytest.mark.parametrize("other", [{"dates": "2020"}, {"bbox": ("1", "1", "2", "2")}, {"max_cloud_cover": "1"}])
-def test_nothing_found(other: dict[str, Any], refused: Callable[..., None]) -> None:
-    refused(0, "no scenes found for this area and these dates", **other)
+def test_nothing_found(other: dict[str, Any], world: World, tmp_path: Path, capfd: Capfd) -> None:
+    """A night without scenes leaves its record, and nothing else that was not there."""
+    shutil.copytree(world.good, tmp_path / "good")
+    before = jobs.tree(tmp_path / "good")
+    for out in ("new", "good"):
+        result = call(capfd, "run", *world.arguments(tmp_path / out, **other))
+        assert (result.code, result.stdout) == (0, ""), result.stderr
+        assert "no scenes found for this area and these dates" in result.stderr
+        assert len(list((tmp_path / out / "runs").glob("*.json"))) == 1 + (out == "good")
+    after = jobs.tree(tmp_path / "good")
+    kept = {path for path in before if path.startswith(("masks.zarr/", "items/")) and "index.json" not in path}
+    assert kept
+    assert {path: after[path] for path in kept} == {path: before[path] for path in kept}
+    assert {path.split("/")[0] for path in jobs.tree(tmp_path / "new")} == {"job.json", "lock", "runs"}
 
 
 @pytest.mark.parametrize(
@@ -218,15 +239,31 @@ def test_nothing_found(other: dict[str, Any], refused: Callable[..., None]) -> N
 def test_files_that_are_no_catalog(content: str, says: str, refused: Callable[..., None], world: World) -> None:
     path = world.folder / "no-catalog.json"
     path.write_text(content)
-    refused(3, says, catalog=path)
+    outs = ("new/out",) if "FeatureCollection" in content else ("new/out", "good")  # There it is one more failed scene
+    refused(3, says, outs=outs, catalog=path)
 
 
 def test_no_item_has_the_band(refused: Callable[..., None], world: World) -> None:
-    refused(3, "none of the 3 items can be used: scene MON has no asset B08; it has blue, green", asset="nir=B08")
+    says = "none of the 3 items can be used: scene MON has no asset B08; it has blue, green"
+    refused(3, says, outs=["new/out"], asset="nir=B08")
 
 
 def test_what_to_type_for_a_band_is_told(refused: Callable[..., None]) -> None:
-    refused(3, "name its assets, for example --asset nir=nir", asset="nir=B08")
+    refused(3, "name its assets, for example --asset nir=nir", outs=["new/out"], asset="nir=B08")
+
+
+def test_items_without_a_band_are_failed_scenes_of_an_out_that_has_others(
+    world: World, tmp_path: Path, capfd: Capfd
+) -> None:
+    """What went well before shows that the names are right: then it is the items that are odd."""
+    shutil.copytree(world.good, tmp_path / "good")
+    before = jobs.tree(tmp_path / "good")
+    result = call(capfd, "run", *world.arguments(tmp_path / "good", asset="nir=B08"))
+    assert (result.code, result.stdout) == (1, ""), result.stderr
+    assert "failed    MON: has no asset B08; it has blue, green, nir, red" in result.stderr
+    after = jobs.tree(tmp_path / "good")
+    kept = {path for path in before if path.startswith(("masks.zarr/", "items/")) and "index.json" not in path}
+    assert {path: after[path] for path in kept} == {path: before[path] for path in kept}
 
 
 def test_a_band_that_nobody_asks_for(refused: Callable[..., None]) -> None:
@@ -445,7 +482,10 @@ def test_a_lock_held_by_this_very_process(world: World, tmp_path: Path, capfd: C
 def test_an_unreachable_cluster(world: World, tmp_path: Path, capfd: Capfd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "PATIENCE", 1)
     address = f"tcp://127.0.0.1:{closed_port()}"
-    late = jobs.write_catalog(tmp_path / "items.json", [*world.items, {**world.items[0], "id": "LATE"}])
+    late = jobs.write_catalog(
+        tmp_path / "items.json",
+        [*world.items, jobs.make_scene(tmp_path, "LATE", "2024-06-29T10:15:59Z", shape=(100, 90))],
+    )
     shutil.copytree(world.good, tmp_path / "good")
     before = jobs.tree(tmp_path)
     for command, out in (("run", "new"), ("plan", "new"), ("run", "good")):
@@ -486,7 +526,7 @@ def test_what_is_wrong_with_one_scene_costs_that_one_only(world: World, tmp_path
     path("truncated").write_bytes(whole[: len(whole) // 2])
     path("empty").write_bytes(b"")
     path("missing").unlink()
-    for name, kind in (("float", np.float32), ("signed", np.int16)):
+    for name, kind in (("float", np.float64), ("signed", np.int32)):
         write_cog(path(name), np.ones((100, 90), kind), jobs.GRID)
     write_cog(path("other-grid"), np.ones((100, 80), np.uint16), jobs.GRID)
     with rasterio.open(path("two-bands")) as file:
@@ -499,8 +539,8 @@ def test_what_is_wrong_with_one_scene_costs_that_one_only(world: World, tmp_path
         "truncated": "nir.tif.*(IReadBlock failed|TIFFReadEncodedTile)",
         "empty": "asset nir.*(not recognized|empty)",
         "missing": "asset nir.*No such file or directory",
-        "float": r"asset nir: 1 band\(s\) of float32; expected one of uint16 \(or uint8\)",
-        "signed": r"asset nir: 1 band\(s\) of int16",
+        "float": r"asset nir: 1 band\(s\) of float64; expected one of ",
+        "signed": r"asset nir: 1 band\(s\) of int32",
         "two-bands": r"asset nir: 2 band\(s\) of uint16",
         "other-grid": "asset nir: the file has 100 × 80 pixels .*; its item says 100 × 90",
     }
@@ -520,4 +560,4 @@ def test_what_is_wrong_with_one_scene_costs_that_one_only(world: World, tmp_path
     assert jobs.items(tmp_path / "out").keys() == jobs.items(world.good).keys()
     told = json.loads(call(capfd, "status", tmp_path / "out", "--json").stdout)
     assert told["done"] == len(NAMES)
-    assert told["failed"].keys() == reasons.keys() - {"no-band"}
+    assert told["failed"].keys() == reasons.keys()
