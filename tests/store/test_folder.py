@@ -128,7 +128,7 @@ def test_a_worker_writes_through_no_link_that_came_later(out: Out, precious: Pat
         known = ledger.read(out)
         places = slots.prepare(lock, output.SETTINGS, known, [scene], tile_of=lambda _: output.TILE)
         writer = slots.Writer(out, places[scene.id], output.SETTINGS)
-        replaced(out, f"{SHARDS}/0", precious)
+        replaced(out, f"{SHARDS}/{places[scene.id].index}", precious)
         core = output.TILING.core((0, 0))
         with pytest.raises(ContractError, match="is a symbolic link"):
             writer.write(core, np.zeros(core.shape, np.uint8))
