@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
@@ -203,8 +204,8 @@ def pipe(path: Path) -> None:
 
 
 def listening(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(os.path.relpath(path))
+    with socket.socket(socket.AF_UNIX) as made, chdir(path.parent):  # Its path may have 108 bytes
+        made.bind(path.name)
 
 
 def sparse(path: Path) -> None:

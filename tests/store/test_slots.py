@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -470,57 +470,54 @@ class KilledError(BaseException):
     """Stands for SIGKILL: from then on nothing is written."""
 
 
-@pytest.fixture
-def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+class Kill:
     """Call it with a run and a number: dies before that write or deletion, or not at all; tells how many there were."""
-    count, at, working = 0, -1, False
-    originals = {name: getattr(obstore, name) for name in ("put", "put_async", "delete", "delete_async")}
 
-    def watched(name: str) -> Callable[..., Any]:
-        def event(store: Any, path: str, *args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            if str(path).startswith("lock/"):
-                return originals[name](store, path, *args, **kwargs)
-            if count >= at >= 0:
-                if count == at and "put" in name and isinstance(store, obstore.store.LocalStore):
-                    torn = Path(str(store.prefix), f"{path}#1")
-                    torn.parent.mkdir(parents=True, exist_ok=True)
-                    torn.write_bytes(b"half")  # What obstore leaves when it is killed between writing and renaming
-                count += 1
-                raise KilledError
-            count += 1
-            return originals[name](store, path, *args, **kwargs)
+    def __init__(self) -> None:
+        self.count, self.at, self.working = 0, -1, False
 
-        return event
+    def event(self, torn: Path | None = None) -> None:
+        """A write or a deletion is to come."""
+        self.count += 1
+        if not 0 <= self.at < self.count:
+            return
+        if self.at == self.count - 1 and torn:
+            torn.parent.mkdir(parents=True, exist_ok=True)
+            torn.write_bytes(b"half")  # What obstore leaves when it is killed between writing and renaming
+        raise KilledError
+
+    def __call__(self, work: Callable[[], object], number: int | None = None) -> int:
+        self.count, self.at, self.working = 0, -1 if number is None else number, True
+        try:
+            with nullcontext() if number is None else pytest.raises(KilledError):
+                work()
+        finally:
+            self.at, self.working = -1, False
+        return self.count
+
+
+@pytest.fixture
+def kill(monkeypatch: pytest.MonkeyPatch) -> Kill:
+    made = Kill()
+
+    def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(store: Any, path: str, *args: Any, **kwargs: Any) -> Any:
+            if not str(path).startswith("lock/"):
+                writes_file = "put" in name and isinstance(store, obstore.store.LocalStore)
+                made.event(Path(str(store.prefix), f"{path}#1") if writes_file else None)
+            return original(store, path, *args, **kwargs)
+
+        return call
 
     def unlinked(path: Any, *args: Any, original: Callable[..., None] = os.unlink, **kwargs: Any) -> None:
-        """In a folder files are deleted without obstore (`store.folder`)."""
-        nonlocal count
-        if "/lock/" not in str(path) and working:
-            if count >= at >= 0:
-                count += 1
-                raise KilledError
-            count += 1
+        if made.working and "/lock/" not in str(path):
+            made.event()  # In a folder files are deleted without obstore (`store.folder`)
         original(path, *args, **kwargs)
 
-    for name in originals:
-        monkeypatch.setattr(obstore, name, watched(name))
+    for name in ("put", "put_async", "delete", "delete_async"):
+        monkeypatch.setattr(obstore, name, watched(name, getattr(obstore, name)))
     monkeypatch.setattr(os, "unlink", unlinked)
-
-    def go(work: Callable[[], object], number: int | None = None) -> int:
-        nonlocal count, at, working
-        count, at, working = 0, -1 if number is None else number, True
-        try:
-            if number is None:
-                work()
-            else:
-                with pytest.raises(KilledError):
-                    work()
-        finally:
-            at, working = -1, False
-        return count
-
-    return go
+    return made
 
 
 STATES = {
@@ -545,9 +542,7 @@ STATES = {
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_killed_at_any_write_a_second_run_ends_as_an_undisturbed_one(
-    state: str, tmp_path: Path, kill: Callable[..., int]
-):
+def test_killed_at_any_write_a_second_run_ends_as_an_undisturbed_one(state: str, tmp_path: Path, kill: Kill):
     before, scenes, tiles = STATES[state]
     start = Out.at(tmp_path / "start")
     if before:
