@@ -272,8 +272,12 @@ def tree(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def kept(out: Path) -> dict[str, tuple[int, str]]:
-    """What an OUT holds beside what every run writes: its lock, and the records of runs."""
-    return {path: told for path, told in tree(out).items() if not path.startswith(("lock/", "runs/"))}
+    """What an OUT holds beside what every run writes: its lock, the records of runs, and caches of a copied OUT."""
+    return {
+        path: told
+        for path, told in tree(out).items()
+        if not path.startswith(("lock/", "runs/")) and not path.endswith("/index.json")
+    }
 
 
 def a_day_passes(out: Path) -> None:

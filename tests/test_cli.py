@@ -183,7 +183,9 @@ def test_a_bare_command_shows_its_help(capfd: Capfd) -> None:
 def test_the_models_contract_as_json_is_a_stac_item(capfd: Capfd) -> None:
     item = json.loads(call(capfd, "model", "--json").stdout)
     assert item["properties"]["mlm:architecture"] == "SimpleUNet"
-    assert [band["name"] for band in item["properties"]["mlm:input"][0]["bands"]] == ["red", "green", "blue", "nir"]
+    bands = [band["name"] for band in item["properties"]["mlm:input"][0]["bands"]]
+    assert bands == ["red", "green", "blue", "nir", "swir16"]
+    assert item["properties"]["cloudjob:contract"]["optional_bands"] == ["swir16"]
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])

@@ -152,7 +152,7 @@ def test_a_window_grows(world: World, tmp_path: Path) -> None:
     np.testing.assert_array_equal(part[computed], world.expected(FIRST)[computed])
     grown = world.run(out, FIRST, SECOND)
     assert grown.code == 0
-    assert "2 grown" in grown.stderr
+    assert "2 larger area" in grown.stderr
     assert_same(out, world.base)
     before = kept(out)
     assert world.run(out, FIRST, SECOND, more=corner).code == 0

@@ -130,7 +130,12 @@ def test_planetary_computer(
         )
         what = ("--catalog", "planetary-computer", "--checkpoint", checkpoint, "--cluster", address, "--out", out)
         result = jobs.cloudjob(
-            *("-v", "run", "--json", *what, *jobs.EVERYWHERE), command=(sys.executable, "-c", program)
+            *("-v", "run", "--json", *what, *jobs.EVERYWHERE),
+            command=(sys.executable, "-c", program),
+            # The client opens headers: it looks at a new group's grid before it makes it
+            PC_SDK_SAS_URL=sas[0],
+            PC_SDK_SUBSCRIPTION_KEY="SECRETKEY",
+            GDAL_HTTP_PROXY=blobs.url,
         )
     assert result.code == 1, result.stderr
     states = {record["id"]: record["state"] for record in result.records}
@@ -144,7 +149,7 @@ def test_planetary_computer(
     assert ("/token/sentinel2l2a01/container", "SECRETKEY") in sas[1]
     assert ("/token/sentinel2l2a01/private", "SECRETKEY") in sas[1]
     said = log.read_text()
-    assert "attempt 2 of 3" in said
+    assert "attempt 2 of 2" in said
     assert f"{HOST}/container/HTML/B03.tif" in said + result.stderr
 
     assert_clean(result.stdout, result.stderr, said, out)
@@ -197,7 +202,7 @@ def test_a_catalog_that_was_signed_beforehand(
             assert result.code == (1 if command == "run" else 0), result.stderr
             assert "HTML" in result.stdout
             assert_clean(result.stdout, result.stderr)
-    assert {path.stem for path in (out / "failures").iterdir()} == {"GONE", "HTML"}
+    assert {path.stem for path in (out / "failures").iterdir()} == {"GONE", "HTML", "BANDLESS"}
     assert_clean(out, log)
 
 
@@ -213,9 +218,12 @@ def test_catalog_addresses_with_password_and_token(
 ) -> None:
     monkeypatch.setattr(stac_api, "_WAITS_S", (0.01,))
     caplog.set_level("INFO")
-    item = jobs.make_scene(tmp_path, "A", shape=(100, 90))
+    item = jobs.make_scene(tmp_path / "files", "A", shape=(100, 90))
     out = tmp_path / "out"
-    with stac_server(items=[item], lasting=fault) as api:
+    with (
+        file_server(tmp_path / "files") as files,
+        stac_server(items=[served(item, tmp_path / "files", files.url)], lasting=fault) as api,
+    ):
         address = api.url.replace("://", "://me:SECRETWORD@")
         what = ("--catalog", address, "--checkpoint", checkpoint, "--cluster", signing_cluster[0], "--out", out)
         result = call(capfd, "-v", "run", *what, "--json", *jobs.EVERYWHERE)
