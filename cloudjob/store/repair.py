@@ -63,9 +63,8 @@ def _contract(out: Out) -> str:
     """Write the contract anew, as the last run knew it."""
     for name in sorted((name for name in out.names("runs") if name.endswith(".json")), reverse=True):
         try:
-            told = out.get_json(f"runs/{name}")["settings"]
-            out.put_json(settings.FILE, vars(Settings(**{**told, "bands": tuple(told["bands"])})))
-            settings.read(out)
+            told = Settings.from_json(out.get_json(f"runs/{name}")["settings"])
+            out.put_json(settings.FILE, told.to_json())
         except check.WRONG:
             continue
         return f"made anew from runs/{name}"

@@ -52,6 +52,16 @@ class Settings:
             del told["classes"]
         return told
 
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Settings":
+        """What `to_json` gave.
+
+        Raises:
+            TypeError: it is something else.
+        """
+        lists = {name: tuple(value) for name, value in record.items() if name in ("bands", "classes")}
+        return cls(**(record | lists))
+
 
 def read(out: Out) -> Settings | None:
     """The contract of an OUT, or None where there is none yet.
@@ -62,14 +72,9 @@ def read(out: Out) -> Settings | None:
     """
     try:
         record = out.get_json(FILE)
-        return None if record is None else _parsed(record)
+        return None if record is None else Settings.from_json(record)
     except (ValueError, TypeError, KeyError):
         raise _foreign(out, f"its {FILE} is not one that this version of cloudjob wrote") from None
-
-
-def _parsed(record: dict[str, Any]) -> Settings:
-    lists = {name: tuple(value) for name, value in record.items() if name in ("bands", "classes")}
-    return Settings(**(record | lists))
 
 
 def check(out: Out, settings: Settings, *, redo: bool = False) -> None:

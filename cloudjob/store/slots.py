@@ -112,7 +112,9 @@ def _allot(
     owners = ledger.scenes.get(name, ())
     kept = {scene.id: ledger.done[scene.id].slot for scene in wanted if grows(ledger, scene)}
     given = _allocate(ledger, name, [scene for scene in wanted if scene.id not in kept], replaces)
-    order = list(owners) + [""] * (max(given.values(), default=-1) + 1 - len(owners))
+    # As written, with those whose masks others have taken the place of: `tidy` empties their slots, then frees them
+    order = list(groups.scenes(ledger.groups[name])) if name in ledger.groups else []
+    order += [""] * (max(given.values(), default=-1) + 1 - len(owners))
     for id_, slot in given.items():
         order[slot] = id_
         if slot < len(owners):

@@ -10,6 +10,7 @@ import pystac
 import pytest
 import rasterio
 import stackstac
+from affine import Affine
 from odc.geo.geobox import GeoBox
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from rasterio.enums import Resampling
@@ -92,7 +93,7 @@ def test_odc_stac_loads_the_masks_as_a_band(made: Path) -> None:
     opened = cloudjob.open(made, group_of(made, "S1"))
     inside = found.mask.sel(x=opened.x, y=opened.y, method="nearest", tolerance=1e-6)
     np.testing.assert_array_equal(inside, opened.cloud)
-    elsewhere = GeoBox((30, 20), (30.0, 0, 600_300, 0, -30.0, 5_199_720), "EPSG:32633")
+    elsewhere = GeoBox((30, 20), Affine(30.0, 0, 600_300, 0, -30.0, 5_199_720), "EPSG:32633")
     other = odc.stac.load(items_of(made), bands=["mask"], geobox=elsewhere, resampling="nearest").mask
     centres = opened.cloud.sel(x=other.x, y=other.y, method="nearest")
     np.testing.assert_array_equal(other, centres)
