@@ -22,7 +22,7 @@ from cloudjob.model import predict
 from cloudjob.model.checkpoint import load
 from cloudjob.plan import sources, survey
 from cloudjob.plan.request import request
-from cloudjob.scene import outside
+from cloudjob.scene import opened, outside
 from cloudjob.store import failures, ledger
 from cloudjob.store.ledger import Summary
 from cloudjob.store.masks import open_masks
@@ -97,7 +97,7 @@ def nights(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) ->
     def here(_: object, __: object, work: Iterable[tuple[str, task.Task]]) -> Iterator[tuple[task.Task, Any]]:
         for _, part in work:
             try:
-                yield part, task._patiently(part, model)
+                yield part, task.mask_tiles(part, model)
             except Exception as error:  # noqa: BLE001 -- as Dask hands them on
                 yield part, error
 
@@ -105,6 +105,7 @@ def nights(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(network, "load", lambda *_: None)
     monkeypatch.setattr(job, "lane_count", lambda _: 1)
     monkeypatch.setattr(job, "stream", here)
+    monkeypatch.setattr(opened, "PATIENCE", 0.2)
     monkeypatch.setattr(task, "PAUSE", 0.0)
     monkeypatch.setattr(failures, "_now", lambda: f"{made.now.isoformat()}")
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
