@@ -20,7 +20,7 @@ from typing import Any
 import obstore
 import zarr
 
-from cloudjob.store import out, slots
+from cloudjob.store import folder, out, slots
 from cloudjob.store.out import Out
 
 PLAN = json.loads(os.environ["CLOUDJOB_TEST_SABOTAGE"])
@@ -74,17 +74,18 @@ def around(owner: Any, name: str, what: Callable[..., str]) -> None:
 
 def kind(path: str) -> str:
     """What a file of an OUT is."""
-    folder, _, rest = path.partition("/")
-    if folder == "items":
+    top, _, rest = path.partition("/")
+    if top == "items":
         return "index" if rest.endswith("/index.json") else "item"
-    if folder == "masks.zarr":
+    if top == "masks.zarr":
         return "list of slots" if rest.count("/") == 1 else "root"
-    return {"job.json": "contract", "lock": "lock", "runs": "record", "failures": "failure"}.get(folder, "catalog")
+    return {"job.json": "contract", "lock": "lock", "runs": "record", "failures": "failure"}.get(top, "catalog")
 
 
 around(Out, "put", lambda out, path, data: kind(path))
 around(Out, "create", lambda out, path, data: kind(path))
 around(obstore, "delete", lambda place, path: f"deletion of {kind(path)}")
+around(folder, "delete", lambda place, path: f"deletion of {kind(path)}")
 around(slots.Writer, "write", lambda *_: "shard")
 around(zarr.Array, "resize", lambda *_: "resize")
 around(zarr, "create_array", lambda *_, **__: "array")
