@@ -111,7 +111,7 @@ class Refusal:
         try:
             text = json.dumps(redact_all({**self.item, "links": own, "assets": wanted}), allow_nan=False)
             found: dict[str, Any] = json.loads(text) if len(text) <= LARGEST else {}
-            dump(found)  # Lone surrogates are no text that can be written
+            json.dumps(found, ensure_ascii=False).encode()  # Half a pair of surrogates is no text
         except (ValueError, TypeError, RecursionError):
             return {}
         return found

@@ -286,8 +286,9 @@ def items_of(out: Out, group: str) -> list[Done]:
 def cached(out: Out, path: str) -> list[Done] | None:
     """What a cache beside the items says, or None where it cannot be used: then the items are read instead."""
     try:
-        records = parse(out.get(path) or b"{}").values()
-        return [_checked(Done(**{**record, "tiles": _tiles(record["tiles"])})) for record in records]
+        data = out.get(path)
+        records = {} if data is None else parse(data)  # One that was emptied is damaged
+        return [_checked(Done(**{**record, "tiles": _tiles(record["tiles"])})) for record in records.values()]
     except (ContractError, *_WRONG):
         return None
 

@@ -53,12 +53,14 @@ class Settings:
         return told
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> "Settings":
+    def from_json(cls, record: Any) -> "Settings":
         """What `to_json` gave.
 
         Raises:
             TypeError: it is something else.
         """
+        if not isinstance(record, dict):
+            raise TypeError(f"a contract is an object, not {type(record).__name__}")
         lists = {name: tuple(value) for name, value in record.items() if name in ("bands", "classes")}
         return cls(**(record | lists))
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from output import ALL, files, make_scene, run
+from output import ALL, SETTINGS, files, make_scene, run
 
 from cloudjob.errors import ContractError
 from cloudjob.plan import plan
 from cloudjob.scene.identity import Identity
-from cloudjob.store import failures, ledger
+from cloudjob.store import failures, ledger, settings
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 
@@ -209,6 +209,7 @@ def fail(out: Out, clock: Callable[[float], None], *reasons: str, hours: float =
     """Fail for these reasons, one night after the other; what the ledger then knows."""
     scene = make_scene(0)
     with Lock(out) as lock:
+        settings.claim(lock, SETTINGS)
         for reason in reasons:
             failures.record(lock, ledger.read(out).failures.get(scene.id), scene, ALL, reason, **how)
             clock(hours)
