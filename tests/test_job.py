@@ -135,7 +135,7 @@ def test_a_worker_that_is_killed_never_counts_against_a_scene(asked: Job, monkey
 
     monkeypatch.setattr(job, "stream", deadly)
     assert [run(asked)[-1].state for _ in range(4)] == ["failed"] * 4  # type: ignore[union-attr]
-    (failure,) = failures.read_all(asked.out)
+    (failure,) = failures.read_all(asked.out, {})
     assert (failure.runs, "its workers died of it" in failure.reason) == (0, True)
 
 
