@@ -6,7 +6,6 @@ held (a laptop asleep) and comes back finds a higher number and knows that it ha
 folders and object stores have alike; replacing a file only if it is unchanged is not to be had in a folder.
 """
 
-import json
 import logging
 import os
 import re
@@ -21,10 +20,13 @@ from types import TracebackType
 from typing import Self
 
 from cloudjob.errors import ContractError, UnreachableError
-from cloudjob.store.out import Out, dump
+from cloudjob.store.out import Out, dump, parse
 
 HEARTBEAT = 15.0
 """Seconds between two signs of life."""
+
+LONGEST = 3600
+"""Seconds between two signs of life that a lock may promise; whoever wants to take it over waits for two of them."""
 
 FOLDER = "lock"
 
@@ -197,10 +199,27 @@ def _newest(out: Out) -> tuple[Token | None, bytes]:
         if data is None:
             continue  # Deleted meanwhile
         try:
-            return Token(**json.loads(data)), data
-        except (ValueError, TypeError):
+            return _parsed(number, data), data
+        except (ValueError, TypeError, OverflowError):
             raise ContractError(f"{out}/{path} is not a lock that this version wrote", hint="another --out") from None
     return None, b""
+
+
+def _parsed(number: int, data: bytes) -> Token:
+    """A lock file's holder; its number is that of the file's name.
+
+    Raises:
+        ValueError, TypeError: no run of cloudjob wrote it.
+    """
+    token = Token(**(parse(data) | {"number": number}))
+    texts = (token.id, token.host, token.boot, token.started, token.since, token.renewed)
+    if not all(isinstance(text, str) for text in texts) or type(token.pid) is not int:
+        raise TypeError("its texts or its process are of other types")
+    if type(token.released) is not bool or type(token.heartbeat) not in (int, float):
+        raise TypeError("its heartbeat or its end are of other types")
+    if not 0 < token.heartbeat <= LONGEST or datetime.fromisoformat(token.renewed).tzinfo is None:
+        raise ValueError(f"its heartbeat is no time of up to {LONGEST} s, or its sign of life has no zone")
+    return token
 
 
 def _numbers(out: Out) -> set[int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mutate
 import pytest
+from file_server import file_server
 from shapely import box
 from shapely.geometry import mapping
 
@@ -31,7 +32,7 @@ def always() -> Interval:
     return parse_dates("1970/..", datetime(2026, 1, 1, tzinfo=UTC).date())
 
 
-def make_item(name: str) -> dict:
+def make_item(name: str, url: str) -> dict:
     asset = {
         "proj:shape": [10980, 10980],
         "proj:transform": [10, 0, 300_000, 0, -10, 5_500_020],
@@ -56,15 +57,15 @@ def make_item(name: str) -> dict:
             "s2:generation_time": "2024-06-01T12:00:00Z",
             "s2:mgrs_tile": "33UUP",
         },
-        "links": [{"rel": "self", "href": f"https://h/items/{name}"}],
-        "assets": {key: {"href": f"https://h/{name}/{key}.tif", **json.loads(json.dumps(asset))} for key in BANDS},
+        "links": [{"rel": "self", "href": f"{url}/items/{name}"}],
+        "assets": {key: {"href": f"{url}/{name}/{key}.tif", **json.loads(json.dumps(asset))} for key in BANDS},
     }
 
 
-def attempt(rng: random.Random, path: Path) -> int:
+def attempt(rng: random.Random, path: Path, url: str) -> int:
     """One try; returns how many of the odd ones were refused."""
-    odd = [mutate.document(rng, make_item("ODD")) for _ in range(rng.choice((1, 1, 3)))]
-    features = [*odd, make_item("GOOD")]
+    odd = [mutate.document(rng, make_item("ODD", url)) for _ in range(rng.choice((1, 1, 3)))]
+    features = [*odd, make_item("GOOD", url)]
     rng.shuffle(features)
     path.write_bytes(dump({"type": "FeatureCollection", "features": features}))
     if rng.random() < 0.5:  # As Python writes it, with NaN and Infinity
@@ -87,6 +88,7 @@ def attempt(rng: random.Random, path: Path) -> int:
 
 @pytest.mark.timeout(0 if mutate.TRIES else 60)
 def test_an_odd_item_costs_itself_alone(tmp_path: Path) -> None:
-    refused = [attempt(rng, tmp_path / "items.json") for rng in mutate.generators(QUICK)]
+    with file_server(tmp_path / "nothing") as server:  # A file whose grid is not told is looked for, and is not there
+        refused = [attempt(rng, tmp_path / "items.json", server.url) for rng in mutate.generators(QUICK)]
     print(f"{len(refused)} tries: {sum(refused)} items refused")
     assert sum(refused) > len(refused) / 5

@@ -260,3 +260,29 @@ def test_something_else_in_its_place_is_an_error(out: Out):
     out.put("lock/00000001.json", b"{}")
     with pytest.raises(ContractError, match="not a lock"), Lock(out):
         pass
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({"heartbeat": value} for value in ("15", True, 0, -1.0, 1e9, 10**400, float("nan"), float("inf"))),
+        *({"renewed": value} for value in ("yesterday", "2024-06-01T00:00:00", 7, None)),
+        {"pid": "1"},
+        {"host": 1},
+        {"released": "no"},
+        {"more": 1},
+    ],
+)
+def test_a_lock_of_other_types_is_an_error(out: Out, odd: dict[str, object]):
+    token = leave(out, host="elsewhere", renewed=now(), heartbeat=1.0)
+    out.put(token.path, json.dumps(asdict(token) | odd).encode())
+    with pytest.raises(ContractError, match="not a lock"), Lock(out):
+        pass
+
+
+@pytest.mark.parametrize("number", ["1", None, [], 10**30, 1, 7])
+def test_the_number_of_a_lock_is_that_of_its_file(out: Out, number: object):
+    token = leave(out, 3, renewed=now(), heartbeat=1.0, released=True)
+    out.put(token.path, json.dumps(asdict(token) | {"number": number}).encode())
+    with Lock(out) as lock:
+        assert lock.token.number == 4
