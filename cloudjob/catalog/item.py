@@ -295,17 +295,17 @@ def _first_band(told: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _absolute(href: str, base: str, *, remote: bool) -> str:
     """Where an asset lies. An object store's address is joined like any other's, which urllib will not do."""
-    if "://" in href or (href.startswith("/") and not remote):
-        whole = href
-    elif "://" in base:
-        scheme, _, rest = base.partition("://")
-        whole = scheme + urljoin(f"http://{rest}", href).removeprefix("http")
-    else:
-        whole = str((Path(base).parent / href).resolve())
     try:
+        if "://" in href or (href.startswith("/") and not remote):
+            whole = href
+        elif "://" in base:
+            scheme, _, rest = base.partition("://")
+            whole = scheme + urljoin(f"http://{rest}", href).removeprefix("http")
+        else:
+            whole = str((Path(base).parent / href).resolve())
         parts = urlsplit(whole)
         known = parts.port != 0 and (not remote or (parts.scheme.lower() in REMOTE and bool(parts.netloc)))
-    except ValueError:  # "http://[x": no address of IPv6; or a port beyond 65535
+    except ValueError:  # "http://[x": no address of IPv6; a port beyond 65535; half a surrogate or a null in a path
         known = False
     if not known:
         raise UnreadableError(f"an asset lies at {shown(href)}; expected an address of {', '.join(REMOTE)}")

@@ -13,6 +13,7 @@ from cloudjob.errors import ContractError
 from cloudjob.grid import Tile, Tiling
 from cloudjob.scene.identity import TOLERANCE, Identity, same_scene
 from cloudjob.scene.scene import Scene
+from cloudjob.store import group as groups
 from cloudjob.store.item import iso
 from cloudjob.store.ledger import Ledger
 from cloudjob.store.ledger import wanted as asked
@@ -222,7 +223,7 @@ def _plan(
     done, failure = ledger.done.get(scene.id), ledger.failures.get(scene.id)
     holds = done and (done.group, done.fingerprint) == (scene.group, scene.fingerprint)
     if failure and (failure.group, failure.fingerprint) == (scene.group, scene.fingerprint):
-        wanted |= failure.tiles
+        wanted |= _inside(ledger, scene, failure.tiles)
     if done and holds:
         wanted -= done.tiles
         if not wanted:
@@ -230,11 +231,19 @@ def _plan(
     if failure and failure.abandoned and failure.fingerprint == scene.fingerprint and not asked(scene.id, again):
         return Planned(scene, "abandoned", frozenset())
     if not holds:
-        wanted |= _tiles_of(ledger, scene.id, scene.group)
-        if replaces:
-            wanted |= _tiles_of(ledger, replaces, scene.group)
+        for id_ in (scene.id, replaces or scene.id):
+            wanted |= _inside(ledger, scene, _tiles_of(ledger, id_, scene.group))
     state: State = "grown" if holds else "changed" if done or replaces else "new"
     return Planned(scene, "failed before" if failure else state, wanted, replaces)
+
+
+def _inside(ledger: Ledger, scene: Scene, tiles: frozenset[Tile]) -> frozenset[Tile]:
+    """Those tiles that the scene has: a record that somebody else wrote may name others."""
+    if scene.group not in ledger.groups:
+        return tiles
+    side = groups.tile(ledger.groups[scene.group])
+    height, width = scene.mask_grid.shape
+    return frozenset((row, column) for row, column in tiles if row * side < height and column * side < width)
 
 
 def _tiles_of(ledger: Ledger, id_: str, group: str) -> frozenset[Tile]:

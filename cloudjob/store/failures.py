@@ -14,6 +14,7 @@ from cloudjob.errors import ContractError, redact, redact_all
 from cloudjob.grid import Tile
 from cloudjob.scene.identity import Identity
 from cloudjob.scene.scene import Scene
+from cloudjob.store import group as groups
 from cloudjob.store import item as stac
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out, dump, parse
@@ -231,7 +232,7 @@ def _kind(reason: str) -> str:
 
 def _parsed(path: str, data: bytes) -> Failure:
     found = parse(data)
-    failure = Failure(**{**found, "tiles": frozenset((int(row), int(column)) for row, column in found["tiles"])})
+    failure = Failure(**{**found, "tiles": tiles(found["tiles"])})
     texts = (failure.id, failure.group, failure.fingerprint, failure.reason, failure.first, failure.last)
     if not all(isinstance(text, str) for text in texts) or not isinstance(failure.runs, int) or failure.path != path:
         raise ValueError("it has other types, or another name")
@@ -242,3 +243,15 @@ def _parsed(path: str, data: bytes) -> Failure:
     if not isinstance(failure.item, dict) or not isinstance(failure.assets, dict):
         raise ValueError("its item is none")  # noqa: TRY004
     return failure
+
+
+def tiles(pairs: Iterable[Iterable[int]]) -> frozenset[Tile]:
+    """Rows and columns of tiles.
+
+    Raises:
+        ValueError, TypeError: some are none.
+    """
+    found = frozenset((row, column) for row, column in pairs)
+    if not all(type(number) is int and 0 <= number < groups.LARGEST for tile in found for number in tile):
+        raise ValueError("its tiles are none")
+    return found

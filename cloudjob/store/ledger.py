@@ -4,7 +4,7 @@ A scene is done when its item exists and the group's list of slots (`cloudjob:sc
 else here is a cache of that or a help for people.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -288,7 +288,7 @@ def cached(out: Out, path: str) -> list[Done] | None:
     try:
         data = out.get(path)
         records = {} if data is None else parse(data)  # One that was emptied is damaged
-        return [_checked(Done(**{**record, "tiles": _tiles(record["tiles"])})) for record in records.values()]
+        return [_checked(Done(**{**record, "tiles": failed.tiles(record["tiles"])})) for record in records.values()]
     except (ContractError, *_WRONG):
         return None
 
@@ -302,7 +302,7 @@ def _from_item(path: str, tag: str, data: bytes) -> Done:
             group=properties["cloudjob:group"],
             slot=properties["cloudjob:slot"],
             fingerprint=properties["cloudjob:fingerprint"],
-            tiles=_tiles(properties["cloudjob:tiles"]),
+            tiles=failed.tiles(properties["cloudjob:tiles"]),
             identity=stac.identity(item).to_json(),
             time=properties["datetime"],
             cloud_cover=properties.get("eo:cloud_cover"),
@@ -337,15 +337,3 @@ def _checked(done: Done) -> Done:
     if Identity.from_json(done.identity).sensing.tzinfo is None:
         raise ValueError("its sensing time has no zone")
     return done
-
-
-def _tiles(pairs: Iterable[Iterable[int]]) -> frozenset[Tile]:
-    """Rows and columns of tiles.
-
-    Raises:
-        ValueError, TypeError: some are none.
-    """
-    tiles = frozenset((row, column) for row, column in pairs)
-    if not all(type(number) is int and 0 <= number < groups.LARGEST for tile in tiles for number in tile):
-        raise ValueError("its tiles are none")
-    return tiles

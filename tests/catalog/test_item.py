@@ -217,6 +217,18 @@ def test_hrefs_count_from_where_the_item_lies(base, href, whole):
     assert parse(item, WANTED, base="https://api/v1", remote=True).item["assets"]["red"]["href"] == whole
 
 
+@pytest.mark.parametrize("href", ["half\ud800.tif", "a\0.tif"])
+@pytest.mark.parametrize("base", ["/data/items/x.json", "https://[x/items"])
+def test_a_relative_href_that_is_no_path_is_refused_by_name(base, href):
+    """Found by the fuzzer: a traceback for a lone surrogate in a file's self link."""
+    item = make_item("ODD")
+    item["links"] = [{"rel": "self", "href": href}]
+    assert parse(item, WANTED, base="/data/items/x.json").item["links"] == []  # It is only to be shown
+    item["assets"]["red"]["href"] = href
+    with pytest.raises(RefusedError, match=r"ODD.*lies at"):
+        parse(item, WANTED, base=base)
+
+
 @pytest.mark.parametrize(
     "href",
     ["file:///etc/passwd", "/vsicurl/https://h/red.tif", "vrt://https://h/x", "/vsizip//vsicurl/http://h/a.zip/a.tif"],

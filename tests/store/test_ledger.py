@@ -343,6 +343,32 @@ def test_a_failure_that_is_none_is_named_and_costs_nothing(out: Out, data: bytes
     assert set(ledger.read(out).damaged) == {"failures/mine.json"}
 
 
+@pytest.mark.parametrize("odd", [[-1, 0], [2**62, 0], ["0", 0], [0.0, 0], [True, 0], [0]])
+def test_a_failure_of_tiles_that_are_none_costs_nothing(out: Out, odd: list[object]):
+    scene = make_scene(0)
+    run(out, [scene, make_scene(1)], failing={scene.id: "no"})
+    path = f"failures/{scene.id}.json"
+    out.put_json(path, out.get_json(path) | {"tiles": [odd]})
+    assert set(ledger.read(out).damaged) == {path}
+    run(out, [scene, make_scene(1)])
+    assert set(ledger.read(out).done) == {scene.id, make_scene(1).id}
+
+
+@pytest.mark.parametrize("state", ["failed", "changed"])
+def test_tiles_that_a_scene_does_not_have_are_not_wanted(out: Out, state: str):
+    scene = make_scene(0)
+    run(out, [scene], failing={scene.id: "no"} if state == "failed" else {})
+    path = f"failures/{scene.id}.json" if state == "failed" else f"items/32TQM/{scene.id}.json"
+    told = out.get_json(path)
+    (told if state == "failed" else told["properties"]).update(
+        {"tiles" if state == "failed" else "cloudjob:tiles": [[0, 0], [255, 0], [0, 3]]}
+    )
+    out.put_json(path, told)
+    again = scene if state == "failed" else make_scene(0, fingerprint="f2")
+    planned = plan.make([again], ledger.read(out), lambda _: ALL[:2])
+    assert planned.to_do[0].tiles == {(0, 0), *ALL[:2]}
+
+
 # Runs
 
 RAN = {"started": "2024-06-02T01:00:00+00:00", "how": "complete", "seconds": 1.5}
