@@ -56,7 +56,7 @@ def out(tmp_path: Path) -> Out:
 
 def survey(number: int) -> Survey:
     scenes = [output.make_scene(day) for day in range(number)]
-    return Survey(Plan(tuple(Planned(scene, "new", output.ALL) for scene in scenes), {}, ()), {}, Ledger())
+    return Survey(Plan(tuple(Planned(scene, "new", output.ALL) for scene in scenes), {}, ()), (), {}, Ledger())
 
 
 def done(day: int, **receipt: float) -> SceneResult:
