@@ -26,8 +26,8 @@ from cloudjob.store.listing import Listed
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import SceneResult
 
-BAR = "{n_fmt}/{total_fmt} scenes |{bar:24}| {elapsed} gone, {remaining} left{postfix}"
-
+BAR = "{n_fmt}/{total_fmt} scenes |{bar:10}| {elapsed} gone, {remaining} left{postfix}"
+"""Short enough for 80 columns with failures and hours; tqdm sets ", " before what is put after it."""
 
 WORDS = {"grown": "larger area", "failed before": "failed before", "refused": "unusable"}
 """What is shown for a state whose name in JSON people stumble on."""
@@ -80,7 +80,7 @@ def progress(
         if as_json:
             tell(json.dumps(_record(event, times.get(event.id))))
         rate = pixels / 1e6 / max(time.monotonic() - started, 1e-9)
-        bar.set_postfix_str(f", {rate:.1f} Mpx/s" + (f", {count['failed']} failed" if count["failed"] else ""))
+        bar.set_postfix_str(f"{rate:.1f} Mpx/s" + (f", {count['failed']} failed" if count["failed"] else ""))
         bar.update(event.state != "abandoned" and event.group != "")
     bar.close()
     if as_json and view and not count:

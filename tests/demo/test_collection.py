@@ -14,8 +14,9 @@ import rasterio.warp
 from pyproj import Transformer
 from rasterio.enums import Interleaving
 
+from cloudjob.catalog.item import parse
 from cloudjob.demo import collection as demo
-from cloudjob.scene import identity
+from cloudjob.scene import identity, product
 from cloudjob.scene.describe import describe
 from cloudjob.scene.reflectance import reflectance, scaling
 
@@ -181,7 +182,9 @@ def test_only_the_older_baseline_has_no_offset(folder: Path, items: dict[str, di
     darkest = {}
     for name, item in items.items():
         old = name == OLD
-        assert scaling(item["properties"], item["assets"]["red"]) == (0.0001, 0.0 if old else -0.1)
+        told = parse(item, {"red": "red"}).item
+        found = scaling(told["properties"], told["assets"]["red"], product.baseline(told))
+        assert found == (0.0001, 0.0 if old else -0.1)
         darkest[name] = float(np.nanpercentile(seen(folder, item)[2], 0.5))
         numbers = read(folder, item, "blue")
         assert (np.percentile(numbers[numbers > 0], 0.5) < 1000) == old
