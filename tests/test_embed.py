@@ -115,7 +115,7 @@ def test_a_client_that_is_none(tmp_path: Path) -> None:
 def test_an_asynchronous_client_is_refused_at_once(tmp_path: Path) -> None:
     async def main() -> None:
         async with (
-            Scheduler(port=0, host="127.0.0.1", dashboard_address=None) as scheduler,
+            Scheduler(port=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as scheduler,
             Client(scheduler.address, asynchronous=True) as client,
         ):
             cloudjob.run(**ASKED, out=tmp_path / "out", client=client)
