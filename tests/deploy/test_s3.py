@@ -57,6 +57,11 @@ def written(place):
     return {each["path"]: (each["e_tag"], each["last_modified"]) for batch in obstore.list(place) for each in batch}
 
 
+def masks_and_items(place):
+    """What is written, but for the records of the runs themselves."""
+    return {path: tag for path, tag in written(place).items() if path.split("/")[0] not in ("lock", "runs")}
+
+
 def copied(place, folder):
     """The same objects as files."""
     for path in written(place):
@@ -102,11 +107,12 @@ def test_run_rerun_and_read(work, server, out, tmp_path):
     for path in (tmp_path / "copy").rglob("*"):
         assert path.is_dir() or not any(key.encode() in path.read_bytes() for key in S3_KEYS.values()), path
 
-    before = written(place)
+    before = masks_and_items(place)
     again = run(work, out, **server)
     assert again.code == 0, again.stderr
     assert again.stderr.startswith(f"{SCENES} scenes: {SCENES} done")
-    assert written(place) == before, "nothing to do, so nothing is written"
+    assert masks_and_items(place) == before, "nothing to do, so only the run itself is recorded"
+    assert sum(path.startswith("runs/") for path in written(place)) == 2
 
 
 def test_other_commands(work, server, out, tmp_path):
@@ -215,12 +221,13 @@ def test_no_such_bucket(server):
     assert done.stderr == "error: s3://nowhere/masks: there is no such bucket\nhint: make it, or mend --out\n"
 
 
-def test_a_profile(server, out, tmp_path):
+def test_a_profile(work, server, out, tmp_path):
     """As the AWS tools write it; variables win, and a profile that is none is told."""
     id_, secret = S3_KEYS.values()
     (tmp_path / "credentials").write_text(f"[nightly]\naws_access_key_id = {id_}\naws_secret_access_key = {secret}\n")
     found = {name: value for name, value in server.items() if name not in S3_KEYS}
     found |= {"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"), "AWS_EC2_METADATA_DISABLED": "true"}
+    assert run(work, out, **found, AWS_PROFILE="nightly").code == 0
     assert jobs.cloudjob("status", out, **found, AWS_PROFILE="nightly").code == 0
     assert jobs.cloudjob("status", out, **found, **S3_KEYS, AWS_PROFILE="daily").code == 0
     done = jobs.cloudjob("status", out, **found, AWS_PROFILE="daily")
