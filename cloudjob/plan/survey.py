@@ -135,11 +135,17 @@ def tiling(job: Job, scene: Scene) -> Tiling:
     return job.contract.tiling_of(scene.grid, job.settings.buffer, scene.coarser)
 
 
-def compare(job: Job, found: Found) -> Survey:
+def compare(job: Job, found: Found, *, files: bool = False) -> Survey:
     """Plan what to do about the scenes found, and about the ones that failed before.
+
+    Args:
+        job: from `request`.
+        found: by `find`.
+        files: whether files are asked where they lie, before a group of theirs is made (`grids.on_one`).
 
     Raises:
         CloudjobError: `found.error`, unless it is the fault of single items.
+        UnreachableError, ContractError: the source of all that is new is out, or wants keys.
     """
     # What was made with other settings does not count: the run will delete it (`settings.claim`), or is refused.
     known = ledger.read(job.out) if settings.read(job.out) == job.settings else Ledger()
@@ -150,7 +156,10 @@ def compare(job: Job, found: Found) -> Survey:
     listed = {scene.id for scene in found.scenes} | {refusal.id for refusal in found.refusals}
     before = [each for each in known.to_retry(job.retry) if each.item and each.id not in listed]
     again, hopeless = _described(job, ((each.item, each.assets, each.signing) for each in before), Sources())
-    fitting, misfits = grids.on_one([*found.scenes, *again], known)
+    sources = Sources() if files else None
+    fitting, misfits = grids.on_one([*found.scenes, *again], known, sources)
+    if sources and not fitting and (error := sources.verdict()):
+        raise error
     kept, older = merge_versions(fitting)
     for scene, newer in older:
         if scene.id != newer.id:

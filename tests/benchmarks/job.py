@@ -31,6 +31,7 @@ from cloudjob.store import settings, slots
 from cloudjob.store.lock import Token
 from cloudjob.store.masks import open_masks
 from cloudjob.store.out import Out
+from cloudjob.store.writer import Writer
 from training import peer
 
 REPEATS = 3
@@ -156,7 +157,7 @@ def write(scene: Scene, tiling: Tiling, out: Out) -> Iterator[None]:
     (lock,) = out.names("lock")
     slot = slots.Slot(scene.group, 0, Token(**out.get_json(f"lock/{lock}")))
     yield
-    writer = slots.Writer(out, slot, settings.read(out))
+    writer = Writer(out, slot, settings.read(out))
     for tile in tiling.all():
         writer.write(tiling.core(tile), masks[tiling.core(tile).slices])
 

@@ -12,8 +12,10 @@ from affine import Affine
 from faulty import served
 from file_server import FileServer, file_server
 
+from cloudjob.errors import UnreachableError
 from cloudjob.grid import Grid
 from cloudjob.plan import grids
+from cloudjob.plan.sources import Sources
 from cloudjob.scene import opened
 from cloudjob.scene.describe import describe
 from cloudjob.scene.scene import Scene
@@ -50,8 +52,10 @@ def make(whole: dict[str, Any], name: str, told: int = LEFT, true: int = LEFT, u
     return describe(served(item, whole["folder"], url) if url else item, ASSETS, scenes.BANDS, 10)
 
 
-def sorted_out(found: Sequence[Scene], known: Ledger | None = None) -> tuple[list[str], dict[str, tuple[str, bool]]]:
-    fitting, refused = grids.on_one(found, known or Ledger())
+def sorted_out(
+    found: Sequence[Scene], known: Ledger | None = None, sources: Sources | None = None
+) -> tuple[list[str], dict[str, tuple[str, bool]]]:
+    fitting, refused = grids.on_one(found, known or Ledger(), sources)
     assert all(scene.group == TILE for scene in found)
     return [scene.id for scene in fitting], {each.id: (each.reason, each.outside) for each in refused}
 
@@ -67,21 +71,21 @@ def test_the_grid_of_the_tile_wins_against_any_majority(whole: dict[str, Any]) -
 
 def test_a_wrong_item_alone_is_compared_with_its_file_before_anything_is_made(whole: dict[str, Any]) -> None:
     """It is the only one of its night; the next one's are right."""
-    fitting, refused = sorted_out([make(whole, "ODD", LEFT + 20)])
+    fitting, refused = sorted_out([make(whole, "ODD", LEFT + 20)], sources=Sources())
     assert fitting == []
     assert "its item says 10980 × 10980 from 300020, 5400000" in refused["ODD"][0]
 
 
 def test_a_majority_of_wrong_items_is_compared_one_by_one(whole: dict[str, Any]) -> None:
     odd = [make(whole, f"ODD{number}", LEFT + 40) for number in range(2)]
-    fitting, refused = sorted_out([*odd, make(whole, "OTHER", LEFT + 20, LEFT + 20)])
+    fitting, refused = sorted_out([*odd, make(whole, "OTHER", LEFT + 20, LEFT + 20)], sources=Sources())
     assert fitting == ["OTHER"]
     assert refused.keys() == {"ODD0", "ODD1"}
 
 
 def test_a_publishers_own_grid_is_taken_where_its_files_have_it(whole: dict[str, Any]) -> None:
     own = [make(whole, f"OWN{number}", LEFT + 20, LEFT + 20) for number in range(2)]
-    assert sorted_out(own) == (["OWN0", "OWN1"], {})
+    assert sorted_out(own, sources=Sources()) == (["OWN0", "OWN1"], {})
 
 
 def test_a_group_that_is_there_decides(whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,14 +106,19 @@ def server(whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_nothing_is_asked_where_the_tile_tells(whole: dict[str, Any], server: FileServer) -> None:
-    assert sorted_out([make(whole, "GOOD", url=server.url)])[0] == ["GOOD"]
+    assert sorted_out([make(whole, "GOOD", url=server.url)], sources=Sources())[0] == ["GOOD"]
     assert server.asked() == []
 
 
 def test_where_the_file_is_out_nothing_is_made_and_none_is_to_blame(whole: dict[str, Any], server: FileServer) -> None:
     server.disturb("tif", lasting=503)
     found = [make(whole, name, LEFT + 20, url=server.url) for name in ("A", "B", "C")]
-    fitting, refused = sorted_out(found)
+    sources = Sources()
+    fitting, refused = sorted_out(found, sources=sources)
     assert fitting == []
+    assert isinstance(sources.verdict(), UnreachableError)
     assert [outside for _, outside in refused.values()] == [True] * 3
+    asked = len(server.asked())
+    assert sorted_out(found) == (["A", "B", "C"], {}), "a plan opens no file for it"
+    assert len(server.asked()) == asked
     assert len({request.path for request in server.asked()}) == 1, "one scene's file is enough to know it"
