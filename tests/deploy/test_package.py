@@ -56,9 +56,8 @@ def test_an_out_of_the_version_before_is_continued(tmp_path):
     maker = (sys.executable, "-P", "-c", CHECKPOINT, str(tmp_path / "net.safetensors"))
     path = os.pathsep.join([str(before), str(before / "tests")])
     subprocess.run(maker, check=True, env={**os.environ, "PYTHONPATH": path})
-    scenes = [
-        jobs.make_scene(tmp_path, f"S2A_33UUP_2024060{n}_0_L2A", f"2024-06-0{n}T10:15:59Z", seed=n) for n in (1, 2, 3, 4)
-    ]
+    days = (1, 2, 3, 4)
+    scenes = [jobs.make_scene(tmp_path, f"S2A_33UUP_2024060{n}_0_L2A", f"2024-06-0{n}T10:15:59Z", seed=n) for n in days]
     jobs.write_catalog(tmp_path / "first.json", scenes[:3])
     jobs.write_catalog(tmp_path / "items.json", scenes)
     job = ("run", "--checkpoint", tmp_path / "net.safetensors", *jobs.EVERYWHERE, "--workers", 1)
