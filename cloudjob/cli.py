@@ -14,7 +14,7 @@ import click
 from cloudjob import errors, logs
 from cloudjob.errors import CloudjobError, UsageError
 from cloudjob.options import address, option, what
-from cloudjob.shown import attach, check_, export_, list_, report_, status
+from cloudjob.shown import attach, check_, export_, list_, report_, rethreshold_, status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +114,7 @@ def cli(*, verbose: bool, form: logs.Format) -> None:
     logs.setup(form, verbose=verbose)
 
 
-for each in (status, list_, check_, export_, report_):
+for each in (status, list_, check_, export_, rethreshold_, report_):
     cli.add_command(each)
 
 

@@ -1,4 +1,4 @@
-"""The commands that look at what an OUT holds: `status`, `list`, `check`, `export` and `report`."""
+"""The commands that work on what an OUT holds: `status`, `list`, `check`, `export`, `rethreshold` and `report`."""
 
 import contextlib
 from typing import TYPE_CHECKING
@@ -106,6 +106,31 @@ def export_(*, out: str, what: str | None, path: str | None, group: tuple[str, .
         terminal.tell(str(written.path))
         scenes = ", ".join(written.scenes)
         logs.say(f"{scenes}; the classes' names are in {written.path.name}.aux.xml", "export", scenes=written.scenes)
+
+
+@click.command("rethreshold")
+@click.argument("out")
+@click.argument("new")
+@option("--threshold", type=float, help="Probability from which a pixel is cloud, as 0.35. [default: that of OUT]")
+@option("--buffer", type=float, metavar="METRES", help="Widen clouds by this. [default: that of OUT]")
+@option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+def rethreshold_(*, out: str, new: str, threshold: float | None, buffer: float | None, as_json: bool) -> int:
+    """Make the masks of OUT again, in NEW, with another threshold or buffer: minutes, and no image is read.
+
+    OUT must keep probabilities (`run --probability`); it is left as it is. Killed, the same command goes on where it
+    was. `run --out NEW` with the same settings then adds what is new.
+
+    \b
+    Example:
+      cloudjob rethreshold masks stricter --threshold 0.3 --buffer 40
+    """
+    from cloudjob.rethreshold import rethreshold
+    from cloudjob.store.out import Out
+    from cloudjob.watch import terminal
+
+    events = rethreshold(existing(out), Out.at(new), threshold=threshold, buffer=buffer)
+    with contextlib.closing(events):
+        return terminal.progress(events, as_json=as_json)
 
 
 @click.command("report")

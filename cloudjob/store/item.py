@@ -14,9 +14,9 @@ from urllib.parse import quote
 from cloudjob import classes
 from cloudjob.catalog.area import footprint
 from cloudjob.errors import redact
-from cloudjob.grid import Tile
+from cloudjob.grid import Grid, Tile
 from cloudjob.scene.identity import Identity
-from cloudjob.scene.scene import Scene
+from cloudjob.scene.scene import Band, Scene
 from cloudjob.store.receipt import Receipt
 from cloudjob.store.settings import Settings
 
@@ -240,6 +240,40 @@ def receipt(item: dict[str, Any]) -> Receipt:
         device=properties["cloudjob:device"],
         precision=properties["cloudjob:precision"],
         warnings=tuple(properties.get("cloudjob:warnings", ())),
+    )
+
+
+def scene(item: dict[str, Any], grid: Grid) -> Scene:
+    """The scene that an item is of, as far as `build` needs it: it cannot be read again.
+
+    Args:
+        item: from `build`.
+        grid: of its mask.
+    """
+    told = item["properties"]
+    source, bands = told["cloudjob:source"], told["cloudjob:reflectance"].items()
+    address = next(link["href"] for link in item["links"] if link["rel"] == "derived_from")
+    return Scene(
+        id=item["id"],
+        collection=source["collection"],
+        item={
+            "geometry": item["geometry"],
+            "bbox": item["bbox"],
+            "properties": {name: told[name] for name in ("grid:code",) if name in told},
+            "links": [{"rel": "self", "href": address}],
+        },
+        group=told["cloudjob:group"],
+        grid=grid,
+        time=datetime.fromisoformat(told["datetime"]),
+        platform=told.get("platform", ""),
+        sensing=datetime.fromisoformat(told["cloudjob:sensing"]),
+        baseline=told.get("s2:processing_baseline", ""),
+        generated=told.get("s2:generation_time", ""),
+        bands=tuple(Band(name, one["asset"], one["href"], grid, one["scale"], one["offset"]) for name, one in bands),
+        scl=None,
+        fingerprint=told["cloudjob:fingerprint"],
+        provider_cloud_cover=told.get("cloudjob:provider_cloud_cover"),
+        product=source["product"],
     )
 
 
