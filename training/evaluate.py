@@ -19,7 +19,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from cloudjob.errors import UsageError
-from cloudjob.model import checkpoint, predict
+from cloudjob.model import checkpoint, labels, predict
 from training import data, peer, pictures
 from training.data import Label, Patch, Reflectance
 from training.errors import told
@@ -131,7 +131,7 @@ def cases(
 
 def said(score: Float, cut: float, buffer: int) -> Bool:
     """Cloud (height, width): score from `cut`, widened by `buffer` pixels."""
-    return predict.widen(score >= cut, (buffer, buffer))
+    return labels.widen(score >= cut, (buffer, buffer))
 
 
 def choose(found: Iterable[Case], options: Mapping[str, Sequence[Option]]) -> dict[str, Option]:
@@ -347,7 +347,7 @@ def generous(case: Case, by: int) -> Case:
     if not case.patch.known:
         taught = (peer.probability(case.reflectance, case.patch.level) >= 0.5).astype(np.uint8)
         label = np.where(empty(case.reflectance), data.UNKNOWN, taught).astype(np.uint8)
-    near = predict.widen(label == data.CLOUD, (by, by))
+    near = labels.widen(label == data.CLOUD, (by, by))
     return dataclasses.replace(case, label=np.where(near & (label != data.UNKNOWN), data.CLOUD, label).astype(np.uint8))
 
 

@@ -102,12 +102,14 @@ def cloud(grid: Grid, labels: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def probability(grid: Grid) -> dict[str, Any]:
-    """Of the probabilities in percent."""
+def probability(grid: Grid, coarser: int) -> dict[str, Any]:
+    """Of the probabilities in percent; `coarser` as in `scene.Scene`."""
     values = classes.of(())
     return {
         "long_name": "probability of cloud",
         "units": "percent",
+        # The mean of several pixels does not tell how many of them are cloud
+        **({"rounding": "down"} if coarser == 1 else {"cell_methods": "area: mean"}),
         "flag_values": [value for value, _, _ in values],
         "flag_meanings": " ".join(name for _, name, _ in values),
         "grid_mapping": "spatial_ref",

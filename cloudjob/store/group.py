@@ -13,11 +13,12 @@ import zarr
 from pyproj import CRS
 from zarr.codecs import BloscCodec, ZstdCodec
 
-from cloudjob.classes import BINARY, NOT_COMPUTED
+from cloudjob.classes import NOT_COMPUTED
 from cloudjob.errors import ContractError
 from cloudjob.grid import Grid
 from cloudjob.store import conventions
 from cloudjob.store.out import Out, dump, parse
+from cloudjob.store.settings import Settings
 
 MASKS = "masks.zarr"
 SCENES = "cloudjob:scenes"
@@ -104,7 +105,7 @@ def open_array(out: Out, group: str, name: str) -> zarr.Array[Any]:
             ) from None
 
 
-def create(out: Out, group: str, grid: Grid, side: int, *, probability: bool, labels: Sequence[int] = BINARY) -> None:
+def create(out: Out, group: str, grid: Grid, side: int, settings: Settings, coarser: int = 1) -> None:
     """Make a group's arrays with an empty time axis. It is no group before `commit`: killed here, it is made anew."""
     out.delete_under(f"{MASKS}/{group}")
     if out.get(f"{MASKS}/zarr.json") is None:
@@ -114,16 +115,16 @@ def create(out: Out, group: str, grid: Grid, side: int, *, probability: bool, la
     cube = {"shape": (0, *grid.shape), "dtype": "uint8", "dimension_names": ("time", "y", "x"), **shards}
     axis = {"shape": (0,), "chunks": (TIMES,), "fill_value": 0, "dimension_names": ("time",)}
     arrays: dict[str, dict[str, Any]] = {
-        "cloud": {**cube, "compressors": MASK_CODEC, "attributes": conventions.cloud(grid, labels)},
+        "cloud": {**cube, "compressors": MASK_CODEC, "attributes": conventions.cloud(grid, settings.classes)},
         "time": {**axis, "dtype": "int64", "attributes": conventions.TIME},
         "status": {**axis, "dtype": "uint8", "attributes": conventions.STATUS},
         "spatial_ref": {"shape": (), "dtype": "int64", "fill_value": 0, "attributes": conventions.grid_mapping(grid)},
     }
-    if probability:
+    if settings.probability:
         arrays["cloud_probability"] = {
             **cube,
             "compressors": PERCENT_CODEC,
-            "attributes": conventions.probability(grid),
+            "attributes": conventions.probability(grid, coarser),
         }
     for name, (values, attributes) in conventions.coordinates(grid).items():
         chunks = (min(PIXELS, values.size),)
@@ -206,6 +207,12 @@ def check_grid(out: Out, group: str, metadata: Metadata, grid: Grid, side: int) 
             f"{out}: group {group} has (grid, tile) {known}, but its scenes now have {asked}",
             hint="choose another --out",
         )
+
+
+def rounds_down(metadata: Metadata) -> bool:
+    """Whether a group keeps the network's own probabilities, rounded down, of which masks can be made again."""
+    arrays = metadata["consolidated_metadata"]["metadata"]
+    return bool(arrays.get("cloud_probability", {}).get("attributes", {}).get("rounding") == "down")
 
 
 def member(metadata: Metadata, array: str) -> Metadata:
