@@ -1,10 +1,10 @@
 """Lanes that share a GPU: `python tests/benchmarks/gpu.py [--lanes 1,2,4] [--side 10980] [--scenes 2]`.
 
 For each number of lanes a whole job, from search to ledger: million pixels a second, how busy the GPU was, its memory
-and that of the largest lane; beside them what the same lanes could read and decode if the network cost nothing. With a GPU also how far its masks
-agree with the CPU's, and float16 with float32. Without one it says so and simulates a device: a network call that holds
-a lock which all lanes share, and sleeps for as long as a GPU of `--rate` million pixels a second would work. Reading
-and writing are real then, too.
+and that of the largest lane; beside them what the same lanes could read and decode if the network cost nothing. With a
+GPU also how far its masks agree with the CPU's, and float16 with float32. Without one it says so and simulates a
+device: a network call that holds a lock which all lanes share, and sleeps for as long as a GPU of `--rate` million
+pixels a second would work. Reading and writing are real then, too.
 
 The machine needs no network. `python -m pip download --dest wheels --no-deps …` on another one makes a folder of what
 it lacks, of which `pip install --no-index --find-links wheels` installs.
