@@ -160,6 +160,8 @@ def fresh(name: str) -> Iterator[Path]:
 def report(name: str, figures: dict[str, Any]) -> None:
     """Print figures, and keep them in results/NAME.json with what they were made by."""
     for label, value in figures.items():
+        if isinstance(value, list):
+            continue  # Rows, which were printed as they came
         print(f"{label:58} {value:.3f}" if isinstance(value, float) else f"{label:58} {value}")
     made = {
         "command": f"python tests/benchmarks/{name}.py {' '.join(sys.argv[1:])}".strip(),
