@@ -24,7 +24,7 @@ from cloudjob.demo.fractal import noise
 from cloudjob.model import predict
 from cloudjob.model.contract import Contract
 from training.data import ALL_BANDS, UNKNOWN, Patch
-from training.sensor import SWIR, dazzle, empty, fade, frost, lose_sides, sensor, undecided
+from training.sensor import SWIR, condensed, dazzle, empty, fade, frost, lose_sides, sensor, undecided
 
 Float = npt.NDArray[np.float32]
 Sample = tuple[Float, Float]
@@ -35,6 +35,7 @@ RIDGE = ("farmland", "forest", "bare", "snow")
 HARD = (RIDGE, ("bare", "forest", "snow"), ("town", "farmland"), RIDGE, ("bare", "snow", "ice"), None, None)
 """Kinds of simulated ground in turn: what passes for cloud most easily, and anything."""
 BLENDED = 0.25  # share of labelled crops that are two seen through each other, where there are such
+VEILS = ("cirrus", "altostratus")  # through which the ground is seen
 FROSTED = 0.6  # share of crops of real snow whose swir16 is made up
 KEPT = 2e9  # bytes of patches kept in memory; larger data sets are read again every epoch
 DOUBTFUL = (0.05, 0.15)  # opacity between thin haze and thin cloud, where people disagree: not taught
@@ -256,10 +257,14 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         """The clouds of one patch over the clear ground of another, wherever they are the brighter."""
         image, target = self._plain(rng)
         clouds, label = self._crop(rng, self._draw(rng, self.opaque))
+        if self.bands > SWIR and np.isnan(clouds[SWIR]).any():
+            clouds = condensed(rng, clouds)
         matte = gaussian_filter(np.nan_to_num(label), 3)
         matte = np.clip(2 * matte, 0, 1).astype(np.float32)
         mixed = image + (np.maximum(clouds, image) - image) * matte
-        unknown = np.isnan(label) | ((label > 0) & hidden(image, mixed))
+        seen = matte > 0.02  # where nothing was pasted the ground's own target stands
+        unknown = np.isnan(label) & seen | ((label > 0) & hidden(image, mixed))
+        label = np.nan_to_num(label)
         return mixed, np.where(unknown, np.nan, np.maximum(target, label)).astype(np.float32)
 
     def _clouded(self, rng: np.random.Generator, *, simulated: bool) -> Sample:
@@ -286,12 +291,15 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return turn(rng, *_window(rng, image, np.zeros(image.shape[1:], np.float32), self.crop))
 
     def _sky(self, number: int) -> Float:
-        """(7, side, side): opacity, shadow and the clouds' five bands; of every third no ground is seen."""
+        """(7, side, side): opacity, shadow and the clouds' five bands; of a third no ground is seen, a sixth is a veil."""
         if number not in self._skies:
             rng = np.random.default_rng((self.seed, 1_000_003, number))
             shape = SKY_SIDE, SKY_SIDE
-            deck = (str(rng.choice(simulate.DECKS)),)
-            sky = simulate.sky(rng, shape) if number % 3 else simulate.sky(rng, shape, cover=1, kinds=deck)
+            deck, veil = ((str(rng.choice(kinds)),) for kinds in (simulate.DECKS, VEILS))
+            if number % 3 == 0:
+                sky = simulate.sky(rng, shape, cover=1, kinds=deck)
+            else:
+                sky = simulate.sky(rng, shape, kinds=veil if number % 6 == 1 else None)
             self._skies[number] = np.concatenate([sky.opacity[None], sky.shadow[None], sky.colour]).astype(np.float16)
         return self._skies[number].astype(np.float32)
 

@@ -105,6 +105,13 @@ def frost(rng: np.random.Generator, image: Float, target: Float) -> Float:
     return image
 
 
+def condensed(rng: np.random.Generator, image: Float) -> Float:
+    """Thick clouds with a `swir16` made up: droplets keep most of their brightness there, ice crystals less."""
+    image = image.copy()
+    image[SWIR] = np.float32(rng.uniform(0.25, 0.95)) * image[1]
+    return image
+
+
 def fade(rng: np.random.Generator, image: Float) -> Float:
     """A third of the images with less colour than they had in the first four bands, down to none.
 
