@@ -3,8 +3,8 @@
 `python -m training.crossvalidate SETTINGS… --data FOLDER --out FOLDER` trains a small network per recipe and fold, and
 prints per kind of image how much cloud is found and how much of what is clear is called cloud, with `swir16` and
 without. All folds of a recipe begin with one network that saw nothing but simulated images, so that their few steps go
-further. Folds are of sources: images of one place or maker are all in one. Truth is people's labels where there are some,
-else what the recipe's teacher or data set says; it is for comparing recipes, not for quoting.
+further. Folds are of sources: images of one place or maker are all in one. Truth is people's labels where there are
+some, else what the recipe's teacher or data set says; it is for comparing recipes, not for quoting.
 """
 
 import dataclasses
@@ -21,10 +21,12 @@ import torch
 
 from cloudjob.model import checkpoint, predict
 from training import __main__ as training
-from training import data, evaluate, loop, settings, teach
-from training.data import UNKNOWN, Label, Patch, Reflectance
+from training import data, loop, settings, teach
 from training.errors import told
+from training.methods import likelihood
+from training.patch import CLEAR, CLOUD, UNKNOWN, Label, Patch, Reflectance
 from training.sample import Float, Mix
+from training.score import Counts
 from training.sensor import SWIR, frost
 
 FOLDS = (
@@ -40,7 +42,7 @@ CLOUDY = {
     "overcast": ("ocn-adwz", "ocn-adxp", "algorithm-T29UNU-*"),
     "thin": ("*33UUU*",),
 }
-CLEAR = {
+GROUND = {
     "snow": ("snow-geoutils-*", "snow-layton-*"),
     "ice": ("snow-xrspatial-*",),
     "bright ground": ("beach-*", "desert-*", "california-*"),
@@ -100,19 +102,17 @@ def train(
     return {patch.name: soft[patch.name] for patch in check if patch.name in soft}
 
 
-def judge(
-    model: predict.Model, patches: Sequence[Patch], soft: dict[str, Float]
-) -> dict[str, dict[str, list[evaluate.Counts]]]:
+def judge(model: predict.Model, patches: Sequence[Patch], soft: dict[str, Float]) -> dict[str, dict[str, list[Counts]]]:
     """Counts per threshold of each scene: "with" or "without" `swir16` → scene → one per `THRESHOLDS`."""
-    found: dict[str, dict[str, list[evaluate.Counts]]] = {"with": {}, "without": {}}
+    found: dict[str, dict[str, list[Counts]]] = {"with": {}, "without": {}}
     for patch in patches:
         reflectance, label = patch.read(SWIR + 1)
         label = truth(label, soft.get(patch.name))
         if not (label != UNKNOWN).any():
             continue
         for name, image in views(patch, reflectance, label):
-            counts = found[name].setdefault(patch.scene, [evaluate.Counts() for _ in THRESHOLDS])
-            score = evaluate.likelihood(model, image)
+            counts = found[name].setdefault(patch.scene, [Counts() for _ in THRESHOLDS])
+            score = likelihood(model, image)
             for count, cut in zip(counts, THRESHOLDS, strict=True):
                 count.add(score >= cut, label)
     return found
@@ -122,7 +122,7 @@ def truth(label: Label, soft: Float | None) -> Label:
     """The label, or what the teacher said where it has to stand for one."""
     if soft is None:
         return label
-    said = np.where(np.nan_to_num(soft) > 0.5, data.CLOUD, data.CLEAR)
+    said = np.where(np.nan_to_num(soft) > 0.5, CLOUD, CLEAR)
     return np.where(np.isnan(soft), UNKNOWN, said).astype(np.uint8)
 
 
@@ -131,38 +131,38 @@ def views(patch: Patch, reflectance: Reflectance, label: Label) -> list[tuple[st
     bare = reflectance.copy()
     bare[SWIR] = np.nan
     if patch.scene.startswith("snow-"):
-        known = np.where(label == data.CLOUD, 1, 0).astype(np.float32)
+        known = np.where(label == CLOUD, 1, 0).astype(np.float32)
         reflectance = frost(np.random.default_rng(0), reflectance, known)
     there = np.isfinite(reflectance[SWIR]).any()
     return [("without", bare), *([("with", reflectance)] if there else [])]
 
 
-def kinds(scenes: dict[str, list[evaluate.Counts]]) -> dict[str, dict[str, list[evaluate.Counts]]]:
+def kinds(scenes: dict[str, list[Counts]]) -> dict[str, dict[str, list[Counts]]]:
     """Kind → scene → counts."""
-    groups: dict[str, dict[str, list[evaluate.Counts]]] = defaultdict(dict)
-    for kind, patterns in (CLOUDY | CLEAR).items():
+    groups: dict[str, dict[str, list[Counts]]] = defaultdict(dict)
+    for kind, patterns in (CLOUDY | GROUND).items():
         for scene, counts in scenes.items():
             if any(fnmatch(scene, pattern) for pattern in patterns):
                 groups[kind][scene] = counts
     return groups
 
 
-def cost(groups: dict[str, dict[str, list[evaluate.Counts]]], place: int) -> float:
+def cost(groups: dict[str, dict[str, list[Counts]]], place: int) -> float:
     """Share of pixels that are wrong at a threshold, the mean over kinds: a missed one costs as much as a false one."""
     shares = []
     for scenes in groups.values():
-        all_of_it = sum((counts[place] for counts in scenes.values()), evaluate.Counts())
+        all_of_it = sum((counts[place] for counts in scenes.values()), Counts())
         wrong = all_of_it.missed + all_of_it.false
         shares.append(wrong / max(wrong + all_of_it.hit + all_of_it.clear, 1))
     return statistics.mean(shares)
 
 
-def rows(name: str, scenes: dict[str, dict[str, list[evaluate.Counts]]], place: int) -> list[str]:
+def rows(name: str, scenes: dict[str, dict[str, list[Counts]]], place: int) -> list[str]:
     """The table's lines of one recipe: each kind with its number, pooled, and its spread over scenes."""
     lines = []
     for given in ("with", "without"):
         for kind, members in kinds(scenes[given]).items():
-            pooled = sum((counts[place] for counts in members.values()), evaluate.Counts()).scores()
+            pooled = sum((counts[place] for counts in members.values()), Counts()).scores()
             keys = ("iou", "recall") if kind in CLOUDY else ("false_positives",)
             numbers = []
             for key in keys:
@@ -206,7 +206,7 @@ def judge_seen(chosen: settings.Settings, patches: Sequence[Patch], out: Path, c
 
 def run(chosen: settings.Settings, patches: Sequence[Patch], out: Path, steps: int) -> None:
     """All folds of a recipe; its part of the table."""
-    scenes: dict[str, dict[str, list[evaluate.Counts]]] = {"with": {}, "without": {}}
+    scenes: dict[str, dict[str, list[Counts]]] = {"with": {}, "without": {}}
     start = begin(chosen, out / chosen.name / "simulated", 2 * steps)
     for number, fold in enumerate(FOLDS):
         small = recipe(chosen, fold, steps)

@@ -21,7 +21,7 @@ from cloudjob.model import checkpoint
 from cloudjob.model.checkpoint import untrained
 from cloudjob.model.contract import Contract
 from cloudjob.model.unet import SimpleUNet
-from training.data import ALL_BANDS, BANDS, UNKNOWN, Patch
+from training.patch import ALL_BANDS, BANDS, UNKNOWN, Patch
 from training.sample import Float, Samples, see
 from training.sensor import BRIGHTEST
 from training.settings import Settings

@@ -1,6 +1,6 @@
 """What sensors, processing levels and seasons do to an image: changes that leave its clouds where they are.
 
-Images are (bands, height, width) reflectance in the order of `training.data.ALL_BANDS`, four or five bands; 0 is no
+Images are (bands, height, width) reflectance in the order of `training.ALL_BANDS`, four or five bands; 0 is no
 data, a plane of NaN an absent band. The targets were judged before: what an image loses here, its target does not.
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from cloudjob.errors import UsageError
-from training.data import ALL_BANDS
+from training.patch import ALL_BANDS
 from training.sample import Mix
 
 EXPERIMENTS = Path(__file__).parent / "experiments"

@@ -7,7 +7,9 @@ from test_training_data import write
 
 from cloudjob.model import predict
 from training import __main__ as training
-from training import crossvalidate, data, evaluate, settings, stability
+from training import crossvalidate, data, settings, stability
+from training.patch import ALL_BANDS
+from training.score import Counts
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -44,12 +46,12 @@ def test_every_scene_is_judged_by_a_network_that_did_not_see_its_source(patches)
 def test_no_source_is_in_two_folds_and_every_kind_is_in_one():
     patterns = [pattern for fold in crossvalidate.FOLDS for pattern in fold]
     assert len(set(patterns)) == len(patterns)
-    kinds = crossvalidate.CLOUDY | crossvalidate.CLEAR
+    kinds = crossvalidate.CLOUDY | crossvalidate.GROUND
     assert len(kinds) == 8
 
 
 def test_judging_with_and_without_the_band(patches):
-    contract = {"bands": data.ALL_BANDS[:5], "mean": (0.3,) * 5, "std": (0.3,) * 5, "optional_bands": ("swir16",)}
+    contract = {"bands": ALL_BANDS[:5], "mean": (0.3,) * 5, "std": (0.3,) * 5, "optional_bands": ("swir16",)}
     model = predict.prepare(make_checkpoint(**contract), "cpu")
     found = crossvalidate.judge(model, patches, {})
     assert set(found["with"]) == set(found["without"]) == {"algorithm-T29UNU-x", "california-x", "snow-geoutils-x"}
@@ -65,8 +67,8 @@ def test_judging_with_and_without_the_band(patches):
 
 def test_a_missed_pixel_costs_as_much_as_a_false_one():
     scenes = {
-        "overcast": {"a": [evaluate.Counts(hit=5, missed=5)]},
-        "snow": {"b": [evaluate.Counts(false=1, clear=9)]},
+        "overcast": {"a": [Counts(hit=5, missed=5)]},
+        "snow": {"b": [Counts(false=1, clear=9)]},
     }
     assert crossvalidate.cost(scenes, 0) == pytest.approx((0.5 + 0.1) / 2)
 

@@ -7,7 +7,8 @@ from test_training_data import write
 
 from cloudjob.model.contract import Contract
 from training import settings, teach
-from training.data import ALL_BANDS, Layer, Patch, find
+from training.data import find
+from training.patch import ALL_BANDS, Layer, Patch
 from training.sample import Mix, Samples
 from training.sensor import (
     SWIR,
