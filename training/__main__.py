@@ -57,9 +57,13 @@ def run(
 ) -> Path:
     """Train an experiment and leave checkpoint, curves, `loss.png`, `metrics.json` and sheets in `out`.
 
+    Stages before the last leave theirs in `out/stage-1` and so on; with a `start` they are passed over.
+
     Returns:
         The checkpoint.
     """
+    for number, stage in enumerate(() if start else chosen.before):
+        start = run(stage, folders, out / f"stage-{number + 1}", start=start, workers=workers)
     found = data.gather(folders)
     click.echo(f"{len(found.patches)} patches, {found.dropped} empty ones dropped", err=True)
     learn, check = divide(chosen, found.patches)

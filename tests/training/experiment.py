@@ -1,8 +1,11 @@
-"""A tiny experiment, started as users start one."""
+"""A tiny experiment, started as users start one, and small rasters."""
 
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
+import rasterio
 
 ROOT = Path(__file__).parents[2]
 TINY = """
@@ -34,3 +37,18 @@ def start(folder, out, text=TINY, *more):
 def finish(process):
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
+
+
+SIDE = 16
+
+
+def write(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = values if values.ndim == 3 else values[None]
+    profile = {"driver": "GTiff", "count": len(values), "height": values.shape[1], "width": values.shape[2]}
+    with rasterio.open(path, "w", dtype=values.dtype.name, **profile) as file:
+        file.write(values)
+
+
+def numbers(value, side=SIDE):
+    return np.full((side, side), value, np.uint16)

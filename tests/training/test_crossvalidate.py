@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from conftest import make_checkpoint
-from test_training_data import write
+from experiment import write
 
-from cloudjob.model import predict
+from cloudjob.model import checkpoint, predict
 from training import __main__ as training
-from training import crossvalidate, data, settings, stability
+from training import crossvalidate, data, settings, stability, worst
 from training.patch import ALL_BANDS
 from training.score import Counts
 
@@ -78,6 +79,23 @@ def test_the_teachers_word_stands_for_a_label():
     soft = np.array([[0.9, np.nan, 0.2, 0.1]], np.float32)
     assert crossvalidate.truth(label, None) is label
     assert crossvalidate.truth(label, soft).tolist() == [[1, 255, 0, 0]]
+
+
+def test_the_worst_image_of_each_kind_is_drawn(patches, tmp_path):
+    """A network that calls all cloud is wrong on clear ground, and on a deck's gap."""
+    out = tmp_path / "worst"
+    out.mkdir()
+    np.savez(out / "teacher.npz", **{"algorithm-T29UNU-x_r0_c0": np.float16(np.arange(64) < 48) * np.ones((64, 1))})
+    ckpt = make_checkpoint(bands=ALL_BANDS[:4], mean=(0.3,) * 4, std=(0.3,) * 4)
+    list(ckpt.unet.parameters())[-1].data.fill_(1e3)
+    checkpoint.save(ckpt.unet, ckpt.contract, tmp_path / "all.safetensors")
+    command = ["cloudjob-s2", str(tmp_path / "all.safetensors"), "--data", str(tmp_path), "--out", str(out)]
+    done = CliRunner().invoke(worst.main, [*command, "--only", "california-*", "--only", "algorithm-*"])
+    assert done.exit_code == 0, done.output
+    told = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert "wrong 100.00 %" in told["california-x"]
+    assert "wrong 25.00 %, cloud 100.00 %" in told["algorithm-T29UNU-x"]
+    assert {path.stem for path in out.glob("*.png")} == {"california-x", "algorithm-T29UNU-x"}
 
 
 def test_stability_counts_what_changes(patches):

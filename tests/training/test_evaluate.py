@@ -9,27 +9,29 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from experiment import ROOT
+from experiment import ROOT, write
 
 from cloudjob.model import checkpoint
-from training import choice, evaluate, score
+from training import choice, evaluate
+from training.score import Case, Counts, Reliability, Table
 
+pytest_plugins = ("tiny",)
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 
 def test_scores_of_known_masks():
     label = np.array([[1, 1, 1, 0, 0, 0, 0, 255]], np.uint8)
     said = np.array([[1, 1, 0, 1, 0, 0, 0, 1]], bool)
-    scores = score.Counts().add(said, label).scores()
+    scores = Counts().add(said, label).scores()
     assert scores == {"iou": 0.5, "precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "false_positives": 0.25}
-    empty = score.Counts().add(np.zeros((1, 2), bool), np.zeros((1, 2), np.uint8)).scores()
+    empty = Counts().add(np.zeros((1, 2), bool), np.zeros((1, 2), np.uint8)).scores()
     assert empty["iou"] is None
     assert empty["false_positives"] == 0
 
 
 def case(patch, score):
     reflectance, label = patch.read()
-    return score.Case(patch, reflectance, label, {"cloudjob": score.astype(np.float32)})
+    return Case(patch, reflectance, label, {"cloudjob": score.astype(np.float32)})
 
 
 def test_choice_finds_the_threshold_and_buffer_that_made_the_labels(patches):
@@ -42,7 +44,7 @@ def test_choice_finds_the_threshold_and_buffer_that_made_the_labels(patches):
 
 
 def test_reliability_of_a_calibrated_score(patches):
-    curve = score.Reliability()
+    curve = Reliability()
     curve.add(case(patches[1], np.full((96, 96), 0.25)))
     curve.add(case(patches[0], np.full((96, 96), 0.75)))
     rows = curve.rows()
@@ -105,12 +107,28 @@ def test_false_alarms_of_cloudless_patches_count_in_their_scene(patches):
     cloudy, clear = (replace(patch, scene="one", source="38-cloud") for patch in patches)
     label = cloudy.read()[1] == 1
     found = [case(cloudy, label), case(clear, label)]
-    table = score.Table({"cloudjob": 0.5}, (0,))
+    table = Table({"cloudjob": 0.5}, (0,))
     for each in found:
         table.add(each)
     rows = {r["group"]: r["iou"] for r in table.rows()}
     assert rows["pooled"] == rows["all 38-cloud"] == rows["one"] == 0.5
     assert "clear scenes" not in rows
+
+
+def test_the_providers_classification_is_told_by_scene_and_not_pooled(patches, tmp_path):
+    classes = np.full((96, 96), 4, np.uint8)
+    classes[20:40, 30:70], classes[40:60, 30:70], classes[0, 0] = 9, 10, 3
+    write(tmp_path / "scl.tif", classes)
+    patch = replace(patches[0], scl=tmp_path / "scl.tif")
+    reflectance, label = patch.read()
+    scores = {"cloudjob": label.astype(np.float32), "SCL": patch.provider().astype(np.float32)}
+    table = Table({"cloudjob": 0.5, "SCL": 0.5}, (0,))
+    table.add(Case(patch, reflectance, label, scores))
+    table.add(case(patches[1], np.zeros((96, 96))))
+    rows = {(row["group"], row["method"]): row["iou"] for row in table.rows()}
+    assert rows["cloudy", "SCL"] == 1
+    assert [group for group, method in rows if method == "SCL"] == ["cloudy"]
+    assert patches[1].provider() is None
 
 
 def test_a_data_set_larger_than_memory_is_measured_one_patch_at_a_time(trained, patches, tmp_path):

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from test_training_data import write
+from experiment import write
 
+from cloudjob.demo.simulate import CLOUD_OPACITY
 from training import loop, settings, teach
 from training.sample import Mix, Samples
-from training.scenery import ridge
+from training.scenery import Scenery, ridge
 
+pytest_plugins = ("tiny",)
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 
@@ -61,6 +63,24 @@ def test_clouds_of_labels_are_widened(patches):
     ]
     assert near
     assert all(near)
+
+
+def test_where_no_cloud_was_pasted_the_ground_stays_and_is_taught(patches):
+    samples = Samples(patches, Mix(0, 0, 1), 1, crop=64)
+    covered = 0
+    for seed in range(20):
+        mixed, target = samples._pasted(np.random.default_rng(seed))
+        ground = np.abs(mixed - 90 * 0.0016).max(axis=0) < 1e-4
+        assert (target[ground] == 0).all()
+        covered += int((target == 1).sum())
+    assert covered > 1000
+
+
+def test_of_every_third_sky_no_ground_is_seen_and_every_sixth_is_a_veil():
+    scenery = Scenery(3)
+    decks, veils = ([scenery.sky(number)[0] for number in numbers] for numbers in ((0, 3, 6), (1, 7, 13)))
+    assert min(deck.min() for deck in decks) > CLOUD_OPACITY
+    assert all(np.quantile(veil, 0.9) < 0.95 for veil in veils)
 
 
 def test_a_ridge_is_dark_and_white():

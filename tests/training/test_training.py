@@ -8,17 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from experiment import ROOT, TINY, finish, start
-from test_training_data import write
+from experiment import ROOT, TINY, finish, start, write
 
 from cloudjob.errors import UsageError
 from cloudjob.model import checkpoint
 from training import loop, settings
 
+pytest_plugins = ("tiny",)
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 
@@ -95,6 +96,23 @@ def test_other_settings_do_not_resume(trained):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 3
     assert "other settings" in errors
+
+
+def test_stages_begin_with_the_weights_of_the_one_before(tmp_path):
+    stages = (
+        TINY.replace("epochs = 3", "epochs = 1")
+        + "[[before]]\n[before.network]\nbands = 3\n[before.training]\nseed = 5\n"
+    )
+    finish(start(tmp_path, tmp_path / "out", stages))
+    first, last = (checkpoint.load(tmp_path / "out" / name) for name in
+                   ("stage-1/checkpoint.safetensors", "checkpoint.safetensors"))  # fmt: skip
+    assert (len(first.contract.bands), len(last.contract.bands)) == (3, 4)
+    header = settings.read(tmp_path / "tiny.toml")
+    assert header.before[0].training == replace(header.training, seed=5)
+    alone = tmp_path / "alone"
+    finish(start(tmp_path, alone, stages, "--start", str(tmp_path / "out" / "stage-1" / "checkpoint.safetensors")))
+    assert not (alone / "stage-1").exists(), "with a start the stages before are passed over"
+    assert checkpoint.load(alone / "checkpoint.safetensors").sha256 == last.sha256
 
 
 def test_nothing_to_learn_from_is_said(tmp_path):
@@ -208,7 +226,13 @@ def test_every_experiment_is_readable_and_has_a_contract(path):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("epochs = 3", "'epochs' is not a setting"), ("[training]\nepochs = 'x'", "epochs is 'x'"), ("=", "is not TOML")],
+    [
+        ("epochs = 3", "'epochs' is not a setting"),
+        ("[training]\nepochs = 'x'", "epochs is 'x'"),
+        ("=", "is not TOML"),
+        ("[before]", "expected a table \\[\\[before\\]\\]"),
+        ("[[before]]\n[before.mix]\nsnow = 1", "before: mix: 'snow'"),
+    ],
 )
 def test_wrong_settings_are_said(tmp_path, text, said):
     path = tmp_path / "wrong.toml"

@@ -1,9 +1,8 @@
-"""Fixtures that tests of training share."""
+"""Fixtures that tests of training share, as a plugin."""
 
 import numpy as np
 import pytest
-from experiment import finish, start
-from test_training_data import numbers, write
+from experiment import finish, numbers, start, write
 
 from training.patch import Layer, Patch
 
