@@ -15,6 +15,9 @@ CRASHED = 70
 INTERRUPTED = 130
 TERMINATED = 143
 
+LONGEST = 3000
+"""Letters of what an error says: a terminal's screen full."""
+
 
 class CloudjobError(Exception):
     """Base of all errors that cloudjob raises on purpose.
@@ -27,8 +30,8 @@ class CloudjobError(Exception):
     exit_code = SOME_FAILED
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(printable(redact(message)))
-        self.hint = printable(redact(hint)) if hint else None
+        super().__init__(_fit_to_print(message))
+        self.hint = _fit_to_print(hint) if hint else None
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions travel from workers to the client by pickle, which knows nothing of keyword-only arguments.
@@ -90,6 +93,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return f"did you mean {' or '.join(near)}?"
     some = ", ".join(choices[:8])
     return f"there are {some}" + (f" and {len(choices) - 8} more" if len(choices) > 8 else "")
+
+
+def _fit_to_print(text: str) -> str:
+    """Strangers' texts are quoted in ours: without their secrets, their escape sequences, and their length."""
+    shown = printable(redact(text[: 4 * LONGEST]))
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
 
 
 def _rebuild(kind: type[CloudjobError], message: str, hint: str | None) -> CloudjobError:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from faulty import call, impatient_cluster, served
 from file_server import file_server
 
 from cloudjob import logs
+from cloudjob.errors import LONGEST, SceneError
 
 SECRET = "sig=S3CR3T-SIGNATURE"
 
@@ -165,3 +167,13 @@ def test_it_is_set_up_once(capsys: pytest.CaptureFixture[str]) -> None:
         logs.setup()
     logs.say("once", "scene")
     assert capsys.readouterr().err == "once\n"
+
+
+def test_what_an_error_quotes_is_cut_where_it_fills_a_screen() -> None:
+    """A library may quote megabytes of a stranger's file. Travelling to the client changes nothing."""
+    error = SceneError(f"it is {'a' * 10**7}", hint="b" * 10**7)
+    assert len(str(error)) == len(error.hint or "") == LONGEST
+    assert str(error).startswith("it is aaa")
+    assert str(error).endswith("a…")
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.hint) == (SceneError, str(error), error.hint)

@@ -48,6 +48,8 @@ class Agreement:
         self._classes: Classification | None = None
         if scl := files.scene.scl:
             try:
+                if scl.grid.epsg != files.scene.grid.epsg:
+                    raise SceneError(f"it is in EPSG:{scl.grid.epsg}, the scene in {files.scene.grid.epsg}")  # noqa: TRY301
                 files.check([scl])
                 self._classes = Classification(files, scl, tiling, tiles)
             except SceneError as error:
@@ -78,7 +80,7 @@ def compare(mask: npt.NDArray[np.uint8], grid: Grid, labels: Labels) -> Receipt:
     column = np.floor((theirs_on.x0 + (np.arange(theirs_on.width) + 0.5) * theirs_on.dx - grid.x0) / grid.dx)
     rows, columns = (row >= 0) & (row < grid.height), (column >= 0) & (column < grid.width)
     ours = _OURS[mask[row[rows].astype(int)][:, column[columns].astype(int)]]
-    theirs = _SCL_LABEL[classes[rows][:, columns].astype(np.uint8)]
+    theirs = _SCL_LABEL[np.minimum(classes[rows][:, columns], 255)]
     both = (ours <= CLOUD) & (theirs <= CLOUD)
     return Receipt(
         scl_compared=int(both.sum()),

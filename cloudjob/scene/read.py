@@ -92,14 +92,18 @@ class Classification:
         self._strips = cut(files, band, replace(tiling, halo=0), tiles, np.uint16, own=True)
         self._held: dict[Strip, npt.NDArray[Any]] = {}
 
-    def under(self, window: Window) -> tuple[npt.NDArray[np.uint16], Grid]:
+    def under(self, window: Window) -> tuple[npt.NDArray[np.uint16], Grid] | None:
         """What covers a window of the scene: (y, x) classes on their own, usually coarser, grid, and that grid.
+
+        None where the classification does not reach.
 
         Raises:
             SceneError, PassingError: the read failed.
         """
         strips = self._strips
         needed = strips.of(window)
+        if not needed:
+            return None
         self._held = {strip: self._held[strip] if strip in self._held else strips.read(strip) for strip in needed}
         (top, _), (_, bottom) = needed[0], needed[-1]
         values = np.concatenate([self._held[strip] for strip in needed])

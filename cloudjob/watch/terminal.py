@@ -116,9 +116,10 @@ def _say_survey(view: Survey) -> None:
 def _say_cost(cost: Cost) -> None:
     how = "as fast as in the last run" if cost.measured else "a guess: nothing was measured here yet"
     overlap = f", and {cost.seen / cost.pixels - 1:.0%} more where tiles overlap" if cost.seen > cost.pixels else ""
+    takes = ("about " if cost.hours * 3600 >= 1 else "") + _duration(cost.hours * 3600)
     logs.say(
         f"to do: {cost.pixels / 1e6:.1f} Mpx{overlap}; {cost.bytes / 1e6:.0f} MB of pixels to read; "
-        f"about {_duration(3600 * cost.hours)} with {_many(cost.lanes, 'worker')} at {cost.speed:.1f} Mpx/s each "
+        f"{takes} with {_many(cost.lanes, 'worker')} at {cost.speed:.1f} Mpx/s each "
         f"({how})",
         "cost",
         **asdict(cost),

@@ -53,6 +53,13 @@ def test_pixels_are_compared_with_those_that_lie_over_them() -> None:
             assert compare(np.roll(mask, shift, axis), FINE, (theirs, COARSE)).scl_agreed < 12
 
 
+def test_numbers_that_are_no_class_are_not_compared() -> None:
+    """A classification of wider numbers: 260 is not 4, nor 265 cirrus."""
+    theirs = np.array([[260, 265, 4, 4]] * 3, np.uint16)
+    told = compare(np.zeros(FINE.shape, np.uint8), FINE, (theirs, COARSE))
+    assert (told.scl_compared, told.scl_agreed, told.scl_cloud) == (6, 6, 0)
+
+
 def test_what_has_no_label_is_not_compared() -> None:
     theirs = np.array([[4, 4, 9, 9], [4, 4, 9, 9], [7, 0, 1, 9]], np.uint16)
     mask = ours([[0, NO_DATA, 1, NOT_COMPUTED], [1, 0, 0, 1], [0, 1, 0, 1]])
@@ -122,3 +129,26 @@ def test_a_classification_that_cannot_be_read_is_told_and_not_compared(scene: Sc
         told = [provider.labels(Window(top, top + 22, 0, 139)) for top in (0, 128)]
     assert None in told
     assert provider.warnings == ("its scene classification is not compared everywhere: a part of it cannot be read",)
+
+
+def test_a_classification_that_does_not_reach_is_compared_where_it_lies(scene: Scene) -> None:
+    assert scene.scl
+    short = scene.scl.grid.crop(Window(0, 20, 0, 70))
+    tiling = Tiling(*scene.grid.shape, 32, 16, 16)
+    write_cog(Path(scene.scl.href), np.full(short.shape, 4, np.uint8), (20, 0, 600_000, 0, -20, 5_200_020))
+    with SceneFiles(replace(scene, scl=replace(scene.scl, grid=short))) as files:
+        provider = Agreement(files, tiling, tiling.all())
+        told = [provider.labels(Window(top, min(top + 32, 150), 0, 139)) for top in range(0, 150, 32)]
+    assert [one is not None for one in told] == [True, True, False, False, False]
+    assert not provider.warnings
+
+
+def test_a_classification_in_another_projection_is_not_compared(scene: Scene) -> None:
+    """Its metres are not the scene's, though the numbers are alike."""
+    assert scene.scl
+    elsewhere = replace(scene, scl=replace(scene.scl, grid=replace(scene.scl.grid, epsg=32632)))
+    tiling = Tiling(*scene.grid.shape, 32, 16, 16)
+    with SceneFiles(elsewhere) as files:
+        provider = Agreement(files, tiling, tiling.all())
+        assert provider.labels(Window(0, 32, 0, 139)) is None
+    assert provider.warnings == ("its scene classification is not compared: it is in EPSG:32632, the scene in 32633",)
