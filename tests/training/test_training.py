@@ -49,8 +49,7 @@ def test_killed_and_resumed_ends_the_same(trained, tmp_path):
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    done = len(json.loads((out / "last" / "rows.json").read_text()))
-    assert done < 3
+    assert len(json.loads((out / "last" / "rows.json").read_text())) < 3
     finish(start(tmp_path, out))
     assert (out / "curves.csv").read_text() == (trained / "curves.csv").read_text()
     same = (out / "checkpoint.safetensors").read_bytes() == (trained / "checkpoint.safetensors").read_bytes()
