@@ -13,8 +13,8 @@ import click
 
 from cloudjob import errors, logs
 from cloudjob.errors import CloudjobError, UsageError
-from cloudjob.options import address, option, what
-from cloudjob.shown import attach, check_, export_, list_, report_, status
+from cloudjob.options import Ordered, address, option, what
+from cloudjob.shown import attach, check_, export_, list_, report_, rethreshold_, status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +91,9 @@ def _terminate(*_: object) -> None:
     raise Terminated
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EXIT_CODES)
+@click.group(
+    cls=Ordered, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EXIT_CODES
+)
 @click.version_option(package_name="cloudjob")
 @click.option("-v", "--verbose", is_flag=True, envvar="CLOUDJOB_VERBOSE", help="Say more on stderr.")
 @click.option(
@@ -114,7 +116,7 @@ def cli(*, verbose: bool, form: logs.Format) -> None:
     logs.setup(form, verbose=verbose)
 
 
-for each in (status, list_, check_, export_, report_):
+for each in (status, list_, check_, export_, rethreshold_, report_):
     cli.add_command(each)
 
 
@@ -199,7 +201,7 @@ def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> N
     _say_where(asked, view)
 
 
-@cli.command()
+@cli.command(short_help="Check a network, and print what it was made for.")
 @click.argument("network", required=False)
 @option("--json", "as_json", is_flag=True, help="Print the STAC MLM item.")
 @option("--like", metavar="NETWORK", help="Draft a record for an .onnx file: its own shapes, all else as in this one.")
@@ -226,8 +228,8 @@ def model(*, network: str | None, as_json: bool, like: str | None) -> None:
 
 
 @cli.command()
-@option("--out", default="demo", show_default=True, help="The folder to fill.")
-@option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per core]")
+@option("--out", metavar="FOLDER", default="demo", show_default=True, help="The folder to fill.")
+@option("--workers", type=click.IntRange(min=1), metavar="N", help="Local processes. [default: one per core]")
 def demo(*, out: str, workers: int | None) -> int:
     """Mask a small simulated catalog and compare the masks with the truth.
 
@@ -255,9 +257,9 @@ def demo(*, out: str, workers: int | None) -> int:
     return code
 
 
-@cli.command()
+@cli.command(short_help="Work for a Dask scheduler until it lets go.")
 @click.argument("address")
-@option("--workers", type=click.IntRange(min=1), help="Processes. [default: one per core]")
+@option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes. [default: one per core]")
 def worker(*, address: str, workers: int | None) -> None:
     """Work for a Dask scheduler at ADDRESS (tcp://host:8786) until it lets go.
 

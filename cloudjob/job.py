@@ -5,9 +5,7 @@ import json
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import shapely
@@ -23,7 +21,8 @@ from cloudjob.plan import survey
 from cloudjob.plan.plan import Planned
 from cloudjob.plan.request import Job
 from cloudjob.plan.survey import Survey
-from cloudjob.store import failures, item, ledger, settings, slots, stac
+from cloudjob.record import Record
+from cloudjob.store import failures, item, settings, slots
 from cloudjob.store.lock import Lock
 from cloudjob.store.receipt import SceneResult
 
@@ -49,7 +48,7 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Gene
         checkpoint.parse(job.data, job.contract.name)  # Its weights, too, are found wrong before anything is written
     with connect() if work else nullcontext() as client, Lock(job.out) as lock:
         settings.claim(lock, job.settings, redo=job.redo)
-        record = _Record(job, lock, started)
+        record = Record(lock, job.settings, started, _about(job))
         record.write()
         try:
             # Again: another run may have ended while the catalog was searched. What it left undone is the next one's.
@@ -67,7 +66,12 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Gene
         record.end()
 
 
-def _check_kept(job: Job, record: "_Record") -> None:
+def _about(job: Job) -> dict[str, Any]:
+    area = json.loads(shapely.to_geojson(job.area))
+    return {"catalog": job.catalog.name, "area": area, "dates": job.dates.stac}
+
+
+def _check_kept(job: Job, record: Record) -> None:
     """Make sure that nobody has taken the OUT's contract or items away while the run was at work.
 
     Raises:
@@ -157,46 +161,3 @@ def _split(job: Job, planned: Planned, slot: slots.Slot, pieces: int) -> Iterato
                 clip=job.clip,
             ),
         )
-
-
-class _Record:
-    """What a run did, for runs/<UTC start>.json: written when it begins, too, for a run may be killed."""
-
-    def __init__(self, job: Job, lock: Lock, started: datetime) -> None:
-        self.lock = lock
-        self.started = started
-        self.how, self.why = "unfinished", ""
-        self.settings = job.settings
-        self.about = {
-            "cloudjob": version("cloudjob"),
-            "catalog": job.catalog.name,
-            "area": json.loads(shapely.to_geojson(job.area)),
-            "dates": job.dates.stac,
-            "settings": job.settings.to_json(),
-        }
-        self.scenes: list[dict[str, Any]] = []
-
-    def add(self, result: SceneResult) -> None:
-        self.scenes.append(
-            {"id": result.id, "group": result.group, "state": result.state, "reason": result.reason}
-            | ({"receipt": asdict(result.receipt)} if result.receipt else {})
-        )
-
-    def end(self, error: BaseException | None = None) -> None:
-        """Write it for good, and the ledger's caches; leave nothing that no longer counts."""
-        self.lock.check()
-        now = ledger.refresh(self.lock.out)
-        slots.tidy(self.lock, now)
-        stac.write(self.lock.out, self.settings, now)
-        self.how = "complete" if error is None else "stopped" if isinstance(error, CloudjobError) else "interrupted"
-        self.why = str(error) if isinstance(error, CloudjobError) else ""
-        self.write()
-
-    def write(self) -> None:
-        """Write it as it is now."""
-        ledger.write_run(self.lock.out, self.started, self.to_json())
-
-    def to_json(self) -> dict[str, Any]:
-        ended = datetime.now(UTC)
-        times = {"started": self.started.isoformat(), "ended": ended.isoformat(), "how": self.how, "why": self.why}
-        return {**times, "seconds": (ended - self.started).total_seconds(), **self.about, "scenes": self.scenes}

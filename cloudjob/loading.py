@@ -31,6 +31,7 @@ from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.reflectance import reflectance
 from cloudjob.scene.scene import Band, Scene
 from cloudjob.store import group as groups
+from cloudjob.store import item as stac
 from cloudjob.store import ledger as ledgers
 from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.listing import groups_like
@@ -119,19 +120,15 @@ def _by_dates(out: Out, ledger: Ledger, dates: Any, bands: Sequence[str]) -> lis
     items = out.each(out.get_json, [entry.path for entry in wanted])
     looks = []
     for entry, item in zip(wanted, items, strict=True):
-        told = item["properties"]["cloudjob:reflectance"]
+        grid = groups.grid_of(ledger.groups[entry.group])
+        found = {band.name: band for band in stac.bands(item, grid)}
         for band in bands:
-            if band not in told:
+            if band not in found:
                 raise UsageError(
                     f"the mask of {entry.id} was made without the band {band!r}",
-                    hint=f"{did_you_mean(band, told)}; to load others, hand the items instead of dates",
+                    hint=f"{did_you_mean(band, found)}; to load others, hand the items instead of dates",
                 )
-        grid = groups.grid_of(ledger.groups[entry.group])
-        found = tuple(
-            Band(band, told[band]["asset"], told[band]["href"], grid, told[band]["scale"], told[band]["offset"])
-            for band in bands
-        )
-        looks.append(_look(entry, found, grid))
+        looks.append(_look(entry, tuple(found[band] for band in bands), grid))
     return looks
 
 

@@ -1,4 +1,4 @@
-"""The options of `run` and `plan`: what to mask, with what, and where to."""
+"""The options of `run` and `plan`: what to mask, with what, and where to; and the order of commands."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -8,6 +8,16 @@ import click
 from cloudjob.cluster.address import check_address
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Ordered(click.Group):
+    """Its help lists the commands as people come to need them, not by the alphabet."""
+
+    ORDER = ("run", "plan", "status", "list", "report", "export", "rethreshold", "check", "model", "worker", "demo")
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands in order."""
+        return sorted(super().list_commands(ctx), key=self.ORDER.index)
 
 
 def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
@@ -29,16 +39,26 @@ def what(command: Command) -> Command:
         [
             option("--bbox", nargs=4, type=float, metavar="W S E N", help="Area in degrees: west south east north."),
             option("--geometry", type=click.Path(), metavar="FILE", help="GeoJSON area; masks are clipped to it."),
-            option("--dates", required=True, help="2024-06-01/2024-06-30, 2024-06, 2024-06-01/.. or 10d (last 10)."),
+            option(
+                "--dates",
+                required=True,
+                metavar="DATES",
+                help="2024-06-01/2024-06-30, 2024-06, 2024-06-01/.. or 10d (last 10).",
+            ),
             option("--out", required=True, metavar="OUT", help="A folder, or an s3://, gs:// or az:// prefix."),
             option(
                 "--catalog",
+                metavar="NAME|URL|FILE",
                 default="earth-search",
                 show_default=True,
                 help="A preset (earth-search, planetary-computer, cdse, digital-earth-africa, "
                 "digital-earth-australia), a STAC API's address, or an item-collection file.",
             ),
-            option("--collection", help="Of the catalog; several with commas between. [default: the preset's]"),
+            option(
+                "--collection",
+                metavar="NAME",
+                help="Of the catalog; several with commas between. [default: the preset's]",
+            ),
             option(
                 "--asset",
                 "assets",
@@ -52,14 +72,24 @@ def what(command: Command) -> Command:
                 metavar="REFLECTANCE",
                 help="Added to number × scale, as -0.1 or 0, where what items say is wrong. [default: what they say]",
             ),
-            option("--max-cloud-cover", type=click.FloatRange(0, 100), help="Skip scenes above this percentage."),
-            option("--limit", type=click.IntRange(min=1), help="At most so many scenes, the newest."),
+            option(
+                "--max-cloud-cover",
+                type=click.FloatRange(0, 100),
+                metavar="PERCENT",
+                help="Skip scenes above this, by the catalog.",
+            ),
+            option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many scenes, the newest."),
             option(
                 "--checkpoint",
                 metavar="NETWORK",
                 help="A .safetensors or .onnx file, a record, or a name as ukis-csmask-l2a. [default: ours]",
             ),
-            option("--threshold", type=float, help="Probability from which a pixel is cloud. [default: checkpoint's]"),
+            option(
+                "--threshold",
+                type=float,
+                metavar="SHARE",
+                help="Probability from which a pixel is cloud. [default: checkpoint's]",
+            ),
             option("--buffer", type=float, metavar="METRES", help="Widen clouds by this. [default: checkpoint's]"),
             option(
                 "--resolution",
@@ -67,18 +97,23 @@ def what(command: Command) -> Command:
                 metavar="METRES",
                 help="Make masks coarser, by majority. [default: checkpoint's]",
             ),
-            option("--probability", is_flag=True, help="Also write cloud_probability, in percent."),
+            option(
+                "--probability", is_flag=True, help="Also keep cloud_probability, in percent; `rethreshold` needs it."
+            ),
             option("--redo", is_flag=True, help="Replace an OUT that was made with other settings."),
             option("--retry", multiple=True, metavar="ID|all", help="Try abandoned scenes again. Repeat."),
             option(
                 "--cluster",
                 "where",
+                metavar="ADDRESS",
                 default="local",
                 show_default=True,
                 callback=address,
                 help="local, or a Dask scheduler's tcp://…",
             ),
-            option("--workers", type=click.IntRange(min=1), help="Local processes. [default: one per core]"),
+            option(
+                "--workers", type=click.IntRange(min=1), metavar="N", help="Local processes. [default: one per core]"
+            ),
             option("--json", "as_json", is_flag=True, help="Print JSON on stdout."),
         ]
     ):

@@ -1,4 +1,4 @@
-"""The commands that look at what an OUT holds: `status`, `list`, `check`, `export` and `report`."""
+"""The commands that work on what an OUT holds: `status`, `list`, `check`, `export`, `rethreshold` and `report`."""
 
 import contextlib
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cloudjob.store.out import Out
 
 
-@click.command()
+@click.command(short_help="Say what OUT holds, what failed and why.")
 @click.argument("out")
 @option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 def status(*, out: str, as_json: bool) -> None:
@@ -26,16 +26,16 @@ def status(*, out: str, as_json: bool) -> None:
     terminal.status(existing(out), as_json=as_json)
 
 
-@click.command("list")
+@click.command("list", short_help="List the scenes of OUT: date, state, cloud, share of data.")
 @click.argument("out")
 @option("--json", "as_json", is_flag=True, help="Print a JSON object per scene and line.")
-@option("--dates", help="Only scenes of 2024-06, 2024-06-01/2024-06-30, 10d and so on.")
+@option("--dates", metavar="DATES", help="Only scenes of 2024-06, 2024-06-01/2024-06-30, 10d and so on.")
 @option("--group", metavar="NAME", help="Only this group, or those that begin so: 33TUN.")
 def list_(*, out: str, as_json: bool, dates: str | None, group: str | None) -> None:
     """List the scenes of OUT: date, state, group, id, cloud cover, and the share of pixels with data.
 
     \b
-    States: done, failed (the next run tries again), abandoned (failed three times for one reason),
+    States: done, failed (the next run tries again), abandoned (failed on three nights for one reason),
     incomplete (a run was interrupted).
     """
     from datetime import UTC, datetime
@@ -48,7 +48,7 @@ def list_(*, out: str, as_json: bool, dates: str | None, group: str | None) -> N
     terminal.scenes(listing.scenes(existing(out), group=group, dates=interval), as_json=as_json)
 
 
-@click.command("check")
+@click.command("check", short_help="Compare all that lies in OUT, down to every pixel; mend it.")
 @click.argument("out")
 @option("--repair", is_flag=True, help="Mend what can be mended; have the next run mask the rest again.")
 @option("--json", "as_json", is_flag=True, help="Print JSON on stdout, a line for every fault.")
@@ -72,7 +72,7 @@ def check_(*, out: str, repair: bool, as_json: bool) -> int:
         return terminal.check(repaired(lock, faults) if lock else (), as_json=as_json)
 
 
-@click.command("export")
+@click.command("export", short_help="Write masks as Cloud-Optimized GeoTIFFs, for QGIS.")
 @click.argument("out")
 @click.argument("what", metavar="[SCENE|DATES]", required=False)
 @click.argument("path", required=False, type=click.Path())
@@ -108,7 +108,37 @@ def export_(*, out: str, what: str | None, path: str | None, group: tuple[str, .
         logs.say(f"{scenes}; the classes' names are in {written.path.name}.aux.xml", "export", scenes=written.scenes)
 
 
-@click.command("report")
+@click.command("rethreshold", short_help="Make masks again with another threshold or buffer, in minutes.")
+@click.argument("out")
+@click.argument("new")
+@option(
+    "--threshold",
+    type=float,
+    metavar="SHARE",
+    help="Probability from which a pixel is cloud, as 0.35. [default: that of OUT]",
+)
+@option("--buffer", type=float, metavar="METRES", help="Widen clouds by this. [default: that of OUT]")
+@option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+def rethreshold_(*, out: str, new: str, threshold: float | None, buffer: float | None, as_json: bool) -> int:
+    """Make the masks of OUT again, in NEW, with another threshold or buffer: minutes, and no image is read.
+
+    OUT must keep probabilities (`run --probability`); it is left as it is. Killed, the same command goes on where it
+    was. `run --out NEW` with the same settings then adds what is new.
+
+    \b
+    Example:
+      cloudjob rethreshold masks stricter --threshold 0.3 --buffer 40
+    """
+    from cloudjob.rethreshold import rethreshold
+    from cloudjob.store.out import Out
+    from cloudjob.watch import terminal
+
+    events = rethreshold(existing(out), Out.at(new), threshold=threshold, buffer=buffer)
+    with contextlib.closing(events):
+        return terminal.progress(events, as_json=as_json)
+
+
+@click.command("report", short_help="Write a page to look at: scenes with pictures, alarms, runs.")
 @click.argument("out")
 def report_(*, out: str) -> None:
     """Write OUT/report/index.html: runs, scenes with pictures, cloud over time, and what to look at.

@@ -2,7 +2,9 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -28,6 +30,16 @@ needs_real_scenes = pytest.mark.skipif(not REAL.exists(), reason="the real scene
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """What a command that is called in this process leaves in the environment must not reach another test's processes.
+
+    `--json` makes Dask's processes say less; a test that waits for a scheduler's address would wait for ever.
+    """
+    with mock.patch.dict(os.environ):
+        yield
 
 
 def make_checkpoint(**changes: object) -> Checkpoint:

@@ -168,6 +168,7 @@ def started(*command: str | Path, until: str, **extra: str) -> Iterator[tuple[su
     )
     assert process.stderr is not None
     said = []
+    drain = None
     try:
         for line in process.stderr:
             said.append(line)
@@ -186,7 +187,8 @@ def started(*command: str | Path, until: str, **extra: str) -> Iterator[tuple[su
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        drain.join(5)
+        if drain is not None:
+            drain.join(5)
         process.stderr.close()
 
 

@@ -130,11 +130,27 @@ def test_what_cannot_be_loaded(made: Path, what: str, bands: list[str], options:
         cloudjob.load(what, made / "out", bands, **options)
 
 
+def test_numbers_of_another_kind_whose_files_do_not_tell_what_no_data_is(tmp_path: Path) -> None:
+    """Signed, -999 for no data by the item alone, as Digital Earth Australia has them: the mask's item tells it."""
+    values = {band: pixels.astype(np.int16) for band, pixels in jobs.pattern(1).items()}
+    values = {band: np.where(pixels == 0, np.int16(-999), pixels) for band, pixels in values.items()}
+    told = {"data_type": "int16", "nodata": -999, "scale": 1e-4, "offset": 0}
+    item = jobs.make_scene(tmp_path, A, values=values, nodata=None, band=told)
+    catalog = jobs.write_catalog(tmp_path / "items.json", [item])
+    jobs.run_here(catalog, jobs.brightness_checkpoint(tmp_path / "net.safetensors"), tmp_path / "out")
+    by_dates = cloudjob.load("2024-06", tmp_path / "out", ["red"]).compute()
+    expected = np.where(values["red"] == -999, np.nan, values["red"] * 1e-4)
+    np.testing.assert_allclose(by_dates.red[0], expected, rtol=1e-5)
+    np.testing.assert_array_equal(by_dates.cloud[0] == 254, jobs.mask_of(tmp_path / "out", A) == 254)
+    np.testing.assert_array_equal(by_dates.red, cloudjob.load([item], tmp_path / "out", ["red"]).red)
+
+
 def test_an_out_without_masks(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="holds no masks"):
         cloudjob.load("2024", tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # NumPy's, of pixels that were never seen clear
 def test_the_readmes_picture_without_clouds(made: Path) -> None:
     """Its lines as they stand there: a median of clear looks, never an invented value, and how often it was cloudy."""
     (code,) = re.findall(r"```python\n(import cloudjob\n\nmonth = .+?)```", (ROOT / "README.md").read_text(), re.DOTALL)

@@ -49,7 +49,7 @@ def test_a_run_in_json(tmp_path: Path) -> None:
         )  # fmt: skip
     assert done.code == 1, done.stderr
     lines = parsed(done.stderr)
-    assert [line["event"] for line in lines if line["event"] != "scene"] == ["dashboard", "survey", "summary"]
+    assert [line["event"] for line in lines if line["event"] != "scene"] == ["dashboard", "survey", "cost", "summary"]
     assert of("survey", lines)[0]["scenes"] == {"new": 3}
     scenes = {line["scene"]: line for line in of("scene", lines)}
     assert {name: (line["state"], line["level"]) for name, line in scenes.items()} == {
@@ -66,7 +66,7 @@ def test_a_run_in_json(tmp_path: Path) -> None:
     assert summary["seconds"] > 0
 
     workers = (tmp_path / "worker.log").read_text()
-    attempts = [line for line in parsed(workers) if "attempt 2 of 3" in line["message"]]
+    attempts = [line for line in parsed(workers) if "attempt 2 of 2" in line["message"]]
     assert [(line["level"], line["logger"]) for line in attempts] == [("warning", "cloudjob.cluster.task")]
     assert SECRET not in done.stderr + done.stdout + workers
 

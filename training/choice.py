@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cloudjob.errors import UsageError
-from cloudjob.model import checkpoint, predict
+from cloudjob.model import checkpoint, labels, predict
 from training import peer
 from training.methods import cases
 from training.patch import CLOUD, UNKNOWN, Patch
@@ -74,5 +74,5 @@ def generous(case: Case, by: int) -> Case:
     if not case.patch.known:
         taught = (peer.probability(case.reflectance, case.patch.level) >= 0.5).astype(np.uint8)
         label = np.where(empty(case.reflectance), UNKNOWN, taught).astype(np.uint8)
-    near = predict.widen(label == CLOUD, (by, by))
+    near = labels.widen(label == CLOUD, (by, by))
     return dataclasses.replace(case, label=np.where(near & (label != UNKNOWN), CLOUD, label).astype(np.uint8))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cloudjob.model import predict
+from cloudjob.model import labels
 from training.patch import CLEAR, CLOUD, UNKNOWN, Label, Patch, Reflectance
 
 Float = npt.NDArray[np.float32]
@@ -89,7 +89,7 @@ def brightness(reflectance: Reflectance) -> Float:
 
 def said(score: Float, cut: float, buffer: int) -> Bool:
     """Cloud (height, width): score from `cut`, widened by `buffer` pixels."""
-    return predict.widen(score >= cut, (buffer, buffer))
+    return labels.widen(score >= cut, (buffer, buffer))
 
 
 class Table:

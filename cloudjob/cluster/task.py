@@ -21,6 +21,7 @@ from cloudjob.grid import Grid, Tile, Tiling, Window
 from cloudjob.model import predict
 from cloudjob.model.coarse import coarsen, coarsen_percent
 from cloudjob.model.contract import buffer_pixels
+from cloudjob.model.labels import Mask, classify, percent
 from cloudjob.scene import read
 from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.reflectance import OFFSET, adds_offset, reflectance
@@ -127,9 +128,7 @@ def _mask_tiles(task: Task, model: predict.Model, files: SceneFiles) -> Receipt:
     return merge([*receipts, Receipt(warnings=provider.warnings)])
 
 
-def _label(
-    row: read.RowOfTiles, task: Task, model: predict.Model, tiling: Tiling
-) -> Iterator[tuple[Tile, predict.Mask, predict.Mask]]:
+def _label(row: read.RowOfTiles, task: Task, model: predict.Model, tiling: Tiling) -> Iterator[tuple[Tile, Mask, Mask]]:
     """Give (tile, mask, probability in percent) for the tiles of a row."""
     reach = buffer_pixels(task.settings.buffer, task.scene.grid.metres)
     for tile in ((row.row, column) for column in row.columns):
@@ -139,10 +138,10 @@ def _label(
         found = predict.probability(model, [window])
         del window
         (likely,) = found
-        mask = predict.classify(likely, valid, task.settings.threshold, reach, model.contract.classes)
-        percent = predict.percent(likely, valid, model.contract.classes) if task.settings.probability else mask.copy()
+        mask = classify(likely, valid, task.settings.threshold, reach, model.contract.classes)
+        kept = percent(likely, valid, model.contract.classes) if task.settings.probability else mask.copy()
         joined = coarsen(predict.trim(mask, padded, core), task.scene.coarser)
-        yield tile, joined, coarsen_percent(predict.trim(percent, padded, core), joined, task.scene.coarser)
+        yield tile, joined, coarsen_percent(predict.trim(kept, padded, core), joined, task.scene.coarser)
 
 
 def _cores(tiling: Tiling, row: read.RowOfTiles) -> Window:
@@ -157,7 +156,7 @@ def _outside(clip: bytes, grid: Grid) -> npt.NDArray[np.bool_]:
     return np.asarray(geometry_mask([area], out_shape=grid.shape, transform=Affine(*grid.transform)))
 
 
-def _tally(mask: predict.Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt:
+def _tally(mask: Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt:
     """Count a tile's pixels, and the dark ones that tell whether the offset fits."""
     dark_all = dark_any = 0
     offset = scene.bands[0].offset

@@ -1,3 +1,3 @@
 """The network: its contract, its weights, and from reflectance to mask."""
 
-__all__ = ["checkpoint", "coarse", "contract", "draft", "mlm", "predict", "share", "source"]
+__all__ = ["checkpoint", "coarse", "contract", "draft", "labels", "mlm", "predict", "share", "source"]

@@ -1,6 +1,5 @@
 """Pure arrays: reflectance → probability → mask. Knows no STAC, Dask or Zarr."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,15 +9,15 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED, SHADOW, THIN_CLOUD
+from cloudjob.classes import NOT_COMPUTED
 from cloudjob.errors import SceneError
 from cloudjob.grid import Window
 from cloudjob.model.checkpoint import Checkpoint, untrained
 from cloudjob.model.contract import Contract, buffer_pixels
+from cloudjob.model.labels import Mask, classify
 from cloudjob.model.onnx import OnnxNetwork
 from cloudjob.model.share import share
 
-Mask = npt.NDArray[np.uint8]
 Reflectance = npt.NDArray[np.float32]
 
 
@@ -198,77 +197,6 @@ def _mirrored(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
     there = np.take_along_axis(inside, safe, axis=1) & (safe == beyond)
     mirrored: npt.NDArray[np.int32] = np.where(there, beyond, nearest).astype(np.int32)
     return mirrored
-
-
-def classify(
-    probability: npt.NDArray[np.float32],
-    valid: npt.NDArray[np.bool_],
-    threshold: float,
-    buffer: tuple[float, float] = (0.0, 0.0),
-    classes: Sequence[int] = (CLOUD,),
-) -> Mask:
-    """Make a mask from probabilities.
-
-    Args:
-        probability: (y, x) of cloud, or (class, y, x), of which the largest counts.
-        valid: (y, x), False where there are no data.
-        threshold: probability from which a pixel is cloud, for (y, x).
-        buffer: by how many pixels in y and x clouds are widened (half axes of an ellipse), over clear and shadow.
-        classes: which of ours each class is (`Contract.classes`).
-
-    Returns:
-        (y, x): 0 clear, 1 cloud, 2 thin cloud, 3 cloud shadow, 254 no data.
-    """
-    if probability.ndim == 2:
-        cloud = widen((probability >= threshold) & valid, buffer)
-        return np.where(valid, cloud.view(np.uint8), np.uint8(NO_DATA))
-    found = np.array(classes, np.uint8)[probability.argmax(axis=0)]
-    free = (found == CLEAR) | (found == SHADOW)
-    for kind in (THIN_CLOUD, CLOUD):  # Where both reach, the thick one hides the other
-        if kind in classes:
-            wide = widen((found == kind) & valid & ~free, buffer)
-            found[wide & free] = kind
-    return np.where(valid, found, np.uint8(NO_DATA))
-
-
-def widen(cloud: npt.NDArray[np.bool_], buffer: tuple[float, float]) -> npt.NDArray[np.bool_]:
-    """Dilate by an ellipse with half axes `buffer` (y, x) in pixels.
-
-    The ellipse is a stack of horizontal runs; each is a difference of running sums, so the cost grows with the
-    half axis in y only.
-    """
-    down, across = buffer
-    reach_y = math.floor(down)
-    if (reach_y == 0 and across < 1) or not cloud.any() or cloud.all():
-        return cloud
-    height, width = cloud.shape
-    sums = np.zeros((height, width + 1), np.int32)
-    np.cumsum(cloud, axis=1, out=sums[:, 1:])
-    columns = np.arange(width)
-    wide = np.zeros_like(cloud)
-    for shift in range(-reach_y, reach_y + 1):
-        run = max(0, math.floor(across * math.sqrt(max(0.0, 1 - (shift / down) ** 2))) - 1) if shift else 0
-        # Pixels on the ellipse belong to it, such as (3, 4) of 5: no root or quotient tells exactly.
-        while run + 1 <= across and _square(shift * across) + _square((run + 1) * down) <= _square(across * down):
-            run += 1
-        right, left = np.minimum(columns + run + 1, width), np.maximum(columns - run, 0)
-        source = slice(max(0, -shift), min(height, height - shift))
-        target = slice(max(0, shift), min(height, height + shift))
-        wide[target] |= sums[source][:, right] > sums[source][:, left]
-    return wide
-
-
-def _square(value: float) -> float:
-    return value * value
-
-
-def percent(
-    probability: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], classes: Sequence[int] = (CLOUD,)
-) -> Mask:
-    """Probability of cloud, thick or thin, as whole percent: (y, x) uint8, 0 to 100, 254 no data."""
-    if probability.ndim == 3:
-        probability = probability[[kind in (CLOUD, THIN_CLOUD) for kind in classes]].sum(axis=0)
-    return np.where(valid, np.rint(probability * 100), NO_DATA).astype(np.uint8)
 
 
 def mask(

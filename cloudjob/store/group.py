@@ -18,6 +18,7 @@ from cloudjob.classes import BINARY, COLOURS, NOT_COMPUTED
 from cloudjob.errors import ContractError
 from cloudjob.grid import Grid
 from cloudjob.store.out import Out, dump, parse
+from cloudjob.store.settings import Settings
 
 MASKS = "masks.zarr"
 SCENES = "cloudjob:scenes"
@@ -122,7 +123,7 @@ def open_array(out: Out, group: str, name: str) -> zarr.Array[Any]:
             ) from None
 
 
-def create(out: Out, group: str, grid: Grid, side: int, *, probability: bool, labels: Sequence[int] = BINARY) -> None:
+def create(out: Out, group: str, grid: Grid, side: int, settings: Settings, coarser: int = 1) -> None:
     """Make a group's arrays with an empty time axis. It is no group before `commit`: killed here, it is made anew."""
     out.delete_under(f"{MASKS}/{group}")
     if out.get(f"{MASKS}/zarr.json") is None:
@@ -132,16 +133,16 @@ def create(out: Out, group: str, grid: Grid, side: int, *, probability: bool, la
     cube = {"shape": (0, *grid.shape), "dtype": "uint8", "dimension_names": ("time", "y", "x"), **shards}
     axis = {"shape": (0,), "chunks": (TIMES,), "fill_value": 0, "dimension_names": ("time",)}
     arrays: dict[str, dict[str, Any]] = {
-        "cloud": {**cube, "compressors": MASK_CODEC, "attributes": _cloud_attributes(grid, labels)},
+        "cloud": {**cube, "compressors": MASK_CODEC, "attributes": _cloud_attributes(grid, settings.classes)},
         "time": {**axis, "dtype": "int64", "attributes": _TIME},
         "status": {**axis, "dtype": "uint8", "attributes": _STATUS},
         "spatial_ref": {"shape": (), "dtype": "int64", "fill_value": 0, "attributes": grid_mapping(grid)},
     }
-    if probability:
+    if settings.probability:
         arrays["cloud_probability"] = {
             **cube,
             "compressors": PERCENT_CODEC,
-            "attributes": _probability_attributes(grid),
+            "attributes": _probability_attributes(grid, coarser),
         }
     for name, (values, attributes) in coordinates(grid).items():
         chunks = (min(PIXELS, values.size),)
@@ -325,11 +326,19 @@ def _cloud_attributes(grid: Grid, labels: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _probability_attributes(grid: Grid) -> dict[str, Any]:
+def rounds_down(metadata: Metadata) -> bool:
+    """Whether a group keeps the network's own probabilities, rounded down, of which masks can be made again."""
+    arrays = metadata["consolidated_metadata"]["metadata"]
+    return bool(arrays.get("cloud_probability", {}).get("attributes", {}).get("rounding") == "down")
+
+
+def _probability_attributes(grid: Grid, coarser: int) -> dict[str, Any]:
     values = classes.of(())
     return {
         "long_name": "probability of cloud",
         "units": "percent",
+        # The mean of several pixels does not tell how many of them are cloud
+        **({"rounding": "down"} if coarser == 1 else {"cell_methods": "area: mean"}),
         "flag_values": [value for value, _, _ in values],
         "flag_meanings": " ".join(name for _, name, _ in values),
         "grid_mapping": "spatial_ref",

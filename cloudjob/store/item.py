@@ -14,9 +14,9 @@ from urllib.parse import quote
 from cloudjob import classes
 from cloudjob.catalog.area import footprint
 from cloudjob.errors import redact
-from cloudjob.grid import Tile
+from cloudjob.grid import Grid, Tile
 from cloudjob.scene.identity import Identity
-from cloudjob.scene.scene import Scene
+from cloudjob.scene.scene import Band, Scene
 from cloudjob.store.receipt import Receipt
 from cloudjob.store.settings import Settings
 
@@ -127,10 +127,7 @@ def _properties(
         "cloudjob:scl_agreement": None if agreement is None else round(agreement, 6),
         "cloudjob:scl_pixels": receipt.scl_compared,
         "cloudjob:scl_agreed": receipt.scl_agreed,
-        "cloudjob:reflectance": {
-            band.name: {"asset": band.key, "href": band.href, "scale": band.scale, "offset": band.offset}
-            for band in scene.bands
-        },
+        "cloudjob:reflectance": {band.name: _told(band) for band in scene.bands},
         "cloudjob:model": {"name": settings.name, "version": settings.version, "sha256": settings.checkpoint},
         "cloudjob:threshold": settings.threshold,
         "cloudjob:buffer": settings.buffer,
@@ -140,6 +137,36 @@ def _properties(
         "cloudjob:warnings": [redact(warning) for warning in receipt.warnings] or None,
     }
     return {name: value for name, value in told.items() if value is not None}
+
+
+def _told(band: Band) -> dict[str, Any]:
+    """How a band's numbers become reflectance, what they are, and which of them says no data."""
+    told: dict[str, Any] = {"asset": band.key, "href": band.href, "scale": band.scale, "offset": band.offset}
+    if band.dtype != "uint16":
+        told["data_type"] = band.dtype
+    return told if band.nodata is None else {**told, "nodata": band.nodata}
+
+
+def bands(item: dict[str, Any], grid: Grid) -> tuple[Band, ...]:
+    """The bands that a mask was made of.
+
+    Args:
+        item: from `build`.
+        grid: of its mask, on which they are taken to lie.
+    """
+    return tuple(
+        Band(
+            name,
+            told["asset"],
+            told["href"],
+            grid,
+            told["scale"],
+            told["offset"],
+            dtype=told.get("data_type", "uint16"),
+            nodata=told.get("nodata"),
+        )
+        for name, told in item["properties"]["cloudjob:reflectance"].items()
+    )
 
 
 @cache
@@ -240,6 +267,40 @@ def receipt(item: dict[str, Any]) -> Receipt:
         device=properties["cloudjob:device"],
         precision=properties["cloudjob:precision"],
         warnings=tuple(properties.get("cloudjob:warnings", ())),
+    )
+
+
+def scene(item: dict[str, Any], grid: Grid) -> Scene:
+    """The scene that an item is of, as far as `build` needs it: it cannot be read again.
+
+    Args:
+        item: from `build`.
+        grid: of its mask.
+    """
+    told = item["properties"]
+    source = told["cloudjob:source"]
+    address = next(link["href"] for link in item["links"] if link["rel"] == "derived_from")
+    return Scene(
+        id=item["id"],
+        collection=source["collection"],
+        item={
+            "geometry": item["geometry"],
+            "bbox": item["bbox"],
+            "properties": {name: told[name] for name in ("grid:code",) if name in told},
+            "links": [{"rel": "self", "href": address}],
+        },
+        group=told["cloudjob:group"],
+        grid=grid,
+        time=datetime.fromisoformat(told["datetime"]),
+        platform=told.get("platform", ""),
+        sensing=datetime.fromisoformat(told["cloudjob:sensing"]),
+        baseline=told.get("s2:processing_baseline", ""),
+        generated=told.get("s2:generation_time", ""),
+        bands=bands(item, grid),
+        scl=None,
+        fingerprint=told["cloudjob:fingerprint"],
+        provider_cloud_cover=told.get("cloudjob:provider_cloud_cover"),
+        product=source["product"],
     )
 
 

@@ -98,9 +98,7 @@ def prepare(
         lock.check()
         if name not in ledger.groups:
             first = wanted[0]
-            kinds = settings.classes
-            side = tile_of(first)
-            groups.create(out, name, first.mask_grid, side, probability=settings.probability, labels=kinds)
+            groups.create(out, name, first.mask_grid, tile_of(first), settings, first.coarser)
         slots |= _allot(lock, ledger, name, wanted, replaces)
     return slots
 
@@ -194,6 +192,7 @@ def complete(
     receipt: Receipt,
     tiles: Iterable[Tile],
     replaces: str | None = None,
+    told: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Declare a scene done: its item is written last, and at that moment takes the place of any older one.
 
@@ -206,6 +205,7 @@ def complete(
         receipt: of the tiles.
         tiles: that were computed now.
         replaces: id of its older version.
+        told: properties of the item, instead of what `item.build` makes of the rest.
 
     Returns:
         The STAC item.
@@ -222,6 +222,7 @@ def complete(
         receipt, made = merge([stac.receipt(before), receipt]), made | old.tiles
     retires = (elsewhere.group, elsewhere.id) if elsewhere else None
     item = stac.build(scene, slot.index, receipt, settings, tuple(made), retires)
+    item["properties"] |= told or {}
     if made - frozenset(tiles) and "cloudjob:checksum" not in before["properties"]:
         del item["properties"]["cloudjob:checksum"]  # An older version's tiles, of which nobody took one
     for folder in _shards(slot.group, slot.index):

@@ -538,11 +538,13 @@ def test_a_worker_whose_scheduler_goes_before_it_has_joined_exits_with_4(
     assert line.startswith(f"error: could not join the Dask scheduler at {address}")
 
 
-def test_a_worker_that_is_let_go_exits_with_0(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_worker_that_is_let_go_exits_with_0(form: str, tmp_path: Path) -> None:
+    """And its last word is one line."""
     log = tmp_path / "log"
     with (
         jobs.started(*jobs.SCHEDULER, until=jobs.LISTENS) as (_, address),
-        jobs.worker_of(address, log=log, GDAL_CACHEMAX="99") as process,
+        jobs.worker_of(address, log=log, GDAL_CACHEMAX="99", CLOUDJOB_LOG_FORMAT=form) as process,
         Client(address) as client,
     ):
         client.wait_for_workers(1, timeout=60)
@@ -555,7 +557,8 @@ def test_a_worker_that_is_let_go_exits_with_0(tmp_path: Path) -> None:
         client.shutdown()
         assert process.wait(60) == 0
     told = log.read_text().splitlines()
-    assert told[-1] == f"let go by the scheduler at {address}: nothing is left to do"
+    last = json.loads(told[-1])["message"] if form == "json" else told[-1]
+    assert last == f"let go by the scheduler at {address}: nothing is left to do"
     assert not any(re.search(r"Traceback|ERROR|WARNING", line) for line in told), told
 
 

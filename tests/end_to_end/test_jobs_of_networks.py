@@ -68,7 +68,8 @@ def test_every_class_in_mask_group_and_item(four: tuple[Path, dict[str, np.ndarr
 
 def test_every_class_in_export_report_and_status(four: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
     out, values = four
-    export(Out.at(out), "S1", tmp_path / "mask.tif")
+    (one,) = export(Out.at(out), "S1", tmp_path / "mask.tif")
+    assert one.scenes == ("S1",)
     with rasterio.open(tmp_path / "mask.tif") as file:
         np.testing.assert_array_equal(file.read(1), wanted(values))
         assert {value: file.colormap(1)[value] for value in VALUES} == {value: COLOURS[value] for value in VALUES}

@@ -10,10 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import binary_dilation
 
-from cloudjob.classes import CLEAR, CLOUD
+from cloudjob.classes import CLEAR, CLOUD, NO_DATA
 from cloudjob.grid import Tiling
 from cloudjob.model import predict
 from cloudjob.model.checkpoint import Checkpoint
+from cloudjob.model.labels import classify, widen
 from cloudjob.model.share import SHARE
 
 
@@ -160,8 +161,8 @@ def test_no_data_is_seen_as_the_fill_and_marked_as_no_data() -> None:
     (a,), (b,) = predict.probability(model, [filled]), predict.probability(model, [holes])
     np.testing.assert_array_equal(a, b)
     mask = predict.mask(model, holes)
-    assert (mask[20:30, 5:40] == predict.NO_DATA).all()
-    assert (mask == predict.NO_DATA).sum() == 350
+    assert (mask[20:30, 5:40] == NO_DATA).all()
+    assert (mask == NO_DATA).sum() == 350
 
 
 def test_what_is_brighter_than_the_contract_allows_is_seen_as_the_brightest() -> None:
@@ -179,7 +180,7 @@ def test_what_is_brighter_than_the_contract_allows_is_seen_as_the_brightest() ->
 def test_a_window_without_data_needs_no_network() -> None:
     model = predict.prepare(make_checkpoint(), "cpu")
     empty = np.full((4, 64, 64), np.nan, np.float32)
-    assert (predict.mask(model, empty) == predict.NO_DATA).all()
+    assert (predict.mask(model, empty) == NO_DATA).all()
 
 
 @settings(deadline=None)
@@ -192,7 +193,7 @@ def test_widening_is_dilation_by_an_ellipse(seed: int, down: float, across: floa
     y, x = np.mgrid[-6:7, -6:7]
     ellipse = (y * across) ** 2 + (x * down) ** 2 <= (across * down) ** 2
     ellipse &= (abs(y) <= down) & (abs(x) <= across)
-    np.testing.assert_array_equal(predict.widen(cloud, (down, across)), binary_dilation(cloud, ellipse))
+    np.testing.assert_array_equal(widen(cloud, (down, across)), binary_dilation(cloud, ellipse))
 
 
 def test_a_buffer_widens_clouds_but_neither_into_no_data_nor_from_it() -> None:
@@ -200,15 +201,10 @@ def test_a_buffer_widens_clouds_but_neither_into_no_data_nor_from_it() -> None:
     likely[4, 4] = likely[0, 0] = 1
     valid = np.ones((9, 9), bool)
     valid[4, 5] = valid[0, 0] = False
-    mask = predict.classify(likely, valid, 0.5, (1, 1))
+    mask = classify(likely, valid, 0.5, (1, 1))
     assert mask[4, 3] == mask[3, 4] == mask[5, 4] == mask[4, 4] == CLOUD
-    assert mask[4, 5] == mask[0, 0] == predict.NO_DATA
+    assert mask[4, 5] == mask[0, 0] == NO_DATA
     assert mask[0, 1] == mask[1, 0] == mask[3, 3] == CLEAR
-
-
-def test_percent() -> None:
-    values = predict.percent(np.array([[0.0, 0.004, 0.5, 1.0]], np.float32), np.array([[True, True, True, False]]))
-    assert values.tolist() == [[0, 0, 50, 254]]
 
 
 def test_another_number_of_bands_is_refused() -> None:

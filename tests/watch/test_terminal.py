@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from jobs import CLOUDJOB, EVERYWHERE, brightness_checkpoint, environment, make_scene, write_catalog
 
+from cloudjob.watch import terminal
+
 
 def on_a_terminal(*command: str | Path, columns: int = 110) -> tuple[int, str]:
     """(exit code, everything written to a terminal of that width) of a command."""
@@ -26,6 +28,22 @@ def on_a_terminal(*command: str | Path, columns: int = 110) -> tuple[int, str]:
             written += data
     os.close(ours)
     return process.wait(30), written.decode()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.2, "less than a second"), (1, "1 s"), (99, "99 s"), (120, "2 min"), (7200, "2.0 h")]
+)
+def test_durations(seconds, told):
+    assert terminal._duration(seconds) == told
+
+
+def test_one_is_singular():
+    assert [terminal._many(number, "scene") for number in (0, 1, 2, 1000)] == [
+        "0 scenes",
+        "1 scene",
+        "2 scenes",
+        "1,000 scenes",
+    ]
 
 
 @pytest.mark.parametrize("columns", [110, 0])

@@ -1,0 +1,232 @@
+"""Another threshold or buffer in minutes: the masks of an OUT made again, in a new one, of the probabilities it keeps.
+
+The new OUT is written as a run writes: with a contract of its own, under a lock, an item last. So it may be killed and
+called again, and a run goes on with it.
+"""
+
+import contextlib
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cloudjob.classes import BINARY, NO_DATA, NOT_COMPUTED
+from cloudjob.errors import CloudjobError, ContractError, UnreachableError, UsageError
+from cloudjob.grid import Grid, Tile, Tiling, Window
+from cloudjob.model.contract import buffer_pixels
+from cloudjob.model.labels import is_whole, relabelled
+from cloudjob.plan import plan
+from cloudjob.plan.plan import Planned
+from cloudjob.plan.survey import Survey
+from cloudjob.record import Record
+from cloudjob.store import check, item, ledger, settings, slots
+from cloudjob.store import group as groups
+from cloudjob.store.ledger import Done, Ledger
+from cloudjob.store.lock import Lock
+from cloudjob.store.out import Out
+from cloudjob.store.receipt import Receipt, SceneResult, merge, tile_sum
+from cloudjob.store.settings import Settings
+
+Values = npt.NDArray[np.uint8]
+
+EDGE = "within the buffer of what was not computed pixels are not computed: a cloud that nobody knows may reach them"
+"""A warning."""
+
+
+def rethreshold(
+    old: Out, new: Out, *, threshold: float | None = None, buffer: float | None = None
+) -> Generator[Survey | SceneResult, None, None]:
+    """Make the masks of an OUT with another threshold or buffer: first what is to be done, then each scene's result.
+
+    With another threshold and no buffer they are those of a new run, pixel by pixel. A buffer widens what lies in
+    other tiles by the probabilities that those tiles have, where a run computes it twice: the two differ where the
+    network's halo does not cover all that it sees.
+
+    Args:
+        old: made with `--probability`; only read.
+        new: the output; it may have been begun.
+        threshold: whole percent, above 0 and below 1; that of `old` unless given.
+        buffer: metres by which clouds are widened; that of `old` unless given.
+
+    Raises:
+        UsageError: nothing would change, or the threshold is not of whole percent.
+        ContractError: `old` keeps no probabilities, or not those that are needed, or `new` has other settings.
+        UnreachableError: a store does not answer, or a run is at work on `new`.
+    """
+    started = datetime.now(UTC)
+    known = ledger.read(old)
+    contract = _contract(old, new, known, threshold, buffer)
+    settings.check(new, contract)
+    with Lock(new) as lock:
+        settings.claim(lock, contract)
+        record = Record(lock, contract, started, {"catalog": f"probabilities of {old}", "dates": "all"})
+        record.write()
+        try:
+            now = ledger.read(new)
+            made = plan.make(_scenes(old, known), now, lambda scene: known.done[scene.id].tiles)
+            view = Survey(made, (), {}, now)
+            yield view
+            for result in _run(old, known, lock, contract, view):
+                record.add(result)
+                yield result
+        except BaseException as error:
+            with contextlib.suppress(CloudjobError):  # What ended it is told, not what its record met
+                record.end(error)
+            raise
+        record.end()
+
+
+def _contract(old: Out, new: Out, known: Ledger, threshold: float | None, buffer: float | None) -> Settings:
+    """What the new masks are made with.
+
+    Raises:
+        UsageError, ContractError: see `rethreshold`.
+    """
+    was = settings.read(old)
+    if was is None or not known.done:
+        raise ContractError(f"{old} holds no masks", hint="`cloudjob run --probability --out` makes some")
+    if was.classes != BINARY:
+        raise ContractError(f"the network of {old} tells {len(was.classes)} classes apart: it has no threshold")
+    if not was.probability:
+        raise ContractError(f"{old} keeps no probabilities", hint="`cloudjob run --probability` does, in a new OUT")
+    for name in sorted({done.group for done in known.done.values()}):
+        if not groups.rounds_down(known.groups[name]):
+            raise ContractError(
+                f"{old}/{groups.path(name)} keeps probabilities that were averaged for larger pixels, or rounded, "
+                "of which no mask can be made again",
+                hint="run again, with another --out",
+            )
+    if buffer is not None and not 0 <= buffer < 10_000:
+        raise UsageError(f"buffer in metres is {buffer:g}; expected 0 or more and below 10000")
+    wanted = replace(was, threshold=was.threshold if threshold is None else float(threshold))
+    wanted = replace(wanted, buffer=was.buffer if buffer is None else float(buffer))
+    if not is_whole(wanted.threshold):
+        raise UsageError(
+            f"threshold is {wanted.threshold:g}; expected 0.01 to 0.99 in steps of 0.01",
+            hint="probabilities are kept in whole percent",
+        )
+    if wanted == was:
+        told = f"threshold {was.threshold:g} and buffer {was.buffer:g} m"
+        raise UsageError(f"{old} has {told} already", hint="--threshold or --buffer")
+    if f"{new}/".startswith(f"{old}/"):
+        raise UsageError(f"{new} is {old} or lies in it", hint="an OUT has one threshold: choose another folder")
+    return wanted
+
+
+def _scenes(old: Out, known: Ledger) -> Iterator[Any]:
+    done = sorted(known.done.values(), key=lambda entry: (entry.time, entry.id))
+    grids = {name: groups.grid_of(metadata) for name, metadata in known.groups.items()}
+    for entry, found in zip(done, old.each(old.get_json, [entry.path for entry in done]), strict=True):
+        if found is not None:
+            yield item.scene(found, grids[entry.group])
+
+
+def _run(old: Out, known: Ledger, lock: Lock, contract: Settings, view: Survey) -> Iterator[SceneResult]:
+    to_do, sides = view.plan.to_do, {name: groups.tile(metadata) for name, metadata in known.groups.items()}
+    places = slots.prepare(
+        lock,
+        contract,
+        view.ledger,
+        [planned.scene for planned in to_do],
+        replaces=view.plan.replaces,
+        settled=view.plan.settled,
+        tile_of=lambda scene: sides[scene.group],
+    )
+    for planned in to_do:
+        scene, place = planned.scene, places[planned.scene.id]
+        writer = slots.Writer(lock.out, place, contract)
+        try:
+            source = _Source(old, known.done[scene.id], scene.grid, sides[scene.group], contract)
+            receipt = merge([source.receipt, *source.written(planned, writer, contract)])
+        except ContractError as error:
+            yield SceneResult(scene.id, scene.group, "failed", reason=f"{error} ({error.hint})")
+            continue
+        slots.complete(
+            lock,
+            contract,
+            view.ledger,
+            scene,
+            slot=place,
+            receipt=receipt,
+            tiles=planned.tiles,
+            replaces=planned.replaces,
+            told=source.told,
+        )
+        yield SceneResult(scene.id, scene.group, "done", receipt)
+
+
+class _Source:
+    """A finished scene of the old OUT.
+
+    Attributes:
+        receipt: on what its probabilities were found, and what was said of it.
+        told: what the new item repeats of the old one.
+    """
+
+    def __init__(self, out: Out, entry: Done, grid: Grid, side: int, contract: Settings) -> None:
+        self.entry, self.out = entry, out
+        self.found = out.get_json(entry.path)
+        if not self.found:
+            raise self._damaged("its item is gone")
+        before = item.receipt(self.found)
+        self.receipt = Receipt(device=before.device, precision=before.precision, warnings=before.warnings)
+        self.told = {"processing:software": self.found["properties"]["processing:software"]}
+        self.reach = buffer_pixels(contract.buffer, grid.metres)
+        self.tiling = Tiling(*grid.shape, side, int(np.ceil(max(self.reach))), 1)
+        self.arrays = [groups.open_array(out, entry.group, name) for name in ("cloud", "cloud_probability")]
+
+    def written(self, planned: Planned, writer: slots.Writer, contract: Settings) -> Iterator[Receipt]:
+        """Write the tiles that are planned; a receipt for each, if the scene's values are those that were written.
+
+        Raises:
+            ContractError: they are not.
+        """
+        checksum = 0
+        for tile in sorted(self.entry.tiles):
+            core, padded = self.tiling.core(tile), self.tiling.padded(tile)
+            was, around = self._read(0, core), self._read(1, padded)
+            inside = Window(core.top - padded.top, core.bottom - padded.top, core.left - padded.left, 0)
+            inside = replace(inside, right=core.right - padded.left)
+            kept = np.ascontiguousarray(around[inside.slices])
+            checksum += tile_sum(tile, was, kept)
+            if tile in planned.tiles:
+                mask = relabelled(around, contract.threshold, self.reach)[inside.slices]
+                writer.write(core, mask, kept)
+                yield _receipt(tile, mask, kept)
+        if checksum != self.found["properties"].get("cloudjob:checksum", checksum):
+            raise self._damaged("its values are not those that were written")
+
+    def _read(self, number: int, window: Window) -> Values:
+        """(y, x) of the mask or of the probability; beyond the scene no data."""
+        height, width = self.tiling.height, self.tiling.width
+        inside = Window(max(0, window.top), min(height, window.bottom), max(0, window.left), min(width, window.right))
+        result = np.full(window.shape, NO_DATA, np.uint8)
+        top, left = inside.top - window.top, inside.left - window.left
+        try:
+            with self.out.reached():
+                values = self.arrays[number][self.entry.slot, *inside.slices]
+        except UnreachableError:
+            raise
+        except check.WRONG as error:
+            raise self._damaged(f"a shard cannot be read: {type(error).__name__}: {error}") from None
+        result[top : top + inside.shape[0], left : left + inside.shape[1]] = values
+        return result
+
+    def _damaged(self, what: str) -> ContractError:
+        return ContractError(f"{self.out}, scene {self.entry.id}: {what}", hint="`cloudjob check OUT --repair`")
+
+
+def _receipt(tile: Tile, mask: Values, kept: Values) -> Receipt:
+    clear, cloud, no_data, outside = (int(np.count_nonzero(mask == value)) for value in (0, 1, NO_DATA, NOT_COMPUTED))
+    unknown = outside - int(np.count_nonzero(kept == NOT_COMPUTED))
+    return Receipt(
+        clear=clear,
+        cloud=cloud,
+        no_data=no_data,
+        outside=outside,
+        checksum=tile_sum(tile, mask, kept),
+        warnings=(EDGE,) if unknown else (),
+    )
