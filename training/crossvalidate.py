@@ -186,10 +186,18 @@ def rows(name: str, scenes: dict[str, dict[str, list[Counts]]], place: int) -> l
 @click.option("--data", "folders", multiple=True, required=True, type=click.Path(path_type=Path), help="A data set.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; folds that are there are kept.")
 @click.option("--steps", default=STEPS, show_default=True, help="Of each fold's network.")
+@click.option("--threshold", type=float, help="Of the table, instead of the one that costs least.")
 @click.option("--threads", default=1, show_default=True, help="Of torch.")
 @click.option("--seen", type=click.Path(path_type=Path), help="Train nothing: this checkpoint, which saw the images.")
 def main(
-    names: tuple[str, ...], *, folders: tuple[Path, ...], out: Path, steps: int, threads: int, seen: Path | None
+    names: tuple[str, ...],
+    *,
+    folders: tuple[Path, ...],
+    out: Path,
+    steps: int,
+    threshold: float | None,
+    threads: int,
+    seen: Path | None,
 ) -> None:
     """Command line."""
     torch.set_num_threads(threads)
@@ -197,20 +205,26 @@ def main(
         patches = data.gather(folders).patches
         for name in names:
             if seen:
-                judge_seen(settings.read(name), patches, out, checkpoint.load(seen))
+                judge_seen(settings.read(name), patches, out, checkpoint.load(seen), threshold)
             else:
-                run(settings.read(name), patches, out, steps)
+                run(settings.read(name), patches, out, steps, threshold)
 
 
-def judge_seen(chosen: settings.Settings, patches: Sequence[Patch], out: Path, ckpt: checkpoint.Checkpoint) -> None:
-    """The same table of a checkpoint on the images of its own recipe, at its threshold rounded to `THRESHOLDS`."""
+def judge_seen(
+    chosen: settings.Settings,
+    patches: Sequence[Patch],
+    out: Path,
+    ckpt: checkpoint.Checkpoint,
+    threshold: float | None,
+) -> None:
+    """The same table of a checkpoint on the images of its own recipe, at the one of `THRESHOLDS` nearest to its own."""
     learn, check = training.divide(chosen, patches)
     soft = teach.targets([*learn, *check], chosen.data, out / "teacher.npz")
     found = judge(predict.prepare(ckpt), [*learn, *check], soft)
-    table(f"{ckpt.contract.name} {ckpt.contract.version}", found, ckpt.contract.threshold)
+    table(f"{ckpt.contract.name} {ckpt.contract.version}", found, threshold or ckpt.contract.threshold)
 
 
-def run(chosen: settings.Settings, patches: Sequence[Patch], out: Path, steps: int) -> None:
+def run(chosen: settings.Settings, patches: Sequence[Patch], out: Path, steps: int, threshold: float | None) -> None:
     """All folds of a recipe; its part of the table."""
     scenes: dict[str, dict[str, list[Counts]]] = {"with": {}, "without": {}}
     start = begin(chosen, out / chosen.name / "simulated")
@@ -222,7 +236,7 @@ def run(chosen: settings.Settings, patches: Sequence[Patch], out: Path, steps: i
         _, check = training.divide(small, patches)
         for given, counts in judge(model, check, soft).items():
             scenes[given] |= counts
-    table(chosen.name, scenes)
+    table(chosen.name, scenes, threshold)
 
 
 def table(name: str, scenes: dict[str, dict[str, list[Counts]]], threshold: float | None = None) -> None:
