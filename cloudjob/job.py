@@ -25,6 +25,7 @@ from cloudjob.record import Record
 from cloudjob.store import failures, item, settings, slots
 from cloudjob.store.lock import Lock
 from cloudjob.store.receipt import SceneResult
+from cloudjob.store.writer import Slot
 
 
 def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Generator[Survey | SceneResult, None, None]:
@@ -52,7 +53,7 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Gene
         record.write()
         try:
             # Again: another run may have ended while the catalog was searched. What it left undone is the next one's.
-            view = survey.compare(job, found)
+            view = survey.compare(job, found, files=work)
             del found
             yield view
             for result in _run(job, view, lock, client, work=work):
@@ -118,7 +119,7 @@ def _untouched(view: Survey, lock: Lock) -> Iterator[SceneResult]:
         yield SceneResult(planned.scene.id, planned.scene.group, "abandoned", reason=failure.reason)
 
 
-def _map(job: Job, view: Survey, places: Mapping[str, slots.Slot], lock: Lock, client: Client) -> Iterator[SceneResult]:
+def _map(job: Job, view: Survey, places: Mapping[str, Slot], lock: Lock, client: Client) -> Iterator[SceneResult]:
     """Have the cluster do every planned scene; complete each as soon as its last part is done.
 
     Raises:
@@ -141,7 +142,7 @@ def _map(job: Job, view: Survey, places: Mapping[str, slots.Slot], lock: Lock, c
     yield from outcomes.end()
 
 
-def _split(job: Job, planned: Planned, slot: slots.Slot, pieces: int) -> Iterator[tuple[str, Task]]:
+def _split(job: Job, planned: Planned, slot: Slot, pieces: int) -> Iterator[tuple[str, Task]]:
     """One task per scene, or ranges of its tile rows when scenes are fewer than lanes."""
     rows = sorted({row for row, _ in planned.tiles})
     size = math.ceil(len(rows) / pieces)

@@ -30,6 +30,7 @@ from cloudjob.scene.describe import bands_of
 from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.reflectance import reflectance
 from cloudjob.scene.scene import Band, Scene
+from cloudjob.store import conventions
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
 from cloudjob.store import ledger as ledgers
@@ -240,7 +241,7 @@ def _dataset(out: Out, looks: list[Look], grid: Grid, bands: Sequence[str], chun
         "time": [np.datetime64(datetime.fromisoformat(look.done.time).replace(tzinfo=None), "ns") for look in looks],
         "scene": ("time", [look.done.id for look in looks]),
         "group": ("time", [look.done.group for look in looks]),
-        **{name: (name, values, attributes) for name, (values, attributes) in groups.coordinates(grid).items()},
+        **{name: (name, values, attributes) for name, (values, attributes) in conventions.coordinates(grid).items()},
     }
     made: xr.Dataset = xr.Dataset(variables, coordinates).rio.write_crs(grid.epsg)
     return made

@@ -17,7 +17,7 @@ from cloudjob.store import slots
 from cloudjob.store.lock import Lock
 from cloudjob.store.receipt import Receipt, SceneResult, merge
 from cloudjob.store.settings import Settings
-from cloudjob.store.slots import Slot
+from cloudjob.store.writer import Slot
 
 
 class Outcomes:

@@ -29,6 +29,7 @@ from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import Receipt, SceneResult, merge, tile_sum
 from cloudjob.store.settings import Settings
+from cloudjob.store.writer import Writer
 
 Values = npt.NDArray[np.uint8]
 
@@ -147,7 +148,7 @@ def _run(old: Out, known: Ledger, lock: Lock, contract: Settings, view: Survey) 
     )
     for planned in to_do:
         scene, place = planned.scene, places[planned.scene.id]
-        writer = slots.Writer(lock.out, place, contract)
+        writer = Writer(lock.out, place, contract)
         try:
             source = _Source(old, known.done[scene.id], scene.grid, sides[scene.group], contract)
             receipt = merge([source.receipt, *source.written(planned, writer, contract)])
@@ -190,7 +191,7 @@ class _Source:
         self.tiling = Tiling(*grid.shape, side, int(np.ceil(max(self.reach))), 1)
         self.arrays = [groups.open_array(out, entry.group, name) for name in ("cloud", "cloud_probability")]
 
-    def written(self, planned: Planned, writer: slots.Writer, contract: Settings) -> Iterator[Receipt]:
+    def written(self, planned: Planned, writer: Writer, contract: Settings) -> Iterator[Receipt]:
         """Write the tiles that are planned; a receipt for each, if the scene's values are those that were written.
 
         Raises:

@@ -20,6 +20,7 @@ from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import Receipt, tile_sum
 from cloudjob.store.settings import Settings
+from cloudjob.store.writer import Slot, Writer
 
 GRID = Grid(32632, 600_000.0, 5_100_000.0, 10.0, 10.0, 60, 70)
 TILE = 32
@@ -107,9 +108,9 @@ def run(
     return made
 
 
-def write(out: Out, scene: Scene, slot: slots.Slot, tiles: Iterable[Tile], contract: Settings = SETTINGS) -> None:
+def write(out: Out, scene: Scene, slot: Slot, tiles: Iterable[Tile], contract: Settings = SETTINGS) -> None:
     """What a worker does."""
-    writer = slots.Writer(out, slot, contract)
+    writer = Writer(out, slot, contract)
     for tile in tiles:
         writer.write(TILING.core(tile), *_kept(values(scene, tile), contract))
 

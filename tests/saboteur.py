@@ -20,7 +20,7 @@ from typing import Any
 import obstore
 import zarr
 
-from cloudjob.store import folder, out, slots
+from cloudjob.store import folder, out, writer
 from cloudjob.store.out import Out
 
 PLAN = json.loads(os.environ["CLOUDJOB_TEST_SABOTAGE"])
@@ -86,7 +86,7 @@ around(Out, "put", lambda out, path, data: kind(path))
 around(Out, "create", lambda out, path, data: kind(path))
 around(obstore, "delete", lambda place, path: f"deletion of {kind(path)}")
 around(folder, "delete", lambda place, path: f"deletion of {kind(path)}")
-around(slots.Writer, "write", lambda *_: "shard")
+around(writer.Writer, "write", lambda *_: "shard")
 around(zarr.Array, "resize", lambda *_: "resize")
 around(zarr, "create_array", lambda *_, **__: "array")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from faulty import served
 from file_server import FileServer, file_server
+from stac_server import serving
 
 from cloudjob import job
 from cloudjob.cluster import network, task
@@ -229,6 +231,28 @@ def test_missing_keys_are_a_contract_error_that_names_the_variables(known: bool,
     if known:
         assert set(nights.status.failed) == {A, B, C}
         nights.scene(A)
+
+
+@pytest.mark.parametrize(("status", "role"), [(200, True), (403, False), (404, False), (503, False)])
+@pytest.mark.usefixtures("no_keys")
+def test_only_amazons_own_answer_is_a_role(status: int, role: bool, monkeypatch: pytest.MonkeyPatch):
+    """A firewall that answers for everything made GDAL ask it for keys for a minute."""
+
+    class Metadata(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+            self.wfile.write(b"token")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+    with serving(Metadata) as port:
+        monkeypatch.setenv("CPL_AWS_EC2_API_ROOT_URL", f"http://127.0.0.1:{port}")
+        assert outside._keys("s3") is role
+    outside._keys.cache_clear()
 
 
 @pytest.mark.usefixtures("no_keys")

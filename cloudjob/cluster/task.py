@@ -26,10 +26,10 @@ from cloudjob.scene import read
 from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.reflectance import OFFSET, adds_offset, reflectance
 from cloudjob.scene.scene import Numbers, Scene
-from cloudjob.store import slots
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import Receipt, merge, tile_sum
 from cloudjob.store.settings import Settings
+from cloudjob.store.writer import Slot, Writer
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Task:
     tiles: tuple[Tile, ...]
     parts: int
     out: Out
-    slot: slots.Slot
+    slot: Slot
     settings: Settings
     clip: bytes | None = None
 
@@ -101,7 +101,7 @@ def _mask_tiles(task: Task, model: predict.Model, files: SceneFiles) -> Receipt:
     tiling = model.contract.tiling_of(scene.grid, task.settings.buffer, scene.coarser)
     files.check(scene.bands)
     provider = agreement.Agreement(files, tiling, task.tiles)
-    writer = slots.Writer(task.out, task.slot, task.settings)
+    writer = Writer(task.out, task.slot, task.settings)
     receipts = [Receipt(device=model.device_name, precision=model.precision)]
     started = time.perf_counter()
     for row in read.rows(files, tiling, task.tiles):

@@ -1,7 +1,6 @@
 """What a catalog holds for a job, and what is to be done about it: search, describe, plan. Writes nothing."""
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
@@ -18,8 +17,8 @@ from cloudjob.errors import (
     UnreachableError,
     UsageError,
 )
-from cloudjob.grid import Grid, Tile, Tiling
-from cloudjob.plan import plan
+from cloudjob.grid import Tile, Tiling
+from cloudjob.plan import grids, plan
 from cloudjob.plan.plan import Cost, Plan
 from cloudjob.plan.request import Job
 from cloudjob.plan.sources import Sources
@@ -29,16 +28,12 @@ from cloudjob.scene.outside import source
 from cloudjob.scene.scene import Scene
 from cloudjob.store import again, ledger, settings
 from cloudjob.store.failures import Refusal
-from cloudjob.store.group import grid_of
-from cloudjob.store.group import path as group_path
 from cloudjob.store.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
 ASSUMED_SPEED = 1.5
 """Million pixels per second and lane before any run was measured: a slow core with its files at hand."""
-
-DAMAGED = "{} of the output cannot be used; `cloudjob check OUT --repair` mends what can be mended"
 
 
 @dataclass(frozen=True)
@@ -140,11 +135,17 @@ def tiling(job: Job, scene: Scene) -> Tiling:
     return job.contract.tiling_of(scene.grid, job.settings.buffer, scene.coarser)
 
 
-def compare(job: Job, found: Found) -> Survey:
+def compare(job: Job, found: Found, *, files: bool = False) -> Survey:
     """Plan what to do about the scenes found, and about the ones that failed before.
+
+    Args:
+        job: from `request`.
+        found: by `find`.
+        files: whether files are asked where they lie, before a group of theirs is made (`grids.on_one`).
 
     Raises:
         CloudjobError: `found.error`, unless it is the fault of single items.
+        UnreachableError, ContractError: the source of all that is new is out, or wants keys.
     """
     # What was made with other settings does not count: the run will delete it (`settings.claim`), or is refused.
     known = ledger.read(job.out) if settings.read(job.out) == job.settings else Ledger()
@@ -155,7 +156,10 @@ def compare(job: Job, found: Found) -> Survey:
     listed = {scene.id for scene in found.scenes} | {refusal.id for refusal in found.refusals}
     before = [each for each in known.to_retry(job.retry) if each.item and each.id not in listed]
     again, hopeless = _described(job, ((each.item, each.assets, each.signing) for each in before), Sources())
-    fitting, misfits = _on_one_grid([*found.scenes, *again], known)
+    sources = Sources() if files else None
+    fitting, misfits = grids.on_one([*found.scenes, *again], known, sources)
+    if sources and not fitting and (error := sources.verdict()):
+        raise error
     kept, older = merge_versions(fitting)
     for scene, newer in older:
         if scene.id != newer.id:
@@ -219,30 +223,6 @@ def _href(item: Mapping[str, Any], assets: Mapping[str, str]) -> str:
         if isinstance(asset, dict) and isinstance(asset.get("href"), str):
             return str(asset["href"])
     return ""
-
-
-def _on_one_grid(scenes: Iterable[Scene], known: Ledger) -> tuple[list[Scene], list[Refusal]]:
-    """The scenes that lie on the grid of their group, and those that do not: one odd item must not cost the rest.
-
-    A group that is new gets the grid that most of its scenes have.
-    """
-    grids = {name: grid_of(metadata) for name, metadata in known.groups.items()}
-    found = list(scenes)
-    votes: dict[str, Counter[Grid]] = {}
-    for scene in found:
-        votes.setdefault(scene.group, Counter())[scene.mask_grid] += 1
-    grids = {name: count.most_common(1)[0][0] for name, count in votes.items()} | grids
-    fitting, refused = [], []
-    for scene in found:
-        if group_path(scene.group) in known.damaged:
-            reason = f"scene {scene.id}: {DAMAGED.format(group_path(scene.group))}"
-            refused.append(Refusal(scene.id, scene.item, scene.assets, scene.signing, reason, outside=True))
-        elif scene.mask_grid == grids[scene.group]:
-            fitting.append(scene)
-        else:
-            reason = f"scene {scene.id} lies on {scene.mask_grid}, but others of {scene.group} on {grids[scene.group]}"
-            refused.append(Refusal(scene.id, scene.item, scene.assets, scene.signing, reason))
-    return fitting, refused
 
 
 def _tiles(job: Job, scene: Scene) -> frozenset[Tile]:

@@ -111,7 +111,7 @@ def _has_role() -> bool:
         return False
     address = os.environ.get("CPL_AWS_EC2_API_ROOT_URL")
     try:
-        requests.put(
+        answer = requests.put(
             f"{address}/latest/api/token" if address else _METADATA,
             headers={"X-aws-ec2-metadata-token-ttl-seconds": "60"},
             timeout=1,
@@ -119,4 +119,4 @@ def _has_role() -> bool:
         )
     except requests.RequestException:
         return False
-    return True
+    return answer.status_code == 200  # A proxy or a firewall may answer in its place, too

@@ -4,6 +4,7 @@ __all__ = [
     "again",
     "check",
     "cog",
+    "conventions",
     "export",
     "failures",
     "group",
@@ -18,4 +19,5 @@ __all__ = [
     "settings",
     "slots",
     "stac",
+    "writer",
 ]

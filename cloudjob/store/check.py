@@ -14,11 +14,12 @@ import numpy as np
 from cloudjob import classes
 from cloudjob.classes import NAMES, NOT_COMPUTED
 from cloudjob.errors import ContractError, UnreachableError
+from cloudjob.store import conventions, settings
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
 from cloudjob.store import ledger as ledgers
-from cloudjob.store import settings
-from cloudjob.store.group import ALONG_TIME, COMPLETE, MASKS
+from cloudjob.store.conventions import COMPLETE
+from cloudjob.store.group import ALONG_TIME, MASKS
 from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import tile_sum
@@ -136,7 +137,7 @@ def _group(out: Out, ledger: Ledger, group: str) -> Iterator[Fault]:
         "status": {each.slot: COMPLETE for each in done},
         "time": {each.slot: microseconds(each.time) for each in done},
     }
-    for name, (places, _) in groups.coordinates(groups.grid_of(metadata)).items():
+    for name, (places, _) in conventions.coordinates(groups.grid_of(metadata)).items():
         expected[name] = dict(enumerate(places))
     for name, values in expected.items():
         if what := _axis(out, group, name, values):

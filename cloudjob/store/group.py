@@ -1,4 +1,4 @@
-"""One Zarr group: the masks of one grid. Its form, its conventions, and the axis of its slots.
+"""One Zarr group: the masks of one grid. Its form, and the axis of its slots.
 
 The truth about a group is its attribute `cloudjob:scenes`: which scene owns which slot of the time axis. It lies in one
 file with the consolidated metadata, so the axis changes by one atomic write, made after everything else is in place.
@@ -13,10 +13,10 @@ import zarr
 from pyproj import CRS
 from zarr.codecs import BloscCodec, ZstdCodec
 
-from cloudjob import classes
-from cloudjob.classes import BINARY, COLOURS, NOT_COMPUTED
+from cloudjob.classes import NOT_COMPUTED
 from cloudjob.errors import ContractError
 from cloudjob.grid import Grid
+from cloudjob.store import conventions
 from cloudjob.store.out import Out, dump, parse
 from cloudjob.store.settings import Settings
 
@@ -24,38 +24,17 @@ MASKS = "masks.zarr"
 SCENES = "cloudjob:scenes"
 """Attribute of a group: ids of the scenes that own its slots, in order."""
 
-PLANNED, COMPLETE, FAILED = 0, 1, 2
-"""Values of `status`, a hint for readers."""
-
 ALONG_TIME = {"cloud", "cloud_probability", "time", "status"}
 ARRAYS = {*ALONG_TIME, "y", "x", "spatial_ref"}
 TIMES = 4096  # Values per chunk of `time` and `status`: a decade of a tile in one small file
 PIXELS = 65536  # Values per chunk of `y` and `x`: all of them
-LARGEST = 10**6  # Pixels along a side; an MGRS tile at 10 m has 10,980
+LARGEST = 10**6  # Pixels along a side, or slots; an MGRS tile at 10 m has 10,980 pixels
+WIDEST = 8192  # Pixels along a side of a tile, as a network's contract may have it
 INNER = 512  # Side of the pieces of a shard that a reader of a small window fetches
 
 # One mask tile of 1024²: 18 kB so, 39 kB by zstd alone; noisy probabilities: 549 kB so, 358 kB by zstd alone.
 MASK_CODEC = BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle", typesize=1)
 PERCENT_CODEC = ZstdCodec(level=3)
-
-# https://github.com/zarr-conventions: a convention is known by its UUID
-CONVENTIONS = [
-    {
-        "uuid": uuid,
-        "schema_url": f"https://raw.githubusercontent.com/zarr-conventions/{name}/refs/tags/v0.1/schema.json",
-        "spec_url": f"https://github.com/zarr-conventions/{name}/blob/v0.1/README.md",
-        "name": name,
-        "description": description,
-    }
-    for name, uuid, description in (
-        (
-            "proj",
-            "f17cb550-5864-4468-aeb7-f3180cfb622f",
-            "Coordinate reference system information for geospatial data",
-        ),
-        ("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
-    )
-]
 
 Metadata = dict[str, Any]
 Mask = npt.NDArray[np.uint8]
@@ -72,7 +51,7 @@ def read_all(out: Out, damaged: dict[str, str]) -> dict[str, Metadata]:
     def document(name: str) -> Metadata | None:
         try:
             data = out.get(path(name))
-            return None if data is None else _parsed(data)
+            return None if data is None else parsed(data)
         except ContractError as error:
             damaged[path(name)] = str(error)
             return None
@@ -115,7 +94,10 @@ def open_array(out: Out, group: str, name: str) -> zarr.Array[Any]:
     path = f"{MASKS}/{group}/{name}"
     with out.reached():
         try:
-            return zarr.open_array(out.zarr(path), mode="r+", zarr_format=3)
+            array = zarr.open_array(out.zarr(path), mode="r+", zarr_format=3)
+            if not _as_made(name, array.shape, array.shards or array.chunks, array.chunks):
+                raise ValueError(f"it has {array.shape} values in pieces of {array.shards or array.chunks}")  # noqa: TRY301
+            return array  # noqa: TRY300
         except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise ContractError(
                 f"{out}/{path} cannot be opened: {type(error).__name__}: {error}",
@@ -133,18 +115,18 @@ def create(out: Out, group: str, grid: Grid, side: int, settings: Settings, coar
     cube = {"shape": (0, *grid.shape), "dtype": "uint8", "dimension_names": ("time", "y", "x"), **shards}
     axis = {"shape": (0,), "chunks": (TIMES,), "fill_value": 0, "dimension_names": ("time",)}
     arrays: dict[str, dict[str, Any]] = {
-        "cloud": {**cube, "compressors": MASK_CODEC, "attributes": _cloud_attributes(grid, settings.classes)},
-        "time": {**axis, "dtype": "int64", "attributes": _TIME},
-        "status": {**axis, "dtype": "uint8", "attributes": _STATUS},
-        "spatial_ref": {"shape": (), "dtype": "int64", "fill_value": 0, "attributes": grid_mapping(grid)},
+        "cloud": {**cube, "compressors": MASK_CODEC, "attributes": conventions.cloud(grid, settings.classes)},
+        "time": {**axis, "dtype": "int64", "attributes": conventions.TIME},
+        "status": {**axis, "dtype": "uint8", "attributes": conventions.STATUS},
+        "spatial_ref": {"shape": (), "dtype": "int64", "fill_value": 0, "attributes": conventions.grid_mapping(grid)},
     }
     if settings.probability:
         arrays["cloud_probability"] = {
             **cube,
             "compressors": PERCENT_CODEC,
-            "attributes": _probability_attributes(grid, coarser),
+            "attributes": conventions.probability(grid, coarser),
         }
-    for name, (values, attributes) in coordinates(grid).items():
+    for name, (values, attributes) in conventions.coordinates(grid).items():
         chunks = (min(PIXELS, values.size),)
         arrays[name] = {"data": values, "chunks": chunks, "dimension_names": (name,), "attributes": attributes}
     with out.reached():
@@ -184,7 +166,7 @@ def commit(
         _write(arrays["time"], old, [times.get(slot, int(value)) for slot, value in enumerate(old)])
         _write(arrays["status"], arrays["status"][:], statuses)
     before = out.get(path(group))
-    told = attributes(grid) if grid else _parsed(before or b"{}")["attributes"]
+    told = conventions.attributes(grid) if grid else parsed(before or b"{}")["attributes"]
     members = out.each(out.get_json, [f"{MASKS}/{group}/{name}/zarr.json" for name in names])
     document = {
         "zarr_format": 3,
@@ -207,7 +189,7 @@ def mend_axes(out: Out, group: str, grid: Grid) -> None:
             open_array(out, group, name)[:]
         except (ContractError, ValueError, RuntimeError):
             out.delete([f"{MASKS}/{group}/{name}/c/0"])
-    for name, (values, _) in coordinates(grid).items():
+    for name, (values, _) in conventions.coordinates(grid).items():
         out.delete([f"{MASKS}/{group}/{name}/c/0"])
         with out.reached():
             open_array(out, group, name)[:] = values
@@ -227,10 +209,33 @@ def check_grid(out: Out, group: str, metadata: Metadata, grid: Grid, side: int) 
         )
 
 
+def rounds_down(metadata: Metadata) -> bool:
+    """Whether a group keeps the network's own probabilities, rounded down, of which masks can be made again."""
+    arrays = metadata["consolidated_metadata"]["metadata"]
+    return bool(arrays.get("cloud_probability", {}).get("attributes", {}).get("rounding") == "down")
+
+
 def member(metadata: Metadata, array: str) -> Metadata:
     """The metadata of one of a group's arrays."""
     found: Metadata = metadata["consolidated_metadata"]["metadata"][array]
     return found
+
+
+def _as_made(name: str, shape: Sequence[Any], pieces: Sequence[Any], inner: Sequence[Any]) -> bool:
+    """Whether an array has the form that `create` gives it.
+
+    Else a few bytes of metadata, damaged or hostile, could have millions of pieces listed, or a terabyte allocated.
+    """
+    if not all(type(length) is int and 0 <= length <= LARGEST for length in shape):
+        return False
+    shape, pieces, inner = tuple(shape), tuple(pieces), tuple(inner)
+    if name in ("cloud", "cloud_probability"):
+        side = pieces[-1] if pieces else 0
+        sides = (1, side, side), (1, INNER, INNER)
+        return len(shape) == 3 and type(side) is int and 0 < side <= WIDEST and pieces == sides[0] and inner in sides
+    if name == "spatial_ref":
+        return shape == pieces == ()
+    return len(shape) == 1 and pieces == inner == ((TIMES,) if name in ALONG_TIME else (min(PIXELS, shape[0]),))
 
 
 def _write(array: zarr.Array[Any], old: Any, new: Sequence[int]) -> None:
@@ -238,8 +243,8 @@ def _write(array: zarr.Array[Any], old: Any, new: Sequence[int]) -> None:
         array[:] = np.asarray(new, array.dtype)
 
 
-def _parsed(data: bytes) -> Metadata:
-    """A group's document, in which all that is used has been looked at.
+def parsed(data: bytes) -> Metadata:
+    """A group's metadata document, in which all that is used has been looked at.
 
     Raises:
         ContractError: cloudjob did not write it so.
@@ -249,7 +254,12 @@ def _parsed(data: bytes) -> Metadata:
         owners, grid, side = document["attributes"][SCENES], grid_of(document), tile(document)
         if not (isinstance(owners, list) and all(isinstance(id_, str) for id_ in owners)):
             raise ValueError(f"{SCENES} are no ids")  # noqa: TRY301
-        if not (0 < side <= LARGEST and 0 < grid.height <= LARGEST and 0 < grid.width <= LARGEST):
+        for name, told in document["consolidated_metadata"]["metadata"].items():
+            pieces = told["chunk_grid"]["configuration"]["chunk_shape"]
+            sharded = told["codecs"][0] if told["codecs"][0]["name"] == "sharding_indexed" else told["chunk_grid"]
+            if not _as_made(name, told["shape"], pieces, sharded["configuration"]["chunk_shape"]):
+                raise ValueError(f"{name} has {told['shape']} values in pieces of {pieces}")  # noqa: TRY301
+        if not (0 < side <= WIDEST and 0 < grid.height <= LARGEST and 0 < grid.width <= LARGEST):
             raise ValueError(f"its tiles have {side} pixels and its grid {grid.shape}")  # noqa: TRY301
         if not np.isfinite(grid.transform).all() or grid.dx <= 0 or grid.dy <= 0:
             raise ValueError(f"its transform is {grid.transform}")  # noqa: TRY301
@@ -257,90 +267,3 @@ def _parsed(data: bytes) -> Metadata:
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise ContractError(f"it is no group that cloudjob made: {type(error).__name__}: {error}") from None
     return document
-
-
-# What readers need to know, by CF (https://cfconventions.org) and by the proj: and spatial: conventions of Zarr
-
-_TIME = {
-    "standard_name": "time",
-    "axis": "T",
-    "units": "microseconds since 1970-01-01",
-    "calendar": "proleptic_gregorian",
-}
-_STATUS = {
-    "long_name": "whether the slot's mask is complete",
-    "flag_values": [PLANNED, COMPLETE, FAILED],
-    "flag_meanings": "planned complete failed",
-}
-
-
-def grid_mapping(grid: Grid) -> dict[str, Any]:
-    """CF's grid mapping, with the transform where GDAL and rioxarray look for it."""
-    a, b, c, d, e, f = grid.transform
-    mapping: dict[str, Any] = CRS.from_epsg(grid.epsg).to_cf()
-    return {**mapping, "GeoTransform": f"{c!r} {a!r} {b!r} {f!r} {d!r} {e!r}"}
-
-
-def coordinates(grid: Grid) -> dict[str, tuple[npt.NDArray[np.floating], dict[str, Any]]]:
-    """Centres of the pixels along y and x, float64, with their CF attributes."""
-    axes: dict[str, dict[str, Any]] = {axis["axis"]: axis for axis in CRS.from_epsg(grid.epsg).cs_to_cf()}
-    return {
-        "y": (grid.y0 - (np.arange(grid.height) + 0.5) * grid.dy, axes["Y"]),
-        "x": (grid.x0 + (np.arange(grid.width) + 0.5) * grid.dx, axes["X"]),
-    }
-
-
-def _georeference(grid: Grid) -> dict[str, Any]:
-    return {
-        "zarr_conventions": CONVENTIONS,
-        "proj:code": f"EPSG:{grid.epsg}",
-        "spatial:dimensions": ["y", "x"],
-        "spatial:transform": list(grid.transform),
-        "spatial:shape": list(grid.shape),
-    }
-
-
-def attributes(grid: Grid) -> dict[str, Any]:
-    """A new group's, without its scenes."""
-    # `coordinates` as xarray writes it: with it, a plain open_zarr hands `spatial_ref` on with every variable.
-    return {
-        "Conventions": "CF-1.11",
-        "coordinates": "spatial_ref status",
-        **_georeference(grid),
-        "spatial:bbox": list(grid.bounds),
-    }
-
-
-def _cloud_attributes(grid: Grid, labels: Sequence[int]) -> dict[str, Any]:
-    values = classes.of(labels)
-    # As ESA's climate change initiative tells colours beside CF's flags; a mask of cloud alone has none, as ever
-    colours = " ".join("#{:02x}{:02x}{:02x}".format(*COLOURS[value]) for value, _, _ in values)
-    # No _FillValue: readers would turn the mask into floats. `grid_mapping` has to be an attribute.
-    return {
-        "long_name": "cloud mask",
-        "flag_values": [value for value, _, _ in values],
-        "flag_meanings": " ".join(name for _, name, _ in values),
-        **({} if tuple(labels) == BINARY else {"flag_colors": colours}),
-        "grid_mapping": "spatial_ref",
-        **_georeference(grid),
-    }
-
-
-def rounds_down(metadata: Metadata) -> bool:
-    """Whether a group keeps the network's own probabilities, rounded down, of which masks can be made again."""
-    arrays = metadata["consolidated_metadata"]["metadata"]
-    return bool(arrays.get("cloud_probability", {}).get("attributes", {}).get("rounding") == "down")
-
-
-def _probability_attributes(grid: Grid, coarser: int) -> dict[str, Any]:
-    values = classes.of(())
-    return {
-        "long_name": "probability of cloud",
-        "units": "percent",
-        # The mean of several pixels does not tell how many of them are cloud
-        **({"rounding": "down"} if coarser == 1 else {"cell_methods": "area: mean"}),
-        "flag_values": [value for value, _, _ in values],
-        "flag_meanings": " ".join(name for _, name, _ in values),
-        "grid_mapping": "spatial_ref",
-        **_georeference(grid),
-    }

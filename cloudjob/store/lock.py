@@ -30,6 +30,10 @@ LONGEST = 3600
 
 FOLDER = "lock"
 
+_held: set[str] = set()
+"""Ids of what this process holds, or is about to hold. What else bears its number is over: a full disk may have kept it
+from being released."""
+
 log = logging.getLogger(__name__)
 
 
@@ -122,8 +126,10 @@ class Lock:
             check(self.out, self.token)
             self.out.put(self.token.path, dump(asdict(replace(self.token, renewed=_now(), released=True))))
         except UnreachableError as failure:
-            # The work is done, and this process will soon be seen to be dead.
+            # The work is done, and this process will soon be seen to be dead, or to hold it no more.
             log.warning("the lock could not be released: %s", failure)
+        finally:
+            _held.discard(self.token.id)
 
     def check(self) -> None:
         """Make sure that this run still holds the lock; see `check`."""
@@ -160,16 +166,29 @@ def _acquire(out: Out, heartbeat: float) -> Token:
             renewed=now,
             heartbeat=heartbeat,
         )
-        if not out.create(token.path, dump(asdict(token))):
-            continue  # Another run was faster; look at it
-        numbers = _numbers(out)
-        if max(numbers) > token.number:
-            # This run was held between looking and creating, and others have come and gone meanwhile.
-            out.delete([token.path])
-            continue
-        out.delete(f"{FOLDER}/{number:08d}.json" for number in numbers if number < token.number)
-        out.sweep(FOLDER)
-        return token
+        _held.add(token.id)  # Before another thread can see it
+        try:
+            taken = _take(out, token)
+        except BaseException:
+            _held.discard(token.id)
+            raise
+        if taken:
+            return token
+        _held.discard(token.id)
+
+
+def _take(out: Out, token: Token) -> bool:
+    """Put a token in the place after its predecessor's; False where another run was faster."""
+    if not out.create(token.path, dump(asdict(token))):
+        return False
+    numbers = _numbers(out)
+    if max(numbers) > token.number:
+        # This run was held between looking and creating, and others have come and gone meanwhile.
+        out.delete([token.path])
+        return False
+    out.delete(f"{FOLDER}/{number:08d}.json" for number in numbers if number < token.number)
+    out.sweep(FOLDER)
+    return True
 
 
 def _wait_for_silence(out: Out, holder: Token, data: bytes) -> None:
@@ -227,8 +246,11 @@ def _numbers(out: Out) -> set[int]:
 
 
 def _dead_here(holder: Token) -> bool:
-    """Whether the holder was a process of this machine that is no more."""
-    return _is_here(holder) and bool(holder.started) and _process_start(holder.pid) != holder.started
+    """Whether the holder was a process of this machine that is no more, or this one, which holds it no more."""
+    if not (_is_here(holder) and holder.started):
+        return False
+    now = _process_start(holder.pid)
+    return now != holder.started or (holder.pid == os.getpid() and holder.id not in _held)
 
 
 def _is_here(holder: Token) -> bool:

@@ -188,14 +188,17 @@ class Out:
         self.put(path, dump(document))
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write an object unless there is one: False then. Of two that try at once one succeeds."""
+        """Write an object unless there is one: False then. Of two that try at once with other bytes one succeeds.
+
+        The same bytes are one's own: the answer to a first attempt was lost, and the store was asked again.
+        """
         with self.reached():
             if self.folder:
                 folders.writable(self.folder, path)
             try:
                 obstore.put(self.store, path, data, mode="create")
             except exceptions.AlreadyExistsError:
-                return False
+                return self.get(path) == data
             return True
 
     def delete(self, paths: Iterable[str]) -> None:

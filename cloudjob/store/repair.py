@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from cloudjob.errors import ContractError
-from cloudjob.store import again, check, settings
+from cloudjob.store import again, check, conventions, settings
 from cloudjob.store import group as groups
 from cloudjob.store import ledger as ledgers
 from cloudjob.store.check import Fault
-from cloudjob.store.group import ALONG_TIME, ARRAYS, COMPLETE, MASKS, PLANNED
+from cloudjob.store.conventions import COMPLETE, PLANNED
+from cloudjob.store.group import ALONG_TIME, ARRAYS, LARGEST, MASKS
 from cloudjob.store.ledger import Done
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out, dump
@@ -125,29 +126,24 @@ def _group(lock: Lock, group: str) -> str:
     damaged: dict[str, str] = {}
     known = groups.read_all(out, damaged).get(group)
     items = ledgers.items_of(out, group)
-    members = dict(known["consolidated_metadata"]["metadata"]) if known else {}
-    if not known:
-        for name in sorted(out.names(f"{MASKS}/{group}") & ARRAYS):
-            try:
-                members[name] = out.get_json(f"{MASKS}/{group}/{name}/zarr.json")
-            except check.WRONG:
-                members[name] = None
+    members = dict(known["consolidated_metadata"]["metadata"]) if known else _members(out, group)
     try:
         slots = len(groups.scenes(known)) if known else int(members["cloud"]["shape"][0])
         grid = groups.grid_of(known or _document(members, members["cloud"]["attributes"]))
         slots = max([slots, *(done.slot + 1 for done in items)]) if not known else slots
+        if not 0 <= slots <= LARGEST:
+            raise ContractError(f"{path} has {slots} slots")
         found = list(groups.scenes(known)) if known else [f"lost slot {slot}" for slot in range(slots)]
         for done in () if known else items:
             found[done.slot] = done.id
+        attributes = (known["attributes"] if known else conventions.attributes(grid)) | {groups.SCENES: found}
+        groups.parsed(dump(_document(members, attributes)))  # Nothing is made of what is not as cloudjob makes it
         for name in members:
-            if members[name] is None:
-                raise ContractError(f"{name}/zarr.json is gone, too")
             if name in ALONG_TIME:
                 members[name]["shape"][0] = slots
             _put(out, f"{MASKS}/{group}/{name}/zarr.json", members[name])
         groups.mend_axes(out, group, grid)
         if not known:
-            attributes = groups.attributes(grid) | {groups.SCENES: found}
             out.put(path, dump(_document(members, attributes)))
         times = {done.slot: check.microseconds(done.time) for done in items}
         complete = {done.slot for done in items}
@@ -156,6 +152,17 @@ def _group(lock: Lock, group: str) -> str:
     except check.WRONG:
         return ""
     return "made anew from what else is known"
+
+
+def _members(out: Out, group: str) -> dict[str, Any]:
+    """What a group's arrays say of themselves; None of those that say nothing."""
+    found: dict[str, Any] = {}
+    for name in sorted(out.names(f"{MASKS}/{group}") & ARRAYS):
+        try:
+            found[name] = out.get_json(f"{MASKS}/{group}/{name}/zarr.json")
+        except check.WRONG:
+            found[name] = None
+    return found
 
 
 def _put(out: Out, path: str, document: Any) -> None:

@@ -27,10 +27,11 @@ from cloudjob.scene.describe import describe
 from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.reflectance import reflectance
 from cloudjob.scene.scene import Scene
-from cloudjob.store import settings, slots
+from cloudjob.store import settings
 from cloudjob.store.lock import Token
 from cloudjob.store.masks import open_masks
 from cloudjob.store.out import Out
+from cloudjob.store.writer import Slot, Writer
 from training import peer
 
 REPEATS = 3
@@ -154,9 +155,9 @@ def write(scene: Scene, tiling: Tiling, out: Out) -> Iterator[None]:
     """The job's masks once more."""
     masks = open_masks(out)[scene.group]["cloud"][0].values
     (lock,) = out.names("lock")
-    slot = slots.Slot(scene.group, 0, Token(**out.get_json(f"lock/{lock}")))
+    slot = Slot(scene.group, 0, Token(**out.get_json(f"lock/{lock}")))
     yield
-    writer = slots.Writer(out, slot, settings.read(out))
+    writer = Writer(out, slot, settings.read(out))
     for tile in tiling.all():
         writer.write(tiling.core(tile), masks[tiling.core(tile).slices])
 

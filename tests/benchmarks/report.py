@@ -27,6 +27,7 @@ from cloudjob.store import ledger, settings, slots
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import Receipt
+from cloudjob.store.writer import Writer
 
 GROUPS = 20
 SIDE = 512
@@ -121,7 +122,7 @@ def fill(out: Out, made: list[Scene], masks: dict[str, np.ndarray]) -> None:
         places = slots.prepare(lock, SETTINGS, ledger.read(out), made, tile_of=lambda _: tile)
         for scene in made:
             mask, tiling = masks[scene.id], Tiling(*scene.grid.shape, tile, 16, 16)
-            writer = slots.Writer(out, places[scene.id], SETTINGS)
+            writer = Writer(out, places[scene.id], SETTINGS)
             for each in tiling.all():
                 writer.write(tiling.core(each), mask[tiling.core(each).slices])
             cloud = int(mask.sum())

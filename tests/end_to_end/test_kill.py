@@ -9,7 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from forks import Run, forking
 from jobs import (
+    EVERYWHERE,
     GRID,
     LISTENS,
     SABOTAGED,
@@ -18,6 +20,7 @@ from jobs import (
     assert_released,
     assert_same,
     dask_cluster,
+    environment,
     items,
     make_scene,
     processes_with,
@@ -46,6 +49,7 @@ class World:
         grown: `base` after an undisturbed run over the catalog.
         fresh: an empty OUT after an undisturbed run over the catalog.
         cluster: address of a Dask scheduler with a worker.
+        forking: starts `cloudjob` in a process of its own.
     """
 
     catalog: Path
@@ -54,21 +58,14 @@ class World:
     grown: Path
     fresh: Path
     cluster: str
+    forking: Run
 
     def run(self, out: Path, event: str = "", *, marker: Path | None = None, nth: int = 1, number: int = 0) -> Result:
         """Run over the catalog, sabotaged if there is an event."""
-        if not marker:
-            return run_job(self.catalog, self.checkpoint, out, "--cluster", self.cluster)
-        plan = sabotage(marker, event, nth, number=number)
-        return run_job(
-            self.catalog,
-            self.checkpoint,
-            out,
-            "--cluster",
-            self.cluster,
-            command=SABOTAGED,
-            CLOUDJOB_TEST_SABOTAGE=plan,
-        )
+        where = ["--catalog", self.catalog, "--checkpoint", self.checkpoint, "--out", out, "--cluster", self.cluster]
+        plan = {"CLOUDJOB_TEST_SABOTAGE": sabotage(marker, event, nth, number=number)} if marker else {}
+        arguments = ["run", *map(str, where), *EVERYWHERE]
+        return Result(**self.forking(arguments, environment(**plan), sabotaged=bool(marker)))
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +83,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     checkpoint = random_checkpoint(folder / "checkpoint.safetensors")
     west, south, east, north = old[0]["bbox"]
     corner = [str(value) for value in (west, south, (west + east) / 2, (south + north) / 2)]
-    with dask_cluster() as cluster:
-        made = World(catalog, checkpoint, folder / "base", folder / "grown", folder / "fresh", cluster)
+    with dask_cluster() as cluster, forking() as forks:
+        made = World(catalog, checkpoint, folder / "base", folder / "grown", folder / "fresh", cluster, forks)
         last_night = run_job(before, checkpoint, made.base, "--bbox", *corner, "--cluster", cluster)
         assert last_night.code == 0, last_night.stderr
         shutil.copytree(made.base, made.grown)

@@ -19,7 +19,7 @@ from cloudjob.plan.request import request
 from cloudjob.scene import opened
 from cloudjob.store.receipt import SceneResult
 
-SCENES = 30
+SCENES = 12
 
 Run = Callable[[Path], dict[str, np.ndarray]]
 

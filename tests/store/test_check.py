@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,6 +143,39 @@ def test_an_item_that_tells_something_else_is_found(out: Out, capfd: Capfd, chan
     assert call(capfd, "check", out, "--repair").code == 0
     output.run(out, SCENES, contract=CONTRACT)
     assert call(capfd, "check", out).code == 0
+
+
+LYING: list[tuple[str, Callable[[dict], object]]] = [
+    ("x", lambda told: told.update(shape=[7 * 10**10])),
+    ("y", lambda told: told["chunk_grid"]["configuration"].update(chunk_shape=[1])),
+    ("time", lambda told: told.update(shape=[10**12])),
+    ("status", lambda told: told["chunk_grid"]["configuration"].update(chunk_shape=[10**12])),
+    ("cloud", lambda told: told.update(shape=[10**15, 60, 70])),
+    ("cloud", lambda told: told["chunk_grid"]["configuration"].update(chunk_shape=[1, 2**40, 2**40])),
+    ("cloud", lambda told: told["codecs"][0]["configuration"].update(chunk_shape=[1, 1, 1])),
+    ("cloud_probability", lambda told: told.update(shape=[3, 10**9, 10**9])),
+    ("spatial_ref", lambda told: told.update(shape=[10**9])),
+]
+
+
+@pytest.mark.parametrize(("name", "lie", "of_the_group"), [(*each, n % 2 > 0) for n, each in enumerate(LYING)])
+def test_an_array_that_tells_of_more_than_it_holds_is_refused_at_once(
+    out: Out, capfd: Capfd, name: str, lie: Callable[[dict], object], of_the_group: bool
+):
+    """Some bytes of metadata: no list of millions of pieces is made for them, and no terabyte allocated."""
+    path = Path(out.address, GROUP, "zarr.json" if of_the_group else f"{name}/zarr.json")
+    document = json.loads(path.read_text())
+    lie(document["consolidated_metadata"]["metadata"][name] if of_the_group else document)
+    path.write_text(json.dumps(document))
+    begun = time.process_time()
+    found = call(capfd, "check", out)
+    assert found.code == 1
+    assert f"{GROUP}/" in found.stdout
+    call(capfd, "status", out)
+    assert call(capfd, "check", out, "--repair").code == 0
+    output.run(out, SCENES, contract=CONTRACT)
+    assert call(capfd, "check", out).code == 0
+    assert time.process_time() - begun < 15
 
 
 def test_what_is_not_ours_is_named_and_left_alone(out: Out, tmp_path: Path, capfd: Capfd):

@@ -15,6 +15,7 @@ from cloudjob.errors import ContractError
 from cloudjob.store import folder, ledger, settings, slots
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
+from cloudjob.store.writer import Writer
 
 Capfd = pytest.CaptureFixture[str]
 SCENE = output.make_scene(0)
@@ -128,7 +129,7 @@ def test_a_worker_writes_through_no_link_that_came_later(out: Out, precious: Pat
         scene = output.make_scene(0, fingerprint="f2")
         known = ledger.read(out)
         places = slots.prepare(lock, output.SETTINGS, known, [scene], tile_of=lambda _: output.TILE)
-        writer = slots.Writer(out, places[scene.id], output.SETTINGS)
+        writer = Writer(out, places[scene.id], output.SETTINGS)
         replaced(out, f"{SHARDS}/{places[scene.id].index}", precious)
         core = output.TILING.core((0, 0))
         with pytest.raises(ContractError, match="is a symbolic link"):

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -9,7 +10,9 @@ import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import obstore
 import pytest
 
 from cloudjob.errors import UNREACHABLE, ContractError, UnreachableError
@@ -163,6 +166,61 @@ def test_a_removed_lock_is_lost(out: Out):
             lock.check()
 
 
+@pytest.mark.parametrize("error", [UnreachableError("the disk is full"), KeyboardInterrupt()])
+def test_this_process_is_not_refused_by_what_it_could_not_release(
+    error: BaseException, out: Out, monkeypatch: pytest.MonkeyPatch
+):
+    """The disk is full when a run ends; whoever embeds it makes room and runs it again, in the same process."""
+
+    def full(*_: object) -> None:
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt), Lock(out) as first:
+        patch.setattr(Out, "put", full)
+    assert not held(out)["released"]
+    with Lock(out) as second:
+        assert second.token.number == first.token.number + 1
+        with pytest.raises(UnreachableError, match="another run is at work"), Lock(out):
+            pass
+    assert held(out)["released"]
+
+
+def test_of_two_threads_of_one_process_one_holds_it(out: Out):
+    """Also at the moment at which the file is there and the other thread has not yet been told."""
+    leave(out)
+    seen: list[str] = []
+    original = Out.create
+
+    def and_look(self: Out, path: str, data: bytes) -> bool:
+        made = original(self, path, data)
+        if not seen:
+            seen.append(path)
+            with pytest.raises(UnreachableError, match="another run is at work"), Lock(out):
+                pass
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Out, "create", and_look)
+        with Lock(out):
+            pass
+    assert seen
+
+
+def test_a_run_whose_first_attempt_to_lock_was_not_answered_is_not_its_own_rival(out: Out):
+    """The file was made, the answer lost, the store asked again: there is one already."""
+    original = obstore.put
+
+    def twice(*arguments: Any, **named: Any) -> Any:
+        original(*arguments, **named)
+        return original(*arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(obstore, "put", twice)
+        with Lock(out) as lock:
+            lock.check()
+            assert held(out)["id"] == lock.token.id
+
+
 @pytest.mark.parametrize("stale", [False, True])
 def test_of_many_that_want_it_at_once_one_gets_it(out: Out, stale: bool):
     for number in range(20):
@@ -194,7 +252,7 @@ def test_one_that_was_held_between_looking_and_creating_backs_off(out: Out, monk
     def late(self: Out, path: str, data: bytes) -> bool:
         if path == "lock/00000002.json":  # Number 2 has come and gone meanwhile, and 3 is at work
             out.delete(["lock/00000001.json"])
-            leave(out, 3, pid=os.getpid(), started=_process_start(os.getpid()), renewed=now())
+            leave(out, 3, pid=os.getppid(), started=_process_start(os.getppid()), renewed=now())
         return original(self, path, data)
 
     monkeypatch.setattr(Out, "create", late)

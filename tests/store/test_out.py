@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from stac_server import serving
 
 from cloudjob.errors import UNREACHABLE, UnreachableError, UsageError
 from cloudjob.store.out import Out
@@ -168,3 +169,49 @@ def test_a_store_that_does_not_answer(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(UnreachableError, match="cannot be reached") as error:
         Out.at("s3://bucket/out").put("x", b"")
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def forgetful() -> Iterator[tuple[str, dict[str, bytes]]]:
+    """A store that keeps what it is given, and answers each first request as if it had not; with what it keeps."""
+    kept: dict[str, bytes] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            known = self.path in kept
+            if not known:
+                kept[self.path] = body
+            self.answer(412 if known and self.headers["If-None-Match"] else 200 if known else 503)
+
+        def do_GET(self) -> None:
+            self.answer(200, kept[self.path])
+
+        def answer(self, status: int, body: bytes = b"") -> None:
+            self.send_response(status)
+            headers = {"Content-Length": len(body), "ETag": '"1"', "Last-Modified": "Mon, 24 Jun 2024 00:00:00 GMT"}
+            for name, value in headers.items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with serving(Handler) as port:
+        yield f"http://127.0.0.1:{port}", kept
+
+
+def test_a_create_whose_first_answer_was_lost(
+    forgetful: tuple[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again, finds its own object, and has made it; somebody else's is not taken for it."""
+    address, kept = forgetful
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    out = Out.at("s3://bucket/out")
+    assert out.create("lock/00000001.json", b"ours")
+    assert kept == {"/bucket/out/lock/00000001.json": b"ours"}
+    assert not out.create("lock/00000001.json", b"theirs")
+    assert kept == {"/bucket/out/lock/00000001.json": b"ours"}

@@ -33,7 +33,8 @@ from cloudjob.store.lock import Lock, LockLostError
 from cloudjob.store.masks import open_masks
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import Receipt
-from cloudjob.store.slots import Slot, Writer, _allocate, complete, prepare
+from cloudjob.store.slots import _allocate, complete, prepare
+from cloudjob.store.writer import Slot, Writer
 
 
 @pytest.fixture
