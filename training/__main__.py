@@ -14,8 +14,8 @@ import torch
 from cloudjob.errors import UsageError
 from cloudjob.model import checkpoint
 from training import data, evaluate, loop, peer, pictures, settings, teach
-from training.data import Patch
 from training.errors import told
+from training.patch import BANDS, Patch
 from training.sample import Float, Samples
 
 
@@ -57,9 +57,13 @@ def run(
 ) -> Path:
     """Train an experiment and leave checkpoint, curves, `loss.png`, `metrics.json` and sheets in `out`.
 
+    Stages before the last leave theirs in `out/stage-1` and so on; with a `start` they are passed over.
+
     Returns:
         The checkpoint.
     """
+    for number, stage in enumerate(() if start else chosen.before):
+        start = run(stage, folders, out / f"stage-{number + 1}", start=start, workers=workers)
     found = data.gather(folders)
     click.echo(f"{len(found.patches)} patches, {found.dropped} empty ones dropped", err=True)
     learn, check = divide(chosen, found.patches)
@@ -103,7 +107,7 @@ def divide(chosen: settings.Settings, patches: Sequence[Patch]) -> tuple[list[Pa
         names = {labelled[number].name for number in kept}
         learn = [patch for patch in learn if patch.label is None or patch.name in names]
     _check_mix(chosen, learn, check)
-    least = min(chosen.network.bands, len(data.BANDS))
+    least = min(chosen.network.bands, len(BANDS))
     if lacking := [patch for patch in (*learn, *check) if len(patch.layers) < least]:
         raise UsageError(
             f"{len(lacking)} patches have fewer than {least} bands, such as {lacking[0].name}",

@@ -1,13 +1,13 @@
 """Which recipe is better, each image judged by a network that did not see its source.
 
-`python -m training.crossvalidate SETTINGS… --data FOLDER --out FOLDER` trains a small network from nothing per recipe
-and fold, and prints per kind of image how much cloud is found and how much of what is clear is called cloud, with
-`swir16` and without. Folds are of sources: images of one place or maker are all in one. Truth is people's labels where
-there are some, else what the recipe's teacher or data set says; it is for comparing recipes, not for quoting.
+`python -m training.crossvalidate SETTINGS… --data FOLDER --out FOLDER` trains a small network per recipe and fold, and
+prints per kind of image how much cloud is found and how much of what is clear is called cloud, with `swir16` and
+without. All folds of a recipe begin with one network that saw nothing but simulated images, so that their few steps go
+further. Folds are of sources: images of one place or maker are all in one. Truth is people's labels where there are
+some, else what the recipe's teacher or data set says; it is for comparing recipes, not for quoting.
 """
 
 import dataclasses
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -20,17 +20,28 @@ import torch
 
 from cloudjob.model import checkpoint, predict
 from training import __main__ as training
-from training import data, evaluate, loop, settings, teach
-from training.data import UNKNOWN, Label, Patch, Reflectance
+from training import data, loop, settings, teach
 from training.errors import told
-from training.sample import Float
+from training.methods import likelihood
+from training.patch import CLEAR, CLOUD, UNKNOWN, Label, Patch, Reflectance
+from training.sample import Float, Mix
+from training.score import Counts
 from training.sensor import SWIR, frost
 
 FOLDS = (
     ("ocn-a*", "snow-xrspatial-*", "california-*", "beach-*"),
-    ("algorithm-T29UNU-*", "snow-geoutils-*", "hls-*", "farmland-dsen2-*"),
-    ("alberta-*", "snow-layton-*", "*33UUU*", "*ukis-csmask-landsat7", "*coast-18N", "desert-*"),
-    ("*ukis-csmask-landsat5", "*ukis-csmask-sentinel2", "S2B_30TYP_*", "bolzano", "farmland-ftw-*"),
+    ("algorithm-T29UNU-*", "snow-geoutils-*", "hls-*", "farmland-dsen2-*", "*ukis-csmask-landsat5", "bolzano"),
+    (
+        "alberta-*",
+        "snow-layton-*",
+        "*33UUU*",
+        "*ukis-csmask-landsat7",
+        "*ukis-csmask-sentinel2",
+        "S2B_30TYP_*",
+        "*coast-18N",
+        "desert-*",
+        "farmland-ftw-*",
+    ),
 )
 """Patterns of scenes; what is in none is never judged."""
 
@@ -39,7 +50,7 @@ CLOUDY = {
     "overcast": ("ocn-adwz", "ocn-adxp", "algorithm-T29UNU-*"),
     "thin": ("*33UUU*",),
 }
-CLEAR = {
+GROUND = {
     "snow": ("snow-geoutils-*", "snow-layton-*"),
     "ice": ("snow-xrspatial-*",),
     "bright ground": ("beach-*", "desert-*", "california-*"),
@@ -49,8 +60,17 @@ CLEAR = {
 """Kind → patterns of scenes. `swir16` of snow and ice is made up (`sensor.frost`)."""
 
 THRESHOLDS = tuple(round(0.1 + 0.05 * step, 2) for step in range(13))
-WIDTHS = (12, 24, 48, 64)
-STEPS, BATCH, CROP, RATE = 250, 16, 128, 3e-3
+WIDTHS = (16, 32, 64, 80)
+FIRST, STEPS, BATCH, CROP, RATE = 700, 250, 16, 128, 3e-3
+"""`FIRST` steps on simulated images alone, then `STEPS` of each fold."""
+
+
+def begin(chosen: settings.Settings, out: Path) -> Path:
+    """The recipe's network after its simulated images alone, which is what every fold begins with."""
+    if not (out / "checkpoint.safetensors").exists():
+        small = dataclasses.replace(recipe(chosen, (), FIRST), mix=Mix(labelled=0, simulated=1))
+        loop.train(small, training.make_samples(small, [], {}), [], out)
+    return out / "checkpoint.safetensors"
 
 
 def recipe(chosen: settings.Settings, fold: Sequence[str], steps: int) -> settings.Settings:
@@ -63,7 +83,7 @@ def recipe(chosen: settings.Settings, fold: Sequence[str], steps: int) -> settin
             validation=tuple(fold),
             validation_patches=10_000,
             simulated=min(chosen.data.simulated, 90),
-            blends=min(chosen.data.blends, 60),
+            blends=min(chosen.data.blends, 40),
         ),
         training=dataclasses.replace(
             chosen.training,
@@ -78,29 +98,29 @@ def recipe(chosen: settings.Settings, fold: Sequence[str], steps: int) -> settin
     )
 
 
-def train(chosen: settings.Settings, patches: Sequence[Patch], out: Path, teacher: Path) -> dict[str, Float]:
+def train(
+    chosen: settings.Settings, patches: Sequence[Patch], out: Path, teacher: Path, start: Path
+) -> dict[str, Float]:
     """Train one fold's network, if `out` has none yet; the teacher's targets of the patches it did not see."""
     learn, check = training.divide(chosen, patches)
     soft = teach.targets([*learn, *check], chosen.data, teacher)
     if not (out / "checkpoint.safetensors").exists():
         samples = training.make_samples(chosen, learn, soft)
-        loop.train(chosen, samples, [], out)
+        loop.train(chosen, samples, [], out, start=start)
     return {patch.name: soft[patch.name] for patch in check if patch.name in soft}
 
 
-def judge(
-    model: predict.Model, patches: Sequence[Patch], soft: dict[str, Float]
-) -> dict[str, dict[str, list[evaluate.Counts]]]:
+def judge(model: predict.Model, patches: Sequence[Patch], soft: dict[str, Float]) -> dict[str, dict[str, list[Counts]]]:
     """Counts per threshold of each scene: "with" or "without" `swir16` → scene → one per `THRESHOLDS`."""
-    found: dict[str, dict[str, list[evaluate.Counts]]] = {"with": {}, "without": {}}
+    found: dict[str, dict[str, list[Counts]]] = {"with": {}, "without": {}}
     for patch in patches:
         reflectance, label = patch.read(SWIR + 1)
         label = truth(label, soft.get(patch.name))
         if not (label != UNKNOWN).any():
             continue
         for name, image in views(patch, reflectance, label):
-            counts = found[name].setdefault(patch.scene, [evaluate.Counts() for _ in THRESHOLDS])
-            score = evaluate.likelihood(model, image)
+            counts = found[name].setdefault(patch.scene, [Counts() for _ in THRESHOLDS])
+            score = likelihood(model, image)
             for count, cut in zip(counts, THRESHOLDS, strict=True):
                 count.add(score >= cut, label)
     return found
@@ -110,7 +130,7 @@ def truth(label: Label, soft: Float | None) -> Label:
     """The label, or what the teacher said where it has to stand for one."""
     if soft is None:
         return label
-    said = np.where(np.nan_to_num(soft) > 0.5, data.CLOUD, data.CLEAR)
+    said = np.where(np.nan_to_num(soft) > 0.5, CLOUD, CLEAR)
     return np.where(np.isnan(soft), UNKNOWN, said).astype(np.uint8)
 
 
@@ -119,38 +139,38 @@ def views(patch: Patch, reflectance: Reflectance, label: Label) -> list[tuple[st
     bare = reflectance.copy()
     bare[SWIR] = np.nan
     if patch.scene.startswith("snow-"):
-        known = np.where(label == data.CLOUD, 1, 0).astype(np.float32)
+        known = np.where(label == CLOUD, 1, 0).astype(np.float32)
         reflectance = frost(np.random.default_rng(0), reflectance, known)
     there = np.isfinite(reflectance[SWIR]).any()
     return [("without", bare), *([("with", reflectance)] if there else [])]
 
 
-def kinds(scenes: dict[str, list[evaluate.Counts]]) -> dict[str, dict[str, list[evaluate.Counts]]]:
+def kinds(scenes: dict[str, list[Counts]]) -> dict[str, dict[str, list[Counts]]]:
     """Kind → scene → counts."""
-    groups: dict[str, dict[str, list[evaluate.Counts]]] = defaultdict(dict)
-    for kind, patterns in (CLOUDY | CLEAR).items():
+    groups: dict[str, dict[str, list[Counts]]] = defaultdict(dict)
+    for kind, patterns in (CLOUDY | GROUND).items():
         for scene, counts in scenes.items():
             if any(fnmatch(scene, pattern) for pattern in patterns):
                 groups[kind][scene] = counts
     return groups
 
 
-def cost(groups: dict[str, dict[str, list[evaluate.Counts]]], place: int) -> float:
+def cost(groups: dict[str, dict[str, list[Counts]]], place: int) -> float:
     """Share of pixels that are wrong at a threshold, the mean over kinds: a missed one costs as much as a false one."""
     shares = []
     for scenes in groups.values():
-        all_of_it = sum((counts[place] for counts in scenes.values()), evaluate.Counts())
+        all_of_it = sum((counts[place] for counts in scenes.values()), Counts())
         wrong = all_of_it.missed + all_of_it.false
         shares.append(wrong / max(wrong + all_of_it.hit + all_of_it.clear, 1))
     return statistics.mean(shares)
 
 
-def rows(name: str, scenes: dict[str, dict[str, list[evaluate.Counts]]], place: int) -> list[str]:
+def rows(name: str, scenes: dict[str, dict[str, list[Counts]]], place: int) -> list[str]:
     """The table's lines of one recipe: each kind with its number, pooled, and its spread over scenes."""
     lines = []
     for given in ("with", "without"):
         for kind, members in kinds(scenes[given]).items():
-            pooled = sum((counts[place] for counts in members.values()), evaluate.Counts()).scores()
+            pooled = sum((counts[place] for counts in members.values()), Counts()).scores()
             keys = ("iou", "recall") if kind in CLOUDY else ("false_positives",)
             numbers = []
             for key in keys:
@@ -166,10 +186,18 @@ def rows(name: str, scenes: dict[str, dict[str, list[evaluate.Counts]]], place: 
 @click.option("--data", "folders", multiple=True, required=True, type=click.Path(path_type=Path), help="A data set.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; folds that are there are kept.")
 @click.option("--steps", default=STEPS, show_default=True, help="Of each fold's network.")
+@click.option("--threshold", type=float, help="Of the table, instead of the one that costs least.")
 @click.option("--threads", default=1, show_default=True, help="Of torch.")
 @click.option("--seen", type=click.Path(path_type=Path), help="Train nothing: this checkpoint, which saw the images.")
 def main(
-    names: tuple[str, ...], *, folders: tuple[Path, ...], out: Path, steps: int, threads: int, seen: Path | None
+    names: tuple[str, ...],
+    *,
+    folders: tuple[Path, ...],
+    out: Path,
+    steps: int,
+    threshold: float | None,
+    threads: int,
+    seen: Path | None,
 ) -> None:
     """Command line."""
     torch.set_num_threads(threads)
@@ -177,41 +205,49 @@ def main(
         patches = data.gather(folders).patches
         for name in names:
             if seen:
-                judge_seen(settings.read(name), patches, out, checkpoint.load(seen))
+                judge_seen(settings.read(name), patches, out, checkpoint.load(seen), threshold)
             else:
-                run(settings.read(name), patches, out, steps)
+                run(settings.read(name), patches, out, steps, threshold)
 
 
-def judge_seen(chosen: settings.Settings, patches: Sequence[Patch], out: Path, ckpt: checkpoint.Checkpoint) -> None:
-    """The same table of a checkpoint on the images of its own recipe, at its threshold rounded to `THRESHOLDS`."""
+def judge_seen(
+    chosen: settings.Settings,
+    patches: Sequence[Patch],
+    out: Path,
+    ckpt: checkpoint.Checkpoint,
+    threshold: float | None,
+) -> None:
+    """The same table of a checkpoint on the images of its own recipe, at the one of `THRESHOLDS` nearest to its own."""
     learn, check = training.divide(chosen, patches)
     soft = teach.targets([*learn, *check], chosen.data, out / "teacher.npz")
     found = judge(predict.prepare(ckpt), [*learn, *check], soft)
-    place = int(np.argmin(np.abs(np.array(THRESHOLDS) - ckpt.contract.threshold)))
-    for line in rows(f"{ckpt.contract.name} {ckpt.contract.version}", found, place):
-        click.echo(line)
+    table(f"{ckpt.contract.name} {ckpt.contract.version}", found, threshold or ckpt.contract.threshold)
 
 
-def run(chosen: settings.Settings, patches: Sequence[Patch], out: Path, steps: int) -> None:
+def run(chosen: settings.Settings, patches: Sequence[Patch], out: Path, steps: int, threshold: float | None) -> None:
     """All folds of a recipe; its part of the table."""
-    scenes: dict[str, dict[str, list[evaluate.Counts]]] = {"with": {}, "without": {}}
+    scenes: dict[str, dict[str, list[Counts]]] = {"with": {}, "without": {}}
+    start = begin(chosen, out / chosen.name / "simulated")
     for number, fold in enumerate(FOLDS):
         small = recipe(chosen, fold, steps)
         folder = out / chosen.name / f"fold-{number}"
-        soft = train(small, patches, folder, out / "teacher.npz")
+        soft = train(small, patches, folder, out / "teacher.npz", start)
         model = predict.prepare(checkpoint.load(folder / "checkpoint.safetensors"))
         _, check = training.divide(small, patches)
         for given, counts in judge(model, check, soft).items():
             scenes[given] |= counts
+    table(chosen.name, scenes, threshold)
+
+
+def table(name: str, scenes: dict[str, dict[str, list[Counts]]], threshold: float | None = None) -> None:
+    """Print the rows at a threshold, or at the one that costs least, and what each threshold costs."""
     halves = [kinds(scenes[given]) for given in ("with", "without")]
     costs = [statistics.mean(cost(half, place) for half in halves) for place in range(len(THRESHOLDS))]
-    place = int(np.argmin(costs))
-    for line in rows(chosen.name, scenes, place):
+    place = int(np.argmin(costs if threshold is None else np.abs(np.array(THRESHOLDS) - threshold)))
+    for line in rows(name, scenes, place):
         click.echo(line)
-    wrong = f"wrong pixels {100 * costs[place]:.2f} % (mean over kinds)"
-    click.echo(f"{chosen.name:24} threshold {THRESHOLDS[place]}, {wrong}")
-    table = dict(zip(THRESHOLDS, costs, strict=True))
-    (out / chosen.name / "costs.json").write_text(json.dumps(table, indent=1) + "\n")
+    each = ", ".join(f"{100 * wrong:.2f} ({cut})" for cut, wrong in zip(THRESHOLDS, costs, strict=True))
+    click.echo(f"{name:24} at threshold {THRESHOLDS[place]}; wrong pixels in % by threshold (mean over kinds): {each}")
 
 
 if __name__ == "__main__":

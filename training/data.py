@@ -13,118 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import rasterio
 import rasterio.errors
 import rasterio.windows
 
 from cloudjob.errors import ContractError, UsageError
-
-BANDS = ("red", "green", "blue", "nir")
-"""Of every data set."""
-ALL_BANDS = (*BANDS, "swir16", "swir22")
-"""Those that some have; `swir22` is for the teacher only."""
-CLEAR, CLOUD, UNKNOWN = 0, 1, 255
-
-Reflectance = npt.NDArray[np.float32]
-Label = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One band in a file: reflectance = number × scale + offset; the number 0 is no data."""
-
-    path: Path
-    index: int = 1
-    scale: float = 1.0
-    offset: float = 0.0
-
-
-@dataclass(frozen=True)
-class Patch:
-    """One image, labelled or not.
-
-    Attributes:
-        name: unique within its source.
-        scene: splits are made by scene, never by patch.
-        source: the data set, by which metrics are pooled.
-        layers: red, green, blue, near infrared (but for data sets that lack it altogether), and of some `swir16`, or
-            `swir16` and `swir22`.
-        label: the mask's file, or None.
-        cloud: the value that means cloud in it; 0 is clear.
-        clear: known to be without any cloud; a label file says no more than where that is in doubt.
-        resolution: side of a pixel in metres, for the checkpoint's contract.
-        level: "l2a", or "l1c" for reflectance at the top of the atmosphere; `ukis-csmask` has a network for each.
-    """
-
-    name: str
-    scene: str
-    source: str
-    layers: tuple[Layer, ...]
-    label: Path | None = None
-    cloud: int = CLOUD
-    clear: bool = False
-    resolution: float = 10
-    level: str = "l2a"
-
-    @property
-    def known(self) -> bool:
-        """Whether its truth is known."""
-        return self.clear or self.label is not None
-
-    def read(self, bands: int = len(BANDS)) -> tuple[Reflectance, Label]:
-        """Reflectance (bands, height, width), 0 where there are no data, and label (height, width) of 0, 1 and 255.
-
-        The label is 255 where it is unknown and where there are no data. Of `ALL_BANDS` the first are given; a band
-        that the patch lacks is NaN everywhere.
-
-        Raises:
-            ContractError: a file is missing or unreadable, shapes differ, or the mask has other values; it names
-                the file.
-        """
-        numbers = [read_layer(layer.path, layer.index) for layer in self.layers]
-        for layer, number in zip(self.layers, numbers, strict=True):
-            if number.shape != numbers[0].shape:
-                raise ContractError(
-                    f"{layer.path} has {number.shape} pixels but {self.layers[0].path} has {numbers[0].shape}",
-                    hint="all bands and the mask of a patch must have one shape",
-                )
-        valid = np.logical_or.reduce([number != 0 for number in numbers[: len(BANDS)]])
-        reflectance = np.stack(
-            [number * np.float32(layer.scale) + np.float32(layer.offset)
-             for layer, number in zip(self.layers, numbers, strict=True)]
-        ).astype(np.float32)  # fmt: skip
-        reflectance[:, ~valid] = 0
-        absent = np.full((max(0, bands - len(reflectance)), *valid.shape), np.nan, np.float32)
-        reflectance = np.concatenate([reflectance[:bands], absent])
-        label = self._read_label(valid.shape)
-        label[~valid] = UNKNOWN
-        return reflectance, label
-
-    def _read_label(self, shape: tuple[int, ...]) -> Label:
-        if self.label is None:
-            return np.full(shape, CLEAR if self.clear else UNKNOWN, np.uint8)
-        raw = read_layer(self.label)
-        if raw.shape != shape:
-            raise ContractError(
-                f"{self.label} has {raw.shape} pixels but its image has {shape}",
-                hint="all bands and the mask of a patch must have one shape",
-            )
-        allowed = {CLEAR, self.cloud, UNKNOWN}
-        others = sorted(set(np.unique(raw).tolist()) - allowed)
-        if others:
-            unknown = "" if self.cloud == UNKNOWN else ", 255 is unknown"
-            raise ContractError(
-                f"{self.label} has the value {others[0]}; expected only {sorted(allowed)}",
-                hint=f"0 is clear, {self.cloud} is cloud{unknown}",
-            )
-        label = np.full(shape, UNKNOWN, np.uint8)
-        label[raw == CLEAR] = CLEAR
-        label[raw == self.cloud] = CLOUD
-        return label
+from training.patch import ALL_BANDS, BANDS, Layer, Patch, read_layer
 
 
 @dataclass(frozen=True)
@@ -133,25 +28,6 @@ class Found:
 
     patches: tuple[Patch, ...]
     dropped: int
-
-
-def read_layer(path: Path, index: int = 1) -> npt.NDArray[Any]:
-    """One band of a raster, as stored.
-
-    Raises:
-        ContractError: the file is missing or cannot be read.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # chips need no place
-            with rasterio.open(path) as raster:
-                band: npt.NDArray[Any] = raster.read(index)
-                return band
-    except IndexError:
-        raise ContractError(f"{path} has no band {index}", hint="chips hold red, green, blue, near infrared") from None
-    except rasterio.errors.RasterioIOError as error:
-        reason = "there is no such file" if not path.exists() else f"it cannot be read: {error}"
-        raise ContractError(f"{path}: {reason}", hint="is the data set complete?") from None
 
 
 def gather(folders: Sequence[Path]) -> Found:
@@ -218,7 +94,7 @@ def find_38_cloud(folder: Path) -> Found:
                 raise ContractError(f"{path}: there is no such file", hint="is the data set complete?")
         layers = tuple(Layer(files[band][name], 1, 2e-5, -0.1) for band in BANDS if band in files)
         scene = re.sub(r"^patch_\d+_\d+_by_\d+_", "", name)
-        patches.append(Patch(name, scene, "38-cloud", layers, files["gt"][name], 255, resolution=30, level="l1c"))
+        patches.append(Patch(name, scene, "38-cloud", layers, files["gt"][name], cloud=255, resolution=30, level="l1c"))
     found = Found(tuple(patches), 0) if kept else _drop_empty(patches)
     return Found(found.patches, len(names) - len(found.patches))
 
@@ -277,8 +153,9 @@ def _stac_patch(folder: Path, item: dict[str, dict[str, dict[str, object]]]) -> 
         raster = asset["raster:bands"][0]  # type: ignore[index]
         layers.append(Layer(folder / str(asset["href"]), 1, raster["scale"], raster.get("offset", 0)))
     label = folder / str(item["assets"]["label"]["href"]) if "label" in item["assets"] else None
+    scl = folder / str(item["assets"]["scl"]["href"]) if "scl" in item["assets"] else None
     name = str(item["id"])
-    return Patch(name, name, _source(name), tuple(layers), label)
+    return Patch(name, name, _source(name), tuple(layers), label, scl)
 
 
 def _source(name: str) -> str:

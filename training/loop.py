@@ -21,7 +21,7 @@ from cloudjob.model import checkpoint
 from cloudjob.model.checkpoint import untrained
 from cloudjob.model.contract import Contract
 from cloudjob.model.unet import SimpleUNet
-from training.data import ALL_BANDS, BANDS, UNKNOWN, Patch
+from training.patch import ALL_BANDS, BANDS, UNKNOWN, Patch
 from training.sample import Float, Samples, see
 from training.sensor import BRIGHTEST
 from training.settings import Settings
@@ -230,7 +230,7 @@ class State:
         checkpoint.save(self.average, replace(self.contract, metrics=metrics), path)
 
     def save(self, folder: Path) -> None:
-        """Everything, in safetensors and JSON, so that nothing is ever unpickled; replaced in one rename."""
+        """Everything, in safetensors and JSON, so that nothing is ever unpickled; each file replaced in one rename."""
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for number, moments in self.optimiser.state_dict()["state"].items():
@@ -245,10 +245,11 @@ class State:
             {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"state": json.dumps(header)}
         )
         folder.mkdir(exist_ok=True)
-        partial = folder / "state.partial"
-        partial.write_bytes(data)
-        partial.replace(folder / "state.safetensors")
-        (folder / "rows.json").write_text(json.dumps(self.rows))
+        # The rows first: killed in between, the epoch that follows from the older state writes the same rows again.
+        for name, content in (("rows.json", json.dumps(self.rows).encode()), ("state.safetensors", data)):
+            partial = folder / "partial"
+            partial.write_bytes(content)
+            partial.replace(folder / name)
 
     def resume(self, folder: Path) -> int:
         """Read what `save` wrote, if it is there; the next epoch's number."""

@@ -30,7 +30,7 @@ def available() -> bool:
 
 
 def probability(reflectance: npt.NDArray[np.float32], level: str = "l2a") -> npt.NDArray[np.float32]:
-    """Cloud probability (height, width) of reflectance (4 or 6, height, width) in the order of `data.ALL_BANDS`.
+    """Cloud probability (height, width) of reflectance (4 or 6, height, width) in the order of `ALL_BANDS`.
 
     With both infrared bands its network of six bands is asked, else that of four; a band of NaN is absent.
 

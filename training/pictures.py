@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from training.data import CLEAR, CLOUD, UNKNOWN, Label, Reflectance
+from training.patch import CLEAR, CLOUD, UNKNOWN, Label, Reflectance
 
 HIT, FALSE, MISSED, REST = (1.0, 1.0, 1.0), (0.84, 0.15, 0.16), (0.12, 0.47, 0.71), (0.12, 0.12, 0.12)
 STEP = 640  # pixels; larger images are thinned for the sheet

@@ -20,20 +20,16 @@ from scipy.ndimage import gaussian_filter, maximum_filter  # type: ignore[attr-d
 from torch.utils.data import Dataset
 
 from cloudjob.demo import simulate
-from cloudjob.demo.fractal import noise
 from cloudjob.model import predict
 from cloudjob.model.contract import Contract
-from training.data import ALL_BANDS, UNKNOWN, Patch
-from training.sensor import SWIR, dazzle, empty, fade, frost, lose_sides, sensor, undecided
+from training.crop import Sample, hidden, pad, resize, turn, window
+from training.patch import ALL_BANDS, UNKNOWN, Patch
+from training.scenery import Scenery
+from training.sensor import SWIR, condensed, dazzle, empty, fade, frost, lose_sides, sensor, undecided
 
 Float = npt.NDArray[np.float32]
-Sample = tuple[Float, Float]
 
-SKY_SIDE = 384  # pixels of a simulated sky, of which a crop is used
 FOUR = Contract("", "", ALL_BANDS[:4], (0.25,) * 4, (0.25,) * 4)
-RIDGE = ("farmland", "forest", "bare", "snow")
-HARD = (RIDGE, ("bare", "forest", "snow"), ("town", "farmland"), RIDGE, ("bare", "snow", "ice"), None, None)
-"""Kinds of simulated ground in turn: what passes for cloud most easily, and anything."""
 BLENDED = 0.25  # share of labelled crops that are two seen through each other, where there are such
 FROSTED = 0.6  # share of crops of real snow whose swir16 is made up
 KEPT = 2e9  # bytes of patches kept in memory; larger data sets are read again every epoch
@@ -109,12 +105,11 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     frozen: frozenset[str] = frozenset()
     _cache: dict[str, Sample] = field(default_factory=dict)
     _kept: int = 0
-    _skies: dict[int, npt.NDArray[np.float16]] = field(default_factory=dict)
-    _grounds: dict[int, npt.NDArray[np.float16]] = field(default_factory=dict)
     _blends: dict[int, npt.NDArray[np.float16]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.bands = len(self.contract.bands)
+        self.scenery = Scenery(self.seed)
         self.labelled = [p for p in self.patches if (p.label is not None and not p.clear) or p.name in self.soft]
         self.scenes = _by_scene(self.labelled)
         self.opaque = _by_scene([p for p in self.labelled if self._has_opaque_clouds(p)])
@@ -132,10 +127,10 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             self._read(patch)
         if self.mix.clouded or self.mix.simulated:
             for number in range(self.skies):
-                self._sky(number)
+                self.scenery.sky(number)
         if self.mix.simulated:
             for number in range(self.skies):
-                self._ground(number)
+                self.scenery.ground(number)
         for number in range(self.blends):
             self._blend(number)
 
@@ -151,7 +146,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             image, target = self._crop(rng, self.labelled[number % len(self.labelled)], place)
         elif kind == 0 and self.blends and rng.random() < BLENDED:
             both = self._blend(int(rng.integers(self.blends)))
-            image, target = turn(rng, *_window(rng, both[:-1], both[-1], self.crop))
+            image, target = turn(rng, *window(rng, both[:-1], both[-1], self.crop))
         elif kind == 0:
             image, target = self._crop(rng, self._draw(rng, self.scenes))
         elif kind == 1:
@@ -225,7 +220,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             crops = []
             for _ in range(2):
                 image, label = self._draw(rng, scenes).read(len(ALL_BANDS))
-                crop, _ = _window(rng, image, label.astype(np.float32), self.side)
+                crop, _ = window(rng, image, label.astype(np.float32), self.side)
                 crops.append(turn(rng, *pad(crop, crop[0], self.side))[0])
             share = np.float32(rng.uniform(0.2, 0.8))
             image = share * crops[0] + (1 - share) * crops[1]
@@ -256,10 +251,14 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         """The clouds of one patch over the clear ground of another, wherever they are the brighter."""
         image, target = self._plain(rng)
         clouds, label = self._crop(rng, self._draw(rng, self.opaque))
+        if self.bands > SWIR and np.isnan(clouds[SWIR]).any():
+            clouds = condensed(rng, clouds)
         matte = gaussian_filter(np.nan_to_num(label), 3)
         matte = np.clip(2 * matte, 0, 1).astype(np.float32)
         mixed = image + (np.maximum(clouds, image) - image) * matte
-        unknown = np.isnan(label) | ((label > 0) & hidden(image, mixed))
+        seen = matte > 0.02  # where nothing was pasted the ground's own target stands
+        unknown = np.isnan(label) & seen | ((label > 0) & hidden(image, mixed))
+        label = np.nan_to_num(label)
         return mixed, np.where(unknown, np.nan, np.maximum(target, label)).astype(np.float32)
 
     def _clouded(self, rng: np.random.Generator, *, simulated: bool) -> Sample:
@@ -270,8 +269,8 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             image, target = self._crop(rng, self._draw(rng, self.scenes))
         else:
             image, target = self._plain(rng)
-        parts = self._sky(int(rng.integers(self.skies)))
-        parts, _ = turn(rng, *_window(rng, parts, parts[0], self.crop))
+        parts = self.scenery.sky(int(rng.integers(self.skies)))
+        parts, _ = turn(rng, *window(rng, parts, parts[0], self.crop))
         sky = simulate.Sky(opacity=parts[0].copy(), colour=parts[2:].copy(), shadow=parts[1].copy())
         mixed, label = simulate.overlay(image, sky)
         mixed[:, empty(image)] = 0
@@ -282,48 +281,8 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def _painted(self, rng: np.random.Generator) -> Sample:
         """A crop of simulated ground."""
-        image = self._ground(int(rng.integers(self.skies)))[: self.bands]
-        return turn(rng, *_window(rng, image, np.zeros(image.shape[1:], np.float32), self.crop))
-
-    def _sky(self, number: int) -> Float:
-        """(7, side, side): opacity, shadow and the clouds' five bands; of every third no ground is seen."""
-        if number not in self._skies:
-            rng = np.random.default_rng((self.seed, 1_000_003, number))
-            shape = SKY_SIDE, SKY_SIDE
-            deck = (str(rng.choice(simulate.DECKS)),)
-            sky = simulate.sky(rng, shape) if number % 3 else simulate.sky(rng, shape, cover=1, kinds=deck)
-            self._skies[number] = np.concatenate([sky.opacity[None], sky.shadow[None], sky.colour]).astype(np.float16)
-        return self._skies[number].astype(np.float32)
-
-    def _ground(self, number: int) -> Float:
-        if number not in self._grounds:
-            self._paint(number // 4)
-        return self._grounds[number].astype(np.float32)
-
-    def _paint(self, number: int) -> None:
-        """Four grounds, cut from one landscape: relief is calmer in a small part than in a small whole."""
-        rng = np.random.default_rng((self.seed, 1_000_033, number))
-        kinds = HARD[number // 2 % len(HARD)]
-        shape = 2 * SKY_SIDE, 2 * SKY_SIDE
-        image = ridge(rng, shape) if kinds is RIDGE else simulate.ground(rng, shape, kinds=kinds)[0]
-        for part in range(4):
-            row, column = (SKY_SIDE * place for place in divmod(part, 2))
-            # Every other landscape is painted in pixels of 20 m: mountains and roofs come in more than one size.
-            side = SKY_SIDE // (1 + number % 2)
-            ground = torch.from_numpy(image[:, row : row + side, column : column + side])[None]
-            if side < SKY_SIDE:
-                ground = torch.nn.functional.interpolate(ground, scale_factor=2, mode="bilinear")
-            self._grounds[4 * number + part] = ground[0].numpy().astype(np.float16)
-
-
-def ridge(rng: np.random.Generator, shape: tuple[int, int]) -> Float:
-    """Snow above rock above forest and fields (4, height, width), with sharp lines between them, as in the demo."""
-    height = noise(rng, shape, slope=rng.uniform(1.4, 2.2), outer=shape[0])
-    image = simulate.ground(rng, shape, kinds=("farmland", "forest"))[0]
-    snow_line = np.quantile(height, rng.uniform(0.2, 0.85))
-    for kind, line in (("bare", snow_line - rng.uniform(0, 0.6)), ("snow", snow_line)):
-        image = np.where(height > line, simulate.ground(rng, shape, kinds=(kind,))[0], image)
-    return image
+        image = self.scenery.ground(int(rng.integers(self.skies)))[: self.bands]
+        return turn(rng, *window(rng, image, np.zeros(image.shape[1:], np.float32), self.crop))
 
 
 def see(contract: Contract, image: Float) -> None:
@@ -332,52 +291,8 @@ def see(contract: Contract, image: Float) -> None:
     predict.fill(contract, image)
 
 
-def resize(image: Float, target: Float, side: int) -> Sample:
-    """Both to `side` × `side` pixels; a target pixel is unknown where any part of it was."""
-    known = ~np.isnan(target)
-    planes = np.concatenate([image, np.nan_to_num(target)[None], known[None].astype(np.float32)]).astype(np.float32)
-    shrink = max(target.shape) > side
-    small = torch.nn.functional.interpolate(
-        torch.from_numpy(planes)[None], size=(side, side), mode="bilinear", antialias=shrink, align_corners=False
-    )[0].numpy()
-    target = np.where(small[-1] > 0.999, np.clip(small[-2], 0, 1), np.nan).astype(np.float32)
-    return small[:-2], target
-
-
-def pad(image: Float, target: Float, side: int) -> Sample:
-    """With no data to the right and below, up to `side` × `side`."""
-    rows, columns = (max(0, side - full) for full in target.shape)
-    if rows == columns == 0:
-        return image, target
-    return (
-        np.pad(image, ((0, 0), (0, rows), (0, columns))),
-        np.pad(target, ((0, rows), (0, columns)), constant_values=np.nan),
-    )
-
-
-def turn(rng: np.random.Generator, image: Float, target: Float) -> Sample:
-    """One of the eight turns and mirror images of a square."""
-    turns = int(rng.integers(4))
-    image, target = np.rot90(image, turns, (1, 2)), np.rot90(target, turns)
-    return (image[:, :, ::-1], target[:, ::-1]) if rng.random() < 0.5 else (image, target)
-
-
-def hidden(before: Float, after: Float) -> npt.NDArray[np.bool_]:
-    """Where a cloud cannot be seen on its ground, for no band changes by more than 0.03 reflectance."""
-    unseen: npt.NDArray[np.bool_] = np.nanmax(np.abs(after - before), axis=0) < 0.03
-    return unseen
-
-
 def _by_scene(patches: list[Patch]) -> dict[str, list[Patch]]:
     scenes: dict[str, list[Patch]] = {}
     for patch in patches:
         scenes.setdefault(patch.scene, []).append(patch)
     return scenes
-
-
-def _window(rng: np.random.Generator, image: Float, target: Float, side: int) -> Sample:
-    row, column = (int(rng.integers(max(0, full - side) + 1)) for full in target.shape)
-    return (
-        image[:, row : row + side, column : column + side],
-        target[row : row + side, column : column + side],
-    )

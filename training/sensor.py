@@ -1,6 +1,6 @@
 """What sensors, processing levels and seasons do to an image: changes that leave its clouds where they are.
 
-Images are (bands, height, width) reflectance in the order of `training.data.ALL_BANDS`, four or five bands; 0 is no
+Images are (bands, height, width) reflectance in the order of `training.ALL_BANDS`, four or five bands; 0 is no
 data, a plane of NaN an absent band. The targets were judged before: what an image loses here, its target does not.
 """
 
@@ -102,6 +102,13 @@ def frost(rng: np.random.Generator, image: Float, target: Float) -> Float:
     made = np.where(np.nan_to_num(target) > 0.5, cloud, white * (snow - rock) + rock)
     image = image.copy()
     image[SWIR] = np.where(empty(image), 0, made)
+    return image
+
+
+def condensed(rng: np.random.Generator, image: Float) -> Float:
+    """Thick clouds with a `swir16` made up: droplets keep most of their brightness there, ice crystals less."""
+    image = image.copy()
+    image[SWIR] = np.float32(rng.uniform(0.25, 0.95)) * image[1]
     return image
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from cloudjob.errors import UsageError
-from training.data import ALL_BANDS
+from training.patch import ALL_BANDS
 from training.sample import Mix
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
@@ -131,6 +131,8 @@ class Settings:
         mix: shares of real and simulated samples.
         training: how.
         training_data: what it was trained on, one line per source, for the contract; told by the patches unless given.
+        before: stages trained before this one, each from the weights of the one before it. In the file each is a table
+            `[[before]]` of what it does otherwise than the last.
     """
 
     name: str
@@ -140,6 +142,7 @@ class Settings:
     mix: Mix = field(default_factory=Mix)
     training: Training = field(default_factory=Training)
     training_data: tuple[str, ...] = ()
+    before: tuple["Settings", ...] = ()
 
 
 def read(name: Path | str) -> Settings:
@@ -155,7 +158,22 @@ def read(name: Path | str) -> Settings:
         raise UsageError(f"{path}: {error.strerror}", hint="settings lie in training/experiments/") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
-    settings: Settings = _build(Settings, {"name": path.stem, **table}, str(path))
+    before = table.pop("before", [])
+    if not isinstance(before, list) or not all(isinstance(stage, dict) for stage in before):
+        raise UsageError(f"{path}: before is {before!r}; expected a table [[before]] for each stage")
+    last = _checked({"name": path.stem, **table}, str(path))
+    stages = [_checked(_merged({"name": path.stem, **table}, stage), f"{path}: before") for stage in before]
+    return replace(last, before=tuple(stages))
+
+
+def _merged(table: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The table with what the other says otherwise, key by key."""
+    both = {key: {**table[key], **value} for key, value in other.items() if isinstance(table.get(key), dict)}
+    return {**table, **other, **both}
+
+
+def _checked(table: dict[str, Any], path: str) -> Settings:
+    settings: Settings = _build(Settings, table, path)
     if settings.network.bands not in (3, 4, 5):
         raise UsageError(
             f"{path}: network.bands is {settings.network.bands}; expected 3, 4 or 5 of {', '.join(ALL_BANDS[:5])}"
@@ -170,13 +188,14 @@ def read(name: Path | str) -> Settings:
 def changed(settings: Settings, *, epochs: int | None, patches: int | None, crop: int | None) -> Settings:
     """The settings with what the command line says otherwise; None leaves a setting."""
     training, data = settings.training, settings.data
+    before = tuple(changed(stage, epochs=epochs, patches=patches, crop=crop) for stage in settings.before)
     if epochs is not None:
         training = replace(training, epochs=epochs, until=0)
     if crop is not None:
         training = replace(training, crop=crop)
     if patches is not None:
         data = replace(data, patches=patches)
-    return replace(settings, training=training, data=data)
+    return replace(settings, training=training, data=data, before=before)
 
 
 def _build(kind: Any, table: dict[str, Any], where: str) -> Any:

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cloudjob.model import checkpoint, predict
-from training import data, evaluate, peer
-from training.data import ALL_BANDS, Patch
+from training import data, peer
 from training.errors import told
+from training.methods import likelihood
+from training.patch import ALL_BANDS, Patch
 from training.sensor import empty
 
 Float = npt.NDArray[np.float32]
@@ -86,7 +87,7 @@ def main(paths: tuple[Path, ...], *, folders: tuple[Path, ...], only: tuple[str,
 
 
 def _ours(model: predict.Model) -> Method:
-    return lambda image: evaluate.likelihood(model, image) >= model.contract.threshold
+    return lambda image: likelihood(model, image) >= model.contract.threshold
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training import peer
-from training.data import ALL_BANDS, CLEAR, CLOUD, UNKNOWN, Patch
+from training.patch import ALL_BANDS, CLEAR, CLOUD, UNKNOWN, Patch
 from training.sensor import empty
 from training.settings import Data
 

@@ -22,6 +22,7 @@ from cloudjob.scene.reflectance import OFFSET, SCALE, adds_offset
 
 COLLECTION = "simulated-sentinel-2-l2a"
 BANDS = ("red", "green", "blue", "nir")
+"""Of 10 m; beside them `swir16`, of 20 m."""
 NO_DATA = 254
 """In the truth, as in the masks."""
 
@@ -77,8 +78,8 @@ def collection(folder: Path, *, seed: int = 7, shrink: int = 1) -> Path:
         shrink: divides the sides of the scenes, for tests.
 
     Returns:
-        Path of items.json, with relative addresses. Assets: `red green blue nir` (uint16, 10 m), `scl` (uint8, 20 m)
-        and `truth` (uint8: 0 clear, 1 cloud, 254 no data), which no job reads.
+        Path of items.json, with relative addresses. Assets: `red green blue nir` (uint16, 10 m), `swir16` (uint16,
+        20 m), `scl` (uint8, 20 m) and `truth` (uint8: 0 clear, 1 cloud, 254 no data), which no job reads.
     """
     grids = {tile: _shrunk(grid, shrink) for tile, grid in TILES.items()}
     height, width = max(grid.height for grid in grids.values()), sum(grid.width for grid in grids.values())
@@ -137,18 +138,20 @@ def _write_scene(
 ) -> dict[str, Any]:
     """Write the files of one scene and return its item."""
     # The ground is not quite the same every time.
-    season = 1 + 0.04 * rng.standard_normal((len(BANDS), 1, 1), np.float32)
+    season = np.ones((len(land), 1, 1), np.float32)
+    season[: len(BANDS)] += 0.04 * rng.standard_normal((len(BANDS), 1, 1), np.float32)
     # Made at 20 m and then doubled: a quarter of the work, and files that compress.
     clouds = sky(rng, classes.shape, cover=one.cover, kinds=one.clouds)
-    seen, _ = overlay(land[: len(BANDS)] * season, clouds)
+    seen, _ = overlay(land * season, clouds)
     missing = _beyond_the_swath(grid, one.edge)
     name = f"S{one.platform[-2:].upper()}_{one.tile}_{one.time[:10].replace('-', '')}_0_L2A"
     coarse = grid.coarsen(2)
     offset = -OFFSET if adds_offset(one.baseline) else 0.0
-    for band, values in zip(BANDS, seen, strict=True):
-        steps = np.clip(np.rint((_doubled(values) - offset) / (SCALE * STEP)), 1, 65535 // STEP)
-        steps[missing] = 0
-        _write_cog(folder / name / f"{band}.tif", steps.astype(np.uint16) * STEP, grid, Resampling.average)
+    layers = [(band, _doubled(values), grid, missing) for band, values in zip(BANDS, seen[: len(BANDS)], strict=True)]
+    for band, values, its_grid, nothing in (*layers, ("swir16", seen[-1], coarse, missing[::2, ::2])):
+        steps = np.clip(np.rint((values - offset) / (SCALE * STEP)), 1, 65535 // STEP)
+        steps[nothing] = 0
+        _write_cog(folder / name / f"{band}.tif", steps.astype(np.uint16) * STEP, its_grid, Resampling.average)
     truth = (_doubled(clouds.opacity) >= CLOUD_OPACITY).astype(np.uint8)
     truth[missing] = NO_DATA
     _write_cog(folder / name / "truth.tif", truth, grid, Resampling.nearest, nodata=NO_DATA)
@@ -237,6 +240,7 @@ def _item(one: Pass, name: str, grid: Grid, coarse: Grid, offset: float, cloud_c
     product = f"{name[:3]}_MSIL2A_{strip}_N{one.baseline.replace('.', '')}_R022_T{one.tile}_{strip}.SAFE"
     numbers = {"data_type": "uint16", "nodata": 0, "spatial_resolution": 10, "scale": SCALE, "offset": offset}
     assets = {band: _asset(name, band, grid, ["data", "reflectance"], numbers) for band in BANDS}
+    assets["swir16"] = _asset(name, "swir16", coarse, ["data", "reflectance"], numbers | {"spatial_resolution": 20})
     assets["scl"] = _asset(name, "scl", coarse, ["data"], {"data_type": "uint8", "nodata": 0, "spatial_resolution": 20})
     assets["truth"] = _asset(name, "truth", grid, ["metadata"], {"data_type": "uint8", "nodata": NO_DATA})
     return {

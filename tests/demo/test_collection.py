@@ -20,7 +20,7 @@ from cloudjob.scene import identity, product
 from cloudjob.scene.describe import describe
 from cloudjob.scene.reflectance import reflectance, scaling
 
-ASSETS = (*demo.BANDS, "scl", "truth")
+ASSETS = (*demo.BANDS, "swir16", "scl", "truth")
 OLD = "S2B_33TUN_20210814_0_L2A"
 OVERCAST = "S2B_33TUN_20240608_0_L2A"
 CLEAR = "S2B_33TVN_20240608_0_L2A"
@@ -129,7 +129,7 @@ def test_files_are_cogs_and_are_what_their_items_say(folder: Path, items: dict[s
             assert list(file.shape) == asset["proj:shape"]
             assert list(file.transform)[:6] == asset["proj:transform"]
             assert file.crs.to_epsg() == item["properties"]["proj:epsg"]
-            assert file.res == ((20, 20) if key == "scl" else (10, 10))
+            assert file.res == ((20, 20) if key in ("swir16", "scl") else (10, 10))
     assert ("data" in asset["roles"]) == (key != "truth")
 
 
@@ -141,9 +141,10 @@ def test_full_size_files_have_overviews(tmp_path: Path) -> None:
         assert file.block_shapes == [(1024, 1024)]
 
 
-def test_scene_classification_lies_on_the_bands_at_20_m(items: dict[str, dict[str, Any]]) -> None:
+@pytest.mark.parametrize("key", ["swir16", "scl"])
+def test_what_has_20_m_lies_on_the_bands_of_10_m(items: dict[str, dict[str, Any]], key: str) -> None:
     for item in items.values():
-        fine, coarse = (item["assets"][key] for key in ("red", "scl"))
+        fine, coarse = item["assets"]["red"], item["assets"][key]
         assert [2 * side for side in coarse["proj:shape"]] == fine["proj:shape"]
         assert [coarse["proj:transform"][i] for i in (2, 5)] == [fine["proj:transform"][i] for i in (2, 5)]
 
@@ -166,6 +167,7 @@ def test_no_data_only_beyond_the_swath(folder: Path, items: dict[str, dict[str, 
         for key in demo.BANDS:
             np.testing.assert_array_equal(read(folder, item, key) == 0, empty)
         np.testing.assert_array_equal(scl == 0, empty[::2, ::2])
+        np.testing.assert_array_equal(read(folder, item, "swir16") == 0, empty[::2, ::2])
         grid = item["assets"]["truth"]
         inside = rasterio.features.rasterize(
             [rasterio.warp.transform_geom("EPSG:4326", "EPSG:32633", item["geometry"])],
@@ -221,3 +223,14 @@ def test_scene_classification_is_good_but_not_perfect(folder: Path, items: dict[
         assert agreement > 0.85
         assert (agreement == 1) == (name == OVERCAST)
     assert classes == {0, 3, 4, 5, 6, 8, 9, 10, 11}
+
+
+def test_snow_is_dark_and_cloud_is_not_at_1_6_micrometres(folder: Path, items: dict[str, dict[str, Any]]) -> None:
+    for item in items.values():
+        scl, numbers = read(folder, item, "scl"), read(folder, item, "swir16")
+        offset = item["assets"]["swir16"]["raster:bands"][0]["offset"]
+        swir = numbers * 0.0001 + offset
+        if (snow := scl == 11).any():
+            assert np.median(swir[snow]) < 0.08
+        if (thick := scl == 9).mean() > 0.01:
+            assert np.median(swir[thick]) > 0.15

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from conftest import make_checkpoint
-from test_training_data import write
+from experiment import write
 
-from cloudjob.model import predict
+from cloudjob.model import checkpoint, predict
 from training import __main__ as training
-from training import crossvalidate, data, evaluate, settings, stability
+from training import crossvalidate, data, settings, stability, worst
+from training.patch import ALL_BANDS
+from training.score import Counts
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -44,12 +47,12 @@ def test_every_scene_is_judged_by_a_network_that_did_not_see_its_source(patches)
 def test_no_source_is_in_two_folds_and_every_kind_is_in_one():
     patterns = [pattern for fold in crossvalidate.FOLDS for pattern in fold]
     assert len(set(patterns)) == len(patterns)
-    kinds = crossvalidate.CLOUDY | crossvalidate.CLEAR
+    kinds = crossvalidate.CLOUDY | crossvalidate.GROUND
     assert len(kinds) == 8
 
 
 def test_judging_with_and_without_the_band(patches):
-    contract = {"bands": data.ALL_BANDS[:5], "mean": (0.3,) * 5, "std": (0.3,) * 5, "optional_bands": ("swir16",)}
+    contract = {"bands": ALL_BANDS[:5], "mean": (0.3,) * 5, "std": (0.3,) * 5, "optional_bands": ("swir16",)}
     model = predict.prepare(make_checkpoint(**contract), "cpu")
     found = crossvalidate.judge(model, patches, {})
     assert set(found["with"]) == set(found["without"]) == {"algorithm-T29UNU-x", "california-x", "snow-geoutils-x"}
@@ -65,8 +68,8 @@ def test_judging_with_and_without_the_band(patches):
 
 def test_a_missed_pixel_costs_as_much_as_a_false_one():
     scenes = {
-        "overcast": {"a": [evaluate.Counts(hit=5, missed=5)]},
-        "snow": {"b": [evaluate.Counts(false=1, clear=9)]},
+        "overcast": {"a": [Counts(hit=5, missed=5)]},
+        "snow": {"b": [Counts(false=1, clear=9)]},
     }
     assert crossvalidate.cost(scenes, 0) == pytest.approx((0.5 + 0.1) / 2)
 
@@ -76,6 +79,23 @@ def test_the_teachers_word_stands_for_a_label():
     soft = np.array([[0.9, np.nan, 0.2, 0.1]], np.float32)
     assert crossvalidate.truth(label, None) is label
     assert crossvalidate.truth(label, soft).tolist() == [[1, 255, 0, 0]]
+
+
+def test_the_worst_image_of_each_kind_is_drawn(patches, tmp_path):
+    """A network that calls all cloud is wrong on clear ground, and on a deck's gap."""
+    out = tmp_path / "worst"
+    out.mkdir()
+    np.savez(out / "teacher.npz", **{"algorithm-T29UNU-x_r0_c0": np.float16(np.arange(64) < 48) * np.ones((64, 1))})
+    ckpt = make_checkpoint(bands=ALL_BANDS[:4], mean=(0.3,) * 4, std=(0.3,) * 4)
+    list(ckpt.unet.parameters())[-1].data.fill_(1e3)
+    checkpoint.save(ckpt.unet, ckpt.contract, tmp_path / "all.safetensors")
+    command = ["cloudjob-s2", str(tmp_path / "all.safetensors"), "--data", str(tmp_path), "--out", str(out)]
+    done = CliRunner().invoke(worst.main, [*command, "--only", "california-*", "--only", "algorithm-*"])
+    assert done.exit_code == 0, done.output
+    told = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert "wrong 100.00 %" in told["california-x"]
+    assert "wrong 25.00 %, cloud 100.00 %" in told["algorithm-T29UNU-x"]
+    assert {path.stem for path in out.glob("*.png")} == {"california-x", "algorithm-T29UNU-x"}
 
 
 def test_stability_counts_what_changes(patches):

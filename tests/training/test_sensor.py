@@ -3,15 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from test_training_data import write
+from experiment import write
 
 from cloudjob.model.contract import Contract
 from training import settings, teach
-from training.data import ALL_BANDS, Layer, Patch, find
+from training.data import find
+from training.patch import ALL_BANDS, Layer, Patch
 from training.sample import Mix, Samples
 from training.sensor import (
     SWIR,
     coarse,
+    condensed,
     dazzle,
     empty,
     fade,
@@ -123,6 +125,17 @@ def test_real_snow_gets_a_swir16_that_is_dark_and_rock_one_that_is_not():
         assert frozen[SWIR, 4:].min() > 0.15
         cloudy = frost(rng(seed), ground, np.ones((8, 8), np.float32))
         assert cloudy[SWIR, :4].min() > 0.2
+
+
+def test_a_pasted_cloud_gets_a_swir16_no_brighter_than_it_is():
+    cloud = image(5, 0.4, 0.9)
+    cloud[SWIR] = np.nan
+    for seed in range(20):
+        made = condensed(rng(seed), cloud)
+        share = made[SWIR] / cloud[1]
+        assert np.isnan(cloud[SWIR]).all(), "the image itself is left alone"
+        assert share.min() >= 0.25
+        assert share.max() <= 0.95
 
 
 @pytest.fixture

@@ -8,59 +8,19 @@ import signal
 import subprocess
 import sys
 import time
-import weakref
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from test_training_data import numbers, write
+from experiment import ROOT, TINY, finish, start, write
 
 from cloudjob.errors import UsageError
 from cloudjob.model import checkpoint
-from training import evaluate, loop, settings, teach
-from training.data import Layer, Patch
-from training.sample import Mix, Samples, ridge
+from training import loop, settings
 
+pytest_plugins = ("tiny",)
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-ROOT = Path(__file__).parents[2]
-TINY = """
-[network]
-widths = [4, 8]
-stem = 2
-[data]
-simulated = 4
-[mix]
-labelled = 0
-simulated = 1
-[training]
-epochs = 3
-samples = 16
-batch = 4
-crop = 64
-rate = 1e-2
-average = 0.9
-"""
-
-
-def start(folder, out, text=TINY, *more):
-    path = folder / "tiny.toml"
-    path.write_text(text)
-    command = [sys.executable, "-m", "training", str(path), "--out", str(out), "--threads", "1", *more]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def finish(process):
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    finish(start(folder, folder / "out"))
-    return folder / "out"
 
 
 def test_leaves_what_an_experiment_should(trained):
@@ -89,8 +49,7 @@ def test_killed_and_resumed_ends_the_same(trained, tmp_path):
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    done = len(json.loads((out / "last" / "rows.json").read_text()))
-    assert done < 3
+    assert len(json.loads((out / "last" / "rows.json").read_text())) < 3
     finish(start(tmp_path, out))
     assert (out / "curves.csv").read_text() == (trained / "curves.csv").read_text()
     same = (out / "checkpoint.safetensors").read_bytes() == (trained / "checkpoint.safetensors").read_bytes()
@@ -136,6 +95,23 @@ def test_other_settings_do_not_resume(trained):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 3
     assert "other settings" in errors
+
+
+def test_stages_begin_with_the_weights_of_the_one_before(tmp_path):
+    stages = (
+        TINY.replace("epochs = 3", "epochs = 1")
+        + "[[before]]\n[before.network]\nbands = 3\n[before.training]\nseed = 5\n"
+    )
+    finish(start(tmp_path, tmp_path / "out", stages))
+    first, last = (checkpoint.load(tmp_path / "out" / name) for name in
+                   ("stage-1/checkpoint.safetensors", "checkpoint.safetensors"))  # fmt: skip
+    assert (len(first.contract.bands), len(last.contract.bands)) == (3, 4)
+    header = settings.read(tmp_path / "tiny.toml")
+    assert header.before[0].training == replace(header.training, seed=5)
+    alone = tmp_path / "alone"
+    finish(start(tmp_path, alone, stages, "--start", str(tmp_path / "out" / "stage-1" / "checkpoint.safetensors")))
+    assert not (alone / "stage-1").exists(), "with a start the stages before are passed over"
+    assert checkpoint.load(alone / "checkpoint.safetensors").sha256 == last.sha256
 
 
 def test_nothing_to_learn_from_is_said(tmp_path):
@@ -249,257 +225,16 @@ def test_every_experiment_is_readable_and_has_a_contract(path):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("epochs = 3", "'epochs' is not a setting"), ("[training]\nepochs = 'x'", "epochs is 'x'"), ("=", "is not TOML")],
+    [
+        ("epochs = 3", "'epochs' is not a setting"),
+        ("[training]\nepochs = 'x'", "epochs is 'x'"),
+        ("=", "is not TOML"),
+        ("[before]", "expected a table \\[\\[before\\]\\]"),
+        ("[[before]]\n[before.mix]\nsnow = 1", "before: mix: 'snow'"),
+    ],
 )
 def test_wrong_settings_are_said(tmp_path, text, said):
     path = tmp_path / "wrong.toml"
     path.write_text(text)
     with pytest.raises(UsageError, match=said):
         settings.read(path)
-
-
-@pytest.fixture
-def patches(tmp_path):
-    """A patch with a bright cloud on dark ground, known, and one of clear ground."""
-    image = np.stack([numbers(60, 96)] * 4)
-    image[:, 20:60, 30:70] = 500
-    image[:, :, 90:] = 0
-    label = (image[0] == 500).astype(np.uint8)
-    write(tmp_path / "cloudy.tif", image)
-    write(tmp_path / "cloudy_label.tif", label)
-    write(tmp_path / "clear.tif", np.stack([numbers(90, 96)] * 4))
-    cloudy, clear = (tuple(Layer(tmp_path / f"{n}.tif", i, 0.0016) for i in (1, 2, 3, 4)) for n in ("cloudy", "clear"))
-    return [
-        Patch("cloudy", "cloudy", "chips", cloudy, tmp_path / "cloudy_label.tif"),
-        Patch("clear", "clear", "surfaces", clear, clear=True),
-    ]
-
-
-def test_samples_depend_on_their_number_only(patches):
-    mix = Mix(1, 1, 1, 1, 1)
-    first, second = (Samples(patches, mix, 12, crop=64, skies=3, epoch=2) for _ in range(2))
-    for index in (5, 0, 11):
-        for a, b in zip(first[index], second[index], strict=True):
-            assert torch.equal(a, b) or torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
-    other = Samples(patches, mix, 12, crop=64, skies=3, epoch=3)
-    assert not all(torch.equal(first[i][0], other[i][0]) for i in range(12))
-
-
-def test_samples_hold_truth(patches):
-    samples = Samples(patches, Mix(1, 1, 1, 1, 1), 60, crop=64, skies=6)
-    clouds = 0
-    for index in range(60):
-        image, target = samples[index]
-        assert image.shape == (4, 64, 64)
-        assert target.shape == (1, 64, 64)
-        assert torch.isfinite(image).all()
-        assert torch.isnan(target[0][(image == 0).all(dim=0)]).all()
-        known = target[~torch.isnan(target)]
-        assert ((known >= 0) & (known <= 1)).all()
-        clouds += int((known > 0.5).sum())
-    assert clouds > 1000
-
-
-def test_crop_keeps_image_and_target_together(patches):
-    samples = Samples(patches[:1], Mix(), 40, crop=48)
-    for index in range(40):
-        image, target = samples[index]
-        known = ~torch.isnan(target[0])
-        bright = image[0] > 0.35
-        agree = (bright == (target[0] > 0.5))[known]
-        assert agree.float().mean() > 0.9 if known.any() else True
-
-
-def test_clouds_of_labels_are_widened(patches):
-    narrow, wide = (
-        Samples(patches[:1], Mix(), 1, crop=48, augment=False, widened=by)._read(patches[0])[1] for by in (0, 2)
-    )
-    assert (np.isnan(narrow) == np.isnan(wide)).all()
-    clouds, more = (np.nan_to_num(target) > 0 for target in (narrow, wide))
-    assert (more >= clouds).all()
-    rows, columns = np.nonzero(more & ~clouds)
-    near = [
-        clouds[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3].any()
-        for row, column in zip(rows, columns, strict=True)
-    ]
-    assert near
-    assert all(near)
-
-
-def test_a_ridge_is_dark_and_white():
-    image = ridge(np.random.default_rng(3), (96, 80))
-    assert image.shape == (5, 96, 80)
-    assert (image[0] > 0.5).mean() > 0.05
-    assert (image[0] < 0.2).mean() > 0.05
-
-
-@pytest.mark.parametrize(
-    ("has", "expected"), [({}, None), ({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16)]
-)
-def test_half_precision_only_where_the_processor_has_it(monkeypatch, has, expected):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
-    assert loop.half(torch.device("cpu")) is expected
-    assert loop.half(torch.device("cuda")) is torch.float16
-
-
-def test_fixed_crops_are_shown_once_an_epoch(patches):
-    first, second = (
-        Samples(patches[:1], Mix(), 5, crop=48, whole=True, augment=False, epoch=epoch) for epoch in (0, 1)
-    )
-    seen = [{first[i][0].numpy().tobytes() for i in range(5)}, {second[i][0].numpy().tobytes() for i in range(5)}]
-    assert seen[0] == seen[1]
-    assert len(seen[0]) == 5
-
-
-def test_algorithms_clouds_count_only_where_the_teacher_agrees(patches, tmp_path):
-    label = np.zeros((96, 96), np.uint8)
-    label[20:60, 30:70] = 1
-    label[70:90] = 255  # the algorithms disagree
-    write(patches[0].label, label)
-    said = np.zeros((96, 96), np.float16)
-    said[20:40] = 1
-    said[80:84] = 0.5
-    said[84:88] = 1
-    np.savez(tmp_path / "teacher.npz", cloudy=said)
-    chosen = settings.Data(confirmed=("cloudy",))
-    target = teach.targets(patches, chosen, tmp_path / "teacher.npz")["cloudy"]
-    assert (target[20:40, 30:70] == 1).all()
-    assert np.isnan(target[40:60, 30:70]).all()
-    assert (target[:20, :90] == 0).all()
-    assert (target[70:80, :90] == 0).all(), "the teacher is sure that it is clear"
-    assert np.isnan(target[80:88]).all(), "what it takes for cloud may be snow"
-    assert (target[88:90, :90] == 0).all()
-    assert np.isnan(target[:, 90:]).all()
-
-
-def test_scores_of_known_masks():
-    label = np.array([[1, 1, 1, 0, 0, 0, 0, 255]], np.uint8)
-    said = np.array([[1, 1, 0, 1, 0, 0, 0, 1]], bool)
-    scores = evaluate.Counts().add(said, label).scores()
-    assert scores == {"iou": 0.5, "precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "false_positives": 0.25}
-    empty = evaluate.Counts().add(np.zeros((1, 2), bool), np.zeros((1, 2), np.uint8)).scores()
-    assert empty["iou"] is None
-    assert empty["false_positives"] == 0
-
-
-def case(patch, score):
-    reflectance, label = patch.read()
-    return evaluate.Case(patch, reflectance, label, {"cloudjob": score.astype(np.float32)})
-
-
-def test_choice_finds_the_threshold_and_buffer_that_made_the_labels(patches):
-    score = np.full((96, 96), 0.28)
-    score[22:58, 32:68] = 0.52  # two pixels inside the label's square on each side
-    chosen = evaluate.choose([case(patches[0], score)], {"cloudjob": evaluate.OPTIONS})
-    threshold, buffer = chosen["cloudjob"]
-    assert 0.28 < threshold <= 0.52
-    assert buffer == 2
-
-
-def test_reliability_of_a_calibrated_score(patches):
-    curve = evaluate.Reliability()
-    curve.add(case(patches[1], np.full((96, 96), 0.25)))
-    curve.add(case(patches[0], np.full((96, 96), 0.75)))
-    rows = curve.rows()
-    assert [row["pixels"] for row in rows] == [96 * 96, 96 * 90]
-    assert rows[0]["cloud"] == 0
-    assert rows[1]["cloud"] == pytest.approx(1600 / (96 * 90))
-
-
-def test_evaluation_from_the_command_line(trained, patches, tmp_path):
-    folder = patches[0].label.parent
-    (folder / "clear.tif").unlink()
-    for name in ("cloudy", "cloudy_label"):
-        for other in ("chosen", "odd"):
-            shutil.copy(folder / f"{name}.tif", folder / f"{name.replace('cloudy', other)}.tif")
-    command = [sys.executable, "-m", "training.evaluate", str(trained / "checkpoint.safetensors"), "--ignore", "odd"]
-    command += ["--data", str(folder), "--out", str(tmp_path / "out"), "--no-peer", "--choose-on", "chosen"]
-    command += ["--beside", str(trained / "checkpoint.safetensors")]  # under its own name
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "brightness" in done.stdout
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    groups = {(row["group"], row["method"], row["buffer_px"]) for row in metrics["rows"]}
-    assert not {"odd", "chosen"} & {row["group"] for row in metrics["rows"]}
-    assert ("cloudy", "cloudjob", 0) in groups
-    assert ("pooled", "brightness", 4) in groups
-    scores = {row["method"]: row["iou"] for row in metrics["rows"] if (row["group"], row["buffer_px"]) == ("cloudy", 0)}
-    assert scores.keys() == {"cloudjob", "brightness", "tiny"}
-    assert scores["cloudjob"] == scores["tiny"]
-    assert metrics["cuts"]["cloudjob"] == metrics["cuts"]["tiny"]
-    assert (tmp_path / "out" / "cloudy.png").stat().st_size > 1000
-    assert (tmp_path / "out" / "reliability.png").exists()
-    written = checkpoint.load(tmp_path / "out" / "checkpoint.safetensors")
-    assert written.sha256 == metrics["checkpoint"]
-    assert written.contract.threshold == metrics["threshold"]
-    assert written.contract.metrics["iou_cloudy_0px"] == pytest.approx(scores["cloudjob"], abs=1e-4)
-    bright = next(r for r in metrics["rows"] if r["method"] == "brightness" and r["group"] == "cloudy")
-    assert bright["iou"] > 0.9
-
-
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        (("--only", "elsewhere"), "no scene is left to measure on of elsewhere"),
-        (("--choose-on", "cloudy"), "no scene is left to measure on"),
-        (("--choose-on", "elsewhere"), "matches no scene with clouds"),
-    ],
-)
-def test_nothing_to_measure_or_choose_on_is_said(trained, patches, tmp_path, more, said):
-    (tmp_path / "clear.tif").unlink()
-    command = [sys.executable, "-m", "training.evaluate", str(trained / "checkpoint.safetensors"), "--no-peer"]
-    command += ["--data", str(patches[0].label.parent), "--out", str(tmp_path / "out"), *more]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert not (tmp_path / "out" / "checkpoint.safetensors").exists()
-
-
-def test_false_alarms_of_cloudless_patches_count_in_their_scene(patches):
-    """As in 38-Cloud: of one scene some patches have clouds and some have none."""
-    cloudy, clear = (replace(patch, scene="one", source="38-cloud") for patch in patches)
-    label = cloudy.read()[1] == 1
-    found = [case(cloudy, label), case(clear, label)]
-    table = evaluate.Table({"cloudjob": 0.5}, (0,))
-    for each in found:
-        table.add(each)
-    rows = {r["group"]: r["iou"] for r in table.rows()}
-    assert rows["pooled"] == rows["all 38-cloud"] == rows["one"] == 0.5
-    assert "clear scenes" not in rows
-
-
-def test_a_data_set_larger_than_memory_is_measured_one_patch_at_a_time(trained, patches, tmp_path):
-    alive = []
-
-    def many():
-        for _ in range(5):
-            found = case(patches[0], np.full((96, 96), 0.75))
-            alive.append(weakref.ref(found))
-            yield found
-            del found
-            assert sum(ref() is not None for ref in alive) <= 1
-
-    ckpt = checkpoint.load(trained / "checkpoint.safetensors")
-    metrics = evaluate.report(ckpt, many(), {"cloudjob": 0.5}, tmp_path / "out")
-    assert len(alive) == 5
-    assert metrics["reliability"][0]["pixels"] == 5 * 96 * 90
-
-
-def test_two_checkpoints_of_one_name_cannot_be_told_apart(trained, patches, tmp_path):
-    path = str(trained / "checkpoint.safetensors")
-    command = [sys.executable, "-m", "training.evaluate", path, "--beside", path, "--beside", path, "--no-peer"]
-    command += ["--data", str(patches[0].label.parent), "--out", str(tmp_path / "out")]
-    (tmp_path / "clear.tif").unlink()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2
-    assert "tiny, tiny" in done.stderr
-
-
-def test_evaluation_of_a_missing_checkpoint(tmp_path, patches):
-    command = [sys.executable, "-m", "training.evaluate", str(tmp_path / "none.safetensors")]
-    command += ["--data", str(patches[0].label.parent), "--out", str(tmp_path / "out"), "--no-peer"]
-    (tmp_path / "clear.tif").unlink()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 3
-    assert "none.safetensors" in done.stderr
-    assert "hint:" in done.stderr

@@ -5,29 +5,16 @@ import shutil
 
 import numpy as np
 import pytest
-import rasterio
 from conftest import SHARED
+from experiment import SIDE, numbers, write
 
 from cloudjob.errors import ContractError, UsageError
 from training import data
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-SIDE = 16
 needs_data = pytest.mark.skipif(
     not (SHARED / "data").is_dir(), reason="the real patches of ../shared/data are not here"
 )
-
-
-def write(path, values):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = values if values.ndim == 3 else values[None]
-    profile = {"driver": "GTiff", "count": len(values), "height": values.shape[1], "width": values.shape[2]}
-    with rasterio.open(path, "w", dtype=values.dtype.name, **profile) as file:
-        file.write(values)
-
-
-def numbers(value, side=SIDE):
-    return np.full((side, side), value, np.uint16)
 
 
 def half_cloudy(cloud, side=SIDE):

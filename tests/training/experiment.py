@@ -1,0 +1,54 @@
+"""A tiny experiment, started as users start one, and small rasters."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import rasterio
+
+ROOT = Path(__file__).parents[2]
+TINY = """
+[network]
+widths = [4, 8]
+stem = 2
+[data]
+simulated = 4
+[mix]
+labelled = 0
+simulated = 1
+[training]
+epochs = 3
+samples = 16
+batch = 4
+crop = 64
+rate = 1e-2
+average = 0.9
+"""
+
+
+def start(folder, out, text=TINY, *more):
+    path = folder / "tiny.toml"
+    path.write_text(text)
+    command = [sys.executable, "-m", "training", str(path), "--out", str(out), "--threads", "1", *more]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+
+
+SIDE = 16
+
+
+def write(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = values if values.ndim == 3 else values[None]
+    profile = {"driver": "GTiff", "count": len(values), "height": values.shape[1], "width": values.shape[2]}
+    with rasterio.open(path, "w", dtype=values.dtype.name, **profile) as file:
+        file.write(values)
+
+
+def numbers(value, side=SIDE):
+    return np.full((side, side), value, np.uint16)

@@ -1,0 +1,44 @@
+"""What is compared on the same pixels: our networks, a threshold on brightness, the provider's SCL and the peer."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from cloudjob.model import predict
+from training import peer
+from training.patch import ALL_BANDS, Patch, Reflectance
+from training.score import SCL, Case, brightness
+from training.sensor import empty
+
+Float = npt.NDArray[np.float32]
+
+
+def likelihood(model: predict.Model, reflectance: Reflectance) -> Float:
+    """Probability (height, width) for reflectance (bands, height, width), 0 for no data, tiled as a job does."""
+    image = np.where(empty(reflectance), np.nan, reflectance)[: len(model.contract.bands)]
+    contract = model.contract
+    height, width = image.shape[1:]
+    tiling = contract.tiling(height, width)
+    result = np.zeros((height, width), np.float32)
+    for tile in tiling.all():
+        core, padded = tiling.core(tile), tiling.padded(tile)
+        (found,) = predict.probability(model, [predict.cut(image.astype(np.float32), padded)])
+        top, left = core.top - padded.top, core.left - padded.left
+        result[core.slices] = found[top : top + core.shape[0], left : left + core.shape[1]]
+    return result
+
+
+def cases(
+    model: predict.Model, patches: Iterable[Patch], *, with_peer: bool, beside: Sequence[predict.Model] = ()
+) -> Iterator[Case]:
+    """All methods on each patch in turn: a data set is larger than memory."""
+    for patch in patches:
+        reflectance, label = patch.read(len(ALL_BANDS))
+        scores = {"cloudjob": likelihood(model, reflectance), "brightness": brightness(reflectance)}
+        scores |= {other.contract.name: likelihood(other, reflectance) for other in beside}
+        if with_peer:
+            scores["ukis-csmask"] = peer.probability(reflectance, patch.level)
+        if (provided := patch.provider()) is not None:
+            scores[SCL] = provided.astype(np.float32)
+        yield Case(patch, reflectance, label, scores)

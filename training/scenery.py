@@ -1,0 +1,79 @@
+"""Simulated skies and grounds to draw crops from, each made once and kept in memory."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cloudjob.demo import simulate
+from cloudjob.demo.fractal import noise
+
+Float = npt.NDArray[np.float32]
+
+SKY_SIDE = 384  # pixels of a simulated sky, of which a crop is used
+VEILS = ("cirrus", "altostratus")
+"""Clouds through which the ground is seen."""
+RIDGE = ("farmland", "forest", "bare", "snow")
+HARD = (RIDGE, ("bare", "forest", "snow"), ("town", "farmland"), RIDGE, ("bare", "snow", "ice"), None, None)
+"""Kinds of simulated ground in turn: what passes for cloud most easily, and anything."""
+
+
+@dataclass
+class Scenery:
+    """Skies and grounds by number, each a pure function of seed and number; float16 in memory.
+
+    Attributes:
+        seed: of everything that is random.
+    """
+
+    seed: int
+    _skies: dict[int, npt.NDArray[np.float16]] = field(default_factory=dict)
+    _grounds: dict[int, npt.NDArray[np.float16]] = field(default_factory=dict)
+
+    def sky(self, number: int) -> Float:
+        """(7, side, side): opacity, shadow and the clouds' five bands.
+
+        Of every third sky no ground is seen; every sixth is one veil.
+        """
+        if number not in self._skies:
+            rng = np.random.default_rng((self.seed, 1_000_003, number))
+            shape = SKY_SIDE, SKY_SIDE
+            deck, veil = ((str(rng.choice(kinds)),) for kinds in (simulate.DECKS, VEILS))
+            if number % 3 == 0:
+                sky = simulate.sky(rng, shape, cover=1, kinds=deck)
+            else:
+                sky = simulate.sky(rng, shape, kinds=veil if number % 6 == 1 else None)
+            self._skies[number] = np.concatenate([sky.opacity[None], sky.shadow[None], sky.colour]).astype(np.float16)
+        return self._skies[number].astype(np.float32)
+
+    def ground(self, number: int) -> Float:
+        """(5, side, side) reflectance; every two of seven landscapes are ridges of snow."""
+        if number not in self._grounds:
+            self._paint(number // 4)
+        return self._grounds[number].astype(np.float32)
+
+    def _paint(self, number: int) -> None:
+        """Four grounds, cut from one landscape: relief is calmer in a small part than in a small whole."""
+        rng = np.random.default_rng((self.seed, 1_000_033, number))
+        kinds = HARD[number // 2 % len(HARD)]
+        shape = 2 * SKY_SIDE, 2 * SKY_SIDE
+        image = ridge(rng, shape) if kinds is RIDGE else simulate.ground(rng, shape, kinds=kinds)[0]
+        for part in range(4):
+            row, column = (SKY_SIDE * place for place in divmod(part, 2))
+            # Every other landscape is painted in pixels of 20 m: mountains and roofs come in more than one size.
+            side = SKY_SIDE // (1 + number % 2)
+            ground = torch.from_numpy(image[:, row : row + side, column : column + side])[None]
+            if side < SKY_SIDE:
+                ground = torch.nn.functional.interpolate(ground, scale_factor=2, mode="bilinear")
+            self._grounds[4 * number + part] = ground[0].numpy().astype(np.float16)
+
+
+def ridge(rng: np.random.Generator, shape: tuple[int, int]) -> Float:
+    """Snow above rock above forest and fields (5, height, width), with sharp lines between them, as in the demo."""
+    height = noise(rng, shape, slope=rng.uniform(1.4, 2.2), outer=shape[0])
+    image = simulate.ground(rng, shape, kinds=("farmland", "forest"))[0]
+    snow_line = np.quantile(height, rng.uniform(0.2, 0.85))
+    for kind, line in (("bare", snow_line - rng.uniform(0, 0.6)), ("snow", snow_line)):
+        image = np.where(height > line, simulate.ground(rng, shape, kinds=(kind,))[0], image)
+    return image
