@@ -48,7 +48,7 @@ MOST = 5e8
 """Pixels of an image; a whole tile of Sentinel-2 has 1.2e8."""
 
 PREFIX = "data:image/webp;base64,"
-WRONG = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError)
+WRONG = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError, SystemError)
 PATIENCE = 10
 """After so many images in a row that cannot be read, others are not tried in this report."""
 
