@@ -116,7 +116,7 @@ def item(name: str, grid: Grid, folder: Path, when: str) -> dict[str, Any]:
             "proj:shape": pixels.shape,
             "proj:transform": pixels.transform,
         }
-    return {
+    told = {
         "type": "Feature",
         "stac_version": "1.0.0",
         "stac_extensions": [],
@@ -138,6 +138,8 @@ def item(name: str, grid: Grid, folder: Path, when: str) -> dict[str, Any]:
         "links": [],
         "assets": assets,
     }
+    found: dict[str, Any] = json.loads(json.dumps(told))  # Lists where rasterio has tuples
+    return found
 
 
 def run(client: Client, items: Path, out: Path, **more: Any) -> list[Receipt]:
