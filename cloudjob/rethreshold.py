@@ -8,7 +8,6 @@ import contextlib
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from cloudjob.plan import plan
 from cloudjob.plan.plan import Planned
 from cloudjob.plan.survey import Survey
 from cloudjob.record import Record
+from cloudjob.scene.scene import Scene
 from cloudjob.store import check, item, ledger, settings, slots
 from cloudjob.store import group as groups
 from cloudjob.store.ledger import Done, Ledger
@@ -67,10 +67,10 @@ def rethreshold(
         record.write()
         try:
             now = ledger.read(new)
-            made = plan.make(_scenes(old, known), now, lambda scene: known.done[scene.id].tiles)
-            view = Survey(made, (), {}, now)
+            scenes, broken = _scenes(old, known)
+            view = Survey(plan.make(scenes, now, lambda scene: known.done[scene.id].tiles), (), {}, now)
             yield view
-            for result in _run(old, known, lock, contract, view):
+            for result in (*broken, *_run(old, known, lock, contract, view)):
                 record.add(result)
                 yield result
         except BaseException as error:
@@ -117,12 +117,22 @@ def _contract(old: Out, new: Out, known: Ledger, threshold: float | None, buffer
     return wanted
 
 
-def _scenes(old: Out, known: Ledger) -> Iterator[Any]:
+def _scenes(old: Out, known: Ledger) -> tuple[list[Scene], list[SceneResult]]:
+    """What is done, by time; and results of those whose items do not tell enough."""
     done = sorted(known.done.values(), key=lambda entry: (entry.time, entry.id))
     grids = {name: groups.grid_of(metadata) for name, metadata in known.groups.items()}
+    scenes, broken = [], []
     for entry, found in zip(done, old.each(old.get_json, [entry.path for entry in done]), strict=True):
-        if found is not None:
-            yield item.scene(found, grids[entry.group])
+        try:
+            scenes.append(item.scene(found or {}, grids[entry.group]))
+        except check.WRONG as error:
+            reason = f"{_damaged(old, entry, f'its item says too little: {type(error).__name__}: {error}')}"
+            broken.append(SceneResult(entry.id, entry.group, "failed", reason=reason))
+    return scenes, broken
+
+
+def _damaged(out: Out, entry: Done, what: str) -> ContractError:
+    return ContractError(f"{out}, scene {entry.id}: {what} (`cloudjob check OUT --repair`)")
 
 
 def _run(old: Out, known: Ledger, lock: Lock, contract: Settings, view: Survey) -> Iterator[SceneResult]:
@@ -143,7 +153,7 @@ def _run(old: Out, known: Ledger, lock: Lock, contract: Settings, view: Survey) 
             source = _Source(old, known.done[scene.id], scene.grid, sides[scene.group], contract)
             receipt = merge([source.receipt, *source.written(planned, writer, contract)])
         except ContractError as error:
-            yield SceneResult(scene.id, scene.group, "failed", reason=f"{error} ({error.hint})")
+            yield SceneResult(scene.id, scene.group, "failed", reason=str(error))
             continue
         slots.complete(
             lock,
@@ -169,12 +179,14 @@ class _Source:
 
     def __init__(self, out: Out, entry: Done, grid: Grid, side: int, contract: Settings) -> None:
         self.entry, self.out = entry, out
-        self.found = out.get_json(entry.path)
-        if not self.found:
-            raise self._damaged("its item is gone")
-        before = item.receipt(self.found)
+        try:
+            found = out.get_json(entry.path)
+            before, properties = item.receipt(found), found["properties"]
+            self.told = {"processing:software": properties["processing:software"]}
+        except (LookupError, TypeError, AttributeError) as error:
+            raise _damaged(out, entry, f"its item says too little: {type(error).__name__}: {error}") from None
         self.receipt = Receipt(device=before.device, precision=before.precision, warnings=before.warnings)
-        self.told = {"processing:software": self.found["properties"]["processing:software"]}
+        self.checksum = properties.get("cloudjob:checksum")
         self.reach = buffer_pixels(contract.buffer, grid.metres)
         self.tiling = Tiling(*grid.shape, side, int(np.ceil(max(self.reach))), 1)
         self.arrays = [groups.open_array(out, entry.group, name) for name in ("cloud", "cloud_probability")]
@@ -197,8 +209,8 @@ class _Source:
                 mask = relabelled(around, contract.threshold, self.reach)[inside.slices]
                 writer.write(core, mask, kept)
                 yield _receipt(tile, mask, kept)
-        if checksum != self.found["properties"].get("cloudjob:checksum", checksum):
-            raise self._damaged("its values are not those that were written")
+        if self.checksum not in (None, checksum):
+            raise _damaged(self.out, self.entry, "its values are not those that were written")
 
     def _read(self, number: int, window: Window) -> Values:
         """(y, x) of the mask or of the probability; beyond the scene no data."""
@@ -212,12 +224,10 @@ class _Source:
         except UnreachableError:
             raise
         except check.WRONG as error:
-            raise self._damaged(f"a shard cannot be read: {type(error).__name__}: {error}") from None
+            what = f"a shard cannot be read: {type(error).__name__}: {error}"
+            raise _damaged(self.out, self.entry, what) from None
         result[top : top + inside.shape[0], left : left + inside.shape[1]] = values
         return result
-
-    def _damaged(self, what: str) -> ContractError:
-        return ContractError(f"{self.out}, scene {self.entry.id}: {what}", hint="`cloudjob check OUT --repair`")
 
 
 def _receipt(tile: Tile, mask: Values, kept: Values) -> Receipt:

@@ -40,6 +40,7 @@ def options(command: click.Command) -> list[click.Option]:
 
 def test_the_commands_of_the_design() -> None:
     assert cli.cli.commands.keys() >= {"run", "plan", "list", "status", "export", "report", "model", "demo", "worker"}
+    assert sorted(cli.Ordered.ORDER) == sorted(cli.cli.commands), "each has its place in the help"
 
 
 @pytest.mark.parametrize(("name", "command"), NAMED)

@@ -436,7 +436,7 @@ def test_every_run_leaves_a_record(nights: Nights, monkeypatch: pytest.MonkeyPat
     def killed(*_: Any) -> Iterator[Any]:
         raise SystemExit
 
-    monkeypatch.setattr(job._Record, "end", lambda *_: None)  # As SIGKILL does it
+    monkeypatch.setattr(job.Record, "end", lambda *_: None)  # As SIGKILL does it
     monkeypatch.setattr(job, "stream", killed)
     with pytest.raises(SystemExit):
         nights.run(nights.scene(B))

@@ -162,6 +162,19 @@ def test_a_damaged_scene_costs_only_itself(world: Path, tmp_path: Path, capfd: C
     np.testing.assert_array_equal(jobs.mask_of(tmp_path / "new", "S1"), jobs.mask_of(tmp_path / "calm", "S1"))
 
 
+@pytest.mark.parametrize("lost", ["cloudjob:reflectance", "cloudjob:source", "processing:software", "cloudjob:pixels"])
+def test_an_item_that_says_too_little_costs_only_its_scene(world: Path, tmp_path: Path, lost: str) -> None:
+    shutil.copytree(world / "old", tmp_path / "old")
+    (path,) = (tmp_path / "old" / "items").glob("*/S1.json")
+    item = json.loads(path.read_text())
+    del item["properties"][lost]
+    path.write_text(json.dumps(item))
+    found = {one.id: one for one in made(tmp_path / "old", tmp_path / "new", threshold=0.51)}
+    assert found["S2"].state == "done"
+    assert found["S1"].state == "failed"
+    assert f"its item says too little: KeyError: '{lost}'" in found["S1"].reason
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "says"),
     [

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cloudjob.classes import BINARY
+from cloudjob.classes import BINARY, NAMES
 from cloudjob.errors import ContractError, redact
 from cloudjob.store.lock import FOLDER as LOCK
 from cloudjob.store.lock import Lock
@@ -13,6 +13,8 @@ ALGORITHM = 1
 """Counted up when a new version of cloudjob gives other masks from the same scene and settings."""
 
 FILE = "job.json"
+LARGEST = 1e6
+"""Metres of a buffer or of a pixel; no mask has them so wide."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,29 @@ class Settings:
         """What `to_json` gave.
 
         Raises:
-            TypeError: it is something else.
+            TypeError, ValueError: it is something else.
         """
         if not isinstance(record, dict):
             raise TypeError(f"a contract is an object, not {type(record).__name__}")
         lists = {name: tuple(value) for name, value in record.items() if name in ("bands", "classes")}
-        return cls(**(record | lists))
+        found = cls(**(record | lists))
+        texts = (
+            found.checkpoint,
+            found.name,
+            found.version,
+            *found.bands,
+            "" if found.geometry is None else found.geometry,
+        )
+        numbers = (found.threshold, found.buffer, found.resolution)
+        if not all(isinstance(text, str) for text in texts) or not all(type(each) in (int, float) for each in numbers):
+            raise TypeError("a text or a number of a contract is of another type")
+        if type(found.probability) is not bool or type(found.algorithm) is not int:
+            raise TypeError("a contract's probability or algorithm is of another type")
+        if not (0 <= found.threshold <= 1 and 0 <= found.buffer < LARGEST and 0 < found.resolution < LARGEST):
+            raise ValueError(f"a contract's threshold, buffer or resolution is out of range: {numbers}")
+        if not {*found.classes} <= {*NAMES.values()}:
+            raise ValueError(f"a contract's classes are {found.classes}")
+        return found
 
 
 def read(out: Out) -> Settings | None:

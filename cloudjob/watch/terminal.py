@@ -142,7 +142,8 @@ def plan(view: Survey, cost: Cost, *, as_json: bool) -> None:
         return
     for planned in view.plan.scenes:
         word = WORDS.get(planned.state, planned.state)
-        tell(f"{word:14} {planned.scene.id}  {planned.scene.group}  {_many(len(planned.tiles), 'tile')}")
+        tiles = f"  {_many(len(planned.tiles), 'tile')}" if planned.tiles else ""
+        tell(f"{word:14} {planned.scene.id}  {planned.scene.group}{tiles}")
     for name, reason in view.refused.items():
         tell(f"{WORDS['refused']:14} {name}  {reason}")
     _say_survey(view)

@@ -1,10 +1,10 @@
 """Lanes that share a GPU: `python tests/benchmarks/gpu.py [--lanes 1,2,4] [--side 10980] [--scenes 2]`.
 
-For each number of lanes a whole job, from search to ledger: million pixels a second, how busy the GPU was, its memory;
-beside them what the same lanes could read and decode if the network cost nothing. With a GPU also how far its masks
-agree with the CPU's, and float16 with float32. Without one it says so and simulates a device: a network call that holds
-a lock which all lanes share, and sleeps for as long as a GPU of `--rate` million pixels a second would work. Reading
-and writing are real then, too.
+For each number of lanes a whole job, from search to ledger: million pixels a second, how busy the GPU was, its memory
+and that of the largest lane; beside them what the same lanes could read and decode if the network cost nothing. With a
+GPU also how far its masks agree with the CPU's, and float16 with float32. Without one it says so and simulates a
+device: a network call that holds a lock which all lanes share, and sleeps for as long as a GPU of `--rate` million
+pixels a second would work. Reading and writing are real then, too.
 
 The machine needs no network. `python -m pip download --dest wheels --no-deps …` on another one makes a folder of what
 it lacks, of which `pip install --no-index --find-links wheels` installs.
@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -92,11 +93,17 @@ def measured(client: Client, items: Path, real: bool, rate: float) -> dict[str, 
         figures["GPU memory, MiB"] = max((memory for _, memory in seen), default=float("nan"))
     else:
         figures["GPU busy, share"] = pixels / (rate * 1e6) / seconds
+    figures["largest lane, MiB"] = max(client.run(peak).values())
     with tempfile.NamedTemporaryFile(prefix="cloudjob-gpu") as lock:
         client.run(replace_network, lock.name, float("inf"))
         seconds, _, wanted = job(client, items)
     figures["of that with a network that costs nothing"] = figures["million pixels a second"] / (wanted / 1e6 / seconds)
     return figures
+
+
+def peak() -> float:
+    """MiB that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def job(client: Client, items: Path) -> tuple[float, int, int]:

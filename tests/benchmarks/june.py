@@ -14,6 +14,8 @@ import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parents[2]
 STEP = 5  # Every fifth pixel is shown
+NEVER = (0.85, 0.45, 0.75)
+"""Red, green and blue of pixels without any clear look: neither cloud nor snow."""
 
 
 def recipe(out: str) -> dict[str, Any]:
@@ -31,12 +33,12 @@ def main() -> None:
     red_green_blue = made["picture"].isel(y=slice(None, None, STEP), x=slice(None, None, STEP)).compute()
     image = np.stack([red_green_blue[band].values for band in ("red", "green", "blue")], axis=-1)
     shown = np.clip(image / 0.6, 0, 1) ** (1 / 1.6)
-    shown = np.where(np.isnan(shown), 1.0, shown)
+    shown = np.where(np.isnan(shown), NEVER, shown)
     thin = {"y": slice(None, None, STEP), "x": slice(None, None, STEP)}
     looks, frequency = made["looks"].isel(thin).compute(), made["frequency"].isel(thin).compute()
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(15, 3.3), layout="constrained")
     axes[0].imshow(shown)
-    axes[0].set_title("median of what was seen clear (white: never)")
+    axes[0].set_title("median of what was seen clear (pink: never)")
     drawn = axes[1].imshow(looks, cmap=mpl.colormaps["viridis"].resampled(int(looks.max()) + 1), vmin=-0.5)
     drawn.set_clim(-0.5, float(looks.max()) + 0.5)
     figure.colorbar(drawn, ax=axes[1], ticks=range(int(looks.max()) + 1), shrink=0.8)

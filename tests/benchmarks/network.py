@@ -1,7 +1,8 @@
 """Speed of the networks: `python tests/benchmarks/network.py [SIDE]`; Mpx per CPU-second, or per second on a GPU.
 
 The network that ships, the one first specified, and the peer `ukis-csmask`, all on one image of SIDE × SIDE pixels;
-on a CPU with one thread, as a worker computes. The shipped network also through onnxruntime, where `onnx` is there.
+on a CPU with one thread, as a worker computes. The shipped network also through onnxruntime, where `onnx` is there, and
+on how many pixels of noise it says something else than torch.
 """
 
 import contextlib
@@ -44,6 +45,11 @@ def main() -> None:
     if session:
         normal = ((image - 0.25) / 0.25)[None]
         measure("shipped, onnxruntime", side, "cpu", lambda: session.run(None, {"image": normal}))
+        (logits,) = session.run(None, {"image": normal})
+        (likely,) = run(predict.prepare(shipped, "cpu"), image)
+        limit = shipped.contract.threshold
+        differ = np.count_nonzero((1 / (1 + np.exp(-logits[0, 0])) >= limit) != (likely >= limit))
+        print(f"shipped, onnxruntime: pixels whose label differs from torch's  {differ} of {likely.size:,}")
     if peer.available():
         measure("ukis-csmask (4 bands, L2A)", side, "cpu", lambda: peer.probability(image[:4]))
 

@@ -12,7 +12,7 @@ import bench
 
 from cloudjob.cluster import scheduler
 from cloudjob.rethreshold import rethreshold
-from cloudjob.store import cog
+from cloudjob.store import cog, ledger
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import SceneResult
@@ -39,6 +39,7 @@ def main() -> None:
                 raise SystemExit(f"scenes failed: {done}")
             figures[f"a new {name}, seconds"] = time.perf_counter() - wall
             figures[f"a new {name}, CPU-seconds"] = time.process_time() - begin
+        figures["pixels that a run with that buffer labels otherwise"] = differing(items, new)
         figures["masks and items, kB a scene"] = weight(old, without="cloud_probability") / asked.scenes
         figures["with probabilities"] = weight(old) / asked.scenes
         before, begin = weight(old), time.perf_counter()
@@ -47,6 +48,15 @@ def main() -> None:
         figures["COGs of all, seconds"] = time.perf_counter() - begin
         figures["COGs, kB a scene"] = (weight(old) - before) / asked.scenes
     bench.report("outs", {"scenes": asked.scenes, "side": asked.side, **figures})
+
+
+def differing(items: Path, made: Path) -> float:
+    """Share of the pixels of one scene whose label in `made` is not that of a run with its buffer."""
+    with bench.fresh("outs") as fresh, scheduler.connect() as client:
+        bench.run(client, items, fresh, probability=True, buffer=60.0, limit=1)
+        (id_,) = [entry.id for entry in ledger.read(Out.at(fresh)).done.values()]
+        one, other = (cog.read(out, ledger.read(out).done[id_]) for out in (Out.at(fresh), Out.at(made)))
+        return float((one != other).mean())
 
 
 def weight(out: Path, without: str = "-") -> float:

@@ -119,7 +119,8 @@ def fill(out: Out, made: list[Scene], masks: dict[str, np.ndarray]) -> None:
     with Lock(out) as lock:
         settings.claim(lock, SETTINGS)
         tile = SIDE if made[0].grid.height == SIDE else 1024
-        places = slots.prepare(lock, SETTINGS, ledger.read(out), made, tile_of=lambda _: tile)
+        known = ledger.read(out)
+        places = slots.prepare(lock, SETTINGS, known, made, tile_of=lambda _: tile)
         for scene in made:
             mask, tiling = masks[scene.id], Tiling(*scene.grid.shape, tile, 16, 16)
             writer = Writer(out, places[scene.id], SETTINGS)
@@ -129,7 +130,7 @@ def fill(out: Out, made: list[Scene], masks: dict[str, np.ndarray]) -> None:
             receipt = Receipt(
                 clear=mask.size - cloud, cloud=cloud, scl_compared=mask.size // 4, scl_agreed=mask.size * 24 // 100
             )
-            slots.complete(lock, SETTINGS, scene, slot=places[scene.id], receipt=receipt, tiles=tiling.all())
+            slots.complete(lock, SETTINGS, known, scene, slot=places[scene.id], receipt=receipt, tiles=tiling.all())
         ledger.refresh(out)
     done = [{"id": scene.id, "state": "done", "receipt": asdict(receipt)} for scene in made]
     times = {"started": started.isoformat(), "how": "complete", "seconds": 60.0}

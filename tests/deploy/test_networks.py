@@ -10,7 +10,7 @@ import rasterio
 from conftest import REAL, needs_real_scenes
 from networks import run_here
 
-pytestmark = [pytest.mark.deploy, needs_real_scenes]
+pytestmark = [pytest.mark.deploy, needs_real_scenes, pytest.mark.timeout(1800)]  # Fourteen scenes, twice
 
 AGREEMENT = 0.97
 """Of a scene's pixels with data. The two differ where there are no data, which we mirror and it takes for black."""

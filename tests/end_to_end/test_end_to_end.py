@@ -183,7 +183,7 @@ def test_probabilities_in_percent(simple: Simple) -> None:
     percent = mask_of(simple.out, A, "cloud_probability")
     red = simple.values[A]["red"] * 1e-4
     expected = np.where(simple.expected(A) == 254, 254, 100 / (1 + np.exp(-20 * (red - 0.5))))
-    np.testing.assert_allclose(percent, expected, atol=0.51)
+    assert ((percent <= expected + 1e-3) & (percent > expected - 1.001)).all(), "rounded down"
 
 
 # xarray looks for consolidated metadata in the root, where it would go stale, before it looks in the group.

@@ -1,13 +1,15 @@
-"""A source that starves its readers: every tenth answer is cut, refused, empty or late, and no scene is lost."""
+"""A source or a store that starves a run: every tenth answer is cut, refused, empty or late, and no scene is lost."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import jobs
 import numpy as np
 import pytest
+from bucket import Bucket, bucket
 from faulty import served
 from file_server import Fault, FileServer, file_server
 
@@ -17,11 +19,14 @@ from cloudjob.model import predict
 from cloudjob.model.checkpoint import load
 from cloudjob.plan.request import request
 from cloudjob.scene import opened
+from cloudjob.store import out
 from cloudjob.store.receipt import SceneResult
 
 SCENES = 12
 
-Run = Callable[[Path], dict[str, np.ndarray]]
+Run = Callable[[Path | str], dict[str, np.ndarray]]
+
+PAUSE = timedelta(milliseconds=20)
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +60,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FileServe
         patch.setattr(task, "PAUSE", 0.01)
         patch.setenv("GDAL_HTTP_RETRY_DELAY", "0.02")
 
-        def run(out: Path) -> dict[str, np.ndarray]:
+        def run(out: Path | str) -> dict[str, np.ndarray]:
             where: Any = {"bbox": (-180, -90, 180, 90), "dates": "2000/.."}
             asked = request(out=out, catalog=catalog, checkpoint=checkpoint, **where)
             events = list(job.run(asked, lambda: nullcontext(None)))  # type: ignore[arg-type]
             failed = {event.id: event.reason for event in events if isinstance(event, SceneResult) and event.reason}
             assert not failed
-            return {f"S{day:02}": jobs.mask_of(out, f"S{day:02}") for day in range(1, SCENES + 1)}
+            names = [f"S{day:02}" for day in range(1, SCENES + 1)] if isinstance(out, Path) else []
+            return {name: jobs.mask_of(Path(out), name) for name in names}
 
         yield files, run
 
@@ -86,3 +92,42 @@ def test_a_tenth_of_all_answers_costs_no_scene(
     assert found.keys() == expected.keys()
     for name, mask in expected.items():
         np.testing.assert_array_equal(found[name], mask, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def stored(source: tuple[FileServer, Run], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an undisturbed run leaves in a bucket."""
+    files, run = source
+    files.calm()
+    with pytest.MonkeyPatch.context() as patch, bucket() as store:
+        point_to(store, patch)
+        run("s3://bucket/out")
+        return masks_and_items(store)
+
+
+def point_to(store: Bucket, patch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        patch.setenv(name, "x")
+    patch.setenv("AWS_ENDPOINT_URL", store.url)
+    patch.setitem(out.RETRY, "backoff", {"init_backoff": timedelta(milliseconds=1), "max_backoff": PAUSE, "base": 2})
+
+
+def masks_and_items(store: Bucket) -> dict[str, bytes]:
+    kept = ("out/masks.zarr/", "out/items/", "out/job.json")
+    return {name: data for name, data in store.objects.items() if name.startswith(kept) and "index.json" not in name}
+
+
+@pytest.mark.parametrize("fault", ["503", "-500", "hang up"])
+def test_a_store_that_refuses_a_tenth_of_all_requests_loses_nothing(
+    fault: str, source: tuple[FileServer, Run], stored: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it had done what was asked for before it said that it had not ("-500")."""
+    files, run = source
+    files.calm()
+    with bucket() as store:
+        point_to(store, monkeypatch)
+        store.fault, store.share = fault, 0.1
+        run("s3://bucket/out")
+    assert store.met["PUT"] > SCENES / 2
+    assert store.met["GET"] > SCENES
+    assert masks_and_items(store) == stored

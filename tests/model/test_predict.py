@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import binary_dilation
 
 from cloudjob.classes import CLEAR, CLOUD, NO_DATA
+from cloudjob.errors import SceneError
 from cloudjob.grid import Tiling
 from cloudjob.model import predict
 from cloudjob.model.checkpoint import Checkpoint
@@ -142,6 +143,20 @@ def test_lanes_that_share_a_gpu_share_its_memory(
     gpu.reset_mock()
     predict.prepare(make_checkpoint(), "cpu")
     gpu.set_per_process_memory_fraction.assert_not_called()
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_network_that_overflows_in_float16_fails_the_scene() -> None:
+    """Its weights are sound, and so are its masks in float32: what is no number must not pass for clear."""
+    made = make_checkpoint()
+    with torch.no_grad():
+        for name, weights in made.unet.named_parameters():
+            if weights.dim() == 4 and name.startswith(("enc1", "bottleneck")):
+                weights.mul_(1e3)
+    window = scene(64, 64)
+    assert np.isfinite(next(predict.probability(predict.prepare(made, "cpu"), [window]))).all()
+    with pytest.raises(SceneError, match="gives values that are not finite numbers"):
+        list(predict.probability(on_gpu(made)[0], [window]))
 
 
 def test_what_else_is_predicted_changes_nothing() -> None:

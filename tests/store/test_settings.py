@@ -115,3 +115,33 @@ def test_somebody_elses_job_json_is_refused(out: Out, text: str):
     with pytest.raises(ContractError, match="not made by cloudjob"):
         settings.check(out, SETTINGS, redo=True)
     assert out.get("job.json") == text.encode()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"threshold": "0.5"},
+        {"threshold": 2},
+        {"buffer": -1},
+        {"buffer": True},
+        {"resolution": "ten"},
+        {"resolution": 0},
+        {"resolution": 10**30},
+        {"version": 1},
+        {"bands": [1, 2]},
+        {"bands": 7},
+        {"probability": 1},
+        {"algorithm": "1"},
+        {"geometry": {}},
+        {"classes": [0, 1, 77]},
+        {"classes": [[]]},
+    ],
+    ids=str,
+)
+def test_a_contract_of_other_types_is_none(out: Out, odd: dict[str, object]):
+    """It is shown in the report, and compared with a run's."""
+    out.put_json("job.json", SETTINGS.to_json())
+    assert settings.read(out) == SETTINGS
+    out.put_json("job.json", SETTINGS.to_json() | odd)
+    with pytest.raises(ContractError, match=r"job\.json is not one that this version of cloudjob wrote"):
+        settings.read(out)
