@@ -45,8 +45,9 @@ def targets(patches: Sequence[Patch], settings: Data, cache: Path) -> dict[str, 
             result[patch.name] = np.where(same, said[patch.name], np.nan).astype(np.float32)
         else:
             agreed = (label == CLOUD) & (said[patch.name] > 0.5)
-            clear = (label == CLEAR) | (label == UNKNOWN) & (said[patch.name] < SURE) & ~empty(reflectance)
+            clear = (label == CLEAR) | (label == UNKNOWN) & (said[patch.name] < SURE)
             result[patch.name] = np.where(clear, 0, np.where(agreed, 1, np.nan)).astype(np.float32)
+        result[patch.name][empty(reflectance)] = np.nan
     if len(said) > known:
         cache.parent.mkdir(parents=True, exist_ok=True)
         partial = cache.with_name("partial.npz")

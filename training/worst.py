@@ -20,7 +20,7 @@ from training.methods import likelihood
 from training.patch import Label, Patch, Reflectance
 from training.sample import Float
 from training.score import Bool, Counts
-from training.sensor import SWIR
+from training.sensor import SWIR, empty
 
 LEAST = 3000  # pixels that must be known
 
@@ -34,7 +34,7 @@ def judged(
         label = truth(label, soft.get(patch.name))
         _, image = views(patch, reflectance, label)[-1]
         score = likelihood(model, image)
-        mask = score >= model.contract.threshold
+        mask = (score >= model.contract.threshold) & ~empty(image)
         yield patch, image, label, score, mask, Counts().add(mask, label)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from experiment import write
 
@@ -214,6 +215,20 @@ def test_an_algorithms_label_counts_where_the_teacher_agrees_with_its_probabilit
     assert np.isnan(target[25:35, 35:60]).all(), "the label says cloud, the teacher clear"
     assert target[5, 5] == pytest.approx(0.02, abs=0.001)
     assert np.isnan(target[70, 5]), "the label says clear, the teacher cloud"
+
+
+def test_where_there_are_no_data_the_teacher_has_no_say(folder, tmp_path):
+    path = find(folder).patches[0].layers[0].path
+    with rasterio.open(path) as file:
+        numbers = file.read()
+    numbers[:, :10] = 0
+    write(path, numbers)
+    patch = find(folder).patches[0]
+    np.savez(tmp_path / "teacher.npz", **{patch.name: np.full((80, 80), 0.02, np.float16)})
+    for chosen in (settings.Data(agreeing=("*",)), settings.Data(teacher=("*",)), settings.Data(confirmed=("*",))):
+        target = teach.targets([patch], chosen, tmp_path / "teacher.npz")[patch.name]
+        assert np.isnan(target[:10]).all()
+        assert (target[12:20] < 0.1).any()
 
 
 def test_a_patch_of_four_bands_lacks_the_others(tmp_path):
