@@ -77,7 +77,7 @@ def write(out: Out) -> str:
         disagreement=disagreement,
         classes=classes.of(contract.classes if contract else BINARY),
     )
-    out.put(PATH, page.encode())
+    out.put(PATH, page.encode(errors="backslashreplace"))  # Half a pair of surrogates has no UTF-8
     return f"{out}/{PATH}"
 
 

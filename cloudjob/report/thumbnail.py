@@ -44,8 +44,11 @@ WHITE, GAMMA = 0.9, 2.2
 same in every picture, so that they can be compared."""
 
 QUALITY = 45
+MOST = 5e8
+"""Pixels of an image; a whole tile of Sentinel-2 has 1.2e8."""
+
 PREFIX = "data:image/webp;base64,"
-WRONG = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError)
+WRONG = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError, SystemError)
 PATIENCE = 10
 """After so many images in a row that cannot be read, others are not tried in this report."""
 
@@ -136,7 +139,8 @@ class Album:
         """True colour (3, y, x) of the part of the scene that was computed, from the files' overviews."""
         told = item["properties"]
         sources = told["cloudjob:reflectance"]
-        bounds = _grid(told).crop(_window(entry, item, self.sides[entry.group])).bounds
+        grid = _grid(told)
+        bounds = grid.crop(_window(entry, item, self.sides[entry.group])).bounds
         names = [name for name in ("red", "green", "blue") if name in sources]
         layers, empty = [], np.zeros(shape, np.bool_)
         with env(GDAL_HTTP_MAX_RETRY="1"):  # A picture is not worth a minute: the next report tries again
@@ -145,7 +149,11 @@ class Album:
                 if "href" not in source:
                     raise LookupError("its item does not say where it lies")
                 with open_file(signing.open_href("", source["href"])) as file:
+                    if not np.allclose(file.bounds, grid.bounds, rtol=0, atol=max(grid.dx, grid.dy)):
+                        raise SceneError("it no longer lies where its item says")
                     window = from_bounds(*bounds, transform=file.transform)
+                    if window.height * window.width > MOST:  # Without overviews all of them would be read
+                        raise SceneError(f"it has {file.height} × {file.width} pixels")
                     numbers = file.read(1, window=window, out_shape=shape, resampling=Resampling.average)
                 empty |= numbers == EMPTY
                 layers.append(numbers * source["scale"] + source["offset"])

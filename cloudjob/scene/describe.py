@@ -19,15 +19,12 @@ from cloudjob.catalog.signing import given, open_href
 from cloudjob.errors import SceneError
 from cloudjob.grid import Grid
 from cloudjob.scene import product
-from cloudjob.scene.files import KINDS, header
+from cloudjob.scene.files import KINDS, MAX_SIDE, header
 from cloudjob.scene.reflectance import scaling
 from cloudjob.scene.scene import Band, Scene
 
 MGRS_SIDE = 109_800
 """Side in metres of a whole Sentinel-2 tile (10980 pixels of 10 m)."""
-
-MAX_SIDE = 100_000
-"""Pixels; Sentinel-2 and Landsat have about 11,000. What is larger is a mistake, and its tiles are never listed."""
 
 
 def describe(

@@ -38,6 +38,12 @@ PATIENT = {
     "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/",
 }
 
+MAX_SIDE = 100_000
+"""Pixels; Sentinel-2 and Landsat have about 11,000. What is larger is a mistake, and its tiles are never listed."""
+
+LARGEST_BLOCK = 2**27
+"""Pixels of one block of a file, which a reader unpacks whole; all 10980² of a Sentinel-2 tile are fewer."""
+
 FAULTS = (RuntimeError, OSError, ValueError, rasterio.errors.RasterioError, CPLE_BaseError)
 """What rasterio raises when a file cannot be opened or read."""
 
@@ -70,7 +76,7 @@ def open_file(href: str) -> Any:
             of what is no file, are refused.
 
     Raises:
-        SceneError: what this is nobody reads.
+        SceneError: what this is nobody reads, or it is larger than any image of a satellite.
         KeysMissingError: it lies in a bucket that wants keys.
         RasterioError: it cannot be opened as GeoTIFF or JPEG 2000.
     """
@@ -89,7 +95,17 @@ def open_file(href: str) -> Any:
         if not stat.S_ISREG(kind):  # Who opens a FIFO waits for ever
             raise SceneError(f"{path!r} is not a regular file")
     outside.check_keys(href)
-    return rasterio.open(href, driver="JP2OpenJPEG" if JPEG_2000.search(parts.path) else "GTiff")
+    return _bounded(rasterio.open(href, driver="JP2OpenJPEG" if JPEG_2000.search(parts.path) else "GTiff"))
+
+
+def _bounded(file: Any) -> Any:
+    """Let a file pass that says of itself what can be read; some bytes of a header may tell of terabytes."""
+    height, width = max(file.block_shapes)
+    if max(file.shape) <= MAX_SIDE and height * width <= LARGEST_BLOCK:
+        return file
+    says = f"{file.height} × {file.width} pixels in blocks of {height} × {width}"
+    file.close()
+    raise SceneError(f"{says}; expected at most {MAX_SIDE} a side, and {LARGEST_BLOCK} in a block")
 
 
 def failed(error: BaseException, scene: Scene, band: Band | None = None) -> SceneError:
@@ -123,6 +139,8 @@ def header(href: str, what: str) -> tuple[int, Sequence[float], tuple[int, int]]
         with env(), open_file(href) as file:
             epsg = file.crs.to_epsg() if file.crs else None
             transform, shape = tuple(file.transform)[:6], file.shape
+    except SceneError as error:
+        raise type(error)(f"{what}: {error}", hint=error.hint) from None
     except FAULTS as error:
         kind = outside.kind(href, str(error))
         if kind is KeysMissingError:

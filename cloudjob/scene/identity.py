@@ -10,6 +10,7 @@ from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
 from cloudjob.catalog.area import footprint
+from cloudjob.catalog.values import MAX_TEXT
 from cloudjob.scene.scene import Scene
 
 # Reprocessing may move a datastrip's sensing time by a second or two; a platform is back over a tile after 100 minutes.
@@ -58,9 +59,19 @@ class Identity:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Self:
-        """The identity that `to_json` made `record` of."""
-        given = {"sensing": datetime.fromisoformat(record["sensing"]), "footprint": shape(record["footprint"])}
-        return cls(**{**record, **given})
+        """The identity that `to_json` made `record` of.
+
+        Raises:
+            TypeError, ValueError, KeyError: it made nothing of the kind.
+        """
+        given: dict[str, Any] = {
+            "sensing": datetime.fromisoformat(record["sensing"]),
+            "footprint": shape(record["footprint"]),
+        }
+        texts: dict[str, Any] = {name: value for name, value in record.items() if name not in given}
+        if not all(isinstance(value, str) and len(value) <= MAX_TEXT for value in texts.values()):
+            raise TypeError("a text of an identity is of another type, or too long")
+        return cls(**texts, **given)
 
     def to_json(self) -> dict[str, Any]:
         """The identity as JSON types; the footprint is GeoJSON."""

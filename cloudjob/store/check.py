@@ -28,7 +28,10 @@ Mend = Literal["again", "rebuild", "delete", "by hand"]
 """What becomes of a fault: its scene is masked again by the next run; the file is made from what else is known; it is
 deleted; or only a person can tell what it should be."""
 
-WRONG = (ContractError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, LookupError, RuntimeError)
+WRONG = (
+    *(ContractError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, LookupError, RuntimeError),
+    SystemError,  # Blosc, of a size below 0
+)
 """What documents and codecs raise that are not as cloudjob wrote them."""
 
 
@@ -168,7 +171,7 @@ def _mask(out: Out, done: Done, side: int) -> str:
     """What is wrong with a finished scene's mask, or ""."""
     try:
         told = out.get_json(done.path)["properties"]
-        pixels, summed = told["cloudjob:pixels"], told.get("cloudjob:checksum")
+        pixels, summed = {**told["cloudjob:pixels"]}, told.get("cloudjob:checksum")
         names = ["cloud", *(["cloud_probability"] if "cloud_probability" in out.get_json(done.path)["assets"] else [])]
         arrays = [groups.open_array(out, done.group, name) for name in names]
         counts, checksum = np.zeros(256, np.int64), 0
@@ -183,8 +186,8 @@ def _mask(out: Out, done: Done, side: int) -> str:
     except WRONG as error:
         return f"a shard, or the item, cannot be read: {_told(error)}"
     for value, name, _ in classes.of(NAMES.values()):
-        if value != NOT_COMPUTED and pixels.get(name, 0) != counts[value]:
-            return f"{counts[value]:,} pixels are {name.replace('_', ' ')}; the item says {pixels.get(name, 0):,}"
+        if value != NOT_COMPUTED and pixels.get(name, 0) != int(counts[value]):
+            return f"{counts[value]:,} pixels are {name.replace('_', ' ')}; the item says {pixels.get(name, 0)!r:.40}"
     return "" if summed is None or summed == checksum else "the values are not those that were written"
 
 

@@ -245,3 +245,24 @@ def test_the_table_says_what_the_presets_are():
         assert f"`--catalog {name}`" in text, name
     typed = re.findall(r"--asset (\w+)=\w+", text)
     assert set(typed) <= set(presets.COMMON)
+
+
+def test_every_row_of_the_table_has_its_test():
+    table = DOCS.read_text(encoding="utf-8").split("\n## ")[0]
+    rows = re.findall(r"^\| (?!publisher|---)([^|]+?) \|", table, re.MULTILINE)
+    assert rows == list(TRIED)
+    for row, test in TRIED.items():
+        assert callable(globals()[test]), row
+
+
+TRIED = {
+    "Earth Search v1": "test_earth_search",
+    "Earth Search, Collection 1": "test_earth_search_collection_1",
+    "Planetary Computer": "test_planetary_computer",
+    "Copernicus Data Space": "test_cdse",
+    "Digital Earth Africa": "test_digital_earth_africa",
+    "Digital Earth Australia": "test_digital_earth_australia",
+    "Terrascope": "test_terrascope",
+    "HLS (NASA)": "test_hls",
+    "Landsat Collection 2": "test_landsat",
+}

@@ -135,3 +135,18 @@ def test_jpeg_2000_is_read(tmp_path: Path) -> None:
 )
 def test_remote(href: str, remote: bool) -> None:
     assert is_remote(href) is remote
+
+
+@pytest.mark.parametrize(("height", "width", "block"), [(110_000, 64, 64), (20_000, 20_000, 16_384)])
+def test_a_file_that_tells_of_more_than_any_satellite_sees_is_refused(
+    height: int, width: int, block: int, tmp_path: Path
+) -> None:
+    """It holds nothing; a reader would make room for it."""
+    how = {"height": height, "width": width, "count": 1, "dtype": "uint16", "crs": "EPSG:32633"}
+    shape = {"tiled": True, "blockxsize": block, "blockysize": block, "sparse_ok": True, "bigtiff": "YES"}
+    path = tmp_path / "huge.tif"
+    rasterio.open(path, "w", driver="GTiff", transform=rasterio.Affine(*GRID), **how, **shape).close()
+    with env(), pytest.raises(SceneError, match=rf"{height} × {width} pixels in blocks of {block} × {block}; expected"):
+        open_file(str(path))
+    with pytest.raises(SceneError, match=r"scene S, asset red: .* pixels in blocks of"):
+        header(str(path), "scene S, asset red")

@@ -158,3 +158,13 @@ def test_many_scenes_of_one_tile_are_not_all_compared(monkeypatch):
     scenes = [make_scene(str(n), sensing=TIME + timedelta(days=n)) for n in range(300)]
     assert merge(scenes) == (scenes, [])
     assert len(count) == 0
+
+
+@pytest.mark.parametrize(
+    "odd", [{"product": {}}, {"platform": 7}, {"baseline": "9" * 5000}, {"group": None}, {"x": "y"}]
+)
+def test_an_identity_of_other_types_is_none(odd):
+    record = json.loads(json.dumps(Identity.of(make_scene("a")).to_json()))
+    assert Identity.from_json(record).product == record["product"]
+    with pytest.raises(TypeError):
+        Identity.from_json(record | odd)

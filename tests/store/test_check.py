@@ -10,7 +10,7 @@ import output
 import pytest
 from faulty import call
 
-from cloudjob.store import again, ledger, settings
+from cloudjob.store import again, check, ledger, settings
 from cloudjob.store.out import Out
 
 Capfd = pytest.CaptureFixture[str]
@@ -109,6 +109,18 @@ def test_a_flipped_bit_is_found(out: Out, capfd: Capfd, path: str):
     assert f"(scene {FIRST})" in result.stdout
 
 
+def test_whatever_a_codec_says_is_found(out: Out, capfd: Capfd, monkeypatch: pytest.MonkeyPatch):
+    """Blosc, of a size below 0 in a damaged shard."""
+
+    def negative(*_: object) -> int:
+        raise SystemError("Negative size passed to PyBytes_FromStringAndSize")
+
+    monkeypatch.setattr(check, "tile_sum", negative)
+    result = call(capfd, "check", out)
+    assert result.code == 1
+    assert "cannot be read: SystemError: Negative size" in result.stdout
+
+
 def test_values_that_keep_the_counts_are_found(out: Out, capfd: Capfd):
     """Another scene's shard, of the same counts; and an item of an older version has no checksum to find it by."""
     import zarr
@@ -129,6 +141,8 @@ def test_values_that_keep_the_counts_are_found(out: Out, capfd: Capfd):
     [
         lambda told: told["cloudjob:pixels"].update(cloud=told["cloudjob:pixels"]["cloud"] + 1),
         lambda told: told.pop("cloudjob:pixels"),
+        lambda told: told["cloudjob:pixels"].update(cloud=[]),
+        lambda told: told.update({"cloudjob:pixels": [1]}),
         lambda told: told.update({"cloudjob:tiles": [[0, 0]]}),
         lambda told: told.update({"cloudjob:slot": 1}),
         lambda told: told.update({"datetime": "2020-01-01T00:00:00Z"}),
