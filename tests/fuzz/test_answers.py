@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import logging
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -65,8 +66,12 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[StacServer, type[Hand
     monkeypatch.setattr(answers, "MAX_BYTES", 2**20)
     monkeypatch.setattr(answers, "MAX_SECONDS", 5)
     server, handler = StacServer(filters=False), type("Odd", (Handler,), {"asked": []})
-    with stac_server.serving(handler, api=server) as server.port:
-        yield server, handler
+    logging.disable(logging.CRITICAL)  # Records hold half a surrogate, raw, which pytest-xdist cannot send
+    try:
+        with stac_server.serving(handler, api=server) as server.port:
+            yield server, handler
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def strange(rng: random.Random, url: str) -> Any:
