@@ -128,6 +128,6 @@ def test_a_store_that_refuses_a_tenth_of_all_requests_loses_nothing(
         point_to(store, monkeypatch)
         store.fault, store.share = fault, 0.1
         run("s3://bucket/out")
-    assert store.met["PUT"] > SCENES / 2
+    assert store.met["PUT"] > SCENES / 4  # Or nothing was tried
     assert store.met["GET"] > SCENES
     assert masks_and_items(store) == stored
