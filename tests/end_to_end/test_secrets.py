@@ -349,7 +349,7 @@ def test_whatever_stands_in_a_query_goes(path: str, secret: str) -> None:
         "/data/odd?name@home.tif",
         "C:\\masks\\out",
         "s3://bucket/f@2x.tif",
-        "/work/masks.zarr/33UUP/cloud/c/0/1#2",
+        "/srv/masks.zarr/33UUP/cloud/c/0/1#2",
         "this run has lost its token of the lock",
         "the password is missing; no signature given; the secret of good design",
         "bbox 16 46 17 47 is empty (west = east)",

@@ -1,4 +1,4 @@
-"""A source or a store that starves a run: every tenth answer is cut, refused, empty or late, and no scene is lost."""
+"""A source or a store that starves a run: many an answer is cut, refused, empty or late, and no scene is lost."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
@@ -118,7 +118,7 @@ def masks_and_items(store: Bucket) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("fault", ["503", "-500", "hang up"])
-def test_a_store_that_refuses_a_tenth_of_all_requests_loses_nothing(
+def test_a_store_that_refuses_a_fifth_of_all_requests_loses_nothing(
     fault: str, source: tuple[FileServer, Run], stored: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where it had done what was asked for before it said that it had not ("-500")."""
@@ -126,8 +126,8 @@ def test_a_store_that_refuses_a_tenth_of_all_requests_loses_nothing(
     files.calm()
     with bucket() as store:
         point_to(store, monkeypatch)
-        store.fault, store.share = fault, 0.1
+        store.fault, store.share = fault, 0.2  # A run of this size writes too little for a tenth to be met often
         run("s3://bucket/out")
-    assert store.met["PUT"] > SCENES / 4  # Or nothing was tried
+    assert store.met["PUT"] > SCENES / 2
     assert store.met["GET"] > SCENES
     assert masks_and_items(store) == stored
