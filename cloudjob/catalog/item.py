@@ -179,10 +179,10 @@ def _bbox(raw: Mapping[str, Any]) -> list[float] | None:
 
 
 def _properties(told: Mapping[str, Any]) -> dict[str, Any]:
-    kept: dict[str, Any] = {name: told[name].upper() for name in _MOMENTS if told.get(name) is not None}
+    kept: dict[str, Any] = {name: values.spelt(told[name]) for name in _MOMENTS if told.get(name) is not None}
     kept |= {name: values.text(told.get(name), name) for name in _TEXTS}
     kept |= {name: values.whole(told.get(name), name, 1, 60) for name in _ZONES}
-    kept |= {name: told[name] for name in _FLAGS if isinstance(told.get(name), bool)}
+    kept |= {name: values.flag(told.get(name)) for name in _FLAGS}
     kept |= _projection(told)
     kept["updated"] = told["updated"][:40] if isinstance(told.get("updated"), str) else None
     kept["eo:cloud_cover"] = values.percentage(told.get("eo:cloud_cover"))
@@ -282,7 +282,7 @@ def numbers(told: Mapping[str, Any]) -> dict[str, Any]:
     kept = {
         **found,
         "data_type": values.text(found.get("data_type"), "data_type", longest=20),
-        "nodata": values.number(found["nodata"], "nodata") if isinstance(found.get("nodata"), int | float) else None,
+        "nodata": values.nodata(found.get("nodata")),
         "file:checksum": values.text(told.get("file:checksum"), "file:checksum"),
         **_projection(told),
     }

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import reprlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -76,12 +77,17 @@ def numbers(value: Any, name: str, lengths: Iterable[int]) -> list[float] | None
     return [_some(number(each, name), name) for each in value]
 
 
+def spelt(time: str) -> str:
+    """A time of RFC 3339 as Python reads it: letters in upper case, and a leap second as the one before."""
+    return re.sub(r":60(?=[.Z+-]|$)", ":59", time.upper())
+
+
 def moment(value: Any, name: str) -> datetime | None:
     """A time of RFC 3339 (its letters in either case) as UTC; without a zone it is taken for UTC; None for nothing."""
     if value is None:
         return None
     try:
-        time = datetime.fromisoformat(value.upper())
+        time = datetime.fromisoformat(spelt(value))
         time = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     except (AttributeError, TypeError, ValueError, OverflowError):
         time = None
@@ -97,6 +103,19 @@ def records(value: Any, name: str, most: int = 100) -> list[dict[str, Any]]:
     if not isinstance(value, list) or len(value) > most or not all(isinstance(each, dict) for each in value):
         raise UnreadableError(f"its {name} is {shown(value)}; expected a list of up to {most} objects")
     return value
+
+
+def flag(value: Any) -> bool | None:
+    """Whether, also where it is written as a string; None for everything else."""
+    return {"true": True, "false": False}.get(str(value).lower())
+
+
+def nodata(value: Any) -> float | None:
+    """A number that says no data, also where it is written as a string; None for everything else, as for "nan"."""
+    try:
+        return number(float(value), "nodata") if type(value) in (int, float, str) else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def percentage(value: Any) -> float | None:

@@ -19,7 +19,7 @@ from cloudjob.catalog.signing import given, open_href
 from cloudjob.errors import SceneError
 from cloudjob.grid import Grid
 from cloudjob.scene import product
-from cloudjob.scene.files import KINDS, MAX_SIDE, header
+from cloudjob.scene.files import BYTES, KINDS, MAX_SIDE, header
 from cloudjob.scene.reflectance import scaling
 from cloudjob.scene.scene import Band, Scene
 
@@ -151,6 +151,8 @@ def _band(item: dict[str, Any], name: str, key: str, baseline: str, signing: str
             f"scene {item['id']}, asset {key}: its numbers are {dtype}; expected {', '.join(KINDS)}",
             hint="is it the right collection? See --collection",
         )
+    if name != "scl" and dtype == "uint8" and "raster:scale" not in asset:
+        raise SceneError(f"scene {item['id']}, asset {key}: {BYTES}", hint="is it the right asset? See --asset")
     address = given((item["collection"], item["id"], key), asset["href"])
     scale, stated = (1.0, 0.0) if name == "scl" else scaling(item["properties"], asset, baseline)
     nodata = asset.get("nodata")

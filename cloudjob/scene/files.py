@@ -19,6 +19,8 @@ from cloudjob.scene.scene import Band, Scene
 KINDS = ("uint8", "uint16", "int16", "float32")
 """Of numbers in files. Others may be wider than a float32 tells apart."""
 
+BYTES = "its numbers are bytes, as of a picture to look at, and no scale tells what reflectance they stand for"
+
 JPEG_2000 = re.compile(r"\.(jp2|j2k|jpx|jpf)$", re.IGNORECASE)
 """Names of such files. All others are opened as GeoTIFF (of which COGs are some), whatever they are called. GDAL has
 150 more drivers; some of them read any file of this machine, or any address, that their text names (VRT, WMS…)."""
@@ -47,7 +49,7 @@ LARGEST_BLOCK = 2**27
 FAULTS = (RuntimeError, OSError, ValueError, rasterio.errors.RasterioError, CPLE_BaseError)
 """What rasterio raises when a file cannot be opened or read."""
 
-_REMOTE = re.compile(r"(https?|s3|gs|az|abfss?)://|/vsi(curl/https?://|(s3|gs|az|adls)/)", re.IGNORECASE)
+_REMOTE = re.compile(r"(https?|s3|gs|az)://|/vsi(curl/https?://|(s3|gs|az|adls)/)", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+._-]+:|/vsi|<", re.IGNORECASE)  # One letter is a drive's
 
 

@@ -16,7 +16,7 @@ from rasterio.vrt import WarpedVRT
 from cloudjob.catalog import signing
 from cloudjob.errors import PassingError, SceneError
 from cloudjob.grid import Grid
-from cloudjob.scene.files import FAULTS, KINDS, env, failed, open_file
+from cloudjob.scene.files import BYTES, FAULTS, KINDS, env, failed, open_file
 from cloudjob.scene.scene import EMPTY, NO_DATA, Band, Numbers, Scene
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class SceneFiles:
             PassingError: it could not be opened for a reason that may pass.
         """
         for band in bands:
-            self._ask(band.name, lambda file: _compare(file.dataset, file.band.grid))
+            self._ask(band.name, lambda file: _compare(file.dataset, file.band))
 
     def dtype(self) -> np.dtype[Any]:
         """Of arrays that hold the numbers of all bands: uint16, int16 or float32."""
@@ -201,12 +201,15 @@ def _lies_on(file: Any, grid: Grid) -> bool:
     return file.shape == grid.shape and np.allclose(said, grid.transform, rtol=0, atol=tolerance)
 
 
-def _compare(file: Any, grid: Grid) -> None:
+def _compare(file: Any, band: Band) -> None:
     """Raise where a file's header does not say what its item does."""
+    grid = band.grid
     kind, count, transform, shape = file.dtypes[0], file.count, file.transform, file.shape
     epsg = file.crs.to_epsg() if file.crs else None
     if kind not in KINDS or count != 1:
         raise SceneError(f"{count} band(s) of {kind}; expected one of {', '.join(KINDS)}")
+    if kind == "uint8" != band.dtype and band.name != "scl":
+        raise SceneError(BYTES)
     if epsg not in (None, grid.epsg):
         raise SceneError(f"the file is in EPSG:{epsg}, its item says {grid.epsg}")
     if not _lies_on(file, grid):

@@ -23,7 +23,7 @@ def tile(item: Mapping[str, Any]) -> str:
         if f"{prefix}:utm_zone" in told
     ]
     for code in (told.get("grid:code"), told.get("s2:mgrs_tile"), *zones, told.get("odc:region_code")):
-        if found := _TILE.fullmatch(re.sub(r"^(MGRS-)?T?", "", code or "")):
+        if found := _TILE.fullmatch(re.sub(r"^(MGRS-)?T?", "", (code or "").upper())):
             return f"{int(found[1]):02}{found[2]}"
     if named := _esa_name(item):
         return named[7]

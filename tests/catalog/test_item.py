@@ -160,11 +160,18 @@ def test_what_only_informs_costs_nothing():
         assert found == told
 
 
+@pytest.mark.parametrize(("said", "meant"), [(True, True), ("true", True), ("False", False), (1, None), ("no", None)])
+def test_a_flag_may_be_written_as_text(said, meant):
+    found = parse(make_item(**{"earthsearch:boa_offset_applied": said}), WANTED).item["properties"]
+    assert found.get("earthsearch:boa_offset_applied") is meant
+
+
 @pytest.mark.parametrize(
     ("told", "first", "last"),
     [
         ({"datetime": "2024-06-01t10:10:00z"}, "2024-06-01T10:10", "2024-06-01T10:10"),
         ({"datetime": "2024-06-01 12:10:00+02:00"}, "2024-06-01T10:10", "2024-06-01T10:10"),
+        ({"datetime": "2016-12-31T23:59:60.5Z"}, "2016-12-31T23:59:59.5", "2016-12-31T23:59:59.5"),
         ({"datetime": None, "start_datetime": "2016-01-01T00:00:00Z"}, "2016-01-01T00:00", "2016-01-01T00:00"),
         ({"datetime": None, "start_datetime": "2016-01-01", "end_datetime": "2017-01-01"}, "2016-01", "2017-01"),
     ],

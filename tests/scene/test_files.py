@@ -71,6 +71,7 @@ def test_a_file_that_reads_another_one_is_not_opened(behind: str, scene: Scene, 
         "file://elsewhere/red.tif",
         "WMS:https://h.example",
         "NETCDF:{folder}/red.tif:red",
+        "abfs://container@account.dfs.core.windows.net/red.tif",
     ],
 )
 def test_addresses_that_only_gdal_understands_are_refused(href: str, scene: Scene) -> None:

@@ -220,6 +220,30 @@ def test_bands_of_different_numbers_are_read_together(tmp_path: Path) -> None:
     assert (found[3, 9:] == -7).all()
 
 
+@pytest.mark.parametrize("said", ["-999", -999.0, "-999.0"])
+def test_a_number_for_no_data_may_be_written_as_text(said: str | float, tmp_path: Path) -> None:
+    """And the file has no tag."""
+    values = np.full((150, 139), 500, np.int16)
+    values[:9] = -999
+    item = make_item(
+        tmp_path, values=dict.fromkeys(BANDS, values), nodata=None, band={"data_type": "int16", "nodata": said}
+    )
+    scene = describe(item, ASSETS, BANDS, 10)
+    with SceneFiles(scene) as files:
+        found = reflectance(pixels(files), scene.bands)
+    assert np.isnan(found[:, :9]).all()
+    assert not np.isnan(found[:, 9:]).any()
+
+
+def test_bytes_of_a_picture_are_no_reflectance(tmp_path: Path) -> None:
+    """A file of which the item does not say so; all of it would have been below zero."""
+    item = make_item(tmp_path, properties={"s2:processing_baseline": "05.10"})
+    write_cog(Path(item["assets"]["blue"]["href"]), np.ones((150, 139), np.uint8), GRID)
+    scene = describe(item, ASSETS, BANDS, 10)
+    with SceneFiles(scene) as files, pytest.raises(SceneError, match="asset blue: its numbers are bytes"):
+        files.check(scene.bands)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "int32", "complex64"])
 def test_numbers_that_are_not_read_are_refused(dtype: str, tmp_path: Path) -> None:
     item = make_item(tmp_path)

@@ -237,6 +237,7 @@ def test_rotated_grids_are_refused(tmp_path: Path) -> None:
         ({"raster:bands": 7}, {}, "its raster:bands is 7; expected a list"),
         ({}, {"datetime": "last week"}, "its datetime is 'last week'; expected a time"),
         ({"data_type": "float64"}, {}, "its numbers are float64; expected uint8, uint16"),
+        ({"data_type": "uint8", "raster:bands": []}, {}, "its numbers are bytes, as of a picture to look at"),
     ],
 )
 def test_metadata_that_make_no_sense_refuse_their_scene(
@@ -375,6 +376,8 @@ def test_groups_are_named_after_the_tile_when_the_scene_has_its_whole_grid(tmp_p
         {"sentinel:utm_zone": 1, "sentinel:latitude_band": "K", "sentinel:grid_square": "AB"},
         {"mgrs:utm_zone": 1, "mgrs:latitude_band": "K", "mgrs:grid_square": "AB"},
         {"odc:region_code": "01KAB"},
+        {"grid:code": "mgrs-1kab"},
+        {"s2:mgrs_tile": "01kab"},
         {"s2:product_uri": "S2A_MSIL2A_20240601T101031_N0510_R022_T01KAB_20240601T150000.SAFE"},
     ],
 )
