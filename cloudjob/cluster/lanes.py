@@ -44,8 +44,8 @@ CONFIG = {
 }
 """Dask's settings for scheduler and workers."""
 
-DRIVERS = ("/dev/nvidiactl", "/dev/dxg")
-"""What NVIDIA's driver shows on Linux, and on Linux under Windows (WSL)."""
+DRIVERS = ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/dxg")
+"""What NVIDIA's driver shows on Linux, where its devices may come with their first use; and under Windows (WSL)."""
 
 WORKER: dict[str, Any] = {"nthreads": 1, "memory_limit": "auto", "preload": ["cloudjob.cluster.network"]}
 """What every worker process is started with; `preload` has it call `network.dask_setup`."""

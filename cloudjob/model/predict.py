@@ -103,8 +103,8 @@ def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[np
         SceneError: the network gives something that is no number.
     """
     contract = model.contract
-    mean = torch.tensor(contract.mean)[:, None, None]
-    std = torch.tensor(contract.std)[:, None, None]
+    mean = torch.tensor(contract.mean, device=model.device)[:, None, None]
+    std = torch.tensor(contract.std, device=model.device)[:, None, None]
     waiting = list(reflectance)
     del reflectance  # The caller may have let go of them: they are not held while the network runs
     while waiting:
@@ -120,9 +120,10 @@ def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[np
         if isinstance(model.network, OnnxNetwork):
             yield _finite(model, model.network.probability(filled, inside))
             continue
-        tile = torch.from_numpy(filled).clamp_(max=contract.brightest).sub_(mean).div_(std)[None]
+        # On a GPU from here on, also what a core could do: cores have the longer day
+        tile = torch.from_numpy(filled).to(model.device).clamp_(max=contract.brightest).sub_(mean).div_(std)[None]
         del filled
-        tile = tile.to(model.device, model.dtype).contiguous(memory_format=torch.channels_last)
+        tile = tile.to(model.dtype).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             logits = model.network(tile)[0, 0]
             yield _finite(model, torch.sigmoid(logits.float()).cpu().numpy())

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,8 @@ BANDS = ("red", "green", "blue", "nir")
 FULL = Grid(32633, 300_000, 5_300_040, 10, 10, 10980, 10980)
 """A whole Sentinel-2 tile."""
 
+MILLION = 1e6
+
 WORLD = (-180.0, -90.0, 180.0, 90.0)
 
 
@@ -61,17 +64,19 @@ def scene(grid: Grid, path: Path) -> Path:
         return path
     print(f"simulating a scene in {path.parent}", file=sys.stderr)
     rng = np.random.default_rng(0)
-    side = grid.height // 4
+    side = -(-grid.height // 4)
     land, _ = simulate.ground(rng, (side, side))
     clouds = simulate.sky(rng, (side, side), cover=0.3, kinds=("cumulus", "cirrus"))
     seen, cloudy = simulate.overlay(land, clouds)
     corner = np.add.outer(np.arange(grid.height), np.arange(grid.width)) < 900
     for band, values in zip((*BANDS, "swir16"), seen, strict=True):
         numbers = np.pad(np.clip(values * 1e4 + 1000, 1, 65535).astype(np.uint16), (0, 3 * side), mode="symmetric")
+        numbers = numbers[: grid.height, : grid.width]
         numbers[corner] = 0
         every = 1 if band in BANDS else 2
         write_cog(path.with_name(f"{band}.tif"), numbers[::every, ::every], grid.coarsen(every))
     classes = np.pad(np.where(cloudy, 9, 4).astype(np.uint8), (0, 3 * side), mode="symmetric")
+    classes = classes[: grid.height, : grid.width]
     write_cog(path.with_name("scl.tif"), classes[::2, ::2], grid.coarsen(2))
     told = item("S2A_33UUP_20240601_0_L2A", grid, path.parent, "2024-06-01T10:15:59.024000Z")
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [told]}), encoding="utf-8")
@@ -95,6 +100,7 @@ def write_cog(path: Path, values: np.ndarray, grid: Grid, blocksize: int = 1024)
         compress="DEFLATE",
         predictor="YES",
         blocksize=blocksize,
+        num_threads="ALL_CPUS",
     ) as file:
         file.write(values, 1)
 
@@ -164,12 +170,22 @@ def fresh(name: str) -> Iterator[Path]:
 
 def report(name: str, figures: dict[str, Any]) -> None:
     """Print figures, and keep them in results/NAME.json with what they were made by."""
+    tell(figures)
+    keep(name, figures)
+
+
+def tell(figures: dict[str, Any]) -> None:
+    """Print figures."""
     for label, value in figures.items():
         if isinstance(value, list):
             continue  # Rows, which were printed as they came
-        print(f"{label:58} {value:.3f}" if isinstance(value, float) else f"{label:58} {value}")
+        print(f"{label:58} {value:.3f}" if isinstance(value, float) else f"{label:58} {value}", flush=True)
+
+
+def keep(name: str, figures: dict[str, Any]) -> None:
+    """Write figures to results/NAME.json with what they were made by."""
     made = {
-        "command": f"python tests/benchmarks/{name}.py {' '.join(sys.argv[1:])}".strip(),
+        "command": f"python tests/benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
         "at": f"{datetime.now().astimezone():%Y-%m-%d %H:%M}",
         "machine": f"{_processor()}, {torch.get_num_threads()} thread(s) for torch, {platform.system()}",
         "versions": {
@@ -184,8 +200,10 @@ def report(name: str, figures: dict[str, Any]) -> None:
 def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
-    return f"{len(names)} × {names[0]}"
+    return f"{len(names)} × {names[0]}" if names else platform.processor()
 
 
 def _git(*arguments: str) -> str:
+    if not shutil.which("git"):  # A copy on a machine that was lent
+        return ""
     return subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()

@@ -1,19 +1,21 @@
-"""Lanes that share a GPU: `python tests/benchmarks/gpu.py [--lanes 1,2,4] [--side 10980] [--scenes 2]`.
+"""Lanes that share a GPU: `python tests/benchmarks/gpu.py [--lanes 1,2,4] [--side 10980] [--scenes 2] [--budget 150]`.
 
-For each number of lanes a whole job, from search to ledger: million pixels a second, how busy the GPU was, its memory
-and that of the largest lane; beside them what the same lanes could read and decode if the network cost nothing. With a
-GPU also how far its masks agree with the CPU's, and float16 with float32. Without one it says so and simulates a
-device: a network call that holds a lock which all lanes share, and sleeps for as long as a GPU of `--rate` million
-pixels a second would work. Reading and writing are real then, too.
+First the network alone, on tiles of a simulated scene: its speed, and how far float16 agrees with float32 and with the
+CPU. Then for each number of lanes a whole job, from search to ledger: its speed, how busy the GPU was, its memory and
+that of the largest lane; beside them what the same lanes read, decode and write if the network costs nothing. At last
+how far the masks of a job on the GPU agree with those of the same job on CPUs.
 
-The machine needs no network. `python -m pip download --dest wheels --no-deps …` on another one makes a folder of what
-it lacks, of which `pip install --no-index --find-links wheels` installs.
+Without a GPU it says so and simulates one: a network call that holds a lock which all lanes share, and sleeps for as
+long as a GPU of `--rate` million pixels a second would work. Reading and writing are real then, too.
+
+The machine needs no network: `wheels.py` makes a folder of what it lacks. Figures are kept as they are found.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import os
 import resource
 import shutil
@@ -21,26 +23,34 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import bench
+import network_alone
 import numpy as np
 import torch
 import zarr
 from distributed import Client
 
-from cloudjob.cluster import lanes, network, scheduler
+from cloudjob.cluster import lanes, network, scheduler, task
 from cloudjob.model import checkpoint, mlm, predict
 
+BEGAN = time.monotonic()
+FULL = bench.FULL.height * bench.FULL.width
+MILLION = bench.MILLION
+WARM = 1024
+"""Side in pixels of the scenes that lanes get used to."""
 
-class SimulatedDevice(torch.nn.Module):
+
+class Simulated(torch.nn.Module):
     """A network on a GPU that lanes share: it takes its time, one call after the other, and leaves the core alone.
 
     Args:
         lock: a file, the same for all lanes.
-        rate: pixels a second.
+        rate: pixels a second; infinite for a network that costs nothing.
     """
 
     def __init__(self, lock: str, rate: float) -> None:
@@ -49,56 +59,143 @@ class SimulatedDevice(torch.nn.Module):
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
         """(tile, band, y, x) → (tile, 1, y, x): red above its mean is cloud."""
-        with Path(self.lock).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            time.sleep(len(tiles) * tiles.shape[-1] * tiles.shape[-2] / self.rate)
+        if self.rate < float("inf"):
+            with Path(self.lock).open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                time.sleep(len(tiles) * tiles.shape[-1] * tiles.shape[-2] / self.rate)
         return tiles[:, :1]
+
+
+@dataclasses.dataclass
+class Figures:
+    """What was found, kept on disk after every part; a part that fails costs no other."""
+
+    name: str
+    budget: float
+    found: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def take(self, part: str, measure: Callable[[], dict[str, Any]]) -> None:
+        """Measure a part, unless there is no time left."""
+        if (passed := time.monotonic() - BEGAN) > self.budget:
+            more = {f"{part}: left out": f"after {passed:.0f} s"}
+        else:
+            try:
+                more = {f"{part}: {key}": value for key, value in measure().items()}
+            except (Exception, SystemExit) as error:  # noqa: BLE001  # Whatever it is, it is told
+                traceback.print_exc()
+                more = {f"{part}: failed": repr(error)[:300]}
+        self.found |= more
+        bench.tell(more)
+        bench.keep(self.name, {**self.found, "seconds in all": time.monotonic() - BEGAN})
 
 
 def main() -> None:
     """Measure, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lanes", default="", help="such as 1,2,4 [default: 1, then doubled up to what a run takes]")
+    parser.add_argument("--lanes", default="", help="such as 1,2,4 [default: what a run takes, halved down to 1]")
     parser.add_argument("--side", type=int, default=10980, help="of a scene in pixels")
     parser.add_argument("--scenes", type=int, default=2, help="for each lane")
     parser.add_argument("--rate", type=float, default=200.0, help="of the simulated device, million pixels a second")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no part is begun")
     asked = parser.parse_args()
     real = bool(lanes.gpus())
     most = len(lanes.lanes())
-    doubled = {2**n for n in range(9) if 2**n < most} | {most}
-    counts = [int(one) for one in asked.lanes.split(",") if one] or sorted(doubled)
+    counts = sorted({int(one) for one in asked.lanes.split(",") if one} or {-(-most // 2**n) for n in range(9)})
     device = torch.cuda.get_device_name() if real else f"none: simulated, {asked.rate:g} million pixels a second"
-    figures: dict[str, Any] = {"GPU": device, "cores": lanes.cores(), "lanes of a run": most}
-    shipped = checkpoint.load()
-    for count in counts:
-        items = bench.scenes(asked.side, asked.scenes * count)
-        with scheduler.connect(workers=count) as client:
-            network.load(client, "shipped", mlm.shipped().read_bytes(), shipped.sha256)
-            name = f"{count} lanes"
-            figures |= {f"{name}: {key}": value for key, value in measured(client, items, real, asked.rate).items()}
-    if real:
-        figures |= agreement(bench.scenes(asked.side, 1), shipped)
-    bench.report("gpu", figures)
+    figures = Figures("gpu" if real else "gpu-simulated", asked.budget)
+    figures.take("machine", lambda: {"GPU": device, "cores": lanes.cores(), "lanes of a run": most, **memory(real)})
+    figures.take("scene", lambda: made(asked.side))
+    rate = asked.rate * MILLION if not real else float("nan")
+    figures.take("network alone", lambda: network_alone.measured(asked.side, "cuda" if real else "cpu"))
+    if real:  # By which share of the time the GPU would have to work, if nobody waited for it
+        rate = figures.found.get("network alone: on the device, million pixels a second", rate / MILLION) * MILLION
+    while counts:
+        # All numbers of lanes on one cluster, from which lanes are taken away: starting them takes longest
+        part = f"cluster of {counts[-1]} lanes"
+        figures.take(part, functools.partial(on_cluster, figures, counts, asked, rate, real=real))
+        counts = counts[:-1] if f"{part}: failed" in figures.found else []
+    figures.take("end", dict)
 
 
-def measured(client: Client, items: Path, real: bool, rate: float) -> dict[str, float]:
+def memory(real: bool) -> dict[str, float]:
+    """MiB of the GPU."""
+    return {"GPU memory, MiB": lanes.gpus()[0] / 2**20} if real else {}
+
+
+def made(side: int) -> dict[str, float]:
+    """Seconds in which the scene was simulated, or found."""
+    begin = time.perf_counter()
+    bench.scenes(side, 1)
+    return {"pixels a side": side, "seconds to make it": time.perf_counter() - begin}
+
+
+def on_cluster(figures: Figures, counts: list[int], asked: Any, rate: float, *, real: bool) -> dict[str, float]:
+    """All that needs lanes."""
+    begin = time.perf_counter()
+    with scheduler.connect(workers=counts[-1]) as client, tempfile.NamedTemporaryFile(prefix="cloudjob-gpu") as lock:
+        network.load(client, "shipped", mlm.shipped().read_bytes(), checkpoint.load().sha256)
+        started = {"seconds to start it": time.perf_counter() - begin}
+        job(client, bench.scenes(WARM, counts[-1]))  # Each process's first task loads what it needs
+        started["seconds to start it and get used to work"] = time.perf_counter() - begin
+        device = functools.partial(client.run, use, "own" if real else "simulated", lock.name, rate)
+        nothing = functools.partial(client.run, use, "simulated", lock.name, float("inf"))
+        for count in reversed(counts):
+            client.cluster.scale(count)
+            while len(client.scheduler_info(n_workers=-1)["workers"]) > count:
+                time.sleep(0.05)
+            items = bench.scenes(asked.side, asked.scenes * count)
+            figures.take(f"{count} lanes", functools.partial(measured, client, items, device, nothing, rate, real=real))
+            if real and count == counts[-1]:
+                figures.take("GPU and CPU", functools.partial(agreement, client, bench.scenes(asked.side, 1)))
+    return started
+
+
+def use(kind: str, lock: str, rate: float, dask_worker: Any) -> None:
+    """On a worker: what its tasks take for the network, whatever a job loads: its own, one on the CPU, a simulated."""
+    if kind == "own":
+        task.worker_model = network.worker_model
+        return
+    (plugin,) = (one for one in dask_worker.plugins.values() if isinstance(one, network.ModelPlugin))
+    model = predict.prepare(checkpoint.parse(plugin.data, plugin.path), "cpu")
+    if kind == "simulated":
+        model = dataclasses.replace(model, network=Simulated(lock, rate))
+    task.worker_model = lambda _sha256: model
+
+
+def measured(
+    client: Client, items: Path, device: Callable[[], Any], nothing: Callable[[], Any], rate: float, *, real: bool
+) -> dict[str, Any]:
     """A job of these lanes, and one whose network costs nothing."""
-    with tempfile.NamedTemporaryFile(prefix="cloudjob-gpu") as lock, watched(real) as seen:
-        if not real:
-            client.run(replace_network, lock.name, rate * 1e6)
-        seconds, pixels, wanted = job(client, items)
-    figures = {"million pixels a second": wanted / 1e6 / seconds}
+    device()
+    with watched(real) as seen:
+        seconds, receipts, _ = job(client, items)
+    written = sum(one.valid + one.no_data for one in receipts)
+    figures: dict[str, Any] = {
+        "million pixels a second": written / MILLION / seconds,
+        "full scenes a minute": 60 * written / FULL / seconds,
+        "seconds": seconds,
+        "GPU needed, share": sum(one.seen for one in receipts) / rate / seconds,
+    }
     if real:
-        figures["GPU busy, share"] = float(np.mean([busy for busy, _ in seen]) / 100) if seen else float("nan")
-        figures["GPU memory, MiB"] = max((memory for _, memory in seen), default=float("nan"))
-    else:
-        figures["GPU busy, share"] = pixels / (rate * 1e6) / seconds
+        figures["GPU busy by its driver, share"] = float(np.mean([busy for busy, _ in seen]) / 100) if seen else None
+        figures["GPU memory, MiB"] = max((memory for _, memory in seen), default=None)
+        figures["device"] = ", ".join(sorted({f"{one.device} {one.precision}" for one in receipts}))
+        figures["largest lane's tensors, MiB"] = max(client.run(reserved).values())
     figures["largest lane, MiB"] = max(client.run(peak).values())
-    with tempfile.NamedTemporaryFile(prefix="cloudjob-gpu") as lock:
-        client.run(replace_network, lock.name, float("inf"))
-        seconds, _, wanted = job(client, items)
-    figures["of that with a network that costs nothing"] = figures["million pixels a second"] / (wanted / 1e6 / seconds)
+    figures |= stages(receipts, "lane seconds for a million pixels")
+    nothing()
+    free, receipts, _ = job(client, items)
+    figures |= stages(receipts, "and with a network that costs nothing")
+    figures["with a network that costs nothing, million pixels a second"] = written / MILLION / free
+    figures["of that with a network that costs nothing"] = free / seconds
     return figures
+
+
+def stages(receipts: list[Any], name: str) -> dict[str, float]:
+    """Where the lanes' time went: "network" is all between reading and writing."""
+    written = sum(one.valid + one.no_data for one in receipts) / MILLION
+    spent = {stage: sum(getattr(one, f"{stage}_seconds") for one in receipts) for stage in ("read", "network", "write")}
+    return {f"{name}: {stage}": seconds / written for stage, seconds in spent.items()}
 
 
 def peak() -> float:
@@ -106,73 +203,63 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def job(client: Client, items: Path) -> tuple[float, int, int]:
-    """Seconds of a whole job, the pixels that its network saw, and those that it wrote."""
+def reserved() -> float:
+    """MiB of the GPU that this process's tensors have held at most."""
+    return torch.cuda.max_memory_reserved() / 2**20
+
+
+def job(client: Client, items: Path) -> tuple[float, list[Any], Any]:
+    """Seconds of a whole job, its receipts, and the mask (y, x) of its first scene."""
     with bench.fresh("gpu") as out:
         begin = time.perf_counter()
         receipts = bench.run(client, items, out)
         seconds = time.perf_counter() - begin
-    return seconds, sum(one.seen for one in receipts), sum(one.valid + one.no_data for one in receipts)
+        path = min((out / "masks.zarr").glob("*/cloud"))
+        return seconds, receipts, zarr.open_array(path, mode="r")[0]
 
 
-def replace_network(lock: str, rate: float, dask_worker: Any = None) -> None:
-    """On a worker: put the simulated device in place of the shipped network."""
-    for plugin in dask_worker.plugins.values():
-        if isinstance(plugin, network.ModelPlugin):
-            plugin.model = dataclasses.replace(plugin.model, network=SimulatedDevice(lock, rate))
+def agreement(client: Client, items: Path) -> dict[str, Any]:
+    """The masks of a whole job on the GPU against those of the same job on CPUs."""
+    found: dict[str, Any] = {}
+    masks = []
+    for kind in ("own", "cpu"):
+        client.run(use, kind, "", 0.0)
+        seconds, receipts, mask = job(client, items)
+        masks.append(mask)
+        found[f"seconds on {', '.join(sorted({one.device for one in receipts}))}"] = seconds
+    gpu, cpu = masks
+    return found | {
+        "pixels that agree (at least 0.9999)": float((gpu == cpu).mean()),
+        "pixels that differ": int((gpu != cpu).sum()),
+        "share of cloud": float((cpu == 1).mean()),
+    }
 
 
 @contextlib.contextmanager
 def watched(real: bool) -> Iterator[list[tuple[float, float]]]:
-    """While in the block: (percent busy, MiB used) of the first GPU, every half second, by the driver's own tool."""
+    """While in the block: (percent busy, MiB used) of the first GPU, five times a second, by the driver's own tool."""
     seen: list[tuple[float, float]] = []
-    over = threading.Event()
-    command = ["nvidia-smi", "--id=0", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
+    tool = shutil.which("nvidia-smi", path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/nvidia/bin")
+    if not (real and tool):
+        yield seen
+        return
+    query = ["--id=0", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", "--loop-ms=200"]
+    with subprocess.Popen([tool, *query], stdout=subprocess.PIPE, text=True) as process:
 
-    def watch() -> None:
-        while not over.wait(0.5):
-            told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-            with contextlib.suppress(ValueError):
-                busy, memory = map(float, told.split(","))
-                seen.append((busy, memory))
+        def watch() -> None:
+            assert process.stdout
+            for line in process.stdout:
+                with contextlib.suppress(ValueError):
+                    busy, used = map(float, line.split(","))
+                    seen.append((busy, used))
 
-    thread = threading.Thread(target=watch)
-    if real and shutil.which(command[0]):
+        thread = threading.Thread(target=watch)
         thread.start()
-    yield seen
-    over.set()
-    if thread.is_alive():
-        thread.join()
-
-
-def agreement(items: Path, shipped: checkpoint.Checkpoint) -> dict[str, float]:
-    """The GPU's masks of one scene against the CPU's, by whole jobs; and float16 against float32 on one tile."""
-    masks = {}
-    for kind, visible in (("gpu", None), ("cpu", "")):
-        before = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if visible is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = visible  # Of the processes that are started now
-        drivers, lanes.DRIVERS = lanes.DRIVERS, lanes.DRIVERS if visible is None else ()
         try:
-            with scheduler.connect() as client, bench.fresh("gpu") as out:
-                bench.run(client, items, out)
-                (path,) = (out / "masks.zarr").glob("*/cloud")
-                masks[kind] = zarr.open_array(path, mode="r")[...]
+            yield seen
         finally:
-            lanes.DRIVERS = drivers
-            if visible is not None:
-                os.environ.pop("CUDA_VISIBLE_DEVICES")
-                os.environ |= {"CUDA_VISIBLE_DEVICES": before} if before is not None else {}
-    window = np.random.default_rng(0).random((len(shipped.contract.bands), 1024, 1024), np.float32)
-    half = predict.prepare(shipped, "cuda")
-    full = dataclasses.replace(half, network=half.network.float(), dtype=torch.float32)
-    (exact,) = predict.probability(full, [window])
-    (rough,) = predict.probability(predict.prepare(shipped, "cuda"), [window])
-    limit = shipped.contract.threshold
-    return {
-        "pixels that agree with the CPU's (at least 0.9999)": float((masks["gpu"] == masks["cpu"]).mean()),
-        "float16 and float32 agree, of noise": float(((exact >= limit) == (rough >= limit)).mean()),
-    }
+            process.terminate()
+            thread.join()
 
 
 if __name__ == "__main__":
