@@ -14,8 +14,8 @@ help:  ## Say what each target does
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
-.venv/dev: .venv/runtime
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+.venv/dev: .venv/runtime training/requirements.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]' --requirement training/requirements.txt
 	@touch $@
 
 demo: .venv/runtime  ## Make a small simulated catalog in ./demo and mask its clouds

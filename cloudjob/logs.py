@@ -48,6 +48,7 @@ def setup(form: Format = "text", *, verbose: bool = False) -> None:
         os.environ.setdefault("PYTHONWARNINGS", "ignore:Port:UserWarning,ignore:resource_tracker:UserWarning")
     _handle(form)
     logging.getLogger().setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger("rasterio").setLevel(logging.WARNING if verbose else logging.ERROR)
     _said.update(form=form, verbose=verbose)
     tame_dask()
 
@@ -92,6 +93,8 @@ def _handle(form: Format) -> None:
     for handler in [handler for handler in root.handlers if isinstance(handler, _Stderr)]:
         root.removeHandler(handler)
     root.addHandler(_Stderr(_Json() if form == "json" else _Text()))
+    # GDAL tells of each of its own retries: 18 lines for a host that is out, which then becomes an error of ours.
+    logging.getLogger("rasterio").setLevel(logging.ERROR)
     if form == "json":
         logging.captureWarnings(capture=True)
         sys.excepthook = _crashed

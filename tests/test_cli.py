@@ -8,13 +8,21 @@ from pathlib import Path
 
 import click
 import jobs
+import output
 import pytest
 from click.testing import CliRunner
+from conftest import ROOT
 from faulty import call
 from jobs import EVERYWHERE
 
 from cloudjob import cli, errors
+from cloudjob.plan import plan
+from cloudjob.plan.survey import Survey
+from cloudjob.store import ledger
+from cloudjob.store.failures import Refusal
+from cloudjob.store.ledger import Ledger
 from cloudjob.store.out import Out
+from cloudjob.watch import terminal
 
 Capfd = pytest.CaptureFixture[str]
 
@@ -71,6 +79,37 @@ def test_examples_of_run_are_commands_that_parse() -> None:
     assert len(examples) >= 3
     for example in examples:
         cli.cli.commands["run"].make_context("run", example.split())
+
+
+OWN_WORDS = re.compile(r"\b(lanes?|grown|slots?|ledger|mend who)\b", re.IGNORECASE)
+"""Words of ours that users stumbled on: they know workers, scenes and what is done."""
+
+
+@pytest.mark.parametrize("name", [name for name, _ in commands()])
+def test_help_is_in_the_words_of_the_field(name: str) -> None:
+    assert not OWN_WORDS.findall(help_of(name))
+
+
+@pytest.mark.parametrize("name", ["README.md", "deploy/README.md", "docs/networks.md", "docs/publishers.md"])
+def test_documents_are_in_the_words_of_the_field(name: str) -> None:
+    text = re.sub(r"```.*?```|`[^`]*`", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert not OWN_WORDS.findall(text)
+
+
+def test_what_is_said_is_in_the_words_of_the_field(capfd: Capfd, tmp_path: Path) -> None:
+    """Of a plan with an area that has grown, and an item that cannot be used; and of an error."""
+    out, scene = Out.at(tmp_path / "out"), output.make_scene()
+    output.run(out, [scene], [(0, 0)])
+    larger = plan.make([scene], ledger.read(out), lambda _: output.ALL)
+    assert [planned.state for planned in larger.scenes] == ["grown"]
+    refusal = Refusal("ODD", {}, {}, "", "item ODD has no raster assets")
+    cost = plan.cost(larger, lambda _: output.TILING, speed=1, lanes=2, measured=False)
+    terminal.plan(Survey(larger, (refusal,), {}, Ledger()), cost, as_json=False)
+    told = "".join(capfd.readouterr())
+    assert "larger area" in told
+    assert "unusable" in told
+    assert "with 2 workers" in told
+    assert not OWN_WORDS.findall(told)
 
 
 def test_every_exit_code_is_told() -> None:

@@ -130,7 +130,7 @@ def test_a_format_that_is_none(capfd: pytest.CaptureFixture[str]) -> None:
         ("raise RuntimeError(ADDRESS)", "crash", "critical"),
         ("import warnings; warnings.warn(ADDRESS)", "log", "warning"),
         ("logging.getLogger('distributed.core').error(ADDRESS)", "log", "error"),
-        ("logging.getLogger('rasterio').warning('%s', ADDRESS)", "log", "warning"),
+        ("logging.getLogger('rasterio').error('%s', ADDRESS)", "log", "error"),
         ("logs.say(ADDRESS, 'scene', reason=ADDRESS, under_way=[ADDRESS])", "scene", "info"),
     ],
 )
@@ -160,6 +160,21 @@ def test_what_is_said_goes_through_in_text(capsys: pytest.CaptureFixture[str]) -
     logging.getLogger("cloudjob.lock").info("not told")
     told = "plain\nwarning: S1: https://host/x\nerror: bad\nhint: mend it\nWARNING held by somebody\n"
     assert capsys.readouterr().err == told
+
+
+def test_of_a_host_that_is_out_gdals_own_tries_are_not_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """They were a line each, 18 before the one that says it."""
+    item = jobs.make_scene(tmp_path / "files", "S1")
+    for asset in item["assets"].values():
+        del asset["proj:shape"], asset["proj:transform"]
+        asset["href"] = "http://127.0.0.1:9/red.tif"
+    catalog = jobs.write_catalog(tmp_path / "items.json", [item])
+    asked = ("plan", "--catalog", catalog, "--out", tmp_path / "out", *jobs.EVERYWHERE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GDAL_HTTP_RETRY_DELAY", "0.01")
+        quiet, verbose = call(capfd, *asked), call(capfd, "-v", *asked)
+    assert [line.partition(": ")[0] for line in quiet.stderr.splitlines()] == ["error", "hint"]
+    assert "Retrying again" in verbose.stderr
 
 
 def test_it_is_set_up_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from distributed import Client, WorkerPlugin, get_worker
 from distributed.comm.core import CommClosedError
 
 from cloudjob import logs
-from cloudjob.errors import UnreachableError
+from cloudjob.errors import CloudjobError, UnreachableError
 from cloudjob.model import checkpoint, predict
 
 
@@ -37,7 +37,12 @@ def _is_news(record: logging.LogRecord) -> bool:
     """
     if record.exc_info and isinstance(record.exc_info[1], CommClosedError):
         return "heartbeat" not in record.getMessage()
-    return not re.search(r"Exception: ['\"](Scene|Passing|Unreachable|LockLost|Contract)Error\(", record.getMessage())
+    found = re.search(r"Exception: ['\"](\w+)\(", record.getMessage())
+    return found is None or found[1] not in _names(CloudjobError)
+
+
+def _names(kind: type[CloudjobError]) -> set[str]:
+    return {kind.__name__}.union(*map(_names, kind.__subclasses__()))
 
 
 class ModelPlugin(WorkerPlugin):

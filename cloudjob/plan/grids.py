@@ -8,6 +8,7 @@ from cloudjob.grid import Grid
 from cloudjob.plan.sources import Sources
 from cloudjob.scene.mgrs import corner
 from cloudjob.scene.opened import SceneFiles
+from cloudjob.scene.outside import source
 from cloudjob.scene.scene import Scene
 from cloudjob.store.failures import Refusal
 from cloudjob.store.group import grid_of
@@ -70,13 +71,19 @@ def _elected(name: str, scenes: Sequence[Scene], sources: Sources | None) -> tup
                 files.check(first.bands[:1])
         except OutsideError as error:  # Of a source, not of a scene: nothing is made before a file was seen
             sources.failed(first.bands[0].href, error)
-            return None, [*refused, *(_refusal(scene, str(error), outside=True) for scene in left)]
+            out = _source(first)
+            refused += [_refusal(scene, str(error), outside=True) for scene in left if _source(scene) == out]
+            left = [scene for scene in left if _source(scene) != out]
         except SceneError as error:
             refused.append(_refusal(first, str(error), outside=isinstance(error, PassingError)))
             left.remove(first)
         else:
             return votes[0], refused
     return None, refused
+
+
+def _source(scene: Scene) -> str:
+    return source(scene.bands[0].href)
 
 
 def _refusal(scene: Scene, reason: str, *, outside: bool = False) -> Refusal:

@@ -154,9 +154,10 @@ class Album:
                     window = from_bounds(*bounds, transform=file.transform)
                     if window.height * window.width > MOST:  # Without overviews all of them would be read
                         raise SceneError(f"it has {file.height} × {file.width} pixels")
-                    numbers = file.read(1, window=window, out_shape=shape, resampling=Resampling.average)
-                empty |= numbers == EMPTY
-                layers.append(numbers * source["scale"] + source["offset"])
+                    numbers = file.read(1, window=window, out_shape=shape, resampling=Resampling.average, masked=True)
+                numbers = np.ma.masked_invalid(numbers)
+                empty |= np.ma.getmaskarray(numbers) | (numbers.data == EMPTY)
+                layers.append(numbers.filled(EMPTY) * source["scale"] + source["offset"])
         shown = np.clip(np.array(layers) / WHITE, 0, 1) ** (1 / GAMMA)
         pixels = np.rint(255 * shown).astype(np.uint8)
         pixels[:, empty] = np.array(COLOURS[NO_DATA][:3])[:, None]

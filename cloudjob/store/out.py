@@ -138,7 +138,7 @@ class Out:
         if any(f"{kind} {number}" in text for kind in ("os error", "Errno") for number in (1, 13, 20, 30)):
             return UnreachableError(f"{self} cannot be written or read: {text}", hint="check who owns the folder")
         if ": 404 " in text:  # Of a missing object obstore says so otherwise
-            return UnreachableError(f"{self}: there is no such bucket", hint="make it, or mend --out")
+            return UnreachableError(f"{self}: there is no such bucket", hint="create it, or correct --out")
         return UnreachableError(f"{self} cannot be reached: {text}")
 
     def get(self, path: str) -> bytes | None:

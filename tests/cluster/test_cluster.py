@@ -1,6 +1,7 @@
 """Where the work runs: lanes, what a worker process is started with, the window of submissions, lost schedulers."""
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -28,7 +29,7 @@ from faulty import call
 
 from cloudjob.cluster import lanes, network, scheduler, stream, worker
 from cloudjob.cluster.address import check_address
-from cloudjob.errors import UnreachableError, UsageError
+from cloudjob.errors import CloudjobError, UnreachableError, UsageError
 from cloudjob.model import checkpoint, predict, share
 
 
@@ -160,6 +161,19 @@ def test_a_sign_of_life_that_meets_the_schedulers_end_is_no_news(client: Client)
     closed, slow = CommClosedError("Stream is closed"), TimeoutError("took too long")
     assert [*client.run(_beat, closed).values()] == [[], []]
     assert [*client.run(_beat, slow).values()] == [["Failed to communicate with scheduler during heartbeat."]] * 2
+
+
+def kinds(kind: type[BaseException]) -> list[type[BaseException]]:
+    return [kind, *itertools.chain(*map(kinds, kind.__subclasses__()))]
+
+
+@pytest.mark.parametrize("kind", [*kinds(CloudjobError), ValueError], ids=lambda kind: kind.__name__)
+def test_what_the_run_tells_in_a_line_dask_tells_in_no_page(kind: type[BaseException]) -> None:
+    error = kind('scene A: "it\'s" out')
+    record = logging.LogRecord(
+        "distributed.worker", logging.ERROR, "", 0, "Compute Failed\nException: %s\n", (f'"{error!r}"',), None
+    )
+    assert network._is_news(record) == (not issubclass(kind, CloudjobError))
 
 
 def test_a_local_cluster_has_a_process_with_one_thread_per_lane(client: Client) -> None:

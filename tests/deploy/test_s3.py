@@ -218,7 +218,7 @@ def test_a_wrong_key(work, server, out, tmp_path, wrong):
 def test_no_such_bucket(server):
     done = jobs.cloudjob("status", "s3://nowhere/masks", **server)
     assert done.code == 4
-    assert done.stderr == "error: s3://nowhere/masks: there is no such bucket\nhint: make it, or mend --out\n"
+    assert done.stderr == "error: s3://nowhere/masks: there is no such bucket\nhint: create it, or correct --out\n"
 
 
 def test_a_profile(work, server, out, tmp_path):

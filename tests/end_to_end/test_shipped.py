@@ -16,7 +16,7 @@ ROW = re.compile(r"^(S2\w+) +([\d.]+)% +([\d.]+)% +([\d.]+)% +([\d.]+|–)  (.+)
 
 
 def test_the_demos_clouds_are_found_and_its_snow_is_not_taken_for_one(tmp_path: Path) -> None:
-    result = cloudjob("demo", "--out", tmp_path / "demo", timeout=600)
+    result = cloudjob("demo", "--out", tmp_path / "demo")
     assert result.code == 0, result.stderr
     rows = ROW.findall(result.stdout)
     assert len(rows) == 6, result.stdout

@@ -122,3 +122,12 @@ def test_where_the_file_is_out_nothing_is_made_and_none_is_to_blame(whole: dict[
     assert sorted_out(found) == (["A", "B", "C"], {}), "a plan opens no file for it"
     assert len(server.asked()) == asked
     assert len({request.path for request in server.asked()}) == 1, "one scene's file is enough to know it"
+
+
+def test_a_source_that_is_out_costs_no_scene_of_another(whole: dict[str, Any], server: FileServer) -> None:
+    server.disturb("tif", lasting=503)
+    out = [make(whole, name, LEFT + 20, url=server.url) for name in ("A", "B", "C")]
+    there = [make(whole, name, LEFT + 20, LEFT + 20) for name in ("D", "E")]
+    fitting, refused = sorted_out([*out, *there], sources=Sources())
+    assert fitting == ["D", "E"]
+    assert {name: outside for name, (_, outside) in refused.items()} == dict.fromkeys("ABC", True)

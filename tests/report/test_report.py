@@ -16,6 +16,8 @@ import jobs
 import numpy as np
 import output
 import pytest
+import rasterio
+import scenes
 from faulty import call
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
@@ -280,6 +282,27 @@ def test_a_server_that_is_gone_does_not_cost_the_night(tmp_path: Path, capfd: Ca
     assert 14 <= untried <= 30  # 16 are asked for at once
     assert page.text.count("the image cannot be read: red.tif: No such file") == 40 - untried
     assert len(page.all("img")) == 40
+
+
+@pytest.mark.parametrize(("kind", "number", "tag"), [("int16", -999, -999), ("float32", np.nan, None)])
+def test_no_data_of_another_number_is_no_data_in_a_picture(
+    kind: str, number: float, tag: float | None, world: World, tmp_path: Path, capfd: Capfd
+) -> None:
+    (before, _) = made(capfd, world.out).pictures(CUT)
+
+    def rewrite(told: dict[str, Any]) -> None:
+        for band, source in told["cloudjob:reflectance"].items():
+            with rasterio.open(source["href"]) as file:
+                numbers, epsg = file.read(1).astype(kind), file.crs.to_epsg()
+                numbers[numbers == 0] = number
+                scenes.write_cog(tmp_path / f"{band}.tif", numbers, file.transform, epsg, nodata=tag)
+            source["href"] = str(tmp_path / f"{band}.tif")
+
+    edit(world.out, CUT, rewrite)
+    shutil.rmtree(world.out / "report")
+    (after, _) = made(capfd, world.out).pictures(CUT)
+    near = np.isclose(pixels(after["src"]).astype(int), pixels(before["src"]), atol=12)
+    assert near.mean() > 0.98, "all but some cells at the edge of the swath"
 
 
 def test_a_damaged_mask_is_said_and_costs_nothing_else(world: World, capfd: Capfd) -> None:

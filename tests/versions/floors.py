@@ -8,14 +8,15 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:
     """A line for each dependency that has a floor."""
-    project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
-    for line in [*project["dependencies"], *project["optional-dependencies"]["training"]]:
-        wanted = Requirement(line)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    training = (ROOT / "training" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    for line in [*project["dependencies"], *(line for line in training if not line.startswith("#"))]:
+        wanted = Requirement(line.partition(" #")[0])
         floors = [clause.version for clause in wanted.specifier if clause.operator == ">="]
         if floors:
             print(f"{wanted.name}=={floors[0]}")

@@ -32,9 +32,9 @@ if [ "$wanted" != newest ]; then
     "${PYTHON:-python3}" -m venv .venv-oldest
     .venv-oldest/bin/pip install --quiet --disable-pip-version-check packaging
     .venv-oldest/bin/python tests/versions/floors.py >.venv-oldest/floors.txt
-    try oldest "${PYTHON:-python3}" --constraint .venv-oldest/floors.txt --editable '.[dev]'
+    try oldest "${PYTHON:-python3}" --constraint .venv-oldest/floors.txt --editable '.[dev]' --requirement training/requirements.txt
 fi
 if [ "$wanted" != oldest ]; then
     python=$(newest) || { echo "no Python newer than 3.11 is here: nothing to try" >&2; exit 1; }
-    try newest "$python" --upgrade --editable '.[dev]'
+    try newest "$python" --upgrade --editable '.[dev]' --requirement training/requirements.txt
 fi
