@@ -13,7 +13,7 @@ import torch
 
 from cloudjob.errors import UsageError
 from cloudjob.model import checkpoint
-from training import data, evaluate, loop, peer, pictures, settings, teach
+from training import data, evaluate, loop, peer, pictures, settings, state, teach
 from training.errors import told
 from training.patch import BANDS, Patch
 from training.sample import Float, Samples
@@ -69,7 +69,7 @@ def run(
     learn, check = divide(chosen, found.patches)
     chosen = described(chosen, learn)
     soft = teach.targets([*learn, *check], chosen.data, out / "teacher.npz")
-    samples = make_samples(chosen, learn, soft)
+    samples = make_samples(chosen, learn, soft, out, workers=workers)
     click.echo(f"{len(samples.labelled)} labelled patches of {len(samples.scenes)} scenes train, "
                f"{len(check)} validate; {len(samples)} samples an epoch", err=True)  # fmt: skip
     pairs = [loop.pair(patch, soft.get(patch.name), chosen) for patch in check] or simulated_pairs(samples)
@@ -129,7 +129,7 @@ def _check_mix(chosen: settings.Settings, learn: Sequence[Patch], check: Sequenc
             "there are no patches of clear ground, which the settings' mix shows",
             hint="give --data with a folder called surfaces, or settings without clear, pasted and clouded",
         )
-    if not check and (mix.labelled or mix.clear or mix.pasted or mix.clouded):
+    if not check and chosen.training.keep == "best" and (mix.labelled or mix.clear or mix.pasted or mix.clouded):
         raise UsageError(
             "there are no scenes to validate on",
             hint="data.validation names some, data.validation_share draws some where there are two or more",
@@ -154,42 +154,53 @@ def described(chosen: settings.Settings, learn: Sequence[Patch]) -> settings.Set
     )
 
 
-def make_samples(chosen: settings.Settings, learn: Sequence[Patch], soft: dict[str, Float]) -> Samples:
-    """What the settings say is shown of these patches."""
+def make_samples(
+    chosen: settings.Settings,
+    learn: Sequence[Patch],
+    soft: dict[str, Float],
+    out: Path,
+    *,
+    folds: tuple[tuple[str, ...], ...] = (),
+    workers: int = 1,
+) -> Samples:
+    """What the settings say is shown of these patches; `out/blends.npz` keeps what the teacher says of blends."""
     training = chosen.training
     blended, frozen = (
         frozenset(p.name for p in learn if _any(p.scene, names)) for names in (chosen.data.blended, chosen.data.frozen)
     )
     if blended and training.crop > peer.SIDE:
         raise UsageError(f"training.crop is {training.crop}; the teacher sees {peer.SIDE} px (data.blended)")
+    words = teach.Words(out / "blends.npz", training.seed, list(blended))
     samples = Samples(
         learn,
         chosen.mix,
         training.samples,
         crop=training.crop,
-        contract=loop.contract(chosen),
+        contract=state.contract(chosen),
         seed=training.seed,
         augment=training.augment,
         skies=chosen.data.simulated,
         soft=soft,
         blended=blended,
         blends=chosen.data.blends if blended else 0,
-        ask=peer.probability_of_tile if blended else None,
+        ask=words,
         side=peer.SIDE,
         frozen=frozen,
         whole=training.samples == 0,
         widened=chosen.data.widened,
+        folds=folds,
     )
     if training.samples == 0:
         samples.length = chosen.data.patches or len(samples.labelled)
-    samples.warm()
+    samples.warm(workers)
+    words.save()
     return samples
 
 
 def simulated_pairs(samples: Samples) -> list[loop.Pair]:
     """A validation set for experiments on simulated data only: other skies and grounds than those trained on."""
     other = Samples((), samples.mix, 32, crop=samples.crop, contract=samples.contract, seed=samples.seed + 1, skies=32)
-    return [other[index] for index in range(len(other))]
+    return [other[index][:2] for index in range(len(other))]
 
 
 def _any(name: str, patterns: Sequence[str]) -> bool:

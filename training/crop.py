@@ -3,21 +3,22 @@
 An image is (bands, height, width) reflectance, a target (height, width) of 0 to 1 and NaN where it is unknown.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 Float = npt.NDArray[np.float32]
+Some = npt.NDArray[np.floating[Any]]
 Sample = tuple[Float, Float]
 
 
-def window(rng: np.random.Generator, image: Float, target: Float, side: int) -> Sample:
-    """A window of `side` × `side` pixels anywhere."""
+def window(rng: np.random.Generator, image: Some, target: Some, side: int) -> Sample:
+    """A window of `side` × `side` pixels anywhere, as float32."""
     row, column = (int(rng.integers(max(0, full - side) + 1)) for full in target.shape)
-    return (
-        image[:, row : row + side, column : column + side],
-        target[row : row + side, column : column + side],
-    )
+    rows, columns = slice(row, row + side), slice(column, column + side)
+    return image[:, rows, columns].astype(np.float32, copy=False), target[rows, columns].astype(np.float32, copy=False)
 
 
 def resize(image: Float, target: Float, side: int) -> Sample:

@@ -1,16 +1,16 @@
 """Which recipe is better, each image judged by a network that did not see its source.
 
-`python -m training.crossvalidate SETTINGS… --data FOLDER --out FOLDER` trains a small network per recipe and fold, and
-prints per kind of image how much cloud is found and how much of what is clear is called cloud, with `swir16` and
-without. All folds of a recipe begin with one network that saw nothing but simulated images, so that their few steps go
-further. Folds are of sources: images of one place or maker are all in one. Truth is people's labels where there are
-some, else what the recipe's teacher or data set says; it is for comparing recipes, not for quoting.
+`python -m training.crossvalidate SETTINGS… --data FOLDER --out FOLDER` trains the networks of a recipe side by side on
+one stream of samples: one per fold, which sees none of its fold's sources, and one that sees all. It prints per kind of
+image how much cloud is found and how much of what is clear is called cloud, with `swir16` and without. Folds are of
+sources: images of one place or maker are all in one. Truth is people's labels where there are some, else what the
+recipe's teacher or data set says; it is for comparing recipes, not for quoting.
 """
 
-import dataclasses
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -24,24 +24,17 @@ from training import data, loop, settings, teach
 from training.errors import told
 from training.methods import likelihood
 from training.patch import CLEAR, CLOUD, UNKNOWN, Label, Patch, Reflectance
-from training.sample import Float, Mix
+from training.sample import Float
 from training.score import Counts
 from training.sensor import SWIR, frost
+from training.state import State
 
 FOLDS = (
-    ("ocn-a*", "snow-xrspatial-*", "california-*", "beach-*"),
-    ("algorithm-T29UNU-*", "snow-geoutils-*", "hls-*", "farmland-dsen2-*", "*ukis-csmask-landsat5", "bolzano"),
-    (
-        "alberta-*",
-        "snow-layton-*",
-        "*33UUU*",
-        "*ukis-csmask-landsat7",
-        "*ukis-csmask-sentinel2",
-        "S2B_30TYP_*",
-        "*coast-18N",
-        "desert-*",
-        "farmland-ftw-*",
-    ),
+    ("ocn-adw*", "ocn-adxp", "snow-xrspatial-*", "desert-*"),
+    ("algorithm-T29UNU-*", "bolzano", "beach-*"),
+    ("alberta-*", "snow-layton-*", "*coast-18N"),
+    ("*ukis-csmask-*", "california-*", "farmland-dsen2-*"),
+    ("*33UUU-*", "S2B_30TYP_*", "ocn-akny", "snow-geoutils-*", "hls-*", "farmland-ftw-*"),
 )
 """Patterns of scenes; what is in none is never judged."""
 
@@ -60,54 +53,41 @@ GROUND = {
 """Kind → patterns of scenes. `swir16` of snow and ice is made up (`sensor.frost`)."""
 
 THRESHOLDS = tuple(round(0.1 + 0.05 * step, 2) for step in range(13))
-WIDTHS = (16, 32, 64, 80)
-FIRST, STEPS, BATCH, CROP, RATE = 700, 250, 16, 128, 3e-3
-"""`FIRST` steps on simulated images alone, then `STEPS` of each fold."""
 
 
-def begin(chosen: settings.Settings, out: Path) -> Path:
-    """The recipe's network after its simulated images alone, which is what every fold begins with."""
-    if not (out / "checkpoint.safetensors").exists():
-        small = dataclasses.replace(recipe(chosen, (), FIRST), mix=Mix(labelled=0, simulated=1))
-        loop.train(small, training.make_samples(small, [], {}), [], out)
-    return out / "checkpoint.safetensors"
+def train(chosen: settings.Settings, patches: Sequence[Patch], out: Path, workers: int) -> dict[str, Float]:
+    """Train what `out` does not hold yet: `fold-0` and so on, and `whole`, which sees all.
+
+    Killed, it goes on after the last whole epoch.
+
+    Returns:
+        The teacher's targets by patch name.
+    """
+    learn, _ = training.divide(chosen, patches)
+    soft = teach.targets(learn, chosen.data, out / "teacher.npz")
+    folders = {number: out / f"fold-{number}" for number in range(len(FOLDS))} | {len(FOLDS): out / "whole"}
+    if all((path / "checkpoint.safetensors").exists() and not (path / "last").exists() for path in folders.values()):
+        return soft  # they were trained elsewhere
+    samples = training.make_samples(chosen, learn, soft, out, folds=FOLDS, workers=workers)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(chosen.training.seed)
+    states = {n: State(chosen, device, f"{loop.fingerprint(chosen, samples)} {n}") for n in folders}
+    done = {n: states[n].resume(path / "last") for n, path in folders.items()}
+    for epoch in range(min(done.values()), chosen.training.until or chosen.training.epochs):
+        samples.epoch = epoch
+        behind = {n: state for n, state in states.items() if done[n] <= epoch}
+        for (n, state), loss in zip(behind.items(), loop.one_epoch(behind, samples, epoch, workers), strict=True):
+            state.rows.append({"epoch": epoch, "loss": loss, "rate": state.rate()})
+            folders[n].mkdir(parents=True, exist_ok=True)
+            state.keep(folders[n] / "checkpoint.safetensors", {})
+            state.save(folders[n] / "last")
+            click.echo(f"epoch {epoch}, {folders[n].name}: loss {loss:.4f}", err=True)
+    return soft
 
 
-def recipe(chosen: settings.Settings, fold: Sequence[str], steps: int) -> settings.Settings:
-    """The same recipe for a small network and few steps, without the scenes of a fold, which validate."""
-    return dataclasses.replace(
-        chosen,
-        network=dataclasses.replace(chosen.network, widths=WIDTHS),
-        data=dataclasses.replace(
-            chosen.data,
-            validation=tuple(fold),
-            validation_patches=10_000,
-            simulated=min(chosen.data.simulated, 90),
-            blends=min(chosen.data.blends, 40),
-        ),
-        training=dataclasses.replace(
-            chosen.training,
-            epochs=1,
-            samples=steps * BATCH,
-            batch=BATCH,
-            crop=CROP,
-            rate=RATE,
-            average=0.98,
-            keep="last",
-        ),
-    )
-
-
-def train(
-    chosen: settings.Settings, patches: Sequence[Patch], out: Path, teacher: Path, start: Path
-) -> dict[str, Float]:
-    """Train one fold's network, if `out` has none yet; the teacher's targets of the patches it did not see."""
-    learn, check = training.divide(chosen, patches)
-    soft = teach.targets([*learn, *check], chosen.data, teacher)
-    if not (out / "checkpoint.safetensors").exists():
-        samples = training.make_samples(chosen, learn, soft)
-        loop.train(chosen, samples, [], out, start=start)
-    return {patch.name: soft[patch.name] for patch in check if patch.name in soft}
+def of_fold(patches: Sequence[Patch], fold: Sequence[str]) -> list[Patch]:
+    """The patches of a fold's scenes."""
+    return [patch for patch in patches if any(fnmatch(patch.scene, pattern) for pattern in fold)]
 
 
 def judge(model: predict.Model, patches: Sequence[Patch], soft: dict[str, Float]) -> dict[str, dict[str, list[Counts]]]:
@@ -185,7 +165,10 @@ def rows(name: str, scenes: dict[str, dict[str, list[Counts]]], place: int) -> l
 @click.argument("names", metavar="SETTINGS...", nargs=-1, required=True)
 @click.option("--data", "folders", multiple=True, required=True, type=click.Path(path_type=Path), help="A data set.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; folds that are there are kept.")
-@click.option("--steps", default=STEPS, show_default=True, help="Of each fold's network.")
+@click.option("--epochs", type=click.IntRange(1), help="Instead of the settings' training.epochs.")
+@click.option("--samples", type=click.IntRange(1), help="Instead of the settings' training.samples, of an epoch.")
+@click.option("--crop", type=click.IntRange(16), help="Instead of the settings' training.crop, in pixels.")
+@click.option("--workers", default=1, show_default=True, help="Processes that prepare samples.")
 @click.option("--threshold", type=float, help="Of the table, instead of the one that costs least.")
 @click.option("--threads", default=1, show_default=True, help="Of torch.")
 @click.option("--seen", type=click.Path(path_type=Path), help="Train nothing: this checkpoint, which saw the images.")
@@ -194,7 +177,10 @@ def main(
     *,
     folders: tuple[Path, ...],
     out: Path,
-    steps: int,
+    epochs: int | None,
+    samples: int | None,
+    crop: int | None,
+    workers: int,
     threshold: float | None,
     threads: int,
     seen: Path | None,
@@ -204,10 +190,13 @@ def main(
     with told():
         patches = data.gather(folders).patches
         for name in names:
+            chosen = settings.changed(settings.read(name), epochs=epochs, patches=None, crop=crop)
+            if samples:
+                chosen = replace(chosen, training=replace(chosen.training, samples=samples))
             if seen:
-                judge_seen(settings.read(name), patches, out, checkpoint.load(seen), threshold)
+                judge_seen(chosen, patches, out, checkpoint.load(seen), threshold)
             else:
-                run(settings.read(name), patches, out, steps, threshold)
+                run(chosen, patches, out / chosen.name, workers, threshold)
 
 
 def judge_seen(
@@ -224,17 +213,16 @@ def judge_seen(
     table(f"{ckpt.contract.name} {ckpt.contract.version}", found, threshold or ckpt.contract.threshold)
 
 
-def run(chosen: settings.Settings, patches: Sequence[Patch], out: Path, steps: int, threshold: float | None) -> None:
+def run(chosen: settings.Settings, patches: Sequence[Patch], out: Path, workers: int, threshold: float | None) -> None:
     """All folds of a recipe; its part of the table."""
+    chosen = replace(chosen, data=replace(chosen.data, validation=(), validation_share=0))  # all of it trains
+    chosen = replace(chosen, training=replace(chosen.training, keep="last"))
+    soft = train(chosen, patches, out, workers)
+    learn, _ = training.divide(chosen, patches)
     scenes: dict[str, dict[str, list[Counts]]] = {"with": {}, "without": {}}
-    start = begin(chosen, out / chosen.name / "simulated")
     for number, fold in enumerate(FOLDS):
-        small = recipe(chosen, fold, steps)
-        folder = out / chosen.name / f"fold-{number}"
-        soft = train(small, patches, folder, out / "teacher.npz", start)
-        model = predict.prepare(checkpoint.load(folder / "checkpoint.safetensors"))
-        _, check = training.divide(small, patches)
-        for given, counts in judge(model, check, soft).items():
+        model = predict.prepare(checkpoint.load(out / f"fold-{number}" / "checkpoint.safetensors"))
+        for given, counts in judge(model, of_fold(learn, fold), soft).items():
             scenes[given] |= counts
     table(chosen.name, scenes, threshold)
 

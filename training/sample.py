@@ -1,8 +1,9 @@
 """What the network is shown: one crop after another, real, simulated or both, each a pure function of its number.
 
 A sample depends on (seed, epoch, index) alone, so that training can be killed and resumed, and that the number of
-loading processes changes nothing. Inside, an image is (bands, height, width) reflectance: 0 where there are no data,
-and a plane of NaN where the band is absent.
+loading processes changes nothing. It says which folds of a cross-validation it was made of, so that one stream of
+samples trains them all. Inside, an image is (bands, height, width) reflectance: 0 where there are no data, and a plane
+of NaN where the band is absent.
 
 Sources of the method: simulated clouds as in `cloudjob.simulate`; clouds cut from one image and pasted on another as
 in CutMix (Yun et al. 2019, arXiv:1905.04899); a teacher's soft labels as targets (Hinton et al. 2015,
@@ -12,6 +13,7 @@ arXiv:1503.02531); what the sensor does to an image: `training.sensor`.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 
 import numpy as np
 import numpy.typing as npt
@@ -61,10 +63,10 @@ class Mix:
 
 
 @dataclass
-class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Crops of `crop` pixels: reflectance (bands, crop, crop) as the network sees it, and target (1, crop, crop).
+class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
+    """Crops of `crop` pixels: reflectance (bands, crop, crop) as the network sees it, target (1, crop, crop), folds.
 
-    The target is NaN where it is unknown.
+    The target is NaN where it is unknown. Of the last number bit k is set where the crop shows a scene of fold k.
 
     Attributes:
         patches: to train on; those with a known label, those known to be clear, or both.
@@ -80,10 +82,11 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         widened: pixels by which targets' clouds are widened.
         blended: names of patches of which crops are seen through each other and put to `ask`.
         blends: how many of these are made.
-        ask: reflectance (6, side, side) → target (side, side), as `peer.probability_of_tile`.
+        ask: (number of the blend, reflectance (6, side, side)) → what the teacher says (side, side).
         side: of what it is asked.
         frozen: names of patches of snow and ice, whose `swir16` is made up.
         whole: show `length` crops, fixed by the seed, once an epoch in random order, instead of new ones.
+        folds: of a cross-validation, each patterns of scenes.
     """
 
     patches: Sequence[Patch]
@@ -100,12 +103,14 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     widened: int = 0
     blended: frozenset[str] = frozenset()
     blends: int = 0
-    ask: Callable[[Float], Float] | None = None
+    ask: Callable[[int, Float], Float] | None = None
     side: int = 256
     frozen: frozenset[str] = frozenset()
+    folds: tuple[tuple[str, ...], ...] = ()
     _cache: dict[str, Sample] = field(default_factory=dict)
     _kept: int = 0
-    _blends: dict[int, npt.NDArray[np.float16]] = field(default_factory=dict)
+    _blends: dict[int, tuple[npt.NDArray[np.float16], int]] = field(default_factory=dict)
+    _shown: int = 0
 
     def __post_init__(self) -> None:
         self.bands = len(self.contract.bands)
@@ -119,33 +124,31 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         weights = np.array([sizes[p.source] ** -0.5 for p in self.clear], np.float64)
         self.often = weights / weights.sum() if self.clear else weights
 
-    def warm(self) -> None:
+    def warm(self, workers: int = 1) -> None:
         """Make everything that is kept in memory, before loading processes are forked and would each make their own."""
         for patch in self.patches:
             if self._kept >= KEPT:
                 break
             self._read(patch)
-        if self.mix.clouded or self.mix.simulated:
-            for number in range(self.skies):
-                self.scenery.sky(number)
-        if self.mix.simulated:
-            for number in range(self.skies):
-                self.scenery.ground(number)
+        skies = self.skies if self.mix.clouded or self.mix.simulated else 0
+        self.scenery.warm(skies, self.skies if self.mix.simulated else 0, workers)
         for number in range(self.blends):
             self._blend(number)
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
         rng = np.random.default_rng((self.seed, self.epoch, index))
+        self._shown = 0
         kind = rng.choice(5, p=self.mix.shares())
         if kind == 0 and self.whole:
             number = int(np.random.default_rng((self.seed, self.epoch)).permutation(self.length)[index])
             place = np.random.default_rng((self.seed, number))
             image, target = self._crop(rng, self.labelled[number % len(self.labelled)], place)
         elif kind == 0 and self.blends and rng.random() < BLENDED:
-            both = self._blend(int(rng.integers(self.blends)))
+            both, shown = self._blend(int(rng.integers(self.blends)))
+            self._shown |= shown
             image, target = turn(rng, *window(rng, both[:-1], both[-1], self.crop))
         elif kind == 0:
             image, target = self._crop(rng, self._draw(rng, self.scenes))
@@ -160,7 +163,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             image, target = lose_sides(rng, fade(rng, sensor(rng, image)), undecided(image, target))
         image = image.copy()
         see(self.contract, image)
-        return torch.from_numpy(image), torch.from_numpy(target[None].copy())
+        return torch.from_numpy(image), torch.from_numpy(target[None].copy()), self._shown
 
     def _draw(self, rng: np.random.Generator, scenes: dict[str, list[Patch]]) -> Patch:
         """A patch of a scene: every scene is shown equally often, however many patches it is cut into."""
@@ -187,6 +190,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def _read(self, patch: Patch) -> Sample:
         """Reflectance and target of a whole patch, kept in memory."""
+        self._shown |= self._folds_of(patch)
         if patch.name in self._cache:
             return self._cache[patch.name]
         image, label = patch.read(self.bands)
@@ -207,8 +211,13 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         wide = maximum_filter(np.nan_to_num(target), 2 * self.widened + 1)
         return np.where(np.isnan(target), target, wide).astype(np.float32)
 
-    def _blend(self, number: int) -> Float:
-        """(bands + 1, side, side): two crops seen through each other, and what the teacher says of them.
+    def _folds_of(self, patch: Patch) -> int:
+        """Bit k is set where the patch is of fold k."""
+        members = (any(fnmatch(patch.scene, pattern) for pattern in fold) for fold in self.folds)
+        return sum(1 << number for number, member in enumerate(members) if member)
+
+    def _blend(self, number: int) -> tuple[npt.NDArray[np.float16], int]:
+        """(bands + 1, side, side): two crops seen through each other, and what the teacher says of them; their folds.
 
         Haze and thin cloud of every kind. After Zhang et al. 2018 (mixup, arXiv:1710.09412), with the teacher's word
         for the mixture as in Beyer et al. 2022 (a good teacher is patient and consistent, arXiv:2106.05237).
@@ -217,18 +226,21 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             assert self.ask
             rng = np.random.default_rng((self.seed, 1_000_051, number))
             scenes = _by_scene([p for p in self.patches if p.name in self.blended])
-            crops = []
+            crops, shown = [], 0
             for _ in range(2):
-                image, label = self._draw(rng, scenes).read(len(ALL_BANDS))
+                patch = self._draw(rng, scenes)
+                shown |= self._folds_of(patch)
+                image, label = patch.read(len(ALL_BANDS))
                 crop, _ = window(rng, image, label.astype(np.float32), self.side)
                 crops.append(turn(rng, *pad(crop, crop[0], self.side))[0])
             share = np.float32(rng.uniform(0.2, 0.8))
             image = share * crops[0] + (1 - share) * crops[1]
             nothing = empty(crops[0]) | empty(crops[1])
             image[:, nothing] = 0
-            target = np.where(nothing, np.nan, self._wide(self.ask(image)))
-            self._blends[number] = np.concatenate([image[: self.bands], target[None]]).astype(np.float16)
-        return self._blends[number].astype(np.float32)
+            target = np.where(nothing, np.nan, self._wide(self.ask(number, image)))
+            both = np.concatenate([image[: self.bands], target[None]])
+            self._blends[number] = both.astype(np.float16), shown
+        return self._blends[number]
 
     def _plain(self, rng: np.random.Generator) -> Sample:
         """A crop of real clear ground."""
@@ -269,8 +281,8 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             image, target = self._crop(rng, self._draw(rng, self.scenes))
         else:
             image, target = self._plain(rng)
-        parts = self.scenery.sky(int(rng.integers(self.skies)))
-        parts, _ = turn(rng, *window(rng, parts, parts[0], self.crop))
+        whole = self.scenery.sky(int(rng.integers(self.skies)))
+        parts, _ = turn(rng, *window(rng, whole, whole[0], self.crop))
         sky = simulate.Sky(opacity=parts[0].copy(), colour=parts[2:].copy(), shadow=parts[1].copy())
         mixed, label = simulate.overlay(image, sky)
         mixed[:, empty(image)] = 0
@@ -281,8 +293,9 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def _painted(self, rng: np.random.Generator) -> Sample:
         """A crop of simulated ground."""
-        image = self.scenery.ground(int(rng.integers(self.skies)))[: self.bands]
-        return turn(rng, *window(rng, image, np.zeros(image.shape[1:], np.float32), self.crop))
+        whole = self.scenery.ground(int(rng.integers(self.skies)))[: self.bands]
+        image, target = window(rng, whole, whole[0], self.crop)
+        return turn(rng, image, np.zeros_like(target))
 
 
 def see(contract: Contract, image: Float) -> None:

@@ -1,6 +1,9 @@
 """Simulated skies and grounds to draw crops from, each made once and kept in memory."""
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +13,7 @@ from cloudjob.demo import simulate
 from cloudjob.demo.fractal import noise
 
 Float = npt.NDArray[np.float32]
+Half = npt.NDArray[np.float16]
 
 SKY_SIDE = 384  # pixels of a simulated sky, of which a crop is used
 VEILS = ("cirrus", "altostratus")
@@ -21,52 +25,72 @@ HARD = (RIDGE, ("bare", "forest", "snow"), ("town", "farmland"), RIDGE, ("bare",
 
 @dataclass
 class Scenery:
-    """Skies and grounds by number, each a pure function of seed and number; float16 in memory.
+    """Skies and grounds by number, each a pure function of seed and number; float16.
 
     Attributes:
         seed: of everything that is random.
     """
 
     seed: int
-    _skies: dict[int, npt.NDArray[np.float16]] = field(default_factory=dict)
-    _grounds: dict[int, npt.NDArray[np.float16]] = field(default_factory=dict)
+    _skies: dict[int, Half] = field(default_factory=dict)
+    _grounds: dict[int, Half] = field(default_factory=dict)
 
-    def sky(self, number: int) -> Float:
-        """(7, side, side): opacity, shadow and the clouds' five bands.
+    def warm(self, skies: int, grounds: int, workers: int) -> None:
+        """Make the first of each, in as many processes."""
+        if workers > 1:
+            # Forked, as those that load samples are: what they make is theirs until it is sent back.
+            context, alone = get_context("fork"), partial(torch.set_num_threads, 1)
+            with ProcessPoolExecutor(workers, mp_context=context, initializer=alone) as pool:
+                self._skies |= enumerate(pool.map(partial(make_sky, self.seed), range(skies)))
+                landscapes = pool.map(partial(make_grounds, self.seed), range(-(-grounds // 4)))
+                self._grounds |= enumerate(ground for four in landscapes for ground in four)
+        for number in range(skies):
+            self.sky(number)
+        for number in range(grounds):
+            self.ground(number)
 
-        Of every third sky no ground is seen; every sixth is one veil.
-        """
+    def sky(self, number: int) -> Half:
+        """(7, side, side): opacity, shadow and the clouds' five bands."""
         if number not in self._skies:
-            rng = np.random.default_rng((self.seed, 1_000_003, number))
-            shape = SKY_SIDE, SKY_SIDE
-            deck, veil = ((str(rng.choice(kinds)),) for kinds in (simulate.DECKS, VEILS))
-            if number % 3 == 0:
-                sky = simulate.sky(rng, shape, cover=1, kinds=deck)
-            else:
-                sky = simulate.sky(rng, shape, kinds=veil if number % 6 == 1 else None)
-            self._skies[number] = np.concatenate([sky.opacity[None], sky.shadow[None], sky.colour]).astype(np.float16)
-        return self._skies[number].astype(np.float32)
+            self._skies[number] = make_sky(self.seed, number)
+        return self._skies[number]
 
-    def ground(self, number: int) -> Float:
+    def ground(self, number: int) -> Half:
         """(5, side, side) reflectance; every two of seven landscapes are ridges of snow."""
         if number not in self._grounds:
-            self._paint(number // 4)
-        return self._grounds[number].astype(np.float32)
+            four = make_grounds(self.seed, number // 4)
+            self._grounds |= {number // 4 * 4 + part: ground for part, ground in enumerate(four)}
+        return self._grounds[number]
 
-    def _paint(self, number: int) -> None:
-        """Four grounds, cut from one landscape: relief is calmer in a small part than in a small whole."""
-        rng = np.random.default_rng((self.seed, 1_000_033, number))
-        kinds = HARD[number // 2 % len(HARD)]
-        shape = 2 * SKY_SIDE, 2 * SKY_SIDE
-        image = ridge(rng, shape) if kinds is RIDGE else simulate.ground(rng, shape, kinds=kinds)[0]
-        for part in range(4):
-            row, column = (SKY_SIDE * place for place in divmod(part, 2))
-            # Every other landscape is painted in pixels of 20 m: mountains and roofs come in more than one size.
-            side = SKY_SIDE // (1 + number % 2)
-            ground = torch.from_numpy(image[:, row : row + side, column : column + side])[None]
-            if side < SKY_SIDE:
-                ground = torch.nn.functional.interpolate(ground, scale_factor=2, mode="bilinear")
-            self._grounds[4 * number + part] = ground[0].numpy().astype(np.float16)
+
+def make_sky(seed: int, number: int) -> Half:
+    """(7, side, side), as `Scenery.sky`. Of every third sky no ground is seen; every sixth is one veil."""
+    rng = np.random.default_rng((seed, 1_000_003, number))
+    shape = SKY_SIDE, SKY_SIDE
+    deck, veil = ((str(rng.choice(kinds)),) for kinds in (simulate.DECKS, VEILS))
+    if number % 3 == 0:
+        sky = simulate.sky(rng, shape, cover=1, kinds=deck)
+    else:
+        sky = simulate.sky(rng, shape, kinds=veil if number % 6 == 1 else None)
+    return np.concatenate([sky.opacity[None], sky.shadow[None], sky.colour]).astype(np.float16)
+
+
+def make_grounds(seed: int, number: int) -> list[Half]:
+    """Four grounds (5, side, side) of one landscape: relief is calmer in a small part than in a small whole."""
+    rng = np.random.default_rng((seed, 1_000_033, number))
+    kinds = HARD[number // 2 % len(HARD)]
+    shape = 2 * SKY_SIDE, 2 * SKY_SIDE
+    image = ridge(rng, shape) if kinds is RIDGE else simulate.ground(rng, shape, kinds=kinds)[0]
+    # Every other landscape is painted in pixels of 20 m: mountains and roofs come in more than one size.
+    side = SKY_SIDE // (1 + number % 2)
+    grounds = []
+    for part in range(4):
+        row, column = (SKY_SIDE * place for place in divmod(part, 2))
+        ground = torch.from_numpy(image[:, row : row + side, column : column + side])[None]
+        if side < SKY_SIDE:
+            ground = torch.nn.functional.interpolate(ground, scale_factor=2, mode="bilinear")
+        grounds.append(ground[0].numpy().astype(np.float16))
+    return grounds
 
 
 def ridge(rng: np.random.Generator, shape: tuple[int, int]) -> Float:

@@ -1,8 +1,10 @@
 """Targets from the teacher, `ukis-csmask`, for scenes without labels by people."""
 
+import hashlib
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,11 +51,44 @@ def targets(patches: Sequence[Patch], settings: Data, cache: Path) -> dict[str, 
             result[patch.name] = np.where(clear, 0, np.where(agreed, 1, np.nan)).astype(np.float32)
         result[patch.name][empty(reflectance)] = np.nan
     if len(said) > known:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        partial = cache.with_name("partial.npz")
-        np.savez_compressed(partial, **said)
-        partial.replace(cache)
+        _save(cache, said)
     return result
+
+
+class Words:
+    """What the teacher says of blends, by their number; a file keeps it, for it is slow.
+
+    Args:
+        path: of the file.
+        seed: of the blends.
+        names: of the patches that they are made of.
+    """
+
+    def __init__(self, path: Path, seed: int, names: Sequence[str]) -> None:
+        self.path = path
+        self.of = hashlib.sha256(repr((seed, sorted(names))).encode()).hexdigest()
+        said = dict(np.load(path)) if path.exists() else {}
+        self.said = said if str(said.pop("of", "")) == self.of else {}
+        self.known = len(self.said)
+
+    def __call__(self, number: int, reflectance: Float) -> Float:
+        """Probability (side, side) of cloud in reflectance (6, side, side)."""
+        if str(number) not in self.said:
+            self.said[str(number)] = np.round(255 * peer.probability_of_tile(reflectance)).astype(np.uint8)
+        return np.asarray(self.said[str(number)] / np.float32(255), np.float32)
+
+    def save(self) -> None:
+        """Keep what is new."""
+        if len(self.said) > self.known:
+            _save(self.path, {**self.said, "of": np.array(self.of)})
+            self.known = len(self.said)
+
+
+def _save(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"partial-{path.name}")
+    np.savez_compressed(partial, allow_pickle=False, **arrays)
+    partial.replace(path)
 
 
 def _ask(reflectance: Float, level: str) -> npt.NDArray[np.float16]:

@@ -7,10 +7,11 @@ from conftest import make_checkpoint
 from experiment import write
 
 from cloudjob.model import checkpoint, predict
-from training import __main__ as training
 from training import crossvalidate, data, settings, stability, worst
 from training.patch import ALL_BANDS
+from training.sample import Mix, Samples
 from training.score import Counts
+from training.state import State
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -30,18 +31,89 @@ def patches(tmp_path):
     return data.find(tmp_path).patches
 
 
-def test_every_scene_is_judged_by_a_network_that_did_not_see_its_source(patches):
-    chosen = settings.read("cloudjob-s2")
-    judged = []
-    for fold in crossvalidate.FOLDS:
-        small = crossvalidate.recipe(chosen, fold, 10)
-        try:
-            learn, check = training.divide(small, patches)
-        except training.UsageError:  # nothing of these few is left to learn from
-            continue
-        assert not {p.scene for p in learn} & {p.scene for p in check}
-        judged += [p.scene for p in check]
-    assert "california-x" in judged
+TINY = """
+[network]
+bands = 5
+widths = [4, 8]
+stem = 2
+[data]
+teacher = ["algorithm-*"]
+frozen = ["snow-*"]
+simulated = 4
+[mix]
+labelled = 0.4
+clear = 0.3
+clouded = 0.2
+simulated = 0.1
+[training]
+epochs = 2
+samples = 24
+batch = 8
+crop = 32
+augment = false
+keep = "last"
+"""
+
+
+def test_a_sample_says_of_which_folds_it_was_made(patches):
+    """What is painted in one number can be told from the pixels."""
+    samples = Samples(patches, Mix(1, 1, 1), 60, crop=32, augment=False, folds=crossvalidate.FOLDS)
+    painted = {1: 400 * 0.0016, 3: 90 * 0.0016, 4: 250 * 0.0032}  # the deck's own ground has the number of no other
+    told = []
+    for index in range(60):
+        image, _, folds = samples[index]
+        for number, value in painted.items():
+            if (np.abs(image[0].numpy() - value) < 1e-5).any():
+                assert folds >> number & 1, f"fold {number} is seen and not told"
+        assert folds in {1 << 1, 1 << 3, 1 << 4, 1 << 1 | 1 << 3, 1 << 1 | 1 << 4}
+        told.append(folds)
+    assert len(set(told)) == 5
+
+
+def test_a_fold_learns_nothing_of_its_sources(patches, tmp_path):
+    """Its network is the same to the byte, whatever its sources show."""
+    (tmp_path / "tiny.toml").write_text(TINY)
+    for turn in range(2):
+        if turn:
+            write(tmp_path / "swir" / "california-x.tif", np.full((5, 64, 64), 300, np.uint16))
+        (tmp_path / f"{turn}").mkdir()
+        (deck,) = (patch for patch in patches if patch.label)
+        np.savez(tmp_path / f"{turn}" / "teacher.npz", **{deck.name: np.full((64, 64), 0.5, np.float16)})
+        crossvalidate.train(settings.read(tmp_path / "tiny.toml"), patches, tmp_path / f"{turn}", 1)
+    names = [f"fold-{number}" for number in range(len(crossvalidate.FOLDS))] + ["whole"]
+    same = {
+        name: len({(tmp_path / turn / name / "checkpoint.safetensors").read_bytes() for turn in "01"}) == 1
+        for name in names
+    }
+    assert [name for name in names if same[name]] == ["fold-3"], "California is in fold 3"
+
+
+def test_cross_validation_goes_on_where_it_was_killed(patches, tmp_path, monkeypatch):
+    """Between two networks of one epoch: those that have it wait for the others."""
+    (tmp_path / "tiny.toml").write_text(TINY)
+    chosen = settings.read(tmp_path / "tiny.toml")
+    (deck,) = (patch for patch in patches if patch.label)
+    save, ends = State.save, []
+    for name in ("once", "twice"):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "teacher.npz", **{deck.name: np.full((64, 64), 0.5, np.float16)})
+        if name == "twice":
+
+            def killed(self, folder):
+                if folder.parent.name == "fold-2":
+                    raise KeyboardInterrupt
+                save(self, folder)
+
+            monkeypatch.setattr(State, "save", killed)
+            with pytest.raises(KeyboardInterrupt):
+                crossvalidate.train(chosen, patches, tmp_path / name, 1)
+            monkeypatch.undo()
+        crossvalidate.train(chosen, patches, tmp_path / name, 1)
+        ends.append(
+            {path.parent.name: path.read_bytes() for path in (tmp_path / name).glob("*/checkpoint.safetensors")}
+        )
+    assert len(ends[0]) == len(crossvalidate.FOLDS) + 1
+    assert ends[0] == ends[1]
 
 
 def test_no_source_is_in_two_folds_and_every_kind_is_in_one():

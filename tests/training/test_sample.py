@@ -6,7 +6,7 @@ import torch
 from experiment import write
 
 from cloudjob.demo.simulate import CLOUD_OPACITY
-from training import loop, settings, teach
+from training import settings, state, teach
 from training.sample import Mix, Samples
 from training.scenery import Scenery, ridge
 
@@ -18,7 +18,7 @@ def test_samples_depend_on_their_number_only(patches):
     mix = Mix(1, 1, 1, 1, 1)
     first, second = (Samples(patches, mix, 12, crop=64, skies=3, epoch=2) for _ in range(2))
     for index in (5, 0, 11):
-        for a, b in zip(first[index], second[index], strict=True):
+        for a, b in zip(first[index][:2], second[index][:2], strict=True):
             assert torch.equal(a, b) or torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
     other = Samples(patches, mix, 12, crop=64, skies=3, epoch=3)
     assert not all(torch.equal(first[i][0], other[i][0]) for i in range(12))
@@ -28,7 +28,7 @@ def test_samples_hold_truth(patches):
     samples = Samples(patches, Mix(1, 1, 1, 1, 1), 60, crop=64, skies=6)
     clouds = 0
     for index in range(60):
-        image, target = samples[index]
+        image, target, _ = samples[index]
         assert image.shape == (4, 64, 64)
         assert target.shape == (1, 64, 64)
         assert torch.isfinite(image).all()
@@ -42,7 +42,7 @@ def test_samples_hold_truth(patches):
 def test_crop_keeps_image_and_target_together(patches):
     samples = Samples(patches[:1], Mix(), 40, crop=48)
     for index in range(40):
-        image, target = samples[index]
+        image, target, _ = samples[index]
         known = ~torch.isnan(target[0])
         bright = image[0] > 0.35
         agree = (bright == (target[0] > 0.5))[known]
@@ -100,8 +100,10 @@ def test_a_ridge_is_dark_and_white():
 )
 def test_half_precision_only_where_the_processor_has_it(monkeypatch, has, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
-    assert loop.half(torch.device("cpu")) is expected
-    assert loop.half(torch.device("cuda")) is torch.float16
+    assert state.half(torch.device("cpu")) is expected
+    for capability, half in (((7, 5), torch.float16), ((9, 0), torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda has=capability: has)
+        assert state.half(torch.device("cuda")) is half
 
 
 def test_fixed_crops_are_shown_once_an_epoch(patches):

@@ -171,7 +171,7 @@ def test_what_is_shown_is_what_a_job_shows(folder):
     samples = Samples(find(folder).patches, Mix(1, 1, 1, 1, 1), 40, crop=64, skies=3, contract=FIVE)
     absent = 0
     for index in range(40):
-        shown, target = samples[index]
+        shown, target, _ = samples[index]
         assert shown.shape == (5, 64, 64)
         assert torch.isfinite(shown).all()
         assert (shown[:4] != 0).any(dim=0).all(), "no data is mirrored, not zero"
@@ -184,7 +184,7 @@ def test_what_is_shown_is_what_a_job_shows(folder):
 def test_the_teacher_judges_blends_in_all_bands_and_before_the_sensor(folder):
     asked = []
 
-    def ask(image):
+    def ask(_, image):
         asked.append(image.copy())
         return (image[5] > 0.3).astype(np.float32)
 
@@ -200,7 +200,7 @@ def test_the_teacher_judges_blends_in_all_bands_and_before_the_sensor(folder):
         patches[:1], Mix(), 30, crop=64, contract=FIVE, blended=frozenset({patches[0].name}), blends=5, ask=ask, side=64
     )
     for index in (29, 3, 11):
-        for one, other in zip(shown[index], again[index], strict=True):
+        for one, other in zip(shown[index][:2], again[index][:2], strict=True):
             assert torch.equal(torch.nan_to_num(one, nan=9), torch.nan_to_num(other, nan=9))
 
 

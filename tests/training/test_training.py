@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -17,7 +15,7 @@ from experiment import ROOT, TINY, finish, start, write
 
 from cloudjob.errors import UsageError
 from cloudjob.model import checkpoint
-from training import loop, settings
+from training import settings, state
 
 pytest_plugins = ("tiny",)
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -54,40 +52,6 @@ def test_killed_and_resumed_ends_the_same(trained, tmp_path):
     assert (out / "curves.csv").read_text() == (trained / "curves.csv").read_text()
     same = (out / "checkpoint.safetensors").read_bytes() == (trained / "checkpoint.safetensors").read_bytes()
     assert same
-
-
-def test_an_average_is_the_mean_of_the_weights_with_statistics_of_its_own(trained, tmp_path):
-    first = trained / "checkpoint.safetensors"
-    known, other = checkpoint.load(first), checkpoint.load(first)
-    weights = other.network.state_dict()
-    for name in weights.keys() - {name for name in weights if "num_batches" in name}:
-        weights[name] += 0.01
-    (tmp_path / "tiny.toml").write_text(TINY)
-    means = []
-    for shift in (0, 100):  # of BatchNorm's statistics, which nobody reads
-        for name in (name for name in weights if "running" in name):
-            weights[name] += shift
-        checkpoint.save(other.network, other.contract, tmp_path / "other.safetensors")
-        means.append(tmp_path / "means" / f"{shift}.safetensors")
-        command = [sys.executable, "-m", "training.average", str(tmp_path / "tiny.toml"), str(first)]
-        command += [str(tmp_path / "other.safetensors"), "--out", str(means[-1])]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-        assert done.returncode == 0, done.stderr
-    assert means[0].read_bytes() == means[1].read_bytes()
-    mean, before = checkpoint.load(means[0]).network.state_dict(), known.network.state_dict()
-    for name in (name for name in mean if "running" not in name and "num_batches" not in name):
-        torch.testing.assert_close(mean[name], (before[name] + weights[name]) / 2)
-
-
-def test_networks_that_differ_have_no_average(trained, tmp_path):
-    (tmp_path / "wide.toml").write_text(TINY.replace("widths = [4, 8]", "widths = [4, 12]"))
-    path = trained / "checkpoint.safetensors"
-    command = [sys.executable, "-m", "training.average", str(tmp_path / "wide.toml"), str(path)]
-    command += ["--out", str(tmp_path / "mean.safetensors")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 3
-    assert f"{path}: not all are the settings' network" in done.stderr
-    assert not (tmp_path / "mean.safetensors").exists()
 
 
 def test_other_settings_do_not_resume(trained):
@@ -208,7 +172,7 @@ def test_settings_that_do_not_suit_the_data_are_said(landsat, tmp_path, change, 
 def test_unknown_loss_pixels_do_not_count():
     logits = torch.zeros(1, 1, 2, 2, requires_grad=True)
     target = torch.tensor([[[[1.0, float("nan")], [0.0, float("nan")]]]])
-    loss = loop.masked_loss(logits, target)
+    loss = state.masked_loss(logits, target)
     assert loss.item() == pytest.approx(np.log(2))
     loss.backward()
     assert (logits.grad[torch.isnan(target)] == 0).all()
@@ -218,7 +182,7 @@ def test_unknown_loss_pixels_do_not_count():
 @pytest.mark.parametrize("path", sorted((ROOT / "training" / "experiments").glob("*.toml")), ids=lambda p: p.stem)
 def test_every_experiment_is_readable_and_has_a_contract(path):
     chosen = settings.read(path)
-    terms = loop.contract(chosen)
+    terms = state.contract(chosen)
     assert terms.tile % terms.stride == 0
     assert len(terms.bands) == chosen.network.bands
 
