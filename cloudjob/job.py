@@ -14,7 +14,7 @@ from distributed import Client
 from cloudjob.cluster import network
 from cloudjob.cluster.stream import lane_count, stream
 from cloudjob.cluster.task import Task, process
-from cloudjob.errors import CloudjobError, UnreachableError
+from cloudjob.errors import CloudjobError, ContractError, UnreachableError
 from cloudjob.model import checkpoint
 from cloudjob.outcome import Outcomes
 from cloudjob.plan import survey
@@ -22,7 +22,7 @@ from cloudjob.plan.plan import Planned
 from cloudjob.plan.request import Job
 from cloudjob.plan.survey import Survey
 from cloudjob.record import Record
-from cloudjob.store import failures, item, settings, slots
+from cloudjob.store import failures, group, item, settings, slots
 from cloudjob.store.lock import Lock
 from cloudjob.store.receipt import SceneResult
 from cloudjob.store.writer import Slot
@@ -89,6 +89,18 @@ def _check_kept(job: Job, record: Record) -> None:
         )
 
 
+def _check_group(job: Job, name: str) -> None:
+    """Tell a group that somebody took away from one that is damaged: the next run makes it anew.
+
+    Raises:
+        UnreachableError: it is not there any more.
+    """
+    if job.out.get(group.path(name)) is None:
+        raise UnreachableError(
+            f"{job.out}/{group.path(name)} was deleted while the run was at work", hint="run again: it is made anew"
+        ) from None
+
+
 def _run(job: Job, view: Survey, lock: Lock, client: Any, *, work: bool) -> Iterator[SceneResult]:
     yield from _untouched(view, lock)
     to_do = view.plan.to_do if work else []
@@ -135,7 +147,12 @@ def _map(job: Job, view: Survey, places: Mapping[str, Slot], lock: Lock, client:
                 yield from _split(job, planned, places[planned.scene.id], pieces)
 
     for part, outcome in stream(client, process, submissions()):
-        if result := outcomes.add(part, outcome):
+        try:
+            result = outcomes.add(part, outcome)
+        except ContractError:
+            _check_group(job, part.slot.group)
+            raise
+        if result:
             yield result
         if outcomes.waiting and all(map(outcomes.hopeless, outcomes.waiting.values())):
             break  # What has been handed in is taken back

@@ -87,10 +87,11 @@ def check(out: Out, token: Token) -> None:
     """
     newest = max(_numbers(out), default=0)
     if newest != token.number:
-        by = f" to number {newest}" if newest > token.number else ": its file is gone"
+        taken = newest > token.number
+        hint = "it was held up for too long and another run took over" if taken else "somebody has moved or deleted it"
         raise LockLostError(
-            f"this run ({token}) has lost the lock of {out}{by}",
-            hint="it was held up for too long and another run took over; everything finished is kept",
+            f"this run ({token}) has lost the lock of {out}{f' to number {newest}' if taken else ': its file is gone'}",
+            hint=hint + "; everything finished is kept",
         )
 
 

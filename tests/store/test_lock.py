@@ -26,7 +26,7 @@ def out(tmp_path: Path) -> Out:
 
 
 def held(out: Out) -> dict[str, object]:
-    (path,) = (Path(out.address) / "lock").iterdir()
+    (path,) = (Path(out.address) / "lock").glob("*.json")  # Not what a sign of life is written to before it is renamed
     return json.loads(path.read_text())
 
 
