@@ -55,10 +55,13 @@ GROUND = {
 THRESHOLDS = tuple(round(0.1 + 0.05 * step, 2) for step in range(13))
 
 
-def train(chosen: settings.Settings, patches: Sequence[Patch], out: Path, workers: int) -> dict[str, Float]:
+def train(
+    chosen: settings.Settings, patches: Sequence[Patch], out: Path, workers: int, start: Path | None = None
+) -> dict[str, Float]:
     """Train what `out` does not hold yet: `fold-0` and so on, and `whole`, which sees all.
 
-    Killed, it goes on after the last whole epoch.
+    Killed, it goes on after the last whole epoch. With a `start`, the `out` of an earlier stage, each begins with the
+    weights of its like.
 
     Returns:
         The teacher's targets by patch name.
@@ -71,7 +74,12 @@ def train(chosen: settings.Settings, patches: Sequence[Patch], out: Path, worker
     samples = training.make_samples(chosen, learn, soft, out, folds=FOLDS, workers=workers)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(chosen.training.seed)
-    states = {n: State(chosen, device, f"{loop.fingerprint(chosen, samples)} {n}") for n in folders}
+    states = {}
+    for n, path in folders.items():
+        begun = checkpoint.load(start / path.name / "checkpoint.safetensors") if start else None
+        states[n] = State(chosen, device, f"{loop.fingerprint(chosen, samples, begun)} {n}")
+        if begun:
+            states[n].start(begun.unet)
     done = {n: states[n].resume(path / "last") for n, path in folders.items()}
     for epoch in range(min(done.values()), chosen.training.until or chosen.training.epochs):
         samples.epoch = epoch
@@ -165,6 +173,7 @@ def rows(name: str, scenes: dict[str, dict[str, list[Counts]]], place: int) -> l
 @click.argument("names", metavar="SETTINGS...", nargs=-1, required=True)
 @click.option("--data", "folders", multiple=True, required=True, type=click.Path(path_type=Path), help="A data set.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; folds that are there are kept.")
+@click.option("--start", type=click.Path(path_type=Path), help="OUT/SETTINGS of an earlier stage, to begin with.")
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the settings' training.epochs.")
 @click.option("--samples", type=click.IntRange(1), help="Instead of the settings' training.samples, of an epoch.")
 @click.option("--crop", type=click.IntRange(16), help="Instead of the settings' training.crop, in pixels.")
@@ -177,6 +186,7 @@ def main(
     *,
     folders: tuple[Path, ...],
     out: Path,
+    start: Path | None,
     epochs: int | None,
     samples: int | None,
     crop: int | None,
@@ -196,7 +206,7 @@ def main(
             if seen:
                 judge_seen(chosen, patches, out, checkpoint.load(seen), threshold)
             else:
-                run(chosen, patches, out / chosen.name, workers, threshold)
+                run(chosen, patches, out / chosen.name, workers, threshold, start)
 
 
 def judge_seen(
@@ -213,11 +223,18 @@ def judge_seen(
     table(f"{ckpt.contract.name} {ckpt.contract.version}", found, threshold or ckpt.contract.threshold)
 
 
-def run(chosen: settings.Settings, patches: Sequence[Patch], out: Path, workers: int, threshold: float | None) -> None:
+def run(
+    chosen: settings.Settings,
+    patches: Sequence[Patch],
+    out: Path,
+    workers: int,
+    threshold: float | None,
+    start: Path | None,
+) -> None:
     """All folds of a recipe; its part of the table."""
     chosen = replace(chosen, data=replace(chosen.data, validation=(), validation_share=0))  # all of it trains
     chosen = replace(chosen, training=replace(chosen.training, keep="last"))
-    soft = train(chosen, patches, out, workers)
+    soft = train(chosen, patches, out, workers, start)
     learn, _ = training.divide(chosen, patches)
     scenes: dict[str, dict[str, list[Counts]]] = {"with": {}, "without": {}}
     for number, fold in enumerate(FOLDS):

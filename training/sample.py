@@ -33,7 +33,7 @@ Float = npt.NDArray[np.float32]
 
 FOUR = Contract("", "", ALL_BANDS[:4], (0.25,) * 4, (0.25,) * 4)
 BLENDED = 0.25  # share of labelled crops that are two seen through each other, where there are such
-FROSTED = 0.6  # share of crops of real snow whose swir16 is made up
+FROSTED = 0.8  # share of crops of real snow whose swir16 is made up
 KEPT = 2e9  # bytes of patches kept in memory; larger data sets are read again every epoch
 DOUBTFUL = (0.05, 0.15)  # opacity between thin haze and thin cloud, where people disagree: not taught
 
@@ -283,7 +283,9 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
             image, target = self._plain(rng)
         whole = self.scenery.sky(int(rng.integers(self.skies)))
         parts, _ = turn(rng, *window(rng, whole, whole[0], self.crop))
-        sky = simulate.Sky(opacity=parts[0].copy(), colour=parts[2:].copy(), shadow=parts[1].copy())
+        colour = parts[2:].copy()
+        colour[SWIR] *= np.float32(np.exp(rng.uniform(np.log(0.6), np.log(1.6))))  # real clouds differ more
+        sky = simulate.Sky(opacity=parts[0].copy(), colour=colour, shadow=parts[1].copy())
         mixed, label = simulate.overlay(image, sky)
         mixed[:, empty(image)] = 0
         doubt = (sky.opacity > DOUBTFUL[0]) & (sky.opacity < DOUBTFUL[1]) | (label > 0) & hidden(image, mixed)
