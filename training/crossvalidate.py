@@ -52,7 +52,7 @@ GROUND = {
 }
 """Kind → patterns of scenes. `swir16` of snow and ice is made up (`sensor.frost`)."""
 
-THRESHOLDS = tuple(round(0.1 + 0.05 * step, 2) for step in range(13))
+THRESHOLDS = tuple(round(0.1 + 0.05 * step, 2) for step in range(17))
 
 
 def train(
