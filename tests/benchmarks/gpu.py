@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 import traceback
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,6 @@ from cloudjob.model import checkpoint, mlm, predict
 BEGAN = time.monotonic()
 FULL = bench.FULL.height * bench.FULL.width
 MILLION = bench.MILLION
-PROBABILITY = predict.probability
 WARM = 1024
 """Side in pixels of the scenes that lanes get used to."""
 
@@ -174,7 +174,7 @@ def clouds(shape: tuple[int, int]) -> np.ndarray:
 
 def use(kind: str, lock: str, rate: float, dask_worker: Any) -> None:
     """On a worker: what its tasks take for the network, whatever a job loads: own, one on the CPU, simulated, none."""
-    task.predict.probability = ready if kind == "ready" else PROBABILITY
+    task.predict = types.SimpleNamespace(**{**vars(predict), "probability": ready}) if kind == "ready" else predict
     if kind in {"own", "ready"}:
         task.worker_model = network.worker_model
         return
