@@ -19,7 +19,7 @@ from stac_server import serving
 
 from cloudjob import job
 from cloudjob.cluster import network, task
-from cloudjob.errors import CloudjobError, ContractError, UnreachableError, UsageError
+from cloudjob.errors import CloudjobError, ContractError, OutsideError, SceneError, UnreachableError, UsageError
 from cloudjob.model import predict
 from cloudjob.model.checkpoint import load
 from cloudjob.plan import sources, survey
@@ -231,6 +231,89 @@ def test_missing_keys_are_a_contract_error_that_names_the_variables(known: bool,
     if known:
         assert set(nights.status.failed) == {A, B, C}
         nights.scene(A)
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A bucket that answers every request with an error of its own."""
+
+    def do_GET(self) -> None:
+        told = self.says.encode()  # type: ignore[attr-defined]
+        self.send_response(self.status)  # type: ignore[attr-defined]
+        self.send_header("Content-Length", str(len(told)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(told)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def open_buckets_at(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_HTTPS": "NO", "AWS_VIRTUAL_HOSTING": "FALSE"}
+    for name, value in (keys | {"AWS_S3_ENDPOINT": f"127.0.0.1:{port}"}).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (403, "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records."),
+        (502, "", "<html>Bad gateway</html>"),
+    ],
+)
+def test_a_bucket_that_refuses_never_counts(
+    status: int, code: str, message: str, nights: Nights, monkeypatch: pytest.MonkeyPatch
+):
+    """GDAL tells neither code nor status of it, only the message."""
+    says = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>" if code else message
+    with serving(Refusing, status=status, says=says) as port:
+        open_buckets_at(port, monkeypatch)
+        assert nights.ends(bucket(nights.scene(A))).exit_code == 4
+    assert {failure.runs for failure in failures.read_all(nights.out, {})} == {0}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "The request signature we calculated does not match the signature you provided.",
+        "The provided token has expired.",
+        "The provided token is malformed or otherwise invalid.",
+        "The difference between the request time and the current time is too large.",
+        "Access Denied",
+        "All access to this object has been disabled",
+        "The specified bucket does not exist",
+        "The bucket you are attempting to access must be addressed using the specified endpoint.",
+        "The authorization header is malformed; the region 'us-east-1' is wrong",
+        "Please reduce your request rate.",
+        "We encountered an internal error. Please try again.",
+        "Invalid AWS response: ",
+        "x does not have storage.objects.get access to the Google Cloud Storage object.",
+        "Server failed to authenticate the request.",
+        "The specified container does not exist.",
+        "Public access is not permitted on this storage account.",
+        "The server is busy.",
+    ],
+)
+def test_what_object_stores_say_of_all_their_objects(message: str):
+    assert issubclass(outside.kind("s3://some-bucket/red.tif", message), OutsideError)
+
+
+@pytest.mark.parametrize(
+    "message", ["The specified key does not exist.", "The specified blob does not exist.", "No such object: b/red.tif"]
+)
+def test_what_object_stores_say_of_one(message: str):
+    assert outside.kind("s3://some-bucket/red.tif", message) is SceneError
+
+
+def test_an_object_that_is_gone_is_its_scenes_own_affair(nights: Nights, monkeypatch: pytest.MonkeyPatch):
+    says = "<Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message></Error>"
+    with serving(Refusing, status=404, says=says) as port:
+        open_buckets_at(port, monkeypatch)
+        assert nights.run(bucket(nights.scene(A))) == {A: "failed"}
+    assert {failure.runs for failure in failures.read_all(nights.out, {})} == {1}
 
 
 @pytest.mark.parametrize(("status", "role"), [(200, True), (403, False), (404, False), (503, False)])

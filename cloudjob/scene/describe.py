@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pyproj import Transformer
 from pyproj.exceptions import CRSError, ProjError
+from shapely.geometry.base import BaseGeometry
 
 from cloudjob.catalog.bands import OPTIONAL, missing
 from cloudjob.catalog.item import Found, parse
@@ -25,6 +26,10 @@ from cloudjob.scene.scene import Band, Scene
 
 MGRS_SIDE = 109_800
 """Side in metres of a whole Sentinel-2 tile (10980 pixels of 10 m)."""
+
+
+MARGIN = 0.5
+"""Degrees by which an item's geometry may miss its grid: they are rounded, or cut to the swath, in many catalogs."""
 
 
 def describe(
@@ -87,6 +92,7 @@ def _describe(
     read = tuple(_band(item, name, keys[name], baseline, signing, offset) for name in bands if name in keys)
     native = next(band.grid for band in read if band.name not in optional)
     scl = _band(item, "scl", keys["scl"], baseline, signing, offset) if "scl" in keys else None
+    _check_place(native, found.footprint, item["id"])
     grid = _target(native, measured[0], item["id"])
     _check_measured(grid, measured, item["id"])
     coarser = _factor(grid, resolution, item["id"])
@@ -189,20 +195,43 @@ def _north_up(epsg: int, transform: Sequence[float], shape: Sequence[int], what:
     if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
         raise SceneError(f"{what}: it has {height} × {width} pixels; expected at most {MAX_SIDE} a side")
     grid = _one_grid(int(epsg), c, f, a, -e, height, width)
-    if not on_earth(grid):
+    if place(grid) is None:
         raise SceneError(f"{what}: its grid lies nowhere on Earth ({grid})")
     return grid
 
 
 @functools.lru_cache(10_000)
-def on_earth(grid: Grid) -> bool:
-    """Whether a grid's projection can tell where it lies: only then can be told which of its tiles are wanted."""
+def place(grid: Grid) -> tuple[float, float, float, float] | None:
+    """Where a grid lies: west, south, east, north in degrees (west of east unless it crosses the antimeridian).
+
+    None where its projection cannot tell: only what is known can be compared with the area asked for.
+    """
     to_degrees = Transformer.from_crs(grid.epsg, 4326, always_xy=True)
     try:
         west, south, east, north = to_degrees.transform_bounds(*grid.bounds)
     except ProjError:
-        return False
-    return all(math.isfinite(side) and abs(side) <= 361 for side in (west, south, east, north)) and south < north
+        return None
+    known = all(math.isfinite(side) and abs(side) <= 361 for side in (west, south, east, north)) and south < north
+    return (west, south, east, north) if known else None
+
+
+def _check_place(grid: Grid, footprint: BaseGeometry | None, scene: str) -> None:
+    """Refuse a grid that lies far from the item's own geometry: none of its tiles would be wanted, without a word."""
+    found = place(grid)
+    if found is None or footprint is None or footprint.is_empty:
+        return
+    west, south, east, north = found
+    left, bottom, right, top = footprint.bounds
+    east += 360 if east < west else 0
+    wide = MARGIN / max(0.05, math.cos(math.radians(max(abs(south), abs(north)))))
+    beside = any(west - wide <= right + turn and left + turn <= east + wide for turn in (-360, 0, 360))
+    if not beside or bottom > north + MARGIN or top < south - MARGIN:
+        raise SceneError(
+            f"scene {scene}: its grid (EPSG:{grid.epsg}) lies around {(west + east) / 2:.1f}, "
+            f"{(south + north) / 2:.1f}, its geometry around {(left + right) / 2:.1f}, {(bottom + top) / 2:.1f} "
+            "(degrees east, north)",
+            hint="one of them is wrong; report it to whoever publishes the catalog",
+        )
 
 
 def _target(native: Grid, resolution: float, scene: str) -> Grid:

@@ -18,11 +18,22 @@ _MISSING = re.compile(
     r"AWS_SECRET_ACCESS_KEY and AWS_NO_SIGN_REQUEST|GS_SECRET_ACCESS_KEY\+GS_ACCESS_KEY_ID"
     r"|AZURE_STORAGE_(?:ACCOUNT|CONNECTION_STRING)|None\.blob\.core\.windows\.net"
 )
-_REFUSED = re.compile(_CODE.format(codes="401|407") + "|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken")
-_GONE = re.compile(_CODE.format(codes="404|410"))
+_GONE = re.compile(_CODE.format(codes="404|410") + "|specified (?:key|blob) does not exist|No such object")
+# Of an object store GDAL tells the message alone, neither code nor status: words of Amazon's, Google's and Azure's.
+_REFUSED = re.compile(
+    _CODE.format(codes="401|407")
+    + "|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|Access Key Id you provided|signature we calculated"
+    "|provided token (?:has expired|is malformed)|authorization header is malformed|using the specified endpoint"
+    "|failed to authenticate the request|Invalid Credentials|specified (?:bucket|container) does not exist"
+    "|access to this object has been disabled|problem with your AWS account|storage\\.objects\\.get access",
+    re.IGNORECASE,
+)
+# All that a server answers instead of the file, but that there is none (404, 410) or that it is shorter (416).
 _OUT = re.compile(
-    _CODE.format(codes=r"403|408|421|429|5\d\d")
-    + r"|CURL error|timed? ?out|resolve host|Access ?Denied|AuthenticationFailed|cannot sign",
+    _CODE.format(codes=r"30\d|4(?!04|10|16)\d\d|5\d\d")
+    + r"|CURL error|timed? ?out|resolve host|Access ?Denied|AuthenticationFailed|cannot sign"
+    r"|reduce your request rate|encountered an internal error|unable to handle|server is busy|request time and the"
+    r"|Invalid AWS response|Malformed AWS XML|not (?:authorized|permitted)",
     re.IGNORECASE,
 )
 

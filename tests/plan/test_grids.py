@@ -37,7 +37,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             transform = Affine(10, 0, left, 0, -10, TOP)
             path = folder / str(left) / f"{band}.tif"
             rasterio.open(path, "w", driver="GTiff", tiled=True, sparse_ok=True, transform=transform, **how).close()
-    item = scenes.make_item(folder, "S0", shape=(8, 8), properties={"grid:code": f"MGRS-{TILE}"})
+    how = {"shape": (8, 8), "transform": (10, 0, LEFT, 0, -10, TOP)}
+    item = scenes.make_item(folder, "S0", **how, properties={"grid:code": f"MGRS-{TILE}"})
     for asset in item["assets"].values():
         asset["proj:shape"] = [10980, 10980]
     return {**item, "folder": folder}

@@ -11,6 +11,7 @@ import rasterio
 import xarray as xr
 from conftest import REAL, needs_real_scenes
 from scenes import BANDS, make_item
+from shapely import box, to_geojson
 
 from cloudjob.catalog.item import numbers
 from cloudjob.errors import SceneError
@@ -151,9 +152,9 @@ def test_a_file_with_another_grid_than_its_item_says_is_refused(tmp_path: Path) 
 
 def test_a_file_in_another_projection_than_its_item_says_is_refused(tmp_path: Path) -> None:
     item = make_item(tmp_path)
-    item["properties"]["proj:epsg"] = 32632
+    item["properties"]["proj:epsg"] = 25833  # The same zone on another datum
     scene = described(item)
-    with pytest.raises(SceneError, match="the file is in EPSG:32633, its item says 32632"):
+    with pytest.raises(SceneError, match="the file is in EPSG:32633, its item says 25833"):
         check(scene)
 
 
@@ -248,6 +249,28 @@ def test_metadata_that_make_no_sense_refuse_their_scene(
     item["properties"] |= properties
     with pytest.raises(SceneError, match=re.escape(says)):
         described(item)
+
+
+@pytest.mark.parametrize("epsg", [32632, 32634, 32733])
+def test_a_grid_far_from_the_items_own_geometry_is_refused(epsg: int, tmp_path: Path) -> None:
+    """It was left out without a word: no tile of that grid lies in the area asked for."""
+    item = make_item(tmp_path)
+    item["properties"]["proj:epsg"] = epsg
+    with pytest.raises(SceneError, match=rf"its grid \(EPSG:{epsg}\) lies around .*, its geometry around 16.3, 46.9"):
+        described(item)
+
+
+@pytest.mark.parametrize(
+    ("epsg", "west", "east"),
+    [(32601, -179.6, -178.2), (32601, 179.9, 180.6), (32601, -180, 180), (32660, 179.5, 179.9)],
+)
+def test_geometries_at_the_antimeridian_lie_where_their_grids_do(
+    epsg: int, west: float, east: float, tmp_path: Path
+) -> None:
+    x0 = 300_000 if epsg == 32601 else 700_000
+    item = make_item(tmp_path, transform=(10, 0, x0, 0, -10, 5_200_020), epsg=epsg)
+    item["geometry"] = json.loads(to_geojson(box(west, 46, east, 47)))
+    assert described(item).grid.epsg == epsg
 
 
 def test_nothing_said_is_not_said_to_be_nothing(tmp_path: Path) -> None:
