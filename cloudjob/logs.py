@@ -45,7 +45,8 @@ def setup(form: Format = "text", *, verbose: bool = False) -> None:
     if form == "json":
         # What a worker process says before `inherit` is called, and after it has ended, would be in another form
         os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")
-        os.environ.setdefault("PYTHONWARNINGS", "ignore:Port:UserWarning,ignore:resource_tracker:UserWarning")
+    # Python tells at the end what a killed worker could not give back: it is no news, and nobody's to mend
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:Port:UserWarning,ignore:resource_tracker:UserWarning")
     _handle(form)
     logging.getLogger().setLevel(logging.INFO if verbose else logging.WARNING)
     logging.getLogger("rasterio").setLevel(logging.WARNING if verbose else logging.ERROR)

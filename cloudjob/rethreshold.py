@@ -185,7 +185,7 @@ class _Source:
             self.told = {"processing:software": properties["processing:software"]}
         except (LookupError, TypeError, AttributeError) as error:
             raise _damaged(out, entry, f"its item says too little: {type(error).__name__}: {error}") from None
-        self.receipt = Receipt(device=before.device, precision=before.precision, warnings=before.warnings)
+        self.receipt = Receipt(device=before.device, warnings=before.warnings)
         self.checksum = properties.get("cloudjob:checksum")
         self.reach = buffer_pixels(contract.buffer, grid.metres)
         self.tiling = Tiling(*grid.shape, side, int(np.ceil(max(self.reach))), 1)

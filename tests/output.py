@@ -128,7 +128,6 @@ def receipt_of(scene: Scene, tiles: Iterable[Tile], contract: Settings = SETTING
         scl_compared=7,
         scl_agreed=6,
         device="cpu",
-        precision="float32",
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,7 +80,8 @@ def test_the_same_run_for_people(tmp_path: Path) -> None:
     done = jobs.run_job(tmp_path / "items.json", tmp_path / "net.safetensors", tmp_path / "out", "--workers", 1)
     first, *_ = lines = done.stderr.splitlines()
     assert first.startswith("dashboard: http://127.0.0.1:")
-    assert "2 scenes: 2 new" in lines
+    assert lines[1] == "2 scenes: 2 new", "what it will do, and how long that will take, is told before it begins"
+    assert re.match(r"to do: 0\.1 Mpx.*; 1 MB of pixels to read; .* with 1 worker at .* Mpx/s each", lines[2])
     assert sum(line.startswith(("done      S1  ", "failed    S2: ")) for line in lines) == 2
     assert lines[-1].startswith("1 done, 1 failed in ")
 

@@ -162,7 +162,10 @@ def _times(properties: Mapping[str, Any]) -> tuple[datetime, datetime]:
     first = moment or start or end
     if first is None:
         raise UnreadableError("it has no datetime")
-    return first, first if moment else end or first
+    last = first if moment else end or first
+    if last < first:
+        raise UnreadableError(f"it ends before it begins: {last.isoformat()}, {first.isoformat()}")
+    return first, last
 
 
 def _footprint(raw: Mapping[str, Any]) -> tuple[BaseGeometry, Any]:

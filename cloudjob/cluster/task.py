@@ -102,7 +102,7 @@ def _mask_tiles(task: Task, model: predict.Model, files: SceneFiles) -> Receipt:
     files.check(scene.bands)
     provider = agreement.Agreement(files, tiling, task.tiles)
     writer = Writer(task.out, task.slot, task.settings)
-    receipts = [Receipt(device=model.device_name, precision=model.precision)]
+    receipts = [Receipt(device=model.device_name)]
     started = time.perf_counter()
     for row in read.rows(files, tiling, task.tiles):
         labels = provider.labels(_cores(tiling, row))

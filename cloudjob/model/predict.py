@@ -14,6 +14,7 @@ from cloudjob.errors import SceneError
 from cloudjob.grid import Window
 from cloudjob.model.checkpoint import Checkpoint, untrained
 from cloudjob.model.contract import Contract, buffer_pixels
+from cloudjob.model.exact import exactly
 from cloudjob.model.labels import Mask, classify
 from cloudjob.model.onnx import OnnxNetwork
 from cloudjob.model.share import share
@@ -23,13 +24,12 @@ Reflectance = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Model:
-    """A network made ready for one device.
+    """A network made ready for one device. It computes in float32 on each (see `model.exact`).
 
     Attributes:
         network: BatchNorm folded into the convolutions, channels-last, no gradients; or one in ONNX.
         contract: what it was made for.
         device: where it runs.
-        dtype: float32, or float16 on CUDA devices that compute in it.
 
     A call computes one tile, on GPUs too: cuDNN chooses its algorithms by the number of tiles in a call, so the last
     bits of one would depend on how many others there are. It costs little: a tile of a thousand pixels a side is work
@@ -39,17 +39,11 @@ class Model:
     network: nn.Module | OnnxNetwork
     contract: Contract
     device: torch.device
-    dtype: torch.dtype
 
     @property
     def device_name(self) -> str:
         """Such as "cpu" or "NVIDIA H200"."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
-
-    @property
-    def precision(self) -> str:
-        """Such as "float32"."""
-        return str(self.dtype).removeprefix("torch.")
 
 
 def prepare(checkpoint: Checkpoint, device: str | None = None) -> Model:
@@ -60,7 +54,7 @@ def prepare(checkpoint: Checkpoint, device: str | None = None) -> Model:
         device: a torch device, or None for a CUDA device where there is one, else the CPU.
     """
     if isinstance(checkpoint.network, OnnxNetwork):
-        return Model(checkpoint.network, checkpoint.contract, checkpoint.network.device, torch.float32)
+        return Model(checkpoint.network, checkpoint.contract, checkpoint.network.device)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network = untrained(checkpoint.contract)
     network.load_state_dict(checkpoint.unet.state_dict())
@@ -68,23 +62,13 @@ def prepare(checkpoint: Checkpoint, device: str | None = None) -> Model:
     for block in network.modules():
         if isinstance(block, nn.Sequential):
             _fold(block)
-    dtype = _precision(target)
-    if target.type == "cuda":  # What one lane leaves in its cache is not there for the others
+    if target.type == "cuda":
+        if target == torch.device("cuda"):  # Some of torch's functions want to know which
+            target = torch.device("cuda", torch.cuda.current_device())
+        # What one lane leaves in its cache is not there for the others
         torch.cuda.set_per_process_memory_fraction(1 / share(), target)
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
-    network.to(device=target, dtype=dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Model(network, checkpoint.contract, target, dtype)
-
-
-def _precision(device: torch.device) -> torch.dtype:
-    """float16 on GPUs with units for it: it keeps 10 bits of the probability, bfloat16 only 7.
-
-    On CPUs without such units reduced precision is up to a hundred times slower, on the others it would make CPUs
-    disagree with each other: never there.
-    """
-    half = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
-    return torch.float16 if half else torch.float32
+    network.to(device=target).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Model(network, checkpoint.contract, target)
 
 
 def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[npt.NDArray[np.float32]]:
@@ -123,10 +107,10 @@ def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[np
         # On a GPU from here on, also what a core could do: cores have the longer day
         tile = torch.from_numpy(filled).to(model.device).clamp_(max=contract.brightest).sub_(mean).div_(std)[None]
         del filled
-        tile = tile.to(model.dtype).contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode():
-            logits = model.network(tile)[0, 0]
-            yield _finite(model, torch.sigmoid(logits.float()).cpu().numpy())
+        tile = tile.contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode(), exactly():
+            likely = torch.sigmoid(model.network(tile)[0, 0]).cpu().numpy()
+        yield _finite(model, likely)
 
 
 def _finite(model: Model, likely: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

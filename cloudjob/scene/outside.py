@@ -32,7 +32,7 @@ _REFUSED = re.compile(
 _OUT = re.compile(
     _CODE.format(codes=r"30\d|4(?!04|10|16)\d\d|5\d\d")
     + r"|CURL error|timed? ?out|resolve host|Access ?Denied|AuthenticationFailed|cannot sign"
-    r"|reduce your request rate|internal error|unable to handle|server is busy|request time and the"
+    r"|reduce your request rate|encountered an internal error|unable to handle|server is busy|request time and the"
     r"|Invalid AWS response|Malformed AWS XML|not (?:authorized|permitted)",
     re.IGNORECASE,
 )

@@ -133,7 +133,6 @@ def _properties(
         "cloudjob:buffer": settings.buffer,
         "cloudjob:algorithm": settings.algorithm,
         "cloudjob:device": receipt.device,
-        "cloudjob:precision": receipt.precision,
         "cloudjob:warnings": [redact(warning) for warning in receipt.warnings] or None,
     }
     return {name: value for name, value in told.items() if value is not None}
@@ -265,7 +264,6 @@ def receipt(item: dict[str, Any]) -> Receipt:
         scl_agreed=agreed,
         checksum=properties.get("cloudjob:checksum", 0),
         device=properties["cloudjob:device"],
-        precision=properties["cloudjob:precision"],
         warnings=tuple(properties.get("cloudjob:warnings", ())),
     )
 

@@ -32,7 +32,6 @@ class Receipt:
         network_seconds: preparing arrays and running the network.
         write_seconds: compressing and writing shards.
         device: kind of device, such as "cpu" or "NVIDIA H200"; "NVIDIA H200 + cpu" if parts were done on both.
-        precision: of the network, such as "float32".
         warnings: what a person should know about this scene.
     """
 
@@ -54,7 +53,6 @@ class Receipt:
     network_seconds: float = 0.0
     write_seconds: float = 0.0
     device: str = ""
-    precision: str = ""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -89,12 +87,8 @@ def merge(receipts: list[Receipt]) -> Receipt:
 def _add(a: Receipt, b: Receipt) -> Receipt:
     sums = {f.name: getattr(a, f.name) + getattr(b, f.name) for f in fields(Receipt) if f.type in (int, float)}
     warnings = tuple(sorted({*a.warnings, *b.warnings}))  # Tasks end in any order; the item must not tell
-    device, precision = _both(a.device, b.device), _both(a.precision, b.precision)
-    return Receipt(**sums, device=device, precision=precision, warnings=warnings)
-
-
-def _both(a: str, b: str) -> str:
-    return " + ".join(sorted({*a.split(" + "), *b.split(" + ")} - {""}))
+    device = " + ".join(sorted({*a.device.split(" + "), *b.device.split(" + ")} - {""}))
+    return Receipt(**sums, device=device, warnings=warnings)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Lanes that share a GPU: `python tests/benchmarks/gpu.py [--lanes 1,2,4] [--side 10980] [--scenes 2] [--budget 150]`.
 
-First the network alone, on tiles of a simulated scene: its speed, and how far float16 agrees with float32 and with the
-CPU. Then for each number of lanes a whole job, from search to ledger: its speed, how busy the GPU was, its memory and
-that of the largest lane; beside them what the same lanes read, decode and write if the network costs nothing. At last
-how far the masks of a job on the GPU agree with those of the same job on CPUs.
+First the network alone, on tiles of a simulated scene: its speed and memory, as it runs, with what a GPU may round by
+default (TF32), and in float16; and how far each agrees with the CPU. Then for each number of lanes a whole job, from
+search to ledger: its speed, how busy the GPU was, its memory and that of the largest lane; beside them the same lanes'
+speed if all probabilities were there already. And how far the masks of a job on the GPU agree with those of CPUs.
 
 Without a GPU it says so and simulates one: a network call that holds a lock which all lanes share, and sleeps for as
 long as a GPU of `--rate` million pixels a second would work. Reading and writing are real then, too.
@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 import traceback
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class Simulated(torch.nn.Module):
 
     Args:
         lock: a file, the same for all lanes.
-        rate: pixels a second; infinite for a network that costs nothing.
+        rate: pixels a second.
     """
 
     def __init__(self, lock: str, rate: float) -> None:
@@ -59,10 +60,9 @@ class Simulated(torch.nn.Module):
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
         """(tile, band, y, x) → (tile, 1, y, x): red above its mean is cloud."""
-        if self.rate < float("inf"):
-            with Path(self.lock).open("w") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                time.sleep(len(tiles) * tiles.shape[-1] * tiles.shape[-2] / self.rate)
+        with Path(self.lock).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            time.sleep(len(tiles) * tiles.shape[-1] * tiles.shape[-2] / self.rate)
         return tiles[:, :1]
 
 
@@ -108,7 +108,7 @@ def main() -> None:
     rate = asked.rate * MILLION if not real else float("nan")
     figures.take("network alone", lambda: network_alone.measured(asked.side, "cuda" if real else "cpu"))
     if real:  # By which share of the time the GPU would have to work, if nobody waited for it
-        rate = figures.found.get("network alone: on the device, million pixels a second", rate / MILLION) * MILLION
+        rate = figures.found.get(f"network alone: {network_alone.OWN}: {network_alone.DEVICE}", rate) * MILLION
     while counts:
         # All numbers of lanes on one cluster, from which lanes are taken away: starting them takes longest
         part = f"cluster of {counts[-1]} lanes"
@@ -138,11 +138,9 @@ def on_cluster(figures: Figures, counts: list[int], asked: Any, rate: float, *, 
         job(client, bench.scenes(WARM, counts[-1]))  # Each process's first task loads what it needs
         started["seconds to start it and get used to work"] = time.perf_counter() - begin
         device = functools.partial(client.run, use, "own" if real else "simulated", lock.name, rate)
-        nothing = functools.partial(client.run, use, "simulated", lock.name, float("inf"))
+        nothing = functools.partial(client.run, use, "ready", lock.name, rate)
         for count in reversed(counts):
-            client.cluster.scale(count)
-            while len(client.scheduler_info(n_workers=-1)["workers"]) > count:
-                time.sleep(0.05)
+            retire(client, count)
             items = bench.scenes(asked.side, asked.scenes * count)
             figures.take(f"{count} lanes", functools.partial(measured, client, items, device, nothing, rate, real=real))
             if real and count == counts[-1]:
@@ -150,9 +148,34 @@ def on_cluster(figures: Figures, counts: list[int], asked: Any, rate: float, *, 
     return started
 
 
+def retire(client: Client, count: int) -> None:
+    """Take lanes away until there are so many, and wait until their processes have given back the GPU's memory."""
+    there = client.run(os.getpid)
+    client.cluster.scale(count)
+    while len(left := client.scheduler_info(n_workers=-1)["workers"]) > count:
+        time.sleep(0.05)
+    while any(Path(f"/proc/{process}").exists() for name, process in there.items() if name not in left):
+        time.sleep(0.05)
+
+
+def ready(_model: predict.Model, windows: list[predict.Reflectance]) -> Iterator[np.ndarray]:
+    """In place of `predict.probability`: what was there before, whatever the window."""
+    for window in windows:
+        yield clouds(window.shape[1:])
+
+
+@functools.cache
+def clouds(shape: tuple[int, int]) -> np.ndarray:
+    """Probabilities (y, x): blocks of 32 pixels, half of them cloud."""
+    rows, columns = (-(-length // 32) for length in shape)
+    blocks = np.random.default_rng(0).random((rows, columns), np.float32)
+    return blocks.repeat(32, 0).repeat(32, 1)[: shape[0], : shape[1]]
+
+
 def use(kind: str, lock: str, rate: float, dask_worker: Any) -> None:
-    """On a worker: what its tasks take for the network, whatever a job loads: its own, one on the CPU, a simulated."""
-    if kind == "own":
+    """On a worker: what its tasks take for the network, whatever a job loads: own, one on the CPU, simulated, none."""
+    task.predict = types.SimpleNamespace(**{**vars(predict), "probability": ready}) if kind == "ready" else predict
+    if kind in {"own", "ready"}:
         task.worker_model = network.worker_model
         return
     (plugin,) = (one for one in dask_worker.plugins.values() if isinstance(one, network.ModelPlugin))
@@ -165,7 +188,7 @@ def use(kind: str, lock: str, rate: float, dask_worker: Any) -> None:
 def measured(
     client: Client, items: Path, device: Callable[[], Any], nothing: Callable[[], Any], rate: float, *, real: bool
 ) -> dict[str, Any]:
-    """A job of these lanes, and one whose network costs nothing."""
+    """A job of these lanes, and one whose probabilities are there already."""
     device()
     with watched(real) as seen:
         seconds, receipts, _ = job(client, items)
@@ -179,15 +202,15 @@ def measured(
     if real:
         figures["GPU busy by its driver, share"] = float(np.mean([busy for busy, _ in seen]) / 100) if seen else None
         figures["GPU memory, MiB"] = max((memory for _, memory in seen), default=None)
-        figures["device"] = ", ".join(sorted({f"{one.device} {one.precision}" for one in receipts}))
+        figures["device"] = ", ".join(sorted({one.device for one in receipts}))
         figures["largest lane's tensors, MiB"] = max(client.run(reserved).values())
     figures["largest lane, MiB"] = max(client.run(peak).values())
     figures |= stages(receipts, "lane seconds for a million pixels")
     nothing()
     free, receipts, _ = job(client, items)
-    figures |= stages(receipts, "and with a network that costs nothing")
-    figures["with a network that costs nothing, million pixels a second"] = written / MILLION / free
-    figures["of that with a network that costs nothing"] = free / seconds
+    figures |= stages(receipts, "and with probabilities that are there")
+    figures["with probabilities that are there, million pixels a second"] = written / MILLION / free
+    figures["of that with probabilities that are there"] = free / seconds
     return figures
 
 

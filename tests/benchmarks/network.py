@@ -38,9 +38,7 @@ def main() -> None:
     for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
         for name, made in (("shipped", shipped), ("SimpleUNet(4)", specified)):
             model = predict.prepare(made, device)
-            measure(
-                f"{name}, {model.device_name}, {model.precision}", side, device, lambda m=model: list(run(m, image))
-            )
+            measure(f"{name}, {model.device_name}", side, device, lambda m=model: list(run(m, image)))
     session = onnx_session(shipped, side)
     if session:
         normal = ((image - 0.25) / 0.25)[None]

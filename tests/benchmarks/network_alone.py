@@ -1,9 +1,12 @@
 """The network in one process with nobody beside it, on tiles of a simulated scene: speed, and agreement of devices."""
 
+import contextlib
+import copy
 import dataclasses
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import bench
 import numpy as np
@@ -17,55 +20,93 @@ from cloudjob.model import checkpoint, predict
 TILES = 8
 """Of the scene, from all over it."""
 
+OWN, DEVICE = "as cloudjob runs it", "on the device, million pixels a second"
+"""What figures are called."""
 
-def measured(side: int, device: str) -> dict[str, float]:
-    """The network in this process, with nobody beside it."""
+TIMES = 20
+"""How often a GPU computes a tile."""
+
+
+class Half(torch.nn.Module):
+    """A network in float16, as others run it on GPUs."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).half()
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        """(tile, band, y, x) float32 → (tile, 1, y, x) float32."""
+        logits: torch.Tensor = self.network(tiles.half())
+        return logits.float()
+
+
+def measured(side: int, device: str) -> dict[str, Any]:
+    """The network in this process, with nobody beside it: on a GPU also in the ways that cloudjob does not take."""
     torch.set_num_threads(1)  # As a lane has it
     shipped = checkpoint.load()
     windows = tiles(bench.scenes(side, 1).parent, side, shipped)
-    model, exact, cpu = (predict.prepare(shipped, each) for each in (device, "cpu", "cpu"))
-    exact = dataclasses.replace(exact, network=exact.network.to(device), device=model.device)
     pixels = windows[0][0].size
-    found: dict[str, Any] = {"pixels a side of a tile, with its halo": windows[0].shape[-1], "dtype": model.precision}
+    cpu = predict.prepare(shipped, "cpu")
+    begin = time.perf_counter()
+    true = list(predict.probability(cpu, windows))
+    found: dict[str, Any] = {
+        "pixels a side of a tile, with its halo": windows[0].shape[-1],
+        "on a core of the CPU, million pixels a second": TILES * pixels / MILLION / (time.perf_counter() - begin),
+        "share of cloud": float(np.mean([each >= shipped.contract.threshold for each in true])),
+    }
+    if device != "cuda":
+        return found
+    own = predict.prepare(shipped, device)
+    half = dataclasses.replace(own, network=Half(own.network))
+    for name, model, settings in (
+        (OWN, own, predict.exactly),
+        ("with TF32 allowed", own, contextlib.nullcontext),
+        ("in float16", half, contextlib.nullcontext),
+    ):
+        with mock.patch.object(predict, "exactly", settings), settings():
+            found |= {f"{name}: {key}": value for key, value in on_gpu(model, windows, true).items()}
+    del own, half, model
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    return {**found, "GPU memory of this process afterwards, MiB": (total - free) / 2**20}
+
+
+def on_gpu(model: predict.Model, windows: list[Any], true: list[Any]) -> dict[str, float]:
+    """Speed, memory, and agreement with the CPU's probabilities."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
     list(predict.probability(model, windows[:2]))  # The first call chooses algorithms
     begin = time.perf_counter()
-    rough = list(predict.probability(model, windows))
-    found["as a lane calls it, million pixels a second"] = TILES * pixels / MILLION / (time.perf_counter() - begin)
-    tile = torch.from_numpy(np.nan_to_num(windows[0]))[None].to(model.device, model.dtype)
-    tile = tile.contiguous(memory_format=torch.channels_last)
-    times = 50 if device == "cuda" else 2
-    with torch.inference_mode():
-        begin = time.perf_counter()
-        for _ in range(times):
-            model.network(tile)
-        if device == "cuda":
-            torch.cuda.synchronize()
-    found["on the device, million pixels a second"] = times * pixels / MILLION / (time.perf_counter() - begin)
-    begin = time.perf_counter()
-    true = list(predict.probability(cpu, windows[:1]))
-    found["on a core of the CPU, million pixels a second"] = pixels / MILLION / (time.perf_counter() - begin)
-    if device == "cuda":
-        found["GPU memory of a lane's tensors, MiB"] = torch.cuda.max_memory_reserved() / 2**20
-        torch.backends.cudnn.allow_tf32 = False
-        found |= compared(f"{model.precision} and float32", rough, list(predict.probability(exact, windows)), shipped)
-        found |= compared(f"{model.precision} and the CPU's float32", rough[:1], true, shipped)
-        del model, exact, tile
-        torch.cuda.empty_cache()
-        free, total = torch.cuda.mem_get_info()
-        found["GPU memory of this process afterwards, MiB"] = (total - free) / 2**20
-    return found
-
-
-def compared(name: str, one: list[Any], other: list[Any], shipped: checkpoint.Checkpoint) -> dict[str, float]:
-    """How far two kinds of probability (y, x) agree."""
-    limit = shipped.contract.threshold
-    same = [(a >= limit) == (b >= limit) for a, b in zip(one, other, strict=True)]
-    apart = [np.abs(a - b).max() for a, b in zip(one, other, strict=True)]
-    cloud = float(np.mean([a >= limit for a in one]))
+    given = list(predict.probability(model, windows))
+    called = TILES * windows[0][0].size / MILLION / (time.perf_counter() - begin)
     return {
-        f"{name} agree, share of pixels": float(np.mean(same)),
-        f"{name}, largest difference of a probability": float(max(apart)),
-        f"{name}, share of cloud": cloud,
+        "as a lane calls it, million pixels a second": called,
+        "GPU memory of a lane's tensors, MiB": torch.cuda.max_memory_reserved() / 2**20,
+        DEVICE: bare(model, windows[0]),
+        **compared(given, true, model.contract.threshold),
+    }
+
+
+def bare(model: predict.Model, window: Any) -> float:
+    """Million pixels a second of a tile that is on the device already."""
+    tile = torch.from_numpy(np.nan_to_num(window))[None].to(model.device)
+    tile = tile.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        for _ in range(TIMES):
+            model.network(tile)
+        torch.cuda.synchronize()
+    return TIMES * window[0].size / MILLION / (time.perf_counter() - begin)
+
+
+def compared(given: list[Any], true: list[Any], limit: float) -> dict[str, float]:
+    """How far probabilities (y, x) agree with the CPU's."""
+    same = [(a >= limit) == (b >= limit) for a, b in zip(given, true, strict=True)]
+    apart = [np.abs(a - b).max() for a, b in zip(given, true, strict=True)]
+    return {
+        "labels that are the CPU's, share of pixels": float(np.mean(same)),
+        "largest difference of a probability from the CPU's": float(max(apart)),
     }
 
 

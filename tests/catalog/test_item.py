@@ -182,6 +182,14 @@ def test_times(told, first, last):
     assert ends.isoformat().startswith(last)
 
 
+def test_an_item_that_ends_before_it_begins_is_refused(tmp_path):
+    """It lay in no interval that anybody asked for, and nothing was said."""
+    odd = make_item("ODD", datetime=None, start_datetime="2025-01-01T00:00:00Z", end_datetime="2023-01-01T00:00:00Z")
+    found, refused = scenes(tmp_path, make_item("GOOD"), odd)
+    assert [scene.id for scene in found] == ["GOOD"]
+    assert "it ends before it begins: 2023-01-01" in refused["ODD"]
+
+
 def test_nulls_in_an_asset_do_not_hide_the_items_value(tmp_path):
     odd = make_item("NULLS")
     for asset in odd["assets"].values():

@@ -113,7 +113,7 @@ def test_where_no_affinity_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (None, 16, 4, None, ["0", "1", "0", "1"]),
         (None, 16, 1, None, ["0", "1"]),  # A core for each GPU at least
-        (None, 4, 32, None, ["0", "1", "0", "1"]),  # No more than have room
+        (None, 6, 32, None, ["0", "1", "0", "1"]),  # No more than have room
         (None, 1, 32, None, ["0", "1"]),
         ("3,5", 80, 3, None, ["3", "5", "3"]),
         ("3,5", 80, 8, 1, ["3"]),

@@ -162,6 +162,7 @@ def test_a_worker_is_killed(world: World, tmp_path: Path, event: str, number: in
     )
     assert marker.exists()
     assert disturbed.code == 0, disturbed.stderr
+    assert "resource_tracker" not in disturbed.stderr
     assert_same(out, world.fresh)
     assert_released(out)
 

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx
 import pystac
 import pytest
+import torch
 from conftest import make_checkpoint
 from jobs import make_scene, write_catalog
 from networks import FOUR, LIMITS, blurred, bright, contract, fixed, four_classes, graph, save
@@ -23,6 +25,8 @@ from cloudjob.errors import CONTRACT, ContractError, SceneError, UsageError
 from cloudjob.model import checkpoint, predict, source
 from cloudjob.model.contract import Graph
 from cloudjob.model.draft import draft, to_record
+from cloudjob.model.onnx import _providers
+from cloudjob.model.share import SHARE
 from training.export import export
 
 ONE = {"weights": np.zeros((1, 4, 1, 1)), "bias": np.zeros(1)}
@@ -498,3 +502,15 @@ def test_a_draft_for_somebody_elses_graph(like: str, tmp_path: Path) -> None:
     path.write_bytes(four_classes().SerializeToString())
     with pytest.raises(ContractError, match=f"has 4 classes, {re.escape(like)} has 3"):
         draft(path, like)
+
+
+def test_a_gpu_computes_in_float32_and_takes_its_part_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's own default is TF32, as torch's is, and all memory."""
+    runtime = mock.Mock()
+    runtime.get_available_providers.return_value = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: mock.Mock(total_memory=16 << 30))
+    monkeypatch.setenv(SHARE, "4")
+    (name, how), beside = _providers(runtime)
+    assert (name, beside) == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert (how["use_tf32"], how["gpu_mem_limit"]) == ("0", str(4 << 30))

@@ -95,13 +95,13 @@ def test_what_a_run_counts(out: Out, file: Path) -> None:
 
 def test_a_scene_done_on_two_kinds_of_device_names_both() -> None:
     parts = [
-        Receipt(device="cpu", precision="float32", clear=1),
+        Receipt(device="cpu", clear=1),
         Receipt(clear=1),
-        Receipt(device="NVIDIA H200", precision="float32", clear=1),
-        Receipt(device="cpu", precision="float32", clear=1),
+        Receipt(device="NVIDIA H200", clear=1),
+        Receipt(device="cpu", clear=1),
     ]
     whole = merge(parts)
-    assert (whole.device, whole.precision, whole.clear) == ("NVIDIA H200 + cpu", "float32", 4)
+    assert (whole.device, whole.clear) == ("NVIDIA H200 + cpu", 4)
     assert merge(parts[::-1]) == whole
 
 
