@@ -48,8 +48,9 @@ def main(
         chosen = settings.changed(settings.read(name), epochs=epochs, patches=patches, crop=crop)
         path = run(chosen, folders, out, start=start, workers=workers)
         rows = json.loads((out / "last" / "rows.json").read_text())
-    click.echo(f"{path}: IoU {checkpoint.load(path).contract.metrics['validation_iou']:.3f} on the validation scenes, "
-               f"{len(rows)} epochs", err=True)  # fmt: skip
+    iou = checkpoint.load(path).contract.metrics.get("validation_iou")
+    said = "no scenes validate" if iou is None else f"IoU {iou:.3f} on the validation scenes"
+    click.echo(f"{path}: {said}, {len(rows)} epochs", err=True)
 
 
 def run(
@@ -72,12 +73,14 @@ def run(
     samples = make_samples(chosen, learn, soft, out, workers=workers)
     click.echo(f"{len(samples.labelled)} labelled patches of {len(samples.scenes)} scenes train, "
                f"{len(check)} validate; {len(samples)} samples an epoch", err=True)  # fmt: skip
-    pairs = [loop.pair(patch, soft.get(patch.name), chosen) for patch in check] or simulated_pairs(samples)
+    pairs = [loop.pair(patch, soft.get(patch.name), chosen) for patch in check]
+    if not learn:  # all is simulated
+        pairs = simulated_pairs(samples)
     path = loop.train(chosen, samples, pairs, out, start=start, workers=workers)
     pictures.loss(json.loads((out / "last" / "rows.json").read_text()), out / "loss.png", chosen.name)
     if check:
         evaluate.evaluate(checkpoint.load(path), check, out, with_peer=False)
-    else:
+    elif pairs:
         evaluate.evaluate_pairs(checkpoint.load(path), pairs, out)
     return path
 

@@ -83,7 +83,7 @@ def train(
         for name in COLUMNS[1:]:
             writer.add_scalar(name, row[name], epoch)
         if settings.training.keep == "last" or scores[1] >= max(r["validation_iou"] for r in state.rows):
-            state.keep(out / "checkpoint.safetensors", {"validation_iou": round(scores[1], 4)})
+            state.keep(out / "checkpoint.safetensors", {"validation_iou": round(scores[1], 4)} if validation else {})
         state.save(out / "last")
         _write_curves(out / "curves.csv", state.rows)
     writer.close()
