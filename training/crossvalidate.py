@@ -173,7 +173,9 @@ def rows(name: str, scenes: dict[str, dict[str, list[Counts]]], place: int) -> l
 @click.argument("names", metavar="SETTINGS...", nargs=-1, required=True)
 @click.option("--data", "folders", multiple=True, required=True, type=click.Path(path_type=Path), help="A data set.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; folds that are there are kept.")
-@click.option("--start", type=click.Path(path_type=Path), help="OUT/SETTINGS of an earlier stage, to begin with.")
+@click.option(
+    "--start", type=click.Path(path_type=Path), help="OUT/SETTINGS/stage-1, say: only the last stage is trained."
+)
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the settings' training.epochs.")
 @click.option("--samples", type=click.IntRange(1), help="Instead of the settings' training.samples, of an epoch.")
 @click.option("--crop", type=click.IntRange(16), help="Instead of the settings' training.crop, in pixels.")
@@ -202,11 +204,17 @@ def main(
         for name in names:
             chosen = settings.changed(settings.read(name), epochs=epochs, patches=None, crop=crop)
             if samples:
-                chosen = replace(chosen, training=replace(chosen.training, samples=samples))
+                chosen = _shown(chosen, samples)
             if seen:
                 judge_seen(chosen, patches, out, checkpoint.load(seen), threshold)
             else:
                 run(chosen, patches, out / chosen.name, workers, threshold, start)
+
+
+def _shown(chosen: settings.Settings, samples: int) -> settings.Settings:
+    """The settings with as many samples an epoch, in every stage."""
+    before = tuple(_shown(stage, samples) for stage in chosen.before)
+    return replace(chosen, training=replace(chosen.training, samples=samples), before=before)
 
 
 def judge_seen(
@@ -231,9 +239,12 @@ def run(
     threshold: float | None,
     start: Path | None,
 ) -> None:
-    """All folds of a recipe; its part of the table."""
-    chosen = replace(chosen, data=replace(chosen.data, validation=(), validation_share=0))  # all of it trains
-    chosen = replace(chosen, training=replace(chosen.training, keep="last"))
+    """All folds of a recipe, stage after stage as `training.run` does it; its part of the table."""
+    for number, stage in enumerate(() if start else chosen.before):
+        folder = out / f"stage-{number + 1}"
+        train(_alone(stage), patches, folder, workers, start)
+        start = folder
+    chosen = _alone(chosen)
     soft = train(chosen, patches, out, workers, start)
     learn, _ = training.divide(chosen, patches)
     scenes: dict[str, dict[str, list[Counts]]] = {"with": {}, "without": {}}
@@ -242,6 +253,15 @@ def run(
         for given, counts in judge(model, of_fold(learn, fold), soft).items():
             scenes[given] |= counts
     table(chosen.name, scenes, threshold)
+
+
+def _alone(stage: settings.Settings) -> settings.Settings:
+    """A stage that keeps its last epoch, for all of its scenes train."""
+    return replace(
+        stage,
+        data=replace(stage.data, validation=(), validation_share=0),
+        training=replace(stage.training, keep="last"),
+    )
 
 
 def table(name: str, scenes: dict[str, dict[str, list[Counts]]], threshold: float | None = None) -> None:

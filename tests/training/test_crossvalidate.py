@@ -116,6 +116,26 @@ def test_cross_validation_goes_on_where_it_was_killed(patches, tmp_path, monkeyp
     assert ends[0] == ends[1]
 
 
+def test_all_stages_are_cross_validated_each_from_the_one_before(patches, tmp_path):
+    """The command, once in one and once by hand, stage by stage."""
+    both = TINY + '[[before]]\nversion = "0"\n[before.training]\nepochs = 1\n'
+    (deck,) = (patch for patch in patches if patch.label)
+    said = {deck.name: np.full((64, 64), 0.5, np.float16)}
+    for name in ("one/tiny", "one/tiny/stage-1", "two/tiny"):
+        (tmp_path / name).mkdir(parents=True)
+        np.savez(tmp_path / name / "teacher.npz", **said)
+    (tmp_path / "tiny.toml").write_text(both)
+    start = ["--start", str(tmp_path / "one" / "tiny" / "stage-1")]
+    for out, more in (("one", []), ("two", start)):
+        command = [str(tmp_path / "tiny.toml"), "--data", str(tmp_path), "--out", str(tmp_path / out), *more]
+        done = CliRunner().invoke(crossvalidate.main, command)
+        assert done.exit_code == 0, done.output
+        assert "overcast" in done.output
+    ends = [(tmp_path / out / "tiny" / "whole" / "checkpoint.safetensors").read_bytes() for out in ("one", "two")]
+    assert ends[0] == ends[1]
+    assert not (tmp_path / "two" / "tiny" / "stage-1").exists()
+
+
 def test_no_source_is_in_two_folds_and_every_kind_is_in_one():
     patterns = [pattern for fold in crossvalidate.FOLDS for pattern in fold]
     assert len(set(patterns)) == len(patterns)
