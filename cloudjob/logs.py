@@ -49,7 +49,8 @@ def setup(form: Format = "text", *, verbose: bool = False) -> None:
     os.environ.setdefault("PYTHONWARNINGS", "ignore:Port:UserWarning,ignore:resource_tracker:UserWarning")
     _handle(form)
     logging.getLogger().setLevel(logging.INFO if verbose else logging.WARNING)
-    logging.getLogger("rasterio").setLevel(logging.WARNING if verbose else logging.ERROR)
+    if verbose:
+        logging.getLogger("rasterio").setLevel(logging.WARNING)
     _said.update(form=form, verbose=verbose)
     tame_dask()
 
