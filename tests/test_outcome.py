@@ -25,8 +25,9 @@ from cloudjob.model.checkpoint import load
 from cloudjob.plan import sources, survey
 from cloudjob.plan.request import request
 from cloudjob.scene import opened, outside
-from cloudjob.store import failures, ledger
+from cloudjob.store import again, check, failures, ledger, repair
 from cloudjob.store.ledger import Summary
+from cloudjob.store.lock import Lock
 from cloudjob.store.masks import open_masks
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import SceneResult
@@ -570,3 +571,100 @@ def test_each_item_is_described_once(nights: Nights, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(survey, "describe", counted)
     nights.run(nights.scene(A), nights.scene(B))
     assert count == 2
+
+
+# Versions of one acquisition
+
+
+V1, V2, V3 = (f"S2A_33UUP_20240601_{number}_L2A" for number in range(3))
+
+
+def product(item: dict[str, Any]) -> dict[str, Any]:
+    """Properties by which another publisher's item is the same product."""
+    return {name: item["properties"][name] for name in ("s2:product_uri", "s2:generation_time")}
+
+
+@pytest.mark.parametrize("other", [V3, "R2A_33UUP_20240601_of_another"], ids=["sorts after", "sorts before"])
+def test_a_failed_product_that_is_listed_under_another_id_is_masked_under_that(nights: Nights, other: str):
+    first, beside = nights.scene(V2), nights.scene(B)
+    again = nights.scene(other, properties=product(first))
+    cut(first)
+    assert nights.run(first, beside) == {V2: "failed", B: "done"}
+    assert nights.run(again, beside) == {other: "done"}
+    assert not nights.status.failed
+    assert not nights.status.incomplete
+    assert nights.run(again, beside) == {}
+    with open_masks(nights.out.address, next(iter(nights.status.groups))) as masks:
+        assert sorted(masks.scene.values) == sorted([other, B])
+
+
+@pytest.mark.parametrize("withdrawn", [False, True])
+def test_a_newer_version_that_cannot_be_read_gives_way_to_an_older_one(nights: Nights, *, withdrawn: bool):
+    older = nights.scene(V1, baseline="02.10")
+    newer = nights.scene(V2, baseline="03.01", generated="2024-08-01T00:00:00Z")
+    mend = cut(newer)
+    assert nights.run(older, newer) == {V2: "failed"}
+    listed = [older] if withdrawn else [older, newer]
+    given_up = {} if withdrawn else {V2: "abandoned"}
+    assert [nights.run(*listed) for _ in range(2)] == [{V2: "failed"}] * 2
+    assert nights.run(*listed) == {V1: "done"} | given_up
+    assert nights.run(*listed) == given_up
+    mend()
+    assert nights.run(older, newer, retry=[V2]) == {V2: "done"}
+    assert list(ledger.read(nights.out).done) == [V2]
+    assert not nights.status.failed
+
+
+def test_a_third_version_takes_the_place_of_the_one_that_is_there(nights: Nights):
+    baselines = zip((V1, V2, V3), ("02.10", "03.00", "03.01"), (6, 7, 8), strict=True)
+    items = [
+        nights.scene(name, baseline=baseline, generated=f"2024-{month:02}-01T00:00:00Z")
+        for name, baseline, month in baselines
+    ]
+    assert nights.run(items[0]) == {V1: "done"}
+    cut(items[1])
+    assert nights.run(*items[:2]) == {V2: "failed"}
+    assert nights.run(*items) == {V3: "done"}
+    assert nights.run(items[2]) == {}
+    status = nights.status
+    assert list(ledger.read(nights.out).done) == [V3]
+    assert (status.failed, status.incomplete) == ({}, ())
+    with open_masks(nights.out.address, next(iter(status.groups))) as masks:
+        assert list(masks.scene.values) == [V3]
+
+
+def test_a_larger_area_is_masked_under_whatever_id_a_product_is_listed(nights: Nights):
+    item = nights.scene(V1, shape=(200, 170))
+    again = nights.scene("R2A_33UUP_20240601_of_another", shape=(200, 170), properties=product(item))
+    west, south, east, north = item["bbox"]
+    corner = (west, north - 0.1 * (north - south), west + 0.1 * (east - west), north)
+    assert nights.run(item, bbox=corner) == {V1: "done"}
+    assert nights.run(again, bbox=corner) == {}
+    assert nights.run(again) == {again["id"]: "done"}
+    assert nights.run(item) == nights.run(again) == {}
+    (done,) = ledger.read(nights.out).done.values()
+    assert len(done.tiles) > 1
+
+
+def test_a_damaged_mask_is_made_again_of_the_version_that_is_listed_now(
+    nights: Nights, caplog: pytest.LogCaptureFixture
+):
+    first, later = nights.scene(V1, baseline="02.10"), nights.scene(C)
+    newer = nights.scene(V2, baseline="03.01", generated="2024-08-01T00:00:00Z")
+    assert nights.run(first, later) == {V1: "done", C: "done"}
+    damaged = ledger.read(nights.out).done[V1]
+    for path in Path(nights.out.address).glob(f"masks.zarr/{damaged.group}/cloud/c/{damaged.slot}/*/*"):
+        path.write_bytes(b"damaged")
+    with Lock(nights.out) as lock:
+        list(repair.repair(lock, list(check.check(nights.out))))
+    assert nights.run(later, dates="2024-06-07") == {}
+    assert f"{V1} of 2024-06-01, whose mask was found damaged, is not listed any more" in caplog.text
+    assert nights.run(newer, later, dates="2024-06-07") == {V2: "done"}
+    assert again.read(nights.out) == []
+
+
+def test_a_mark_of_an_earlier_cloudjob_is_understood(nights: Nights):
+    assert nights.run(nights.scene(A)) == {A: "done"}
+    nights.out.put_json(again.FILE, {B: "2024-06-04"})
+    assert nights.run(nights.scene(A), nights.scene(B), dates="2024-06-01") == {B: "done"}
+    assert again.read(nights.out) == []

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from typing import Any, Literal
 
@@ -11,7 +10,8 @@ import numpy as np
 
 from cloudjob.errors import ContractError
 from cloudjob.grid import Tile, Tiling
-from cloudjob.scene.identity import TOLERANCE, Identity, same_scene
+from cloudjob.plan.versions import Versions
+from cloudjob.scene.identity import Identity
 from cloudjob.scene.scene import Scene
 from cloudjob.store import group as groups
 from cloudjob.store.item import iso
@@ -46,9 +46,10 @@ class Plan:
 
     Attributes:
         scenes: by time, then id.
-        superseded: id of an older version that was found → id of the newer one that the ledger has.
+        superseded: id of a version that was found → id of the finished one, as new or newer, that the ledger has.
         outside: ids of scenes none of whose tiles is wanted.
-        settled: ids of scenes that are done or not wanted, about which the ledger has a failure that is over.
+        settled: ids of scenes that are done, by themselves or as another version, or not wanted, about which the
+            ledger has a failure that is over.
     """
 
     scenes: tuple[Planned, ...]
@@ -137,24 +138,28 @@ def make(
     Raises:
         ContractError: two collections have different scenes of one id.
     """
-    known = _Versions(ledger)
+    known = Versions(ledger)
     planned: dict[str, Planned] = {}
     superseded: dict[str, str] = {}
     outside: list[str] = []
     for scene in sorted(scenes, key=lambda scene: (scene.time, scene.id)):
         if scene.id in planned:
             raise ContractError(f"two collections have a scene {scene.id}", hint="choose one of them with --collection")
-        other = None if scene.id in ledger.done else known.other_version(scene)
-        if other and not other.older:
+        other = None if scene.id in ledger.done else known.other(Identity.of(scene), scene.id)
+        wanted = frozenset(tiles_for(scene))
+        if other and other.instead_of(scene.group, wanted | _still_asked(scene, ledger)):
             superseded[scene.id] = other.id
             continue
-        found = _plan(scene, ledger, frozenset(tiles_for(scene)), other.id if other else None, again)
+        # A newer one that fails is tried beside this one, and takes its place when it can be read again.
+        replaces = other.id if other and (other.done or not other.newer) else None
+        found = _plan(scene, ledger, wanted, replaces, again)
         if found.state in ("new", "failed before") and not found.tiles:
             outside.append(scene.id)
         else:
             planned[scene.id] = found
     over = [*outside, *(id_ for id_, one in planned.items() if one.state == "done")]
-    settled = tuple(id_ for id_ in over if id_ in ledger.failures)
+    over += [id_ for id_ in ledger.failures if id_ not in planned and known.over(id_)]
+    settled = tuple(id_ for id_ in dict.fromkeys(over) if id_ in ledger.failures)
     return Plan(tuple(planned.values()), superseded, tuple(outside), settled)
 
 
@@ -177,44 +182,17 @@ def cost(plan: Plan, tiling_of: Callable[[Scene], Tiling], *, speed: float, lane
     return Cost(pixels, seen, read, seen / (speed * 1e6 * lanes) / 3600, speed, lanes, measured)
 
 
-@dataclass(frozen=True)
-class _Version:
-    """Another version of a scene, in the ledger."""
-
-    id: str
-    older: bool
-
-
-class _Versions:
-    """The ledger's scenes by place and time, so that few are compared with each other."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._known: dict[tuple[str, str, int | str], list[tuple[str, dict[str, Any]]]] = {}
-        records = [(entry.id, entry.identity) for entry in ledger.failures.values() if entry.identity]
-        records += [(entry.id, entry.identity) for entry in ledger.done.values()]
-        for id_, record in records:
-            moment = _moment(datetime.fromisoformat(record["sensing"]))
-            for key in (moment, record.get("product", "")):
-                self._known.setdefault((record["platform"], record["group"], key), []).append((id_, record))
-
-    def other_version(self, scene: Scene) -> _Version | None:
-        """The version of a scene that the ledger has, if it has another one."""
-        identity = Identity.of(scene)
-        moment = _moment(identity.sensing)
-        places: list[int | str] = [moment - 1, moment, moment + 1]
-        if identity.product:
-            places.append(identity.product)
-        for near in places:
-            for id_, record in self._known.get((identity.platform, identity.group, near), ()):
-                other = Identity.from_json(record)
-                if id_ != scene.id and same_scene(identity, other):
-                    return _Version(id_, older=other.version < identity.version)
-        return None
+def hopeless(scene: Scene, ledger: Ledger, again: Collection[str]) -> bool:
+    """Whether a scene failed on too many nights, has not changed since, and nobody asks for it."""
+    failure = ledger.failures.get(scene.id)
+    same = failure is not None and failure.abandoned and failure.fingerprint == scene.fingerprint
+    return same and not asked(scene.id, again)
 
 
-def _moment(sensing: datetime) -> int:
-    """Scenes that are one lie in the same stretch of time or in neighbouring ones."""
-    return int(sensing.timestamp() // TOLERANCE.total_seconds())
+def _still_asked(scene: Scene, ledger: Ledger) -> frozenset[Tile]:
+    """Tiles that an earlier run asked for, and that every run tries again."""
+    failure = ledger.failures.get(scene.id)
+    return failure.tiles if failure and not failure.abandoned and failure.group == scene.group else frozenset()
 
 
 def _plan(
@@ -228,7 +206,7 @@ def _plan(
         wanted -= done.tiles
         if not wanted:
             return Planned(scene, "done", wanted)
-    if failure and failure.abandoned and failure.fingerprint == scene.fingerprint and not asked(scene.id, again):
+    if hopeless(scene, ledger, again):
         return Planned(scene, "abandoned", frozenset())
     if not holds:
         for id_ in (scene.id, replaces or scene.id):

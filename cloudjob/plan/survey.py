@@ -1,7 +1,7 @@
 """What a catalog holds for a job, and what is to be done about it: search, describe, plan. Writes nothing."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
@@ -23,10 +23,12 @@ from cloudjob.plan.plan import Cost, Plan
 from cloudjob.plan.request import Job
 from cloudjob.plan.sources import Sources
 from cloudjob.scene.describe import describe
+from cloudjob.scene.identity import Identity
 from cloudjob.scene.identity import merge as merge_versions
 from cloudjob.scene.outside import source
 from cloudjob.scene.scene import Scene
 from cloudjob.store import again, ledger, settings
+from cloudjob.store.again import Marked
 from cloudjob.store.failures import Refusal
 from cloudjob.store.ledger import Ledger
 
@@ -92,27 +94,47 @@ def find(job: Job) -> Found:
     """The scenes that a job asks for; the OUT is looked at first, for it answers sooner than a catalog."""
     settings.check(job.out, job.settings, redo=job.redo)
     found = list(search(job.catalog, job.area, job.dates, max_cloud_cover=job.max_cloud_cover, limit=job.limit))
-    found += _damaged(job)
     sources, catalog = Sources(), job.catalog
     scenes, refusals = _described(job, ((item, catalog.assets, catalog.signing) for item in found), sources)
+    marked, lost = _damaged(job, sources)
+    scenes, refusals = [*scenes, *marked], [*refusals, *lost]
     error = None
     if refusals and not scenes:
-        message = f"none of the {len(found)} items can be used: {refusals[0].reason}"
+        message = f"none of the {len(refusals)} items can be used: {refusals[0].reason}"
         error = sources.verdict() or ContractError(message, hint=refusals[0].hint or "see --asset and --catalog")
         if any(refusal.outside for refusal in refusals) and not sources.verdict():
             error = UnreachableError(message)
     return Found(scenes, refusals, error)
 
 
-def _damaged(job: Job) -> list[dict[str, Any]]:
-    """Items of scenes whose masks were found damaged, of days that were not asked for."""
-    marked, found = again.read(job.out), []
-    for day in sorted(set(marked.values())):
+def _damaged(job: Job, sources: Sources) -> tuple[list[Scene], list[Refusal]]:
+    """Scenes whose masks were found damaged, of days that were not asked for, under whatever id they are listed now."""
+    scenes: list[Scene] = []
+    refusals: list[Refusal] = []
+    catalog, marked = job.catalog, again.read(job.out)
+    for day in sorted({each.day for each in marked}):
         start = datetime.combine(day, time(), UTC)
-        if not job.dates.touches(start, start + timedelta(days=1, milliseconds=-1)):
-            items = search(job.catalog, job.area, Interval(start, start + timedelta(days=1)))
-            found += [item for item in items if item["id"] in marked]
-    return found
+        if job.dates.touches(start, start + timedelta(days=1, milliseconds=-1)):
+            continue
+        wanted = {each.id: each for each in marked if each.day == day}
+        found = list(search(catalog, job.area, Interval(start, start + timedelta(days=1))))
+        if wanted.keys() <= {item["id"] for item in found}:
+            found = [item for item in found if item["id"] in wanted]  # No other need be opened
+        described, refused = _described(job, ((item, catalog.assets, catalog.signing) for item in found), sources)
+        scenes += [
+            scene for scene in described if any(one.is_(scene.id, Identity.of(scene)) for one in wanted.values())
+        ]
+        refusals += [refusal for refusal in refused if refusal.id in wanted]
+        _warn_of_lost(wanted.values(), scenes, refusals)
+    return scenes, refusals
+
+
+def _warn_of_lost(wanted: Iterable[Marked], scenes: Sequence[Scene], refusals: Sequence[Refusal]) -> None:
+    identities = [(scene.id, Identity.of(scene)) for scene in scenes]
+    refused = {refusal.id for refusal in refusals}
+    for one in wanted:
+        if one.id not in refused and not any(one.is_(*each) for each in identities):
+            log.warning("scene %s of %s, whose mask was found damaged, is not listed any more", one.id, one.day)
 
 
 def estimate(job: Job, view: Survey, lanes: int) -> Cost:
@@ -160,10 +182,13 @@ def compare(job: Job, found: Found, *, files: bool = False) -> Survey:
     fitting, misfits = grids.on_one([*found.scenes, *again], known, sources)
     if sources and not fitting and (error := sources.verdict()):
         raise error
-    kept, older = merge_versions(fitting)
-    for scene, newer in older:
-        if scene.id != newer.id:
-            log.info("scene %s is an older version of %s", scene.id, newer.id)
+    # A version that cannot be read, night after night, does not stand in the way of one that can.
+    lost = {scene.id for scene in fitting if plan.hopeless(scene, known, job.retry)}
+    kept, older = merge_versions((scene for scene in fitting if scene.id not in lost), listed)
+    for scene, other in older:
+        if scene.id != other.id:
+            log.info("scene %s is an older version of %s, or the same", scene.id, other.id)
+    kept += merge_versions(scene for scene in fitting if scene.id in lost)[0]
     made = plan.make(kept, known, lambda scene: _tiles(job, scene), job.retry)
     refused, given_up = _sorted_out(job, [*found.refusals, *hopeless, *misfits], made, known)
     return Survey(made, refused, given_up, known)

@@ -1,7 +1,7 @@
 """When two products are one scene: the same acquisition, processed anew."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -108,16 +108,25 @@ def same_scene(a: Identity, b: Identity) -> bool:
     )
 
 
-def merge(scenes: Iterable[Scene]) -> tuple[list[Scene], list[tuple[Scene, Scene]]]:
+def merge(scenes: Iterable[Scene], listed: Collection[str] = ()) -> tuple[list[Scene], list[tuple[Scene, Scene]]]:
     """Keep one product of each scene: the newest version. Ids listed twice in a collection collapse likewise.
+
+    Args:
+        scenes: as described.
+        listed: ids of those that the catalog has now; of two that are as new they come first.
 
     Returns:
         The scenes kept, in the order given, and for each other one (it, the one kept in its favour).
     """
     identified = [(Identity.of(scene), scene) for scene in scenes]
-    newest_first = sorted(identified, key=lambda pair: (pair[0].version, pair[1].id, pair[1].collection), reverse=True)
+
+    def order(pair: tuple[Identity, Scene]) -> tuple[Any, ...]:
+        identity, scene = pair
+        return identity.version, scene.id in listed, scene.id, scene.collection
+
+    newest_first = sorted(identified, key=order, reverse=True)
     kept: dict[tuple[Any, ...], list[tuple[Identity, Scene]]] = {}
-    listed: dict[tuple[str, str], Scene] = {}
+    named: dict[tuple[str, str], Scene] = {}
     dropped: dict[int, Scene] = {}
     for identity, scene in newest_first:
         # Scenes within the tolerance lie in the same or a neighbouring slot of time: few are compared with each other.
@@ -125,13 +134,13 @@ def merge(scenes: Iterable[Scene]) -> tuple[list[Scene], list[tuple[Scene, Scene
         slot = int(identity.sensing.timestamp() // TOLERANCE.total_seconds())
         rivals = [rival for near in (slot - 1, slot, slot + 1) for rival in kept.get((*place, near), ())]
         rivals += kept.get((*place, identity.product), ()) if identity.product else ()
-        winner = listed.get((scene.collection, scene.id)) or next(
+        winner = named.get((scene.collection, scene.id)) or next(
             (rival for other, rival in rivals if same_scene(identity, other)), None
         )
         if winner is None:
             for key in (slot, identity.product):
                 kept.setdefault((*place, key), []).append((identity, scene))
-            listed[scene.collection, scene.id] = scene
+            named[scene.collection, scene.id] = scene
         else:
             dropped[id(scene)] = winner
     return (

@@ -1,37 +1,73 @@
 """Scenes whose masks were found damaged: the next run looks for them, whatever its dates, and masks them again."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Any
 
 from cloudjob.errors import ContractError
+from cloudjob.scene.identity import Identity, same_scene
 from cloudjob.store.out import Out
 
 FILE = "again.json"
 
 
-def read(out: Out) -> dict[str, date]:
-    """Scene id → its day (UTC)."""
+@dataclass(frozen=True)
+class Marked:
+    """A scene to look for.
+
+    Attributes:
+        id: of it, when it was masked.
+        day: of it, UTC.
+        identity: by which it is known under another id, or None where its item could not be read.
+    """
+
+    id: str
+    day: date
+    identity: Identity | None = None
+
+    def is_(self, id_: str, identity: Identity) -> bool:
+        """Whether a scene is this one, or another version of it."""
+        return id_ == self.id or (self.identity is not None and same_scene(self.identity, identity))
+
+
+def read(out: Out) -> list[Marked]:
+    """The scenes that are marked, by id."""
     try:
-        found = out.get_json(FILE) or {}
-        return {str(id_): datetime.fromisoformat(time).date() for id_, time in found.items()}
-    except (ContractError, ValueError, TypeError, AttributeError):
-        return {}  # `check` finds what is damaged anew
+        return [_parsed(id_, record) for id_, record in (out.get_json(FILE) or {}).items()]
+    except (ContractError, ValueError, TypeError, KeyError, AttributeError):
+        return []  # `check` finds what is damaged anew
 
 
-def mark(out: Out, scenes: Mapping[str, date]) -> None:
-    """Have the next run look for scenes (id → day), beside those that are marked already."""
-    _write(out, {**read(out), **scenes})
+def mark(out: Out, scenes: Iterable[Marked]) -> None:
+    """Have the next run look for scenes, beside those that are marked already."""
+    _write(out, {marked.id: marked for marked in (*read(out), *scenes)}.values())
 
 
-def settle(out: Out, done: Collection[str]) -> None:
-    """Forget the scenes that have been done."""
+def settle(out: Out, done: Mapping[str, dict[str, Any]]) -> None:
+    """Forget the scenes that have been done: id → identity (`Identity.to_json`)."""
     marked = read(out)
-    if marked.keys() & done:
-        _write(out, {id_: day for id_, day in marked.items() if id_ not in done})
+    if not marked:
+        return
+    known = [(id_, Identity.from_json(record)) for id_, record in done.items()]
+    left = [one for one in marked if not any(one.is_(*each) for each in known)]
+    if len(left) < len(marked):
+        _write(out, left)
 
 
-def _write(out: Out, scenes: Mapping[str, date]) -> None:
-    if scenes:
-        out.put_json(FILE, {id_: day.isoformat() for id_, day in sorted(scenes.items())})
-    else:
+def _parsed(id_: str, record: Any) -> Marked:
+    if isinstance(record, str):  # As an earlier cloudjob wrote it
+        return Marked(id_, datetime.fromisoformat(record).date())
+    identity = record["identity"]
+    return Marked(id_, datetime.fromisoformat(record["day"]).date(), Identity.from_json(identity) if identity else None)
+
+
+def _write(out: Out, scenes: Collection[Marked]) -> None:
+    if not scenes:
         out.delete([FILE])
+        return
+    records = {
+        each.id: {"day": each.day.isoformat(), "identity": each.identity and each.identity.to_json()}
+        for each in sorted(scenes, key=lambda each: each.id)
+    }
+    out.put_json(FILE, records)

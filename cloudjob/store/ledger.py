@@ -183,7 +183,7 @@ def refresh(out: Out) -> Ledger:
         path = f"items/{group}/{stac.INDEX}"
         if entries and (cached(out, path) is None or out.get(path) != index):
             out.put(path, index)
-    again.settle(out, ledger.done.keys())
+    again.settle(out, {entry.id: entry.identity for entry in ledger.done.values()})
     return ledger
 
 

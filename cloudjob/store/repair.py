@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from cloudjob.errors import ContractError
+from cloudjob.scene.identity import Identity
 from cloudjob.store import again, check, conventions, settings
 from cloudjob.store import group as groups
 from cloudjob.store import ledger as ledgers
+from cloudjob.store.again import Marked
 from cloudjob.store.check import Fault
 from cloudjob.store.conventions import COMPLETE, PLANNED
 from cloudjob.store.group import ALONG_TIME, ARRAYS, LARGEST, MASKS
@@ -77,7 +79,7 @@ def _again(lock: Lock, faults: Sequence[Fault]) -> Iterator[tuple[Fault, str]]:
     out = lock.out
     ledger = ledgers.read(out)
     days = {fault.scene: _day(out, ledger, fault.scene) for fault in faults}
-    again.mark(out, {id_: day for id_, day in days.items() if day})
+    again.mark(out, [Marked(id_, day, _identity(ledger, id_)) for id_, day in days.items() if day])
     lock.check()
     for fault in faults:
         done = ledger.done.get(fault.scene)
@@ -90,6 +92,10 @@ def _again(lock: Lock, faults: Sequence[Fault]) -> Iterator[tuple[Fault, str]]:
                 out.delete_under(f"{MASKS}/{done.group}/{name}/c/{done.slot}")
         day = days[fault.scene]
         yield fault, f"will be masked again by the next run (scene of {day})" if day else "its item is deleted"
+
+
+def _identity(ledger: ledgers.Ledger, id_: str) -> Identity | None:
+    return Identity.from_json(ledger.done[id_].identity) if id_ in ledger.done else None
 
 
 def _day(out: Out, ledger: ledgers.Ledger, id_: str) -> date | None:

@@ -63,7 +63,7 @@ def prepare(
         ContractError: a group has another grid or other tiles than its scenes.
         UnreachableError: the store does not answer, or the lock is lost.
     """
-    out, replaces = lock.out, replaces or {}
+    out, replaces, over = lock.out, replaces or {}, frozenset(settled) - ledger.done.keys()
     by_group: dict[str, list[Scene]] = {name: [] for name in ledger.groups}
     for scene in scenes:
         by_group.setdefault(scene.group, []).append(scene)
@@ -79,26 +79,35 @@ def prepare(
     lock.check()
     _sweep(out, ledger)
     out.delete((*ledger.leftovers, *(failures.path(id_) for id_ in settled)))
+    ledger = _without(ledger, over)
     slots: dict[str, Slot] = {}
     for name, wanted in by_group.items():
         lock.check()
         if name not in ledger.groups:
             first = wanted[0]
             groups.create(out, name, first.mask_grid, tile_of(first), settings, first.coarser)
-        slots |= _allot(lock, ledger, name, wanted, replaces)
+        slots |= _allot(lock, ledger, name, wanted, replaces, over)
     return slots
 
 
 def _allot(
-    lock: Lock, ledger: Ledger, name: str, wanted: Sequence[Scene], replaces: Mapping[str, str]
+    lock: Lock,
+    ledger: Ledger,
+    name: str,
+    wanted: Sequence[Scene],
+    replaces: Mapping[str, str],
+    over: frozenset[str],
 ) -> dict[str, Slot]:
-    """Give the scenes of one group their slots."""
+    """Give the scenes of one group their slots; those of scenes that are over are free."""
     owners = ledger.scenes.get(name, ())
     kept = {scene.id: ledger.done[scene.id].slot for scene in wanted if grows(ledger, scene)}
     given = _allocate(ledger, name, [scene for scene in wanted if scene.id not in kept], replaces)
     # As written, with those whose masks others have taken the place of: `tidy` empties their slots, then frees them
     order = list(groups.scenes(ledger.groups[name])) if name in ledger.groups else []
     order += [""] * (max(given.values(), default=-1) + 1 - len(owners))
+    for slot in [slot for slot, id_ in enumerate(order) if id_ in over]:
+        _empty(lock.out, name, slot)
+        order[slot] = ""
     for id_, slot in given.items():
         order[slot] = id_
         if slot < len(owners):
@@ -108,6 +117,13 @@ def _allot(
     grid = wanted[0].mask_grid if name not in ledger.groups else None
     groups.commit(lock.out, name, order, times=times, statuses=statuses, grid=grid)
     return {id_: Slot(name, slot, lock.token) for id_, slot in (kept | given).items()}
+
+
+def _without(ledger: Ledger, over: frozenset[str]) -> Ledger:
+    """The ledger as if these scenes had never been tried: their slots are free."""
+    scenes = {name: tuple("" if id_ in over else id_ for id_ in owners) for name, owners in ledger.scenes.items()}
+    failing = {id_: failure for id_, failure in ledger.failures.items() if id_ not in over}
+    return replace(ledger, scenes=scenes, failures=failing)
 
 
 def grows(ledger: Ledger, scene: Scene) -> bool:
