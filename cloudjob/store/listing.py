@@ -1,11 +1,13 @@
 """What an OUT holds, scene by scene: date, cloud, share of valid pixels, and state; and groups by their short names."""
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from cloudjob.catalog.dates import Interval
+from cloudjob.catalog.values import UnreadableError, moment
 from cloudjob.errors import UsageError, did_you_mean
 from cloudjob.store import ledger as ledgers
 from cloudjob.store.failures import Failure
@@ -136,10 +138,9 @@ def _time(failure: Failure) -> str:
     """Of the source item, else when it was sensed; "" where neither can be read."""
     properties = failure.item.get("properties", {})
     for told in (properties.get("datetime"), properties.get("start_datetime"), failure.identity.get("sensing")):
-        try:
-            return iso(datetime.fromisoformat(str(told)))
-        except ValueError:
-            continue
+        with contextlib.suppress(UnreadableError):
+            if time := moment(told, "time"):
+                return iso(time)
     return ""
 
 
@@ -151,5 +152,5 @@ def _valid(pixels: dict[str, int]) -> float | None:
 
 
 def _touches(dates: Interval, one: Listed) -> bool:
-    moment = datetime.fromisoformat(one.datetime)
-    return dates.touches(moment, moment)
+    time = datetime.fromisoformat(one.datetime)
+    return dates.touches(time, time)
