@@ -268,3 +268,30 @@ def test_a_reader_that_has_gone_ends_nothing(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "Broken pipe" not in done.stderr
+
+
+DEEP = '{"type": "Feature", "geometry": ' * 3000 + "{}" + "}" * 3000
+
+
+@pytest.mark.parametrize(
+    ("option", "told", "says"),
+    [
+        ("--catalog", "http://[x", "is no address"),
+        ("--catalog", "https://me:SECRET@[x/v1?token=SECRET", "is no address"),
+        ("--geometry", "[" * 100_000, "is not GeoJSON"),
+        ("--geometry", DEEP, "is nested too deeply|is not GeoJSON"),
+    ],
+)
+def test_options_beyond_all_reason_are_told_and_no_crash(
+    option: str, told: str, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if option == "--geometry":
+        file = tmp_path / "area.geojson"
+        file.write_text(told)
+        how = ("--geometry", file, "--catalog", jobs.write_catalog(tmp_path / "items.json", []))
+    else:
+        how = (*EVERYWHERE[:5], "--catalog", told)
+    result = call(capfd, "plan", *how, "--out", tmp_path / "out", "--dates", "2024-06")
+    assert result.code == 2, result.stderr
+    assert re.search(says, result.stderr), result.stderr
+    assert "SECRET" not in result.stderr

@@ -68,10 +68,12 @@ def read_geometry(path: str | Path) -> Polygon | MultiPolygon:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"geometry {str(path)!r} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"geometry {str(path)!r} is not GeoJSON: {error}") from None
     try:
         return _polygons(document)
+    except RecursionError:
+        raise UsageError(f"geometry {str(path)!r} is nested too deeply") from None
     except UsageError as error:
         raise UsageError(f"geometry {str(path)!r} {error}", hint=error.hint) from None
 
