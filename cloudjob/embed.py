@@ -23,7 +23,10 @@ from cloudjob.plan.request import request
 from cloudjob.scene.reflectance import BLACK, IMPOSSIBLE
 from cloudjob.store.receipt import SceneResult
 
-RECIPE = "baseline 04.00 and later: (cube.where(cube > 0) - 1000) / 10_000; earlier ones: cube.where(cube > 0) / 10_000"
+RECIPE = (
+    "(cube.where(cube > 0) - offset) / 10_000; offset is 1000 from baseline 04.00 on, and 0 before, or where items say "
+    "earthsearch:boa_offset_applied"
+)
 
 
 def run(

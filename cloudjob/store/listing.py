@@ -48,7 +48,7 @@ def scenes(out: Out, *, group: str | None = None, dates: Interval | None = None)
 
     Args:
         out: the output.
-        group: only of this group, or of those that begin so ("33TUN").
+        group: only of this group, or of all windows of a tile ("33TUN").
         dates: only of this stretch of time.
 
     Raises:
@@ -68,7 +68,7 @@ def scenes(out: Out, *, group: str | None = None, dates: Interval | None = None)
 
 
 def groups_like(ledger: Ledger, name: str) -> list[str]:
-    """The groups of that name, or that begin with it and an underscore.
+    """The group of that name, else all that begin with it and an underscore: windows of a tile.
 
     Raises:
         UsageError: there is none.
@@ -81,7 +81,7 @@ def groups_like(ledger: Ledger, name: str) -> list[str]:
 
 
 def group_named(ledger: Ledger, name: str) -> str:
-    """The one group of that name, or the only one that begins so.
+    """The one group of that name, or the only window of that tile.
 
     Raises:
         UsageError: there is none, or there are several.
