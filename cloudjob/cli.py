@@ -33,7 +33,8 @@ Exit codes:
   0    all done, or nothing new
   1    some scenes failed; the rest is written, the next run tries them again
   2    wrong usage
-  3    contract broken: checkpoint, the catalog's assets, or an OUT made with other settings
+  3    contract broken: checkpoint, the catalog's assets, or an OUT made with other settings;
+       or a bucket of scenes wants keys and there are none: give them
   4    catalog, store or cluster unreachable, or another run is at work
   70   a crash: a bug of cloudjob; please report it
   130  interrupted; everything finished is kept (143 when terminated)
@@ -125,8 +126,8 @@ for each in (status, list_, check_, export_, rethreshold_, report_):
 @option(
     "--listen",
     callback=address,
-    metavar="tcp://HOST:PORT",
-    help="Also take workers of other machines here: `cloudjob worker`. [default: none]",
+    metavar="ADDRESS",
+    help="Also take workers of other machines here, at tcp://HOST:PORT or tls://…: `cloudjob worker`. [default: none]",
 )
 @option("--cog", is_flag=True, help="Then write each mask as a COG, too: an asset of its STAC item.")
 @option(
@@ -227,7 +228,7 @@ def model(*, network: str | None, as_json: bool, like: str | None) -> None:
         terminal.model(loaded.contract, loaded.sha256, loaded.parameters)
 
 
-@cli.command()
+@cli.command(short_help="Mask a small simulated catalog; compare with its truth.")
 @option("--out", metavar="FOLDER", default="demo", show_default=True, help="The folder to fill.")
 @option("--workers", type=click.IntRange(min=1), metavar="N", help="Local processes. [default: one per core]")
 def demo(*, out: str, workers: int | None) -> int:
@@ -261,7 +262,7 @@ def demo(*, out: str, workers: int | None) -> int:
 @click.argument("address")
 @option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes. [default: one per core]")
 def worker(*, address: str, workers: int | None) -> None:
-    """Work for a Dask scheduler at ADDRESS (tcp://host:8786) until it lets go.
+    """Work for a Dask scheduler at ADDRESS (tcp://host:8786, or tls://) until it lets go.
 
     Exits with 0 when the scheduler closed it, with 4 when the scheduler was lost.
     """

@@ -20,13 +20,13 @@ from cloudjob.model import predict
 from cloudjob.model.checkpoint import load
 from cloudjob.model.contract import Contract
 from cloudjob.plan.request import request
+from cloudjob.scene.reflectance import BLACK, IMPOSSIBLE
 from cloudjob.store.receipt import SceneResult
 
-RECIPE = "baseline 04.00 and later: (cube.where(cube > 0) - 1000) / 10_000; earlier ones: cube.where(cube > 0) / 10_000"
-IMPOSSIBLE = 2.0
-"""Reflectance that half of a scene cannot exceed: fresh snow and thick clouds have about 1."""
-BLACK = 1e-3
-"""Reflectance that some pixel of any scene exceeds: even deep water does by its noise."""
+RECIPE = (
+    "(cube.where(cube > 0) - offset) / 10_000; offset is 1000 from baseline 04.00 on, and 0 before, or where items say "
+    "earthsearch:boa_offset_applied"
+)
 
 
 def run(

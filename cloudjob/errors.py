@@ -107,7 +107,7 @@ def _rebuild(kind: type[CloudjobError], message: str, hint: str | None) -> Cloud
 
 # Every character is looked at by each of these a few times at most: a match takes all of an address, whether there is
 # something to cut off or not, and what may stand before a name is not looked for.
-_QUERY = re.compile(r"(\w[\w+.-]{0,20}://[^\s'\"<>?#]*+|/vsi\w{1,20}/[^\s'\"<>?#]*+)(?:[?#][^\s'\"<>)\]]*+)?")
+_QUERY = re.compile(r"(\w[\w+.-]{0,20}://[^\s'\"<>?#]*+|/vsi\w{1,20}(?=[/?#])[^\s'\"<>?#]*+)(?:[?#][^\s'\"<>)\]]*+)?")
 _FILE_QUERY = re.compile(
     r"([\w-]\.\w{1,15})\?[^\s'\"<>)\],=]{0,100}=[^\s'\"<>)\],]*+"
 )  # GDAL names files so, without folder

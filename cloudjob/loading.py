@@ -80,7 +80,7 @@ def load(
         geobox: the grid: an `odc.geo` GeoBox, or an xarray object that has a CRS and lies on it. Unless given it is
             that of the masks, in the UTM zone that most scenes lie in, and holds all of them.
         bbox: west, south, east, north in degrees: less of that grid.
-        group: only scenes of this group, or of those that begin so ("33TUN").
+        group: only scenes of this group, or of all windows of a tile ("33TUN").
         assets: common band name → asset key of items, where they are called otherwise.
         chunks: side in pixels of the pieces that are read at once.
 

@@ -109,7 +109,7 @@ def what(command: Command) -> Command:
                 default="local",
                 show_default=True,
                 callback=address,
-                help="local, or a Dask scheduler's tcp://…",
+                help="local, or a Dask scheduler's tcp://… or tls://…",
             ),
             option(
                 "--workers", type=click.IntRange(min=1), metavar="N", help="Local processes. [default: one per core]"

@@ -11,7 +11,7 @@ from cloudjob.plan.plan import Planned
 from cloudjob.plan.sources import Sources
 from cloudjob.plan.survey import Survey
 from cloudjob.scene.outside import source
-from cloudjob.scene.reflectance import offset_doubt
+from cloudjob.scene.reflectance import black_doubt, no_reflectance, offset_doubt
 from cloudjob.scene.scene import Scene
 from cloudjob.store import slots
 from cloudjob.store.lock import Lock
@@ -59,7 +59,7 @@ class Outcomes:
             self._sources.answered(_href(scene))
             receipts = self._parts.setdefault(scene.id, [])
             receipts.append(outcome)
-            return self._complete(scene, merge(receipts)) if len(receipts) == part.parts else None
+            return self._judge(scene, merge(receipts)) if len(receipts) == part.parts else None
         if isinstance(outcome, CloudjobError) and not isinstance(outcome, SceneError):
             raise outcome
         if not isinstance(outcome, SceneError):
@@ -85,6 +85,13 @@ class Outcomes:
                 self._record(planned, error, outside=False)
         if verdict := self._sources.verdict():
             raise verdict
+
+    def _judge(self, scene: Scene, receipt: Receipt) -> SceneResult:
+        """Complete a scene that has been read whole, unless its pixels show that its scale is wrong."""
+        if fault := no_reflectance(scene, receipt.valid, receipt.glaring):
+            hint = "its raster:scale is wrong (ESA's numbers have 0.0001), or --asset names something else"
+            return self._fail(scene, SceneError(f"scene {scene.id}: {fault}; {hint}"))
+        return self._complete(scene, receipt)
 
     def _complete(self, scene: Scene, receipt: Receipt) -> SceneResult:
         planned = self.waiting.pop(scene.id)
@@ -133,6 +140,8 @@ def _foreign(scene: Scene, error: BaseException) -> SceneError:
 
 
 def _with_doubt(scene: Scene, receipt: Receipt) -> Receipt:
-    """Add a warning where the scene's offset does not fit its pixels."""
-    doubt = offset_doubt(scene, receipt.valid, receipt.dark_all, receipt.dark_any, (receipt.cloud_cover or 0) / 100)
-    return replace(receipt, warnings=tuple(sorted({*receipt.warnings, doubt}))) if doubt else receipt
+    """Add a warning where the scene's scale or offset does not fit its pixels."""
+    cloud = (receipt.cloud_cover or 0) / 100
+    offset = offset_doubt(scene, receipt.valid, receipt.dark_all, receipt.dark_any, cloud)
+    doubts = {each for each in (offset, black_doubt(receipt.valid, receipt.lit)) if each}
+    return replace(receipt, warnings=tuple(sorted({*receipt.warnings, *doubts})))

@@ -30,7 +30,7 @@ def status(*, out: str, as_json: bool) -> None:
 @click.argument("out")
 @option("--json", "as_json", is_flag=True, help="Print a JSON object per scene and line.")
 @option("--dates", metavar="DATES", help="Only scenes of 2024-06, 2024-06-01/2024-06-30, 10d and so on.")
-@option("--group", metavar="NAME", help="Only this group, or those that begin so: 33TUN.")
+@option("--group", metavar="NAME", help="Only this group, or all windows of this tile: 33TUN.")
 def list_(*, out: str, as_json: bool, dates: str | None, group: str | None) -> None:
     """List the scenes of OUT: date, state, group, id, cloud cover, and the share of pixels with data.
 
@@ -76,7 +76,12 @@ def check_(*, out: str, repair: bool, as_json: bool) -> int:
 @click.argument("out")
 @click.argument("what", metavar="[SCENE|DATES]", required=False)
 @click.argument("path", required=False, type=click.Path())
-@option("--group", metavar="NAME", multiple=True, help="Only of this group, or those that begin so: 33TUN. Repeat.")
+@option(
+    "--group",
+    metavar="NAME",
+    multiple=True,
+    help="Only of this group, or of all windows of this tile: 33TUN. Repeat.",
+)
 @option("--all", "everything", is_flag=True, help="Every scene: into OUT itself, or into the folder PATH.")
 def export_(*, out: str, what: str | None, path: str | None, group: tuple[str, ...], everything: bool) -> None:
     """Write masks as Cloud-Optimized GeoTIFFs, for QGIS: of a scene, or of each day and group.

@@ -8,7 +8,7 @@ import socket
 import sys
 from urllib.request import urlopen
 
-PORT = 8787  # cloudjob.cluster.DASHBOARD_PORT
+PORT = 8787  # cloudjob.cluster.scheduler.DASHBOARD_PORT
 
 said = []
 for host in ("127.0.0.1", socket.gethostname()):

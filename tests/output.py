@@ -118,10 +118,12 @@ def write(out: Out, scene: Scene, slot: Slot, tiles: Iterable[Tile], contract: S
 def receipt_of(scene: Scene, tiles: Iterable[Tile], contract: Settings = SETTINGS) -> Receipt:
     tiles = list(tiles)
     counts = np.bincount(np.concatenate([values(scene, tile).ravel() for tile in tiles]), minlength=256)
-    clear, cloud, no_data, outside = (int(counts[value]) for value in (0, 1, 254, 255))
+    clear, cloud, thin, shadow, no_data, outside = (int(counts[value]) for value in (0, 1, 2, 3, 254, 255))
     return Receipt(
         clear=clear,
         cloud=cloud,
+        thin_cloud=thin,
+        cloud_shadow=shadow,
         no_data=no_data,
         outside=outside,
         checksum=sum(tile_sum(tile, *_kept(values(scene, tile), contract)) for tile in tiles),

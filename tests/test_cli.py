@@ -10,12 +10,15 @@ import click
 import jobs
 import output
 import pytest
+import torch
 from click.testing import CliRunner
 from conftest import ROOT
 from faulty import call
 from jobs import EVERYWHERE
 
 from cloudjob import cli, errors
+from cloudjob.model import checkpoint
+from cloudjob.model.unet import SimpleUNet
 from cloudjob.plan import plan
 from cloudjob.plan.survey import Survey
 from cloudjob.store import ledger
@@ -74,6 +77,13 @@ def test_help_has_exit_codes_or_states(name: str) -> None:
     assert re.search("Exit codes:\n +0  +all done" if name == "run" else "failed before", told)
 
 
+@pytest.mark.parametrize("width", [80, 100])
+def test_no_command_is_cut_in_the_list(width: int) -> None:
+    listed = help_of("", width=width).partition("Commands:\n")[2].partition("\n\n")[0]
+    assert len(listed.splitlines()) == len(cli.cli.commands)
+    assert "..." not in listed
+
+
 def test_examples_of_run_are_commands_that_parse() -> None:
     examples = re.findall(r"^ +cloudjob run (.+)$", help_of("run"), re.MULTILINE)
     assert len(examples) >= 3
@@ -118,6 +128,21 @@ def test_every_exit_code_is_told() -> None:
     for code in (*codes, errors.INTERRUPTED):
         assert re.search(rf"^ +{code}  +\w", told, re.MULTILINE), code
     assert str(errors.TERMINATED) in told
+
+
+def test_keys_that_are_missing_are_found_under_their_exit_code() -> None:
+    """`errors.CONTRACT`, which nobody looks for under "contract"."""
+    assert re.search(r"^ +3  [^\n]+\n +or a bucket .+wants keys", help_of("run"), re.MULTILINE)
+    for page in ("README.md", "deploy/README.md"):
+        (row,) = re.findall(r"^\| 3 \|.+", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+        assert "wants keys and there are none" in row
+
+
+@pytest.mark.parametrize(("name", "option"), [("run", "--cluster"), ("plan", "--cluster"), ("run", "--listen")])
+def test_every_kind_of_address_is_told(name: str, option: str) -> None:
+    (told,) = (one.help or "" for one in options(cli.cli.commands[name]) if option in one.opts)
+    assert "tcp://" in told
+    assert "tls://" in told
 
 
 @pytest.mark.parametrize("name", ["run", "plan", "demo", "worker"])
@@ -228,6 +253,16 @@ def test_the_models_contract_as_json_is_a_stac_item(capfd: Capfd) -> None:
     assert item["properties"]["cloudjob:contract"]["optional_bands"] == ["swir16"]
 
 
+def test_the_network_that_is_shown_is_the_one_that_computes(capfd: Capfd) -> None:
+    """With every argument in which it is not a plain `SimpleUNet`."""
+    (shown,) = re.findall(r"^network +(.+), [\d,]+ parameters$", call(capfd, "model").stdout, re.MULTILINE)
+    network, shipped = eval(shown, {"SimpleUNet": SimpleUNet}), checkpoint.load().unet
+    network.load_state_dict(shipped.state_dict())
+    image = torch.rand(1, 5, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(network.eval()(image), shipped.eval()(image))
+
+
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_status_of_a_place_that_holds_nothing(options: list[str], capfd: Capfd, tmp_path: Path) -> None:
     result = call(capfd, "status", tmp_path / "none", *options)
@@ -268,3 +303,30 @@ def test_a_reader_that_has_gone_ends_nothing(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "Broken pipe" not in done.stderr
+
+
+DEEP = '{"type": "Feature", "geometry": ' * 3000 + "{}" + "}" * 3000
+
+
+@pytest.mark.parametrize(
+    ("option", "told", "says"),
+    [
+        ("--catalog", "http://[x", "is no address"),
+        ("--catalog", "https://me:SECRET@[x/v1?token=SECRET", "is no address"),
+        ("--geometry", "[" * 100_000, "is not GeoJSON"),
+        ("--geometry", DEEP, "is nested too deeply|is not GeoJSON"),
+    ],
+)
+def test_options_beyond_all_reason_are_told_and_no_crash(
+    option: str, told: str, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if option == "--geometry":
+        file = tmp_path / "area.geojson"
+        file.write_text(told)
+        how = ("--geometry", file, "--catalog", jobs.write_catalog(tmp_path / "items.json", []))
+    else:
+        how = (*EVERYWHERE[:5], "--catalog", told)
+    result = call(capfd, "plan", *how, "--out", tmp_path / "out", "--dates", "2024-06")
+    assert result.code == 2, result.stderr
+    assert re.search(says, result.stderr), result.stderr
+    assert "SECRET" not in result.stderr

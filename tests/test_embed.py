@@ -71,6 +71,7 @@ def test_values_that_cannot_be_reflectance(bright: float, refused: bool) -> None
         with pytest.raises(ContractError, match="cannot be reflectance") as caught:
             cloudjob.mask(cube(bright=bright))
         assert "/ 10_000" in (caught.value.hint or "")
+        assert "earthsearch:boa_offset_applied" in (caught.value.hint or "")
         with pytest.raises(ContractError, match="cannot be reflectance"):
             cloudjob.mask(cube(bright=bright).chunk()).compute(scheduler="synchronous")
     else:

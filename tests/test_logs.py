@@ -1,5 +1,6 @@
 """What is said on stderr, to people and to machines."""
 
+import ast
 import json
 import logging
 import pickle
@@ -11,6 +12,7 @@ from typing import Any
 
 import jobs
 import pytest
+from conftest import ROOT
 from faulty import call, impatient_cluster, served
 from file_server import file_server
 
@@ -84,6 +86,22 @@ def test_the_same_run_for_people(tmp_path: Path) -> None:
     assert re.match(r"to do: 0\.1 Mpx.*; 1 MB of pixels to read; .* with 1 worker at .* Mpx/s each", lines[2])
     assert sum(line.startswith(("done      S1  ", "failed    S2: ")) for line in lines) == 2
     assert lines[-1].startswith("1 done, 1 failed in ")
+
+
+def test_every_event_stands_in_the_page_for_the_person_on_call() -> None:
+    """Whoever filters by `event` finds all that there are."""
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "cloudjob").rglob("*.py"))
+    said = {
+        argument.value
+        for call in ast.walk(ast.parse(text))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("logs.say", "say")
+        for argument in call.args[1:2]
+        if isinstance(argument, ast.Constant)
+    }
+    assert {"scene", "interrupted", "released", "check"} <= said
+    page = (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
+    (told,) = re.findall(r"`event` \(([^)]+)\)", page)
+    assert set(re.findall(r"\w+", told)) >= said | {"crash", "log"}
 
 
 @pytest.mark.parametrize(

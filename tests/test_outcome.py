@@ -143,6 +143,82 @@ def cut(item: dict[str, Any]) -> Callable[[], None]:
     return lambda: (path.write_bytes(whole), None)[1]
 
 
+# Numbers that are no reflectance
+
+
+def numbers_of(item: dict[str, Any], **told: Any) -> dict[str, Any]:
+    """An item that says something else of its numbers; None takes out what it says."""
+    for asset in item["assets"].values():
+        said = {**asset["raster:bands"][0], **told}
+        asset["raster:bands"] = [{name: value for name, value in said.items() if value is not None}]
+    return item
+
+
+def ground(kind: str, most: float) -> dict[str, np.ndarray]:
+    """Every band of `SMALL`, from nearly nothing to `most`, twice as much in the lower half."""
+    plane = np.linspace(most / 100, most / 2, 64 * 64).reshape(64, 64)
+    plane[32:] *= 2
+    return dict.fromkeys(("red", "green", "blue", "nir"), plane.astype(kind))
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_numbers_that_cannot_be_reflectance_cost_their_scene_and_no_other(
+    parts: int, nights: Nights, monkeypatch: pytest.MonkeyPatch
+):
+    """rio-stac writes scale 1 and offset 0 of a file without tags; all of such a scene was cloud, without a word."""
+    tall = {"values": {key: np.vstack([plane] * 3)[:180] for key, plane in ground("uint16", 9000).items()}}
+    monkeypatch.setattr(job, "lane_count", lambda _: 2 * parts)  # So many tasks for each of the two scenes
+    unscaled = numbers_of(nights.scene(A, **tall), scale=1.0, offset=0.0)
+    assert nights.run(unscaled, nights.scene(B, **tall)) == {A: "failed", B: "done"}
+    reason = nights.status.failed[A]
+    assert "by its scale 1 and offset 0 the values of red" in reason
+    assert "no reflectance: 100 % of them lie above 2" in reason
+    assert "raster:scale is wrong" in reason
+    assert not (Path(nights.out.address) / "items" / f"{A}.json").exists()
+    assert nights.run(numbers_of(unscaled, scale=0.0001)) == {A: "done"}, "mended, it is masked"
+
+
+@pytest.mark.parametrize(
+    ("kind", "most", "told"),
+    [
+        ("float32", 10_000, {"scale": None, "offset": None}),  # as they stand in ESA's files
+        ("float32", 100, {"scale": 1.0}),  # percent
+        ("uint16", 10_000, {"scale": 0.01}),  # percent, by its scale
+        ("int16", 10_000, {"scale": 1, "offset": 0}),
+        ("uint16", 10_000, {"scale": 0}),
+        ("uint16", 10_000, {"scale": -0.0001}),
+    ],
+)
+def test_what_cannot_be_reflectance_is_refused(kind: str, most: float, told: dict[str, Any], nights: Nights):
+    item = numbers_of(nights.scene(A, values=ground(kind, most)), data_type=kind, **told)
+    assert nights.run(item, nights.scene(B)) == {A: "failed", B: "done"}
+    assert "scale" in nights.status.failed[A]
+
+
+@pytest.mark.parametrize(
+    ("kind", "most", "told"),
+    [
+        ("float32", 0.4, {"scale": 1.0}),
+        ("float32", 1.6, {"scale": None, "offset": None}),  # snow and glint
+        ("float32", 3.2, {"scale": None, "offset": None}),  # no half of it lies above 2
+        ("uint16", 65_535, {"scale": 0.00004}),
+        ("int16", 10_000, {"scale": 0.0001}),
+        ("uint16", 60, {"scale": 0.0001}),  # a lake in the shade
+    ],
+)
+def test_what_can_be_reflectance_is_masked(kind: str, most: float, told: dict[str, Any], nights: Nights):
+    item = numbers_of(nights.scene(A, values=ground(kind, most)), data_type=kind, **told)
+    assert nights.run(item) == {A: "done"}
+    assert "cloudjob:warnings" not in jobs.item_of(Path(nights.out.address), A)["properties"]
+
+
+def test_reflectance_that_is_scaled_twice_is_doubted(nights: Nights):
+    item = numbers_of(nights.scene(A, values=ground("float32", 1)), data_type="float32", scale=0.0001)
+    assert nights.run(item) == {A: "done"}
+    (warning,) = jobs.item_of(Path(nights.out.address), A)["properties"]["cloudjob:warnings"]
+    assert "the scale seems to have been applied already" in warning
+
+
 # Sources that are out
 
 

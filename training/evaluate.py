@@ -114,7 +114,13 @@ def _write(metrics: dict[str, Any], out: Path) -> None:
 @click.command(help=__doc__)
 @click.argument("path", metavar="CHECKPOINT", type=click.Path(path_type=Path))
 @click.option("--data", "folders", multiple=True, required=True, type=click.Path(path_type=Path), help="A data set.")
-@click.option("--out", default=Path("evaluation"), type=click.Path(path_type=Path), help="Folder for the results.")
+@click.option(
+    "--out",
+    default=Path("evaluation"),
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the results.",
+)
 @click.option("--only", multiple=True, default=("*",), help="Pattern of scenes to measure on.")
 @click.option("--ignore", multiple=True, help="Pattern of patches to leave out.")
 @click.option("--clear", multiple=True, help="Pattern of scenes without labels that are known to be clear.")

@@ -5,8 +5,8 @@ loading processes changes nothing. It says which folds of a cross-validation it 
 samples trains them all. Inside, an image is (bands, height, width) reflectance: 0 where there are no data, and a plane
 of NaN where the band is absent.
 
-Sources of the method: simulated clouds as in `cloudjob.simulate`; clouds cut from one image and pasted on another as
-in CutMix (Yun et al. 2019, arXiv:1905.04899); a teacher's soft labels as targets (Hinton et al. 2015,
+Sources of the method: simulated clouds as in `cloudjob.demo.simulate`; clouds cut from one image and pasted on another
+as in CutMix (Yun et al. 2019, arXiv:1905.04899); a teacher's soft labels as targets (Hinton et al. 2015,
 arXiv:1503.02531); what the sensor does to an image: `training.sensor`.
 """
 

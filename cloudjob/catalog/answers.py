@@ -2,8 +2,9 @@
 
 import email.utils
 import logging
+import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -97,12 +98,12 @@ class Client:
         try:
             status, headers, data = self._answer(method, address, body)
         except requests.exceptions.SSLError as error:
-            raise ContractError(f"{redact(address)} has no certificate to trust: {_reason(error)}") from None
+            raise _no_handshake(redact(address), error) from None
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             raise _PassingFault(_reason(error)) from None
         except requests.exceptions.ContentDecodingError:
             raise _PassingFault("its answer cannot be unpacked") from None
-        except (requests.RequestException, ValueError) as error:
+        except (requests.RequestException, OSError, ValueError) as error:  # OSError: there is no REQUESTS_CA_BUNDLE
             raise ContractError(f"{redact(address)} cannot be asked: {_reason(error)}") from None
         text = data[:1000].decode("utf-8", "replace")
         if status in (408, 425, 429) or (status >= 500 and status != requests.codes.not_implemented):
@@ -152,6 +153,25 @@ def _retry_after(told: str) -> float:
         return max(0.0, (email.utils.parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds())
     except (TypeError, ValueError):
         return 0.0
+
+
+def _within(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it was made of."""
+    left = [error]
+    while left:
+        yield (each := left.pop())
+        left += [inner for inner in (*each.args, getattr(each, "reason", None)) if isinstance(inner, BaseException)]
+
+
+def _no_handshake(name: str, error: Exception) -> Exception:
+    """What a handshake that failed means: only certificates, and what is no TLS at all, are lasting faults."""
+    causes = list(_within(error))
+    # "X509": the certificates that REQUESTS_CA_BUNDLE names
+    if any(isinstance(each, ssl.SSLCertVerificationError) or getattr(each, "library", "") == "X509" for each in causes):
+        return ContractError(f"{name} has no certificate to trust: {_reason(error)}")
+    if any(getattr(each, "reason", "") == "WRONG_VERSION_NUMBER" for each in causes):
+        return ContractError(f"{name} does not speak TLS: {_reason(error)}", hint="is it an http:// address?")
+    return _PassingFault(_reason(error))  # A balancer that closes amid the handshake, or says an alert
 
 
 def _reason(error: Exception) -> str:

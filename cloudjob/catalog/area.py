@@ -8,6 +8,7 @@ from typing import Any
 
 import shapely
 from shapely import MultiPolygon, Polygon, box
+from shapely.affinity import translate
 from shapely.errors import ShapelyError
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
@@ -67,10 +68,12 @@ def read_geometry(path: str | Path) -> Polygon | MultiPolygon:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"geometry {str(path)!r} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"geometry {str(path)!r} is not GeoJSON: {error}") from None
     try:
         return _polygons(document)
+    except RecursionError:
+        raise UsageError(f"geometry {str(path)!r} is nested too deeply") from None
     except UsageError as error:
         raise UsageError(f"geometry {str(path)!r} {error}", hint=error.hint) from None
 
@@ -83,8 +86,8 @@ def read_footprint(geometry: Any, bbox: Any) -> tuple[BaseGeometry, bool]:
         bbox: of the item, for one that has no geometry.
 
     Returns:
-        The footprint, mended where it is invalid and simplified where it has very many corners, and whether it is what
-        the geometry says, unchanged.
+        The footprint between longitudes −180 and 180, in two parts where it crosses the antimeridian, mended where it
+        is invalid and simplified where it has very many corners; and whether the geometry needed no mending.
 
     Raises:
         UnreadableError: it says of no area where it lies.
@@ -105,10 +108,11 @@ def read_footprint(geometry: Any, bbox: Any) -> tuple[BaseGeometry, bool]:
         raise UnreadableError(
             f"its geometry reaches from {west:g}, {south:g} to {east:g}, {north:g}: expected longitude and latitude"
         )
-    mended = _mended(given)
+    turned = _turned(given)
+    mended = _mended(turned)
     if mended.area == 0:
         raise UnreadableError("its geometry covers no area")
-    return mended, mended is given
+    return _cut(mended), mended is turned
 
 
 def footprint(item: dict[str, Any]) -> BaseGeometry:
@@ -123,6 +127,43 @@ def footprint(item: dict[str, Any]) -> BaseGeometry:
         return read_footprint(item["geometry"], None)[0]
     except UnreadableError as error:
         raise ContractError(f"item {item.get('id')!r}: {error}") from None
+
+
+def _turned(given: BaseGeometry) -> BaseGeometry:
+    """A footprint whose parts go on beyond 180 where they go from 179 to −179 by way of 0, as some catalogs write it.
+
+    As with `--bbox`, only where that makes a part narrower than 180°.
+    """
+    parts = list(getattr(given, "geoms", [given]))
+    turned = [_eastward(part) for part in parts]
+    if all(each is part for each, part in zip(turned, parts, strict=True)):
+        return given
+    return turned[0] if len(turned) == 1 else shapely.GeometryCollection(turned)
+
+
+def _eastward(part: BaseGeometry) -> BaseGeometry:
+    if _width(part) <= 180:
+        return part
+    turned = shapely.transform(part, lambda points: points + (points[:, :1] < 0) * [360, 0])
+    return turned if 0 < _width(turned) < 180 else part
+
+
+def _width(area: BaseGeometry) -> float:
+    west, _, east, _ = area.bounds
+    return float(east - west)
+
+
+def _cut(area: BaseGeometry) -> BaseGeometry:
+    """A footprint cut at the antimeridian, what lies beyond it moved to the other side (RFC 7946, 3.1.9)."""
+    west, _, east, _ = area.bounds
+    if west >= -180 and east <= 180:
+        return area
+    parts = []
+    for turn in (-360, 0, 360):
+        inside = area.intersection(box(turn - 180, -90, turn + 180, 90))
+        if inside.area > 0:
+            parts.append(translate(inside, -turn))
+    return shapely.union_all(parts)
 
 
 def _mended(given: BaseGeometry) -> BaseGeometry:

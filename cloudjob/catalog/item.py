@@ -5,6 +5,7 @@ what a job reads, each value of its type and within bounds. Reading it again cha
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -171,7 +172,7 @@ def _times(properties: Mapping[str, Any]) -> tuple[datetime, datetime]:
 def _footprint(raw: Mapping[str, Any]) -> tuple[BaseGeometry, Any]:
     """The footprint, and the geometry to keep: the item's own if that is sound."""
     shape, own = read_footprint(raw.get("geometry"), raw.get("bbox"))
-    return shape, raw["geometry"] if own else mapping(shape)
+    return shape, raw["geometry"] if own else json.loads(json.dumps(mapping(shape)))  # Lists, where shapely has tuples
 
 
 def _bbox(raw: Mapping[str, Any]) -> list[float] | None:

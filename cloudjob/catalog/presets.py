@@ -102,7 +102,10 @@ def catalog_for(
 def _named(name_or_address: str) -> Catalog:
     if name_or_address in PRESETS:
         return PRESETS[name_or_address]
-    parts = urlsplit(name_or_address)
+    try:
+        parts = urlsplit(name_or_address)
+    except ValueError as error:  # "http://[x"
+        raise UsageError(f"catalog {redact(name_or_address)!r} is no address: {error}") from None
     if parts.scheme in ("http", "https") and parts.netloc:
         address = name_or_address.rstrip("/")
         preset = next((preset for preset in PRESETS.values() if preset.address == address), None)

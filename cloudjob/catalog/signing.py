@@ -35,6 +35,8 @@ _PUBLIC = {
     "dea-public-data": "https://dea-public-data.s3.ap-southeast-2.amazonaws.com",
     "sentinel-cogs": "https://sentinel-cogs.s3.us-west-2.amazonaws.com",
 }
+# "/vsicurl?url=https%3A…" is one, too, and may stand behind another name of GDAL's
+_ADDRESS = re.compile(r"://|^/vsi|/vsi\w*\?", re.IGNORECASE)
 _USER = re.compile(r"(://)[^/@]*@")
 
 _given: dict[tuple[str, str, str], str] = {}
@@ -47,7 +49,7 @@ def unsigned(href: str) -> str:
 
     A query may be a signature under any name. What a file cannot be opened without is kept apart (`remember`).
     """
-    if href.startswith("/") and "://" not in href:
+    if href.startswith("/") and not _ADDRESS.search(href):
         return href  # a path, in which those signs mean nothing
     bare = re.split(r"[?#]", href, maxsplit=1)[0]
     return _USER.sub(r"\1", bare)

@@ -23,6 +23,9 @@ _WAITS_S = (1, 2, 4, 8, 16)
 # Earth Search answers at most 6 MB (AWS Lambda), and an item is about 30 kB.
 _PAGE = 100
 _FEW = 20
+_STALE = 3
+"""Pages without news, one after the other, that are no chance: what is ingested while pages are turned moves all the
+others on by its number."""
 MAX_PAGES = 10_000
 """A search that has not ended by then never will."""
 
@@ -62,6 +65,7 @@ def items(address: str, collection: str, area: BaseGeometry, interval: Interval)
         searches = _searches(client, address)
         asked, page = _first_page(client, searches, collection.split(","), area, interval)
         seen: set[str] = set()
+        stale = 0
         for number in range(1, MAX_PAGES + 1):
             before = len(seen)
             yield from page["features"]
@@ -69,7 +73,8 @@ def items(address: str, collection: str, area: BaseGeometry, interval: Interval)
             following = _next(asked, page)
             if following is None:
                 break
-            if following == asked or (page["features"] and len(seen) == before):
+            stale = 0 if len(seen) > before else stale + bool(page["features"])
+            if following == asked or stale == _STALE:
                 raise ContractError(f"{name} lists the same page of items again and again")
             if number == MAX_PAGES:
                 raise ContractError(f"{name} lists more than {MAX_PAGES} pages", hint="ask for a smaller area or time")

@@ -24,7 +24,7 @@ from cloudjob.model.contract import buffer_pixels
 from cloudjob.model.labels import Mask, classify, percent
 from cloudjob.scene import read
 from cloudjob.scene.opened import SceneFiles
-from cloudjob.scene.reflectance import OFFSET, adds_offset, reflectance
+from cloudjob.scene.reflectance import BLACK, IMPOSSIBLE, OFFSET, above, adds_offset, reflectance
 from cloudjob.scene.scene import Numbers, Scene
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import Receipt, merge, tile_sum
@@ -157,15 +157,15 @@ def _outside(clip: bytes, grid: Grid) -> npt.NDArray[np.bool_]:
 
 
 def _tally(mask: Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt:
-    """Count a tile's pixels, and the dark ones that tell whether the offset fits."""
+    """Count a tile's pixels, and those that tell whether scale and offset fit."""
     dark_all = dark_any = 0
+    labelled = mask < NO_DATA
+    # One of the pixels in each of a coarser mask's, so that the shares are of the same number
+    values = list(zip(raw[:, :: scene.coarser, :: scene.coarser], scene.bands, strict=True))
     offset = scene.bands[0].offset
     if offset < 0 or adds_offset(scene.baseline):
         limit = round((-offset or OFFSET) / scene.bands[0].scale)
-        visible = [index for index, band in enumerate(scene.bands) if band.name in ("red", "green", "blue")]
-        # One of the pixels in each of a coarser mask's, so that the shares are of the same number
-        dark = [raw[index, :: scene.coarser, :: scene.coarser] < limit for index in visible]
-        labelled = mask < NO_DATA
+        dark = [numbers < limit for numbers, band in values if band.name in ("red", "green", "blue")]
         dark_all = int(np.count_nonzero(np.logical_and.reduce([*dark, labelled])))
         dark_any = int(np.count_nonzero(np.logical_or.reduce(dark) & labelled))
     return Receipt(
@@ -177,5 +177,7 @@ def _tally(mask: Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt:
         outside=int(np.count_nonzero(mask == NOT_COMPUTED)),
         dark_all=dark_all,
         dark_any=dark_any,
+        glaring=sum(int(np.count_nonzero(above(*each, IMPOSSIBLE) & labelled)) for each in values),
+        lit=sum(int(np.count_nonzero(above(*each, BLACK) & labelled)) for each in values),
         seen=seen,
     )

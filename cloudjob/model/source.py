@@ -79,7 +79,7 @@ def _with_record(data: bytes, path: Path) -> bytes:
             raise ContractError(
                 f"checkpoint {path} has no record in its metadata (key {graph.KEY!r}), and there is no {beside.name} "
                 "beside it",
-                hint=f"cloudjob model record {path} drafts one",
+                hint=f"draft one: cloudjob model {path} --like ukis-csmask-l2a > {beside}",
             )
         return data
     told = _parsed(file(beside, LONGEST), f"checkpoint {beside}")

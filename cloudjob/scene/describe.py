@@ -28,6 +28,9 @@ MGRS_SIDE = 109_800
 """Side in metres of a whole Sentinel-2 tile (10980 pixels of 10 m)."""
 
 
+LEAST_SCALE = 1e-9
+"""Reflectance of one number; float32 could not add a smaller one to an offset, and nought makes everything black."""
+
 MARGIN = 0.5
 """Degrees by which an item's geometry may miss its grid: they are rounded, or cut to the swath, in many catalogs."""
 
@@ -161,6 +164,11 @@ def _band(item: dict[str, Any], name: str, key: str, baseline: str, signing: str
         raise SceneError(f"scene {item['id']}, asset {key}: {BYTES}", hint="is it the right asset? See --asset")
     address = given((item["collection"], item["id"], key), asset["href"])
     scale, stated = (1.0, 0.0) if name == "scl" else scaling(item["properties"], asset, baseline)
+    if not scale >= LEAST_SCALE:
+        raise SceneError(
+            f"scene {item['id']}, asset {key}: its scale is {scale:g}; expected a number above 0, such as 0.0001",
+            hint="report it to whoever publishes the catalog",
+        )
     nodata = asset.get("nodata")
     return Band(
         name,

@@ -1,5 +1,6 @@
 """Numbers to reflectance: by the item's own scale and offset, which are then checked against the pixels."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,6 +27,18 @@ SCALE = 1e-4
 
 
 """Reflectance of one number, where the item does not tell: ESA's quantification value of 10,000."""
+
+
+IMPOSSIBLE = 2.0
+
+
+"""Reflectance that half of a scene cannot exceed: fresh snow and thick clouds have about 1, glint up to 1.6."""
+
+
+BLACK = 1e-3
+
+
+"""Reflectance that some pixel of any scene exceeds: even deep water does by its noise."""
 
 
 def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any], baseline: str) -> tuple[float, float]:
@@ -84,6 +97,37 @@ def offset_doubt(scene: Scene, valid: int, dark_all: int, dark_any: int, cloud_s
             f"no pixel is darker than the offset: baseline {scene.baseline}'s offset seems not to have been taken off"
         )
     return None
+
+
+def above(raw: Numbers, band: Band, limit: float) -> npt.NDArray[np.bool_]:
+    """True where numbers (any shape) of a band are more than a reflectance; never where there are no data."""
+    number = (limit - band.offset) / band.scale
+    return np.asarray(raw > (number if raw.dtype == np.float32 else math.floor(number)))
+
+
+def no_reflectance(scene: Scene, valid: int, glaring: int) -> str | None:
+    """Why the numbers of a scene cannot be reflectance by the scale that its item tells, or None.
+
+    Args:
+        scene: whose metadata.
+        valid: pixels with data.
+        glaring: values of theirs, one of each band, above `IMPOSSIBLE`.
+    """
+    values = valid * len(scene.bands)
+    if 2 * glaring <= values:
+        return None
+    band = scene.bands[0]
+    return (
+        f"by its scale {band.scale:g} and offset {band.offset:g} the values of {band.key} and its other bands are no "
+        f"reflectance: {100 * glaring / values:.0f} % of them lie above {IMPOSSIBLE:g}, expected about 0 to 1"
+    )
+
+
+def black_doubt(valid: int, lit: int) -> str | None:
+    """What does not fit where none (`lit`) of the values of a scene's valid pixels lies above `BLACK`, or None."""
+    if not valid or lit:
+        return None
+    return f"no value is above {BLACK:g} reflectance: the scale seems to have been applied already, or is wrong"
 
 
 def reflectance(

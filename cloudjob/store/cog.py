@@ -10,9 +10,9 @@ from rasterio.io import MemoryFile
 
 from cloudjob import classes
 from cloudjob.classes import BINARY, CLASSES, COLOURS, NOT_COMPUTED, Class
+from cloudjob.store import folder, settings, stac
 from cloudjob.store import group as groups
 from cloudjob.store import ledger as ledgers
-from cloudjob.store import settings, stac
 from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
@@ -100,7 +100,8 @@ def attach(lock: Lock) -> Iterator[str]:
         out.put_json(entry.path, item)
         yield file
     lock.check()
-    out.delete(there - {path(entry.group, entry.id) for entry in ledger.done.values()})
+    gone = there - {path(entry.group, entry.id) for entry in ledger.done.values()}
+    out.delete(filter(folder.is_cog, gone))  # What somebody else put there stays
     contract, ledger = settings.read(out), ledgers.refresh(out)
     if contract:
         stac.write(out, contract, ledger)

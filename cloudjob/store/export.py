@@ -43,7 +43,7 @@ def export(out: Out, what: str | None, path: str | Path, *, group: Collection[st
         out: the output.
         what: a scene's id; a day, month or interval as `--dates` takes them (UTC); None for every scene, a file each.
         path: of the file to write, replaced at once where it exists; a folder where there are several.
-        group: only of these groups, or of those whose names begin so.
+        group: only of these groups, or of all windows of these tiles.
 
     Yields:
         The files, as they are written.

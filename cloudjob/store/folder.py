@@ -21,11 +21,17 @@ LARGEST = 256 * 2**20
 _STAGED = r"#\d+$"  # obstore writes NAME#1, then renames it
 _HIDDEN = re.compile(rf"\.|.*{_STAGED}")  # And .DS_Store, .nfs0000: nobody's fault
 _OURS = re.compile(r"\d+|.+\.json|index\.html")
+_COG = re.compile(r"cogs/[^/]+/[^/]+\.tif")
 
 
 def is_ours(path: str) -> bool:
-    """Whether a file has a name that cloudjob, or Zarr for it, gives."""
-    return _OURS.fullmatch(re.sub(_STAGED, "", path.rsplit("/", 1)[-1])) is not None
+    """Whether a file, by its path in an output, has a name that cloudjob, or Zarr for it, gives."""
+    return is_cog(path) or _OURS.fullmatch(re.sub(_STAGED, "", path.rsplit("/", 1)[-1])) is not None
+
+
+def is_cog(path: str) -> bool:
+    """Whether a file, by its path in an output, is one of `store.cog`'s."""
+    return _COG.fullmatch(re.sub(_STAGED, "", path)) is not None
 
 
 def within(root: Path, path: str) -> Path:
@@ -148,8 +154,8 @@ def delete(root: Path, path: str) -> None:
 
 def delete_under(root: Path, prefix: str) -> None:
     """Delete the files below a prefix that have names of ours, and the folders that are empty then."""
-    for _, entry in _walk(root, prefix):
-        if is_ours(entry.name):
+    for path, entry in _walk(root, prefix):
+        if is_ours(path):
             with suppress(FileNotFoundError):
                 os.unlink(entry.path)  # noqa: PTH108
     for folder, *_ in os.walk(within(root, prefix), topdown=False):

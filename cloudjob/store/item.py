@@ -258,6 +258,8 @@ def receipt(item: dict[str, Any]) -> Receipt:
     return Receipt(
         clear=pixels["clear"],
         cloud=pixels["cloud"],
+        thin_cloud=pixels.get("thin_cloud", 0),
+        cloud_shadow=pixels.get("cloud_shadow", 0),
         no_data=pixels["no_data"],
         outside=pixels["not_computed"],
         scl_compared=compared,

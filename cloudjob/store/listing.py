@@ -1,11 +1,13 @@
 """What an OUT holds, scene by scene: date, cloud, share of valid pixels, and state; and groups by their short names."""
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from cloudjob.catalog.dates import Interval
+from cloudjob.catalog.values import UnreadableError, moment
 from cloudjob.errors import UsageError, did_you_mean
 from cloudjob.store import ledger as ledgers
 from cloudjob.store.failures import Failure
@@ -46,7 +48,7 @@ def scenes(out: Out, *, group: str | None = None, dates: Interval | None = None)
 
     Args:
         out: the output.
-        group: only of this group, or of those that begin so ("33TUN").
+        group: only of this group, or of all windows of a tile ("33TUN").
         dates: only of this stretch of time.
 
     Raises:
@@ -66,7 +68,7 @@ def scenes(out: Out, *, group: str | None = None, dates: Interval | None = None)
 
 
 def groups_like(ledger: Ledger, name: str) -> list[str]:
-    """The groups of that name, or that begin with it and an underscore.
+    """The group of that name, else all that begin with it and an underscore: windows of a tile.
 
     Raises:
         UsageError: there is none.
@@ -79,7 +81,7 @@ def groups_like(ledger: Ledger, name: str) -> list[str]:
 
 
 def group_named(ledger: Ledger, name: str) -> str:
-    """The one group of that name, or the only one that begins so.
+    """The one group of that name, or the only window of that tile.
 
     Raises:
         UsageError: there is none, or there are several.
@@ -136,10 +138,9 @@ def _time(failure: Failure) -> str:
     """Of the source item, else when it was sensed; "" where neither can be read."""
     properties = failure.item.get("properties", {})
     for told in (properties.get("datetime"), properties.get("start_datetime"), failure.identity.get("sensing")):
-        try:
-            return iso(datetime.fromisoformat(str(told)))
-        except ValueError:
-            continue
+        with contextlib.suppress(UnreadableError):
+            if time := moment(told, "time"):
+                return iso(time)
     return ""
 
 
@@ -151,5 +152,5 @@ def _valid(pixels: dict[str, int]) -> float | None:
 
 
 def _touches(dates: Interval, one: Listed) -> bool:
-    moment = datetime.fromisoformat(one.datetime)
-    return dates.touches(moment, moment)
+    time = datetime.fromisoformat(one.datetime)
+    return dates.touches(time, time)

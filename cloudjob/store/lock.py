@@ -195,7 +195,8 @@ def _take(out: Out, token: Token) -> bool:
 def _wait_for_silence(out: Out, holder: Token, data: bytes) -> None:
     """Return once the holder has missed two heartbeats.
 
-    Clocks of two machines may differ, so a lock that looks old is watched for that long before it is taken over.
+    Clocks of two machines may differ, so a lock that looks old, or comes from the future, is watched for that long
+    before it is taken over.
 
     Raises:
         UnreachableError: the holder is alive, or may well be.
@@ -203,7 +204,7 @@ def _wait_for_silence(out: Out, holder: Token, data: bytes) -> None:
     patience = 2 * holder.heartbeat
     refusal = UnreachableError(f"another run is at work in {out}: {holder}", hint="run the same command again later")
     age = (datetime.now(UTC) - datetime.fromisoformat(holder.renewed)).total_seconds()
-    if (_is_here(holder) and holder.started) or age < patience:
+    if (_is_here(holder) and holder.started) or abs(age) < patience:
         raise refusal
     log.warning("%s holds the lock of %s; watching for %.0f s whether it is alive", holder, out, patience)
     time.sleep(patience)

@@ -27,7 +27,7 @@ def open_masks(out: Out | str | Path, group: str | None = None) -> xr.DataTree |
 
     Args:
         out: made by `cloudjob run`.
-        group: only this one, or the one that begins so ("33UUP"), as a dataset.
+        group: only this one, or the only window of a tile ("33UUP"), as a dataset.
 
     Returns:
         A tree with a node per group, sorted by time, slots that are not complete left out: `cloud` (time, y, x) uint8,

@@ -26,6 +26,8 @@ class Receipt:
         scl_cloud: those of them the provider calls cloud (classes 8, 9 and 10).
         dark_all: valid pixels whose red, green and blue are all darker than the baseline offset (number < 1000).
         dark_any: valid pixels of which one of them is.
+        glaring: values of valid pixels, one of each band, that no scene reflects (`scene.reflectance.IMPOSSIBLE`).
+        lit: of them, those that are not black (`scene.reflectance.BLACK`).
         seen: pixels the network computed, halo included.
         bytes_read: of decoded pixels.
         read_seconds: waiting for pixels.
@@ -47,6 +49,8 @@ class Receipt:
     scl_cloud: int = 0
     dark_all: int = 0
     dark_any: int = 0
+    glaring: int = 0
+    lit: int = 0
     seen: int = 0
     bytes_read: int = 0
     read_seconds: float = 0.0

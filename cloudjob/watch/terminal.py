@@ -245,7 +245,10 @@ def _percent(value: float | None) -> str:
 def _network(contract: Contract) -> str:
     if contract.graph is None:
         bands = len(contract.bands)
-        return f"SimpleUNet({bands}, widths={contract.widths}, stem={contract.stem}, dilation={contract.dilation})"
+        smooth = ", smooth=True" if contract.smooth else ""
+        return (
+            f"SimpleUNet({bands}, widths={contract.widths}, stem={contract.stem}, dilation={contract.dilation}{smooth})"
+        )
     size = f"windows of {contract.graph.window} px" if contract.graph.window else "windows of any size"
     return f"ONNX, {size}, {contract.graph.activation}"
 

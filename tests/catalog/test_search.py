@@ -1,8 +1,14 @@
+import contextlib
 import json
 import logging
 import pickle
+import socket
+import ssl
+import tempfile
+import threading
 import time
 from collections import deque
+from contextlib import contextmanager
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -10,16 +16,18 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from conftest import REAL, needs_real_scenes
+from distributed.security import Security
 from shapely import box
 from shapely.geometry import mapping
 from stac_server import stac_server
 
 from cloudjob.catalog import answers, stac_api
-from cloudjob.catalog.area import parse_bbox
+from cloudjob.catalog.area import footprint, parse_bbox
 from cloudjob.catalog.dates import parse_dates
+from cloudjob.catalog.item import parse
 from cloudjob.catalog.presets import PRESETS, catalog_for
 from cloudjob.catalog.search import search
-from cloudjob.errors import ContractError, UnreachableError, UsageError
+from cloudjob.errors import CloudjobError, ContractError, UnreachableError, UsageError
 
 JUNE = parse_dates("2024-06-01/2024-06-30", date(2024, 7, 1))
 ALWAYS = parse_dates("1990/..", date(2024, 7, 1))
@@ -346,6 +354,48 @@ def test_across_the_antimeridian(api, item_file):
     assert ids(catalog_for(api.url), fiji) == ids(catalog_for(item_file(api.items)), fiji) == ["both", "east", "west"]
 
 
+def ring(*longitudes):
+    """A footprint from latitude −18 to −17, once around along some longitudes and back."""
+    there = [[at, -18] for at in longitudes]
+    return {"type": "Polygon", "coordinates": [[*there, *([at, -17] for at in reversed(longitudes)), there[0]]]}
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        ring(179, -179),  # by way of Greenwich, as it stands there
+        ring(179, 179.5, -179.5, -179),
+        ring(-179, 179),  # the other way round
+        ring(179, 181),
+        ring(-181, -179),
+        {"type": "MultiPolygon", "coordinates": [ring(179, -179)["coordinates"]]},
+        {"type": "MultiPolygon", "coordinates": [ring(179, 180)["coordinates"], ring(-180, -179)["coordinates"]]},
+    ],
+)
+def test_footprints_across_the_antimeridian_that_are_written_otherwise(item_file, geometry):
+    """They lay beside every bbox, and were dropped without a word."""
+    catalog = catalog_for(item_file([make_item("A", geometry=geometry, bbox=[179, -18, -179, -17])]))
+    for west, east in ((179.2, 179.8), (-179.8, -179.2), (179.8, -179.8), (178, -178)):
+        (found,) = search(catalog, parse_bbox(west, -17.8, east, -17.2), JUNE)
+        assert found["geometry"] == geometry, "it is kept as it is told"
+        assert footprint(found).area == pytest.approx(2)
+        assert -180 <= footprint(found).bounds[0] <= footprint(found).bounds[2] <= 180
+    for west, east in ((178.2, 178.8), (-178.8, -178.2), (-10, 10)):
+        assert ids(catalog, parse_bbox(west, -17.8, east, -17.2)) == []
+
+
+def test_footprints_that_only_are_wide_stay_so(item_file):
+    """The whole world, and a globe's half; and what crosses the antimeridian is mended like any other."""
+    bow_tie = {"type": "Polygon", "coordinates": [[[179, -18], [-179, -17], [-179, -18], [179, -17], [179, -18]]]}
+    given = [("world", mapping(box(-180, -90, 180, 90))), ("half", ring(-90, 0, 90)), ("bow tie", bow_tie)]
+    catalog = catalog_for(item_file([make_item(name, geometry=geometry) for name, geometry in given]))
+    assert ids(catalog, parse_bbox(-10, -18, 10, -17)) == ["half", "world"]
+    (found, _) = search(catalog, parse_bbox(179, -18, -179, -17), JUNE)
+    assert found["id"] == "bow tie"
+    assert footprint(found).area == pytest.approx(1)
+    assert parse(found, {}).item["geometry"] == found["geometry"], "reading it again changes nothing"
+
+
 @pytest.mark.parametrize("fault", [429, 500, 502, 503, 504, 520, 524, "hang up", "cut", "html", "empty", "json"])
 @pytest.mark.parametrize("when", [0, 1, 2, 3])
 def test_passing_faults_are_ridden_out(api, hurried, fault, when):
@@ -393,6 +443,64 @@ def test_nobody_there(hurried):
         search(catalog_for(url), ALPS, JUNE)
 
 
+@contextmanager
+def tls_server(serve):
+    """A server of TCP on loopback: yields its address, and the connections that came; `serve` gets each."""
+    came = []
+
+    def answer():
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                came.append(connection)
+                with connection, contextlib.suppress(OSError):
+                    serve(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"https://127.0.0.1:{listening.getsockname()[1]}/v1", came
+        listening.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def untrusted(connection):
+    """A handshake with a certificate that nobody knows."""
+    security = Security.temporary()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as both:
+        both.write(security.tls_scheduler_key + security.tls_scheduler_cert)
+        both.flush()
+        context.load_cert_chain(both.name)
+    context.wrap_socket(connection, server_side=True).close()
+
+
+@pytest.mark.parametrize(
+    ("serve", "code", "says", "tries"),
+    [
+        (lambda connection: connection.recv(4096), 4, "does not answer", 6),  # closes amid the handshake
+        (lambda _: None, 4, "does not answer", 6),  # before it
+        (lambda connection: connection.sendall(bytes([21, 3, 3, 0, 2, 2, 80])), 4, "INTERNAL_ERROR", 6),  # alert
+        (lambda connection: connection.sendall(b"HTTP/1.1 400 No\r\n\r\n"), 3, "does not speak TLS", 1),
+        (untrusted, 3, "has no certificate to trust", 1),
+    ],
+)
+def test_a_handshake_that_fails_is_tried_again_but_for_a_certificate(hurried, serve, code, says, tries):
+    with tls_server(serve) as (address, came), pytest.raises(CloudjobError, match=says) as caught:
+        search(catalog_for(address), ALPS, JUNE)
+    assert (caught.value.exit_code, len(came)) == (code, tries)
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_certificates_of_ones_own_that_cannot_be_read_are_told(hurried, tmp_path, monkeypatch, content):
+    bundle = tmp_path / "bundle.pem"
+    if content:
+        bundle.write_text(content)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    with tls_server(untrusted) as (address, _), pytest.raises(ContractError, match=r"certificate"):
+        search(catalog_for(address), ALPS, JUNE)
+
+
 @pytest.mark.parametrize(
     ("fault", "when", "says"),
     [
@@ -431,6 +539,24 @@ def test_paging_in_circles_ends(api):
     api.items = [make_item("A"), make_item("B")]
     with pytest.raises(ContractError, match="same page"):
         search(catalog_for(api.url), ALPS, JUNE)
+
+
+@pytest.mark.parametrize("news", [1, 2])
+@pytest.mark.parametrize("methods", [("GET",), ("POST",)])
+def test_what_is_ingested_while_pages_are_turned_is_no_circle(api, monkeypatch, methods, news):
+    """Of a server that counts pages by items, a page may then hold known ones only."""
+    api.methods, api.page = methods, 2
+    api.items = [make_item(f"{n}") for n in range(3 * api.page)]
+    honest = api.search
+
+    def ingesting(method, asked):
+        page = honest(method, asked)
+        if 0 < len(api.searches) <= news:
+            api.items[:0] = [make_item(f"new {len(api.items)} {n}") for n in range(api.page)]
+        return page
+
+    monkeypatch.setattr(api, "search", ingesting)
+    assert set(ids(catalog_for(api.url))) == {f"{n}" for n in range(6)}
 
 
 def test_nothing_found_is_no_error_but_an_unknown_collection_is(api):

@@ -61,3 +61,17 @@ def test_other_scales_have_other_black(scene: Scene) -> None:
     raw[1, 0, 0] = 499
     told = task._tally(np.zeros((4, 4), np.uint8), raw, replace(scene, bands=bands), 16)
     assert (told.dark_all, told.dark_any) == (0, 1)
+
+
+def test_values_that_nothing_reflects_are_counted_in_each_kind_of_number(scene: Scene) -> None:
+    mask = np.array([[CLEAR] * 4, [CLOUD] * 4, [NO_DATA] * 4, [NOT_COMPUTED] * 4], np.uint8)
+    raw = np.full((4, 4, 4), 21_000, np.uint16)  # By 0.0001 and −0.1 just 2.0
+    raw[1] = 21_001
+    raw[2] = 1010  # just black
+    told = task._tally(mask, raw, scene, 16)
+    assert (told.glaring, told.lit) == (8, 3 * 8)
+    bands = tuple(replace(band, scale=1.0, offset=0.0, dtype="float32") for band in scene.bands)
+    values = np.full((4, 4, 4), 1.6, np.float32)  # snow and glint
+    values[0], values[1], values[2, 0] = 2.5, 0.0005, np.nan
+    told = task._tally(mask, values, replace(scene, bands=bands), 16)
+    assert (told.glaring, told.lit) == (8, 8 + 4 + 8)

@@ -52,6 +52,7 @@ from scenes import BANDS
 from scipy.ndimage import binary_dilation
 
 import cloudjob as api
+from cloudjob.scene.reflectance import scaling
 
 A, B, C = "S2A_33UUP_20240601_0_L2A", "S2A_33UUP_20240604_0_L2A", "S2A_33UVP_20240601_0_L2A"
 
@@ -372,29 +373,35 @@ def test_from_python(simple: Simple, cluster: str, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")  # stackstac 0.5 with affine 3
 @pytest.mark.filterwarnings("ignore:The argument 'infer_datetime_format':UserWarning")  # … with pandas 2
-def test_the_readmes_recipe_for_a_cube_of_ones_own(tmp_path: Path) -> None:
-    listed = []
+@pytest.mark.parametrize("applied", [None, True])
+def test_the_readmes_recipe_for_a_cube_of_ones_own(applied: bool | None, tmp_path: Path) -> None:
+    """Of items whose numbers have ESA's 1000, and of those that say that it is off already."""
+    listed, offset = [], 0 if applied else 1000
+    about = {} if applied is None else {"earthsearch:boa_offset_applied": applied}
     for day in (1, 4):
         land = np.random.default_rng(day).integers(1_300, 1_700, SHAPE, np.uint16)
         values = {band: land + (band == "nir") * np.uint16(2_000) for band in BANDS}
         for pixels in values.values():
             pixels[:, SHAPE[1] // 2 :] = 7_000  # a deck of cloud over one half
         name, when = f"S2A_{day}", f"2024-06-0{day}T10:15:59Z"
-        listed.append(make_scene(tmp_path, name, when, values=values, epsg=32632, baseline="05.10"))
+        listed.append(make_scene(tmp_path, name, when, values=values, epsg=32632, baseline="05.10", properties=about))
+        told = scaling(listed[-1]["properties"], listed[-1]["assets"]["red"], "05.10")
+        assert told == pytest.approx((1e-4, -offset / 10_000))
     ((recipe,),) = [re.findall(r"```python\n(cube = .+?)```", (ROOT / "README.md").read_text(), re.DOTALL)]
     left, top = GRID[2], GRID[5]
     names: dict[str, Any] = {"items": listed, "cloudjob": api, "stackstac": stackstac}
     names["bounds"] = (left, top - 10 * SHAPE[0], left + 10 * SHAPE[1], top)
-    exec(recipe, names)
+    assert recipe.count("\noffset = 1000  #") == 1
+    exec(recipe.replace("offset = 1000", f"offset = {offset}"), names)
     clear = names["clear"].compute()
     assert clear.shape == (2, 4, *SHAPE)
     assert clear.sel(band="red").notnull()[:, :, : SHAPE[1] // 4].mean() > 0.9
     assert clear.sel(band="red").isnull()[:, :, -SHAPE[1] // 4 :].mean() > 0.9
     for item, seen in zip(listed, clear, strict=True):
         with rasterio.open(item["assets"]["nir"]["href"]) as file:
-            pixels = file.read(1)
+            numbers = file.read(1).astype(float)
         known = seen.sel(band="nir").notnull().values
-        np.testing.assert_allclose(seen.sel(band="nir").values[known], (pixels[known] - 1000.0) / 10_000, rtol=1e-6)
+        np.testing.assert_allclose(seen.sel(band="nir").values[known], (numbers[known] - offset) / 10_000, rtol=1e-6)
 
 
 # A network whose pixels depend on their surroundings, on scenes of four by three tiles with ragged edges

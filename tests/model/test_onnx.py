@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,13 @@ import onnx
 import pystac
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import make_checkpoint
 from jobs import make_scene, write_catalog
 from networks import FOUR, LIMITS, blurred, bright, contract, fixed, four_classes, graph, save
 from onnx import TensorProto, helper, numpy_helper
 
-from cloudjob import embed
+from cloudjob import cli, embed
 from cloudjob.classes import CLEAR, CLOUD, SHADOW, THIN_CLOUD
 from cloudjob.errors import CONTRACT, ContractError, SceneError, UsageError
 from cloudjob.model import checkpoint, predict, source
@@ -502,6 +504,23 @@ def test_a_draft_for_somebody_elses_graph(like: str, tmp_path: Path) -> None:
     path.write_bytes(four_classes().SerializeToString())
     with pytest.raises(ContractError, match=f"has 4 classes, {re.escape(like)} has 3"):
         draft(path, like)
+
+
+def test_the_hint_where_there_is_no_record_is_a_command_that_drafts_one(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.onnx"
+    path.write_bytes(blurred(64).SerializeToString())
+    with pytest.raises(ContractError, match=r"there is no theirs\.json beside it") as caught:
+        source.read(path)
+    *words, arrow, beside = shlex.split((caught.value.hint or "").removeprefix("draft one: "))
+    assert (words[0], words[-2], arrow) == ("cloudjob", "--like", ">")
+    assert words[-1] in source.NAMES
+    told = json.loads((source.RECORDS / f"{words[-1]}.json").read_text())
+    # Its weights are in a package that may not be there: a network of our own under the very same record
+    known = save(tmp_path / "known.onnx", blurred(256), source.record.from_record(told))
+    done = CliRunner().invoke(cli.cli, [*words[1:-1], str(known)])
+    assert done.exit_code == 0, done.output
+    Path(beside).write_text(done.stdout)
+    assert checkpoint.load(path).contract.name == "theirs"
 
 
 def test_a_gpu_computes_in_float32_and_takes_its_part_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 from faulty import call
 
 from cloudjob.errors import ContractError
-from cloudjob.store import folder, ledger, settings, slots
+from cloudjob.store import cog, folder, ledger, settings, slots
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 from cloudjob.store.writer import Writer
@@ -153,6 +153,22 @@ def test_a_redo_leaves_what_somebody_else_put_there(out: Out):
     output.run(out, [SCENE], contract=settings.Settings(**{**vars(output.SETTINGS), "threshold": 0.7}), redo=True)
     assert all(path.read_text() == "mine" for path in mine)
     assert set(ledger.read(out).done) == {SCENE.id}
+
+
+def test_a_redo_leaves_no_old_cog_and_what_somebody_else_put_beside_them(out: Out):
+    """The mask's contract was a new one, its picture in `cogs` the old one's."""
+    with Lock(out) as lock:
+        path, _ = cog.attach(lock)
+        old = out.get(path)
+        Path(out.address, f"{path}#1").write_bytes(b"II")  # What a killed run left
+        mine = [Path(out.address, "cogs", name) for name in ("map.qgz", "mine.tif", "32TQM/notes.txt")]
+        for each in mine:
+            each.write_text("mine")
+        assert list(cog.attach(lock)) == []
+    assert all(each.read_text() == "mine" for each in mine)
+    assert out.get(path) == old
+    output.run(out, [SCENE], contract=settings.Settings(**{**vars(output.SETTINGS), "threshold": 0.7}), redo=True)
+    assert sorted(each for each in Path(out.address, "cogs").rglob("*") if each.is_file()) == sorted(mine)
 
 
 def test_sweeping_leaves_what_somebody_else_put_there(out: Out):

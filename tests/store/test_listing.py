@@ -1,6 +1,7 @@
 """What `cloudjob list` shows, and groups by their short names."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -47,6 +48,29 @@ def test_by_date_and_by_group(out: Out) -> None:
     assert [one.id for one in listing.scenes(out, group="32TQM", dates=parse_dates("2024-06-02", TODAY))] == [
         make_scene(1).id
     ]
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ("2024-06-03T01:15:59", "2024-06-03T01:15:59Z"),
+        ("2024-06-03T01:15:59+02:00", "2024-06-02T23:15:59Z"),
+        ("2024-06-03t01:15:60z", "2024-06-03T01:15:59Z"),
+        ("yesterday", "2024-06-03T10:15:59.024000Z"),  # when it was sensed
+    ],
+)
+def test_a_failed_scene_has_its_time_in_utc_however_its_item_writes_it(
+    tmp_path: Path, capfd: Capfd, told: str, shown: str
+) -> None:
+    """One without a zone ended `list --dates` with a traceback."""
+    out, scene = Out.at(tmp_path / "out"), make_scene(2)
+    scene = replace(scene, item={**scene.item, "properties": {"datetime": told}})
+    run(out, [make_scene(0), scene, make_scene(3)], failing={scene.id: "its file is cut short"})
+    listed = call(capfd, "list", str(out), "--dates", "2024-06-02/2024-06-03", "--json")
+    assert listed.code == 0
+    assert [json.loads(line)["datetime"] for line in listed.stdout.splitlines()] == [shown]
+    everything = call(capfd, "list", str(out), "--json").stdout.splitlines()
+    assert [json.loads(line)["state"] for line in everything] == ["done", "failed", "done"]
 
 
 def test_short_names_of_groups(out: Out) -> None:

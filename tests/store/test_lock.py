@@ -111,7 +111,7 @@ def test_a_zombie_is_dead(out: Out):
 
 @pytest.mark.parametrize("elsewhere", [{"host": "elsewhere"}, {"boot": "another container"}])
 def test_elsewhere_two_heartbeats_must_have_been_missed(out: Out, elsewhere: dict[str, str]):
-    leave(out, **elsewhere, renewed=now())
+    leave(out, **elsewhere, renewed=now(), heartbeat=100.0)
     with pytest.raises(UnreachableError, match="another run is at work"), Lock(out):
         pass
     leave(out, **elsewhere, renewed=now(hours=1))
@@ -129,10 +129,22 @@ def test_a_clock_that_is_slow_does_not_make_a_live_run_look_dead(out: Out):
     sign.join()
 
 
-def test_a_clock_that_is_fast_does_not_either(out: Out):
-    leave(out, host="elsewhere", renewed=now(hours=-1))
+@pytest.mark.parametrize("ahead", [0.2, 3600])
+def test_a_clock_that_is_fast_does_not_either(out: Out, ahead: float):
+    token = leave(out, host="elsewhere", renewed=now(seconds=-ahead), heartbeat=1.0)
+    renewed = replace(token, renewed=now(seconds=-ahead - 0.5))
+    sign = threading.Timer(0.5, lambda: out.put(token.path, dump(asdict(renewed))))
+    sign.start()
     with pytest.raises(UnreachableError, match="another run is at work"), Lock(out):
         pass
+    sign.join()
+
+
+def test_a_dead_run_whose_clock_was_fast_locks_nobody_out_until_then(out: Out):
+    leave(out, host="elsewhere", renewed=now(days=-1))
+    began = time.monotonic()
+    with Lock(out):
+        assert time.monotonic() - began >= 0.4
 
 
 def test_the_heartbeat_gives_signs_of_life(out: Out):

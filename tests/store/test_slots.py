@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import obstore
+import output
 import pystac
 import pytest
 import rioxarray  # noqa: F401  # gives datasets their .rio
@@ -27,7 +28,7 @@ from shapely.geometry import box
 
 from cloudjob.errors import ContractError
 from cloudjob.grid import Grid, Window
-from cloudjob.store import ledger
+from cloudjob.store import check, ledger
 from cloudjob.store.ledger import Done
 from cloudjob.store.lock import Lock, LockLostError
 from cloudjob.store.masks import open_masks
@@ -306,6 +307,27 @@ def test_a_grown_scene_ends_with_the_item_of_one_that_was_whole_from_the_start(o
         )
     assert grown == once
     assert np.array_equal(array(out), array(whole))
+
+
+@pytest.mark.parametrize("classes", [(0, 1, 2), (0, 1, 3), (0, 1, 2, 3)])
+def test_a_grown_scene_keeps_its_thin_clouds_and_shadows(
+    classes: tuple[int, ...], out: Out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """They were counted in the new tiles only, and `check --repair` then deleted a sound mask."""
+    what, contract = np.array([*classes, 254], np.uint8), replace(SETTINGS, classes=classes)
+    monkeypatch.setattr(
+        output, "values", lambda _, tile: np.random.default_rng(tile).choice(what, TILING.core(tile).shape)
+    )
+    for tiles in (ALL[:1], ALL[:3], ALL):
+        run(out, [make_scene(0)], tiles, contract=contract)
+        assert list(check.check(out)) == []
+    whole = Out.at(tmp_path / "whole")
+    run(whole, [make_scene(0)], contract=contract)
+    grown, once = (
+        json.loads(files(each)[f"items/32TQM/{make_scene(0).id}.json"])["properties"] for each in (out, whole)
+    )
+    for name in ("cloudjob:pixels", "eo:cloud_cover", "cloudjob:checksum"):
+        assert grown[name] == once[name]
 
 
 def test_an_item_of_the_version_before_grows_too(out: Out):
