@@ -11,33 +11,21 @@ import numpy.typing as npt
 from cloudjob.scene.scene import Band, Numbers, Scene, is_empty
 
 OFFSET_BASELINE = 4
-
-
 """From this processing baseline on (04.00, 25 January 2022) ESA adds 1000 to every number of L1C and L2A, so that dark
 surfaces can be negative: https://sentiwiki.copernicus.eu/web/s2-products (Level-2A products)."""
 
 
 OFFSET = 0.1
-
-
 """That addition as reflectance."""
 
 
 SCALE = 1e-4
-
-
 """Reflectance of one number, where the item does not tell: ESA's quantification value of 10,000."""
 
-
 IMPOSSIBLE = 2.0
-
-
 """Reflectance that half of a scene cannot exceed: fresh snow and thick clouds have about 1, glint up to 1.6."""
 
-
 BLACK = 1e-3
-
-
 """Reflectance that some pixel of any scene exceeds: even deep water does by its noise."""
 
 
