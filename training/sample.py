@@ -27,13 +27,14 @@ from cloudjob.model.contract import Contract
 from training.crop import Sample, hidden, pad, resize, turn, window
 from training.patch import ALL_BANDS, UNKNOWN, Patch
 from training.scenery import Scenery
-from training.sensor import SWIR, condensed, dazzle, empty, fade, frost, lose_sides, sensor, undecided
+from training.sensor import SWIR, WITHHELD, condensed, dazzle, empty, fade, frost, lose_sides, sensor, snowed, undecided
 
 Float = npt.NDArray[np.float32]
 
 FOUR = Contract("", "", ALL_BANDS[:4], (0.25,) * 4, (0.25,) * 4)
 BLENDED = 0.25  # share of labelled crops that are two seen through each other, where there are such
 FROSTED = 0.8  # share of crops of real snow whose swir16 is made up
+SNOWED = 0.1  # share of crops with clouds that are snow instead, by their swir16 alone
 KEPT = 2e9  # bytes of patches kept in memory; larger data sets are read again every epoch
 DOUBTFUL = (0.05, 0.15)  # opacity between thin haze and thin cloud, where people disagree: not taught
 
@@ -160,7 +161,11 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
             image, target = self._clouded(rng, simulated=kind == 4)
         image = image[: self.bands]
         if self.augment:
-            image, target = lose_sides(rng, fade(rng, sensor(rng, image)), undecided(image, target))
+            snow = self.bands > SWIR and kind != 1 and rng.random() < SNOWED
+            if snow:
+                image, target = snowed(rng, image, target)
+            sensed = sensor(rng, image, 0 if snow else WITHHELD)
+            image, target = lose_sides(rng, fade(rng, sensed), undecided(image, target))
         image = image.copy()
         see(self.contract, image)
         return torch.from_numpy(image), torch.from_numpy(target[None].copy()), self._shown
@@ -284,7 +289,8 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         whole = self.scenery.sky(int(rng.integers(self.skies)))
         parts, _ = turn(rng, *window(rng, whole, whole[0], self.crop))
         colour = parts[2:].copy()
-        colour[SWIR] *= np.float32(np.exp(rng.uniform(np.log(0.6), np.log(1.6))))  # real clouds differ more
+        # Real clouds differ more, and those of ice are darker.
+        colour[SWIR] *= np.float32(np.exp(rng.uniform(np.log(0.35), np.log(1.6))))
         sky = simulate.Sky(opacity=parts[0].copy(), colour=colour, shadow=parts[1].copy())
         mixed, label = simulate.overlay(image, sky)
         mixed[:, empty(image)] = 0

@@ -6,7 +6,11 @@ data, a plane of NaN an absent band. The targets were judged before: what an ima
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import maximum_filter, minimum_filter  # type: ignore[attr-defined]  # scipy's own lists hide it
+from scipy.ndimage import (  # type: ignore[attr-defined]  # scipy's own lists hide them
+    gaussian_filter,
+    maximum_filter,
+    minimum_filter,
+)
 
 from cloudjob.model.contract import Contract
 
@@ -27,10 +31,10 @@ def empty(image: Float) -> npt.NDArray[np.bool_]:
     return nothing
 
 
-def sensor(rng: np.random.Generator, image: Float) -> Float:
+def sensor(rng: np.random.Generator, image: Float, withheld: float = WITHHELD) -> Float:
     """Gain and offset of all bands and of each, the blue haze of level 1C, saturation, 8-bit numbers and noise.
 
-    `swir16` comes in pixels of twice the side, or not at all.
+    `swir16` comes in pixels of twice the side, or, with the probability `withheld`, not at all.
     """
     nothing, bands = empty(image), len(image)
     gain = np.exp(rng.normal(0, 0.08) + rng.normal(0, 0.04, bands))
@@ -46,7 +50,7 @@ def sensor(rng: np.random.Generator, image: Float) -> Float:
         image = image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, 0.006))
     image = np.clip(image, 0.0001, BRIGHTEST).astype(np.float32)
     if bands > SWIR:
-        if rng.random() < WITHHELD:
+        if rng.random() < withheld:
             image[SWIR] = np.nan
         elif rng.random() < 0.6:
             image[SWIR] = coarse(image[SWIR])
@@ -99,12 +103,30 @@ def frost(rng: np.random.Generator, image: Float, target: Float) -> Float:
     """
     green, nir = image[1], image[3]
     white = np.clip((green - 0.12) / 0.15, 0, 1)
-    snow = np.float32(np.exp(rng.normal(np.log(0.03), 0.6))) * green
+    snow = _snow(rng) * green
     rock = np.float32(rng.uniform(0.9, 1.35)) * nir
     made = np.where(np.nan_to_num(target) > 0.5, _kept(rng) * green, white * (snow - rock) + rock)
     image = image.copy()
     image[SWIR] = np.where(empty(image), 0, made)
     return image
+
+
+def snowed(rng: np.random.Generator, image: Float, target: Float) -> tuple[Float, Float]:
+    """Snow of the form of clouds: what passes for cloud in four bands is clear where it is dark at 1.6 µm.
+
+    What snow looks like can be learnt by heart, for there is little of it; here the band alone tells. Rims and dim
+    clouds, which would be neither, are not taught. An image without the band has snow wherever it is bright.
+    """
+    cloud = gaussian_filter(np.nan_to_num(target, nan=0.5), 1)
+    weight = np.clip((image[1] - 0.12) / 0.15, 0, 1)
+    if np.isnan(image[SWIR]).any():
+        ground = np.float32(rng.uniform(0.9, 1.35)) * image[3]
+    else:
+        ground, weight = image[SWIR], weight * cloud
+    image = image.copy()
+    image[SWIR] = np.where(empty(image), 0, weight * (_snow(rng) * image[1] - ground) + ground)
+    clear = (weight > 0.6) | (cloud < 0.1)
+    return image, np.where(clear & ~np.isnan(target), 0, np.nan).astype(np.float32)
 
 
 def condensed(rng: np.random.Generator, image: Float) -> Float:
@@ -114,13 +136,18 @@ def condensed(rng: np.random.Generator, image: Float) -> Float:
     return image
 
 
+def _snow(rng: np.random.Generator) -> np.float32:
+    """What snow keeps of its brightness at 1.6 µm: 0.01 to 0.08, the median of real snow 0.02."""
+    return np.float32(np.exp(rng.normal(np.log(0.03), 0.6)))
+
+
 def _kept(rng: np.random.Generator) -> np.float32:
     """What a cloud keeps of its brightness at 1.6 µm.
 
     Real ones: 0.1 to 0.9, half of it below 0.24, over the Atlantic (ice); 0.5 to 1.3 and 0.7 to 1.8 over land (drops,
     and the ground's light among them).
     """
-    return np.float32(np.exp(rng.uniform(np.log(0.15), np.log(1.5))))
+    return np.float32(np.exp(rng.uniform(np.log(0.08), np.log(1.5))))
 
 
 def fade(rng: np.random.Generator, image: Float) -> Float:

@@ -22,6 +22,7 @@ from training.sensor import (
     lose_sides,
     saturated,
     sensor,
+    snowed,
     undecided,
 )
 
@@ -132,6 +133,32 @@ def test_real_snow_gets_a_swir16_that_is_dark_and_rock_one_that_is_not():
         assert saturated[SWIR].max() < 0.15, "near infrared is the brighter only because the others are cut"
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_snow_of_the_form_of_clouds_is_clear_by_its_swir16_alone(given):
+    scene = np.full((5, 32, 32), 0.08, np.float32)
+    scene[3:] = 0.3
+    scene[:, :16] = 0.6  # a cloud, and a veil that is as dark as its ground
+    cloud = np.zeros((32, 32), np.float32)
+    cloud[:16] = cloud[:, 24:] = 1
+    cloud[:2, :2] = np.nan
+    if not given:
+        scene[SWIR] = np.nan
+    for seed in range(20):
+        image, target = snowed(rng(seed), scene, cloud)
+        assert (image[:4] == scene[:4]).all()
+        assert np.nanmax(image[SWIR, 4:12]) < 0.2
+        assert image[SWIR, 20:, :20].min() > 0.2
+        assert np.isnan(target[:2, :2]).all(), "what was unknown stays so"
+        assert (target[4:12] == 0).all()
+        assert np.isnan(target[20:, 28:]).all(), "dim, and neither snow nor a clear cloud"
+        assert (target[20:, :20] == 0).all()
+
+
+def test_snow_without_its_swir16_would_be_a_lie():
+    full = image(5)
+    assert not any(np.isnan(sensor(rng(seed), full, withheld=0)).any() for seed in range(40))
+
+
 def test_a_pasted_cloud_gets_a_swir16_as_real_ones_have():
     cloud = image(5, 0.4, 0.9)
     cloud[SWIR] = np.nan
@@ -139,7 +166,7 @@ def test_a_pasted_cloud_gets_a_swir16_as_real_ones_have():
         made = condensed(rng(seed), cloud)
         share = made[SWIR] / cloud[1]
         assert np.isnan(cloud[SWIR]).all(), "the image itself is left alone"
-        assert share.min() >= 0.15
+        assert share.min() >= 0.08
         assert share.max() <= 1.51
 
 
@@ -183,6 +210,18 @@ def test_what_is_shown_is_what_a_job_shows(folder):
         absent += bool((shown[4] == -0.25).all())
         assert target.isnan().float().mean() < 1
     assert 5 < absent < 35
+
+
+def test_snow_of_the_form_of_clouds_is_shown_with_its_band_only(folder, monkeypatch):
+    monkeypatch.setattr("training.sample.SNOWED", 1)
+    samples = Samples(find(folder).patches, Mix(1, 0, 1, 1, 1), 40, crop=64, skies=3, contract=FIVE)
+    bright = 0
+    for index in range(40):
+        shown, target, _ = samples[index]
+        assert (shown[4] >= 0).all()
+        assert not (target > 0).any()
+        bright += int(((target[0] == 0) & (shown[1] > 0.4)).sum())
+    assert bright > 1000
 
 
 def test_the_teacher_judges_blends_in_all_bands_and_before_the_sensor(folder):
