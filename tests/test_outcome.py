@@ -25,7 +25,7 @@ from cloudjob.model.checkpoint import load
 from cloudjob.plan import sources, survey
 from cloudjob.plan.request import request
 from cloudjob.scene import opened, outside
-from cloudjob.store import again, check, failures, ledger, repair
+from cloudjob.store import again, check, failures, ledger, listing, repair, runs
 from cloudjob.store.ledger import Summary
 from cloudjob.store.lock import Lock
 from cloudjob.store.masks import open_masks
@@ -33,7 +33,7 @@ from cloudjob.store.out import Out
 from cloudjob.store.receipt import SceneResult
 
 SMALL = {"shape": (64, 64)}
-A, B, C = (f"S2A_33UUP_202406{day:02}_0_L2A" for day in (1, 4, 7))
+A, B, C, D = (f"S2A_33UUP_202406{day:02}_0_L2A" for day in (1, 4, 7, 9))
 
 
 @dataclass
@@ -591,7 +591,7 @@ def test_every_run_leaves_a_record(nights: Nights, monkeypatch: pytest.MonkeyPat
     assert len(nights.out.names("runs")) == 3
     last = nights.status.last_run or {}
     assert (last["how"], last["scenes"]) == ("complete", [])
-    assert len(ledger.last_receipts(nights.out)) == 1, "what a scene costs is known from the run that had one"
+    assert len(runs.last_receipts(nights.out)) == 1, "what a scene costs is known from the run that had one"
 
     def killed(*_: Any) -> Iterator[Any]:
         raise SystemExit
@@ -744,3 +744,136 @@ def test_a_mark_of_an_earlier_cloudjob_is_understood(nights: Nights):
     nights.out.put_json(again.FILE, {B: "2024-06-04"})
     assert nights.run(nights.scene(A), nights.scene(B), dates="2024-06-01") == {B: "done"}
     assert again.read(nights.out) == []
+
+
+# What is there stays, or is told
+
+
+def part_of(item: dict[str, Any]) -> tuple[float, float, float, float]:
+    """A corner that holds one of its tiles."""
+    west, south, east, north = item["bbox"]
+    return west, north - 0.1 * (north - south), west + 0.1 * (east - west), north
+
+
+def damage(nights: Nights, scene: str) -> None:
+    done = ledger.read(nights.out).done[scene]
+    for path in Path(nights.out.address).glob(f"masks.zarr/{done.group}/cloud/c/{done.slot}/*/*"):
+        path.write_bytes(b"damaged")
+
+
+def mended(nights: Nights) -> list[str]:
+    with Lock(nights.out) as lock:
+        return [what for _, what in repair.repair(lock, list(check.check(nights.out)))]
+
+
+def test_a_redo_that_finds_no_scene_deletes_nothing(nights: Nights):
+    """Of dates that are misspelt, say."""
+    assert nights.run(nights.scene(A)) == {A: "done"}
+    before = jobs.kept(Path(nights.out.address))
+    error = nights.ends(nights.scene(A), dates="2019", threshold=0.9, redo=True)
+    assert isinstance(error, ContractError)
+    assert "nothing was deleted" in str(error)
+    assert jobs.kept(Path(nights.out.address)) == before
+    assert nights.run(nights.scene(A), threshold=0.9, redo=True) == {A: "done"}
+    assert nights.run(nights.scene(A), dates="2019", threshold=0.9, redo=True) == {}, "nothing is to be redone"
+
+
+def test_a_damaged_mask_is_made_again_whole_though_the_area_has_shrunk(nights: Nights):
+    item = nights.scene(A, shape=(200, 170))
+    nights.run(item)
+    before = jobs.mask_of(Path(nights.out.address), A)
+    damage(nights, A)
+    mended(nights)
+    assert nights.run(item, bbox=part_of(item)) == {A: "done"}
+    np.testing.assert_array_equal(jobs.mask_of(Path(nights.out.address), A), before)
+    assert nights.run(item, bbox=part_of(item)) == {}
+
+
+@pytest.mark.parametrize("left", [b"", b"x"])
+@pytest.mark.parametrize("name", ["status", "time"])
+def test_a_damaged_axis_is_named_with_what_mends_it(name: str, left: bytes, nights: Nights):
+    """What codecs say of it ended the run as a bug of cloudjob."""
+    nights.run(nights.scene(A))
+    (path,) = Path(nights.out.address).glob(f"masks.zarr/*/{name}/c/0")
+    path.write_bytes(left)
+    error = nights.ends(nights.scene(A), nights.scene(B))
+    assert isinstance(error, ContractError)
+    assert f"/{name} cannot be read" in str(error)
+    assert "check OUT --repair" in (error.hint or "")
+    assert set(mended(nights)) == {"made anew from what else is known"}
+    assert nights.run(nights.scene(A), nights.scene(B)) == {B: "done"}
+
+
+@pytest.mark.parametrize("told", [None, {"clear": "1"}, {"clear": -1, "cloud": 0, "no_data": 0, "not_computed": 0}])
+def test_an_item_whose_counts_are_none_costs_its_own_scene_only(told: Any, nights: Nights):
+    """A scene that grows adds to them: that ended the run as a bug of cloudjob, and `list`, too."""
+    item, beside = nights.scene(A, shape=(200, 170)), nights.scene(B, shape=(200, 170))
+    nights.run(item, bbox=part_of(item))
+    (path,) = Path(nights.out.address).glob("items/*/S2A*.json")
+    found = json.loads(path.read_text())
+    found["properties"]["cloudjob:pixels"] = told
+    path.write_text(json.dumps(found))
+    assert {one.state for one in listing.scenes(nights.out)} == {"incomplete"}
+    assert len(nights.status.damaged) == 1
+    assert nights.run(item, beside) == {A: "done", B: "done"}
+    assert not nights.status.damaged
+
+
+@pytest.mark.parametrize("receipt", [None, {}, {"seen": 3}, dict.fromkeys(runs.COSTS, "1"), [1]])
+def test_a_record_of_another_version_tells_no_cost(receipt: Any, nights: Nights):
+    """A guess for people ended the run as a bug of cloudjob."""
+    nights.run(nights.scene(A))
+    (path,) = nights.out.names("runs")
+    record = nights.out.get_json(f"runs/{path}")
+    assert runs.last_receipts(nights.out) == [{name: record["scenes"][0]["receipt"][name] for name in runs.COSTS}]
+    record["scenes"][0]["receipt"] = receipt
+    nights.out.put_json(f"runs/{path}", record)
+    assert runs.last_receipts(nights.out) == []
+
+
+def test_a_clock_that_was_ahead_once_keeps_no_scene_from_being_given_up(nights: Nights):
+    bad, good, today = nights.scene(A), nights.scene(B), nights.now
+    cut(bad)
+    nights.now += timedelta(days=4000)
+    assert nights.run(bad, good) == {A: "failed", B: "done"}
+    nights.now = today
+    assert [nights.run(bad, good)[A] for _ in range(3)] == ["failed", "failed", "abandoned"]
+
+
+def test_the_slots_of_a_group_made_anew_are_no_unfinished_scenes(nights: Nights):
+    """They were said to be incomplete for ever, and that the next run would finish them."""
+    bad = nights.scene(B)
+    mend = cut(bad)
+    assert nights.run(nights.scene(A), bad) == {A: "done", B: "failed"}
+    (path,) = Path(nights.out.address).glob("masks.zarr/*/zarr.json")
+    path.write_bytes(b"")
+    assert mended(nights) == ["made anew from what else is known"]
+    assert nights.status.incomplete == ()
+    mend()
+    assert nights.run(nights.scene(A), bad) == {B: "done"}
+    (slots,) = jobs.slots(Path(nights.out.address)).values()
+    assert slots == [A, B]
+
+
+def test_a_source_that_answers_when_it_was_given_up_is_told_in_words(
+    nights: Nights, server: FileServer, monkeypatch: pytest.MonkeyPatch
+):
+    """Of a scene that was under way meanwhile; the reason of those that were not tried was "None"."""
+    monkeypatch.setattr(sources, "PATIENCE", 2)
+    beside = nights.scene("S2A_33UUP_20240608_0_L2A")  # Else nothing would be waited for any more
+    items = [served(nights.scene(name), nights.folder / "files", server.url) for name in (A, B, C, D)]
+    for name in (A, B):
+        server.disturb(name, lasting=503)
+    real = job.stream
+
+    def four_lanes(*arguments: Any) -> Iterator[Any]:
+        work = iter(arguments[2])
+        handed_in = [next(work) for _ in range(4)]
+        yield from real(None, None, handed_in[:2])  # type: ignore[arg-type]
+        assert list(work) == []
+        yield from real(None, None, handed_in[2:])  # type: ignore[arg-type]
+
+    monkeypatch.setattr(job, "stream", four_lanes)
+    states = nights.run(*items, beside)
+    assert states == {A: "failed", B: "failed", C: "done", D: "failed", beside["id"]: "done"}
+    assert nights.status.failed[D].endswith("is out: it answered only later")

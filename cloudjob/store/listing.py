@@ -136,7 +136,8 @@ def _others(ledger: Ledger) -> list[Listed]:
 
 def _time(failure: Failure) -> str:
     """Of the source item, else when it was sensed; "" where neither can be read."""
-    properties = failure.item.get("properties", {})
+    properties = failure.item.get("properties")
+    properties = properties if isinstance(properties, dict) else {}  # An item that was refused may hold anything
     for told in (properties.get("datetime"), properties.get("start_datetime"), failure.identity.get("sensing")):
         with contextlib.suppress(UnreadableError):
             if time := moment(told, "time"):
