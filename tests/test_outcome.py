@@ -13,7 +13,7 @@ from typing import Any
 import jobs
 import numpy as np
 import pytest
-from faulty import served
+from faulty import call, served
 from file_server import FileServer, file_server
 from stac_server import serving
 
@@ -579,6 +579,53 @@ def test_another_run_may_commit_while_masks_are_opened(nights: Nights, monkeypat
     monkeypatch.setattr(open_masks.__globals__["xr"], "open_zarr", meanwhile)
     (masks,) = open_masks(nights.out).children.values()
     assert masks.scene.values.tolist() == [A]
+
+
+def killed_in(nights: Nights, monkeypatch: pytest.MonkeyPatch, *items: dict[str, Any]) -> None:
+    """A night that ends as by SIGKILL, before any scene is read."""
+
+    def killed(*_: Any) -> Iterator[Any]:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job.Record, "end", lambda *_: None)
+        patch.setattr(job, "stream", killed)
+        with pytest.raises(SystemExit):
+            nights.run(*items)
+
+
+def test_what_a_killed_run_left_is_done_whatever_the_dates_of_the_next(nights: Nights, monkeypatch: pytest.MonkeyPatch):
+    """Of a night that asks for its last days only: these scenes were asked for never again."""
+    items = [nights.scene(name) for name in (A, B, C)]
+    assert nights.run(items[0]) == {A: "done"}
+    killed_in(nights, monkeypatch, *items)
+    assert set(nights.status.incomplete) == {B, C}
+    assert nights.run(items[0], items[1], dates="2024-06-30") == {B: "done"}
+    assert nights.status.incomplete == (C,), "it is not listed, but may be once more"
+    assert nights.run(*items, dates="2024-06-30") == {C: "done"}
+    assert nights.status.incomplete == ()
+
+
+def test_what_a_killed_run_left_is_over_when_another_version_is_done(nights: Nights, monkeypatch: pytest.MonkeyPatch):
+    older = nights.scene(V1, baseline="02.10")
+    newer = nights.scene(V2, baseline="03.01", generated="2024-08-01T00:00:00Z")
+    killed_in(nights, monkeypatch, older)
+    assert nights.run(newer) == {V2: "done"}
+    assert nights.status.incomplete == (V1,)
+    assert nights.run(older) == {}
+    assert nights.status.incomplete == ()
+    assert list(jobs.slots(Path(nights.out.address)).values()) == [["", V2]]
+
+
+def test_a_run_tells_of_files_that_cannot_be_used(nights: Nights, capfd: pytest.CaptureFixture[str]):
+    """It said "nothing to do", and ended with 0."""
+    nights.run(nights.scene(A), nights.scene(B))
+    nights.out.put("failures/x.json", b"{")
+    catalog, out = nights.folder / "items.json", nights.out.address
+    what = ("--catalog", catalog, "--checkpoint", nights.checkpoint, *jobs.EVERYWHERE, "--out", out)
+    result = call(capfd, "run", *what)
+    assert result.code == 0
+    assert "1 file of the OUT cannot be used, such as failures/x.json; see `cloudjob check`" in result.stderr
 
 
 # Records and retries

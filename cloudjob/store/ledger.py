@@ -87,6 +87,12 @@ class Ledger:
     leftovers: tuple[str, ...] = ()
     damaged: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def begun(self) -> dict[str, tuple[str, int]]:
+        """Scenes that own a slot and are neither done nor failed, for a run was interrupted: id → group and slot."""
+        places = ((id_, (group, slot)) for group, ids in self.scenes.items() for slot, id_ in enumerate(ids))
+        return {id_: place for id_, place in places if id_ and id_ not in self.done and id_ not in self.failures}
+
     def holder(self, group: str, slot: int) -> Done | None:
         """The finished scene whose mask lies in a slot."""
         done = self.done.get(self.scenes[group][slot])
@@ -189,7 +195,6 @@ def summary(out: Out) -> Summary:
     ledger = read(out)
     covers = [entry.cloud_cover for entry in ledger.done.values() if entry.cloud_cover is not None]
     times = sorted(entry.time for entry in ledger.done.values())
-    incomplete = [id_ for ids in ledger.scenes.values() for id_ in ids]
     return Summary(
         groups={
             group: sum(ledger.holder(group, slot) is not None for slot in range(len(ids)))
@@ -198,7 +203,7 @@ def summary(out: Out) -> Summary:
         done=len(ledger.done),
         failed={failure.id: failure.reason for failure in ledger.to_retry()},
         abandoned={failure.id: failure.reason for failure in ledger.failures.values() if failure.abandoned},
-        incomplete=tuple(id_ for id_ in incomplete if id_ and id_ not in ledger.done and id_ not in ledger.failures),
+        incomplete=tuple(ledger.begun),
         cloud_cover=(min(covers), sum(covers) / len(covers), max(covers)) if covers else None,
         first=times[0] if times else "",
         last=times[-1] if times else "",

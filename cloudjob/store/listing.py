@@ -125,12 +125,7 @@ def _others(ledger: Ledger) -> list[Listed]:
         for failure in ledger.failures.values()
         if failure.id not in ledger.done
     ]
-    interrupted = [
-        Listed(id_, group, "", None, None, None, "incomplete")
-        for group, ids in ledger.scenes.items()
-        for id_ in ids
-        if id_ and id_ not in ledger.done and id_ not in ledger.failures
-    ]
+    interrupted = [Listed(id_, group, "", None, None, None, "incomplete") for id_, (group, _) in ledger.begun.items()]
     return failed + interrupted
 
 

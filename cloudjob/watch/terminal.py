@@ -111,6 +111,9 @@ def _record(result: SceneResult, time_: str | None) -> dict[str, Any]:
 
 def _say_survey(view: Survey) -> None:
     logs.say(_sentence(view), "survey", scenes=view.plan.counts, refused=len(view.refused))
+    if damaged := view.ledger.damaged:
+        told = f"{_many(len(damaged), 'file')} of the OUT cannot be used, such as {min(damaged)}"
+        logs.say(f"{told}; see `cloudjob check`", "damaged", level=logging.WARNING, files=damaged)
 
 
 def _say_cost(cost: Cost) -> None:
