@@ -594,18 +594,6 @@ def killed_in(nights: Nights, monkeypatch: pytest.MonkeyPatch, *items: dict[str,
             nights.run(*items)
 
 
-def test_what_a_killed_run_left_is_done_whatever_the_dates_of_the_next(nights: Nights, monkeypatch: pytest.MonkeyPatch):
-    """Of a night that asks for its last days only: these scenes were asked for never again."""
-    items = [nights.scene(name) for name in (A, B, C)]
-    assert nights.run(items[0]) == {A: "done"}
-    killed_in(nights, monkeypatch, *items)
-    assert set(nights.status.incomplete) == {B, C}
-    assert nights.run(items[0], items[1], dates="2024-06-30") == {B: "done"}
-    assert nights.status.incomplete == (C,), "it is not listed, but may be once more"
-    assert nights.run(*items, dates="2024-06-30") == {C: "done"}
-    assert nights.status.incomplete == ()
-
-
 def test_what_a_killed_run_left_is_over_when_another_version_is_done(nights: Nights, monkeypatch: pytest.MonkeyPatch):
     older = nights.scene(V1, baseline="02.10")
     newer = nights.scene(V2, baseline="03.01", generated="2024-08-01T00:00:00Z")

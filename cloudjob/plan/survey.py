@@ -1,7 +1,7 @@
 """What a catalog holds for a job, and what is to be done about it: search, describe, plan. Writes nothing."""
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
@@ -28,11 +28,9 @@ from cloudjob.scene.identity import merge as merge_versions
 from cloudjob.scene.outside import source
 from cloudjob.scene.scene import Scene
 from cloudjob.store import again, ledger, runs, settings
-from cloudjob.store import group as groups
 from cloudjob.store.again import Marked
 from cloudjob.store.failures import Refusal
 from cloudjob.store.ledger import Ledger
-from cloudjob.store.out import Out
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +99,7 @@ def find(job: Job) -> Found:
     sources, catalog = Sources(), job.catalog
     scenes, refusals = _described(job, ((item, catalog.assets, catalog.signing) for item in found), sources)
     marked = again.read(job.out) if settings.read(job.out) == job.settings else []
-    away = _away(job, marked)
-    more, lost = _looked_for(job, away, sources)
-    _warn_of_lost(away, more, lost)
+    more, lost = _damaged(job, marked, sources)
     scenes, refusals = [*scenes, *more], [*refusals, *lost]
     error = None
     if refusals and not scenes:
@@ -114,41 +110,25 @@ def find(job: Job) -> Found:
     return Found(scenes, refusals, marked, error)
 
 
-def _away(job: Job, wanted: Iterable[Marked]) -> list[Marked]:
-    """Those of days that the job does not ask for."""
-
-    def asked(one: Marked) -> bool:
-        start = datetime.combine(one.day, time(), UTC)
-        return job.dates.touches(start, start + timedelta(days=1, milliseconds=-1))
-
-    return [one for one in wanted if not asked(one)]
-
-
-def _unfinished(out: Out, known: Ledger, listed: Collection[str]) -> list[Marked]:
-    """Scenes that an interrupted run has left: their days stand on the time axis."""
-    left = {id_: place for id_, place in known.begun.items() if id_ not in listed}
-    axes = {group: groups.axis(out, group, "time") for group in {group for group, _ in left.values()}}
-    moments = {id_: timedelta(microseconds=int(axes[group][slot])) for id_, (group, slot) in left.items()}
-    return [Marked(id_, (datetime(1970, 1, 1, tzinfo=UTC) + moment).date()) for id_, moment in moments.items()]
-
-
-def _looked_for(job: Job, marked: Sequence[Marked], sources: Sources) -> tuple[list[Scene], list[Refusal]]:
-    """Scenes of days that were not asked for, under whatever id they are listed now."""
+def _damaged(job: Job, marked: Sequence[Marked], sources: Sources) -> tuple[list[Scene], list[Refusal]]:
+    """Scenes whose masks were found damaged, of days that were not asked for, under whatever id they are listed now."""
     scenes: list[Scene] = []
     refusals: list[Refusal] = []
     catalog = job.catalog
     for day in sorted({each.day for each in marked}):
         start = datetime.combine(day, time(), UTC)
+        if job.dates.touches(start, start + timedelta(days=1, milliseconds=-1)):
+            continue
         wanted = {each.id: each for each in marked if each.day == day}
         found = list(search(catalog, job.area, Interval(start, start + timedelta(days=1))))
-        by_id = not any(each.identity for each in wanted.values())
-        if by_id or wanted.keys() <= {item["id"] for item in found}:
+        if wanted.keys() <= {item["id"] for item in found}:
             found = [item for item in found if item["id"] in wanted]  # No other need be opened
         described, refused = _described(job, ((item, catalog.assets, catalog.signing) for item in found), sources)
         scenes += [
             scene for scene in described if any(one.is_(scene.id, Identity.of(scene)) for one in wanted.values())
         ]
         refusals += [refusal for refusal in refused if refusal.id in wanted]
+        _warn_of_lost(wanted.values(), scenes, refusals)
     return scenes, refusals
 
 
@@ -181,7 +161,7 @@ def tiling(job: Job, scene: Scene) -> Tiling:
 
 
 def compare(job: Job, found: Found, *, files: bool = False) -> Survey:
-    """Plan what to do about the scenes found, the ones that failed before and those that a run has left unfinished.
+    """Plan what to do about the scenes found, and about the ones that failed before.
 
     Args:
         job: from `request`.
@@ -201,9 +181,8 @@ def compare(job: Job, found: Found, *, files: bool = False) -> Survey:
     listed = {scene.id for scene in found.scenes} | {refusal.id for refusal in found.refusals}
     before = [each for each in known.to_retry(job.retry) if each.item and each.id not in listed]
     again, hopeless = _described(job, ((each.item, each.assets, each.signing) for each in before), Sources())
-    left, unfit = _looked_for(job, _away(job, _unfinished(job.out, known, listed)), Sources())
     sources = Sources() if files else None
-    fitting, misfits = grids.on_one([*found.scenes, *again, *left], known, sources)
+    fitting, misfits = grids.on_one([*found.scenes, *again], known, sources)
     if sources and not fitting and (error := sources.verdict()):
         raise error
     # A version that cannot be read, night after night, does not stand in the way of one that can.
@@ -214,7 +193,7 @@ def compare(job: Job, found: Found, *, files: bool = False) -> Survey:
             log.info("scene %s is an older version of %s, or the same", scene.id, other.id)
     kept += merge_versions(scene for scene in fitting if scene.id in lost)[0]
     made = plan.make(kept, known, lambda scene: _tiles(job, scene, found.marked), job.retry)
-    refused, given_up = _sorted_out(job, [*found.refusals, *hopeless, *unfit, *misfits], made, known)
+    refused, given_up = _sorted_out(job, [*found.refusals, *hopeless, *misfits], made, known)
     return Survey(made, refused, given_up, known)
 
 

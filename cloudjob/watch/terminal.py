@@ -289,7 +289,7 @@ def _status_lines(found: ledger.Summary) -> Iterator[str]:
         for name, reason in scenes.items():
             yield f"{word}: {name}: {reason}"
     if found.incomplete:
-        yield f"incomplete (a run was interrupted; run again): {', '.join(found.incomplete)}"
+        yield f"incomplete (a run was interrupted; run again, with their dates): {', '.join(found.incomplete)}"
     for path, fault in found.damaged.items():
         yield f"damaged: {path}: {fault} (see `cloudjob check`)"
     if found.last_run:
