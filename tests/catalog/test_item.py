@@ -158,6 +158,8 @@ def test_what_only_informs_costs_nothing():
     for value, told in (("12.5", 12.5), (3, 3.0), ("many", None), (float("nan"), None), ([], None), (101, None)):
         found = parse(make_item(**{"eo:cloud_cover": value}), WANTED).item["properties"].get("eo:cloud_cover")
         assert found == told
+    for title in ("two\nlines", "x" * 1000, 7, {}):
+        assert parse(make_item(title=title), WANTED).item["properties"].get("title") is None
 
 
 @pytest.mark.parametrize(("said", "meant"), [(True, True), ("true", True), ("False", False), (1, None), ("no", None)])

@@ -723,11 +723,20 @@ def test_an_empty_page_is_not_the_last_one(api):
     assert ids(catalog_for(api.url)) == ["A"]
 
 
+def test_a_collection_that_a_file_does_not_have_is_an_error_as_of_an_api(item_file):
+    """It was "no scenes found", with exit code 0."""
+    catalog = catalog_for(item_file([make_item("A"), make_item("B", collection="other")]), collection="sentinel-2-l1c")
+    with pytest.raises(UsageError, match="has no item of collection 'sentinel-2-l1c'") as caught:
+        ids(catalog)
+    assert caught.value.hint == "it has items of 'other', 'sentinel-2-l2a'"
+
+
 def test_several_collections_at_once(api, item_file):
     api.items = [make_item("A"), make_item("B", collection="other"), make_item("C", collection="third")]
     both = "sentinel-2-l2a,other"
     assert ids(catalog_for(api.url, collection=both)) == ["A", "B"]
     assert ids(catalog_for(item_file(api.items), collection=both)) == ["A", "B"]
+    assert ids(catalog_for(item_file(api.items), collection=both.replace(",", " , "))) == ["A", "B"]
 
 
 def test_what_a_server_says_moves_no_cursor(api, monkeypatch):
