@@ -190,7 +190,7 @@ def _band(item: dict[str, Any], name: str, key: str, baseline: str, signing: str
         name,
         key,
         asset["href"],
-        grid_of(item, asset, key, open_href(signing, address)),
+        grid_of(item, asset, key, open_href(signing, address), coarse=name in OPTIONAL),
         scale,
         stated if offset is None or name == "scl" else offset,
         dtype=dtype,

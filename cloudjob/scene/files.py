@@ -11,6 +11,7 @@ from urllib.request import url2pathname
 
 import rasterio
 from rasterio._err import CPLE_BaseError  # What rasterio lets through of GDAL's own errors
+from requests.utils import requote_uri
 
 from cloudjob.errors import KeysMissingError, SceneError, redact
 from cloudjob.scene import outside
@@ -108,6 +109,8 @@ def open_file(href: str) -> Any:
         if not stat.S_ISREG(kind):  # Who opens a FIFO waits for ever
             raise SceneError(f"{path!r} is not a regular file")
     outside.check_keys(href)
+    if parts.scheme in ("http", "https"):
+        href = requote_uri(href)  # Spaces and letters beyond ASCII, which curl refuses
     return _bounded(rasterio.open(href, driver="JP2OpenJPEG" if JPEG_2000.search(parts.path) else "GTiff"))
 
 

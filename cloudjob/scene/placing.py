@@ -20,16 +20,19 @@ MARGIN = 0.5
 _one_grid = functools.lru_cache(10_000)(Grid)
 
 
-def grid_of(item: dict[str, Any], asset: dict[str, Any], key: str, address: str) -> Grid:
+def grid_of(item: dict[str, Any], asset: dict[str, Any], key: str, address: str, *, coarse: bool = False) -> Grid:
     """The asset's grid from the projection extension; from the file's header where the item does not tell.
 
     Shape and transform are taken from one place: the item's are those of another asset where this one has its own.
+    rio-stac writes one grid for all assets of an item, that of 10 m.
 
     Args:
         item: as `item.parse` leaves it.
         asset: of it.
         key: of the asset.
         address: of its file, signed where it has to be.
+        coarse: whether Sentinel-2 has it in pixels of 20 m: then a grid of 10 m that the item tells for all its assets
+            is not believed.
 
     Raises:
         SceneError: no grid, one that is not north-up, or none that lies on Earth; or the header cannot be read.
@@ -38,6 +41,8 @@ def grid_of(item: dict[str, Any], asset: dict[str, Any], key: str, address: str)
     epsg = next(filter(None, map(_epsg, levels)), None)
     told = next((level for level in levels if level.keys() & {"proj:shape", "proj:transform"}), {})
     shape, transform = told.get("proj:shape"), told.get("proj:transform")
+    if coarse and told is not asset and transform and abs(transform[0]) < 15:
+        transform = None
     if not (epsg and shape and transform):
         epsg, transform, shape = header(address, what)
     return _north_up(epsg, transform, shape, what)

@@ -611,6 +611,20 @@ def test_a_search_link_without_a_method_is_tried_by_post_first(api, monkeypatch)
     assert [method for method, *_ in asked(api)] == ["POST", "POST", "GET"]
 
 
+def test_a_search_that_is_told_in_several_formats_is_asked_for_json(api, monkeypatch):
+    """As GeoServer's, and where OpenSearch is described beside it: the first one was taken."""
+    landing = api.landing()
+    (search_link, *_) = [link for link in landing["links"] if link["rel"] == "search"]
+    other = [
+        {"rel": "search", "type": kind, "href": f"{api.url}/search.html"}
+        for kind in ("text/html", "application/opensearchdescription+xml")
+    ]
+    landing["links"] = [*other, {"rel": "search", "href": search_link["href"], "type": "application/geo+json"}]
+    monkeypatch.setattr(api, "landing", lambda: landing, raising=False)
+    api.items = [make_item("A")]
+    assert ids(catalog_for(api.url)) == ["A"]
+
+
 CLOSED = "2024-06-01T00:00:00Z/2100-01-01T00:00:00Z"
 
 

@@ -10,7 +10,7 @@ import pytest
 import rasterio
 import xarray as xr
 from conftest import REAL, needs_real_scenes
-from scenes import BANDS, make_item
+from scenes import BANDS, make_item, write_cog
 from shapely import box, to_geojson
 
 from cloudjob.catalog.asset import numbers
@@ -272,6 +272,25 @@ def test_shape_and_transform_are_taken_from_one_place(tmp_path: Path) -> None:
         asset["proj:epsg"] = 32633
     item["properties"]["proj:code"] = "EPSG:4326"
     assert described(item).bands == before.bands
+
+
+def test_one_grid_for_all_assets_is_not_that_of_20_metres(tmp_path: Path) -> None:
+    """rio-stac writes the first file's grid into the item's properties: each such scene was refused for its B11."""
+    item = make_item(tmp_path)
+    coarse = (20, 0, 600_000, 0, -20, 5_200_020)
+    write_cog(tmp_path / "B11.tif", np.full((75, 70), 500, np.uint16), coarse)
+    item["assets"] |= {key: {"href": str(tmp_path / "B11.tif")} for key in ("swir16", "scl")}
+    for key in BANDS:
+        grid = {name: item["assets"][key].pop(name) for name in ("proj:shape", "proj:transform")}
+    item["properties"] |= grid
+    scene = describe(item, {**ASSETS, "swir16": "swir16"}, (*BANDS, "swir16"), 10, optional=("swir16",))
+    assert scene.scl is not None
+    assert [band.grid.transform for band in (*scene.bands[3:], scene.scl)] == [
+        tuple(grid["proj:transform"]),
+        coarse,
+        coarse,
+    ]
+    check(scene)
 
 
 def test_what_the_item_says_of_all_its_numbers_holds_for_each_asset(tmp_path: Path) -> None:
