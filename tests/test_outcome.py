@@ -314,6 +314,18 @@ def test_missing_keys_are_a_contract_error_that_names_the_variables(known: bool,
         nights.scene(A)
 
 
+@pytest.mark.usefixtures("no_keys")
+def test_a_source_without_keys_costs_no_scene_of_another_whatever_its_bands_are_called(nights: Nights):
+    """Where bands are found by other keys than the catalog's, no source was known: all of them passed for one."""
+    names = {"red": "B04", "green": "B03", "blue": "B02", "nir": "B08"}
+    away, here = (
+        {**item, "assets": {names[key]: asset for key, asset in item["assets"].items()}}
+        for item in (without_grid(bucket(nights.scene(A))), nights.scene(B))
+    )
+    assert nights.run(away, here) == {A: "failed", B: "done"}
+    assert "s3://some-bucket wants keys" in nights.status.failed[A]
+
+
 class Refusing(BaseHTTPRequestHandler):
     """A bucket that answers every request with an error of its own."""
 
