@@ -69,6 +69,9 @@ def missing(item: str, assets: Mapping[str, Mapping[str, Any]], lacking: Mapping
     if not rasters:
         return f"item {item} has no raster assets", "is it the right collection? See --collection"
     says = f"scene {item} has no asset {', '.join(lacking.values())}; it has {', '.join(rasters[:40])}"
+    for key, asset in assets.items():  # As openEO's results have them
+        if lacking.keys() <= _common_names(asset) and len(asset["bands"]) > 1 and _is_data(asset):
+            return says, f"{key} holds several bands; expected a file for each: export them one by one"
     flags = [f"--asset {band}={_guess(band, assets, rasters)}" for band in lacking]
     return says, f"name its assets, for example {' '.join(flags)}"
 

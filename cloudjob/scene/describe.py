@@ -14,7 +14,7 @@ from pyproj.exceptions import CRSError
 from cloudjob.catalog.bands import OPTIONAL, missing
 from cloudjob.catalog.item import Found, parse
 from cloudjob.catalog.signing import given, open_href
-from cloudjob.errors import SceneError
+from cloudjob.errors import OutsideError, PassingError, SceneError
 from cloudjob.grid import Grid
 from cloudjob.scene import product
 from cloudjob.scene.files import BYTES, KINDS, is_foreign
@@ -150,9 +150,11 @@ def _slim(item: dict[str, Any], bands: Sequence[Band], scl: Band | None) -> dict
 
 
 def _classification(item: dict[str, Any], key: str, signing: str) -> Band | None:
-    """The provider's scene classification. It is only compared: what cannot be read of it costs no scene."""
+    """The provider's scene classification. It is only compared: a fault of its own costs no scene."""
     try:
         return _band(item, "scl", key, "", signing, None)
+    except (PassingError, OutsideError):
+        raise  # Or a source that is out would be asked again for every scene
     except (SceneError, CRSError) as error:
         log.warning("%s; the scene classification of %s is not compared", error, item["id"])
         return None
