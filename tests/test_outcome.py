@@ -1,6 +1,7 @@
 """What becomes of bad scenes and of sources that are out, night after night; the tasks run in this process."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
@@ -165,13 +166,13 @@ def ground(kind: str, most: float) -> dict[str, np.ndarray]:
 def test_numbers_that_cannot_be_reflectance_cost_their_scene_and_no_other(
     parts: int, nights: Nights, monkeypatch: pytest.MonkeyPatch
 ):
-    """rio-stac writes scale 1 and offset 0 of a file without tags; all of such a scene was cloud, without a word."""
+    """All of such a scene was cloud, without a word."""
     tall = {"values": {key: np.vstack([plane] * 3)[:180] for key, plane in ground("uint16", 9000).items()}}
     monkeypatch.setattr(job, "lane_count", lambda _: 2 * parts)  # So many tasks for each of the two scenes
-    unscaled = numbers_of(nights.scene(A, **tall), scale=1.0, offset=0.0)
+    unscaled = numbers_of(nights.scene(A, **tall), scale=0.5, offset=0.0)
     assert nights.run(unscaled, nights.scene(B, **tall)) == {A: "failed", B: "done"}
     reason = nights.status.failed[A]
-    assert "by its scale 1 and offset 0 the values of red" in reason
+    assert "by its scale 0.5 and offset 0 the values of red" in reason
     assert "no reflectance: 100 % of them lie above 2" in reason
     assert "raster:scale is wrong" in reason
     assert not (Path(nights.out.address) / "items" / f"{A}.json").exists()
@@ -184,15 +185,16 @@ def test_numbers_that_cannot_be_reflectance_cost_their_scene_and_no_other(
         ("float32", 10_000, {"scale": None, "offset": None}),  # as they stand in ESA's files
         ("float32", 100, {"scale": 1.0}),  # percent
         ("uint16", 10_000, {"scale": 0.01}),  # percent, by its scale
-        ("int16", 10_000, {"scale": 1, "offset": 0}),
+        ("int16", 10_000, {"scale": 0.01, "offset": 0}),
         ("uint16", 10_000, {"scale": 0}),
+        ("uint16", 10_000, {"offset": -1000}),  # of numbers
         ("uint16", 10_000, {"scale": -0.0001}),
     ],
 )
 def test_what_cannot_be_reflectance_is_refused(kind: str, most: float, told: dict[str, Any], nights: Nights):
     item = numbers_of(nights.scene(A, values=ground(kind, most)), data_type=kind, **told)
     assert nights.run(item, nights.scene(B)) == {A: "failed", B: "done"}
-    assert "scale" in nights.status.failed[A]
+    assert re.search("scale|its offset is -1000; expected reflectance", nights.status.failed[A])
 
 
 @pytest.mark.parametrize(
@@ -203,6 +205,8 @@ def test_what_cannot_be_reflectance_is_refused(kind: str, most: float, told: dic
         ("float32", 3.2, {"scale": None, "offset": None}),  # no half of it lies above 2
         ("uint16", 65_535, {"scale": 0.00004}),
         ("int16", 10_000, {"scale": 0.0001}),
+        ("uint16", 10_000, {"scale": 1.0, "offset": 0.0}),  # rio-stac, of a file without tags
+        ("int16", 10_000, {"scale": 1}),
         ("uint16", 60, {"scale": 0.0001}),  # a lake in the shade
     ],
 )
@@ -308,6 +312,18 @@ def test_missing_keys_are_a_contract_error_that_names_the_variables(known: bool,
     if known:
         assert set(nights.status.failed) == {A, B, C}
         nights.scene(A)
+
+
+@pytest.mark.usefixtures("no_keys")
+def test_a_source_without_keys_costs_no_scene_of_another_whatever_its_bands_are_called(nights: Nights):
+    """Where bands are found by other keys than the catalog's, no source was known: all of them passed for one."""
+    names = {"red": "B04", "green": "B03", "blue": "B02", "nir": "B08"}
+    away, here = (
+        {**item, "assets": {names[key]: asset for key, asset in item["assets"].items()}}
+        for item in (without_grid(bucket(nights.scene(A))), nights.scene(B))
+    )
+    assert nights.run(away, here) == {A: "failed", B: "done"}
+    assert "s3://some-bucket wants keys" in nights.status.failed[A]
 
 
 class Refusing(BaseHTTPRequestHandler):

@@ -244,13 +244,14 @@ def _check_retry(job: Job, known: Ledger) -> None:
 
 
 def _href(item: Mapping[str, Any], assets: Mapping[str, str]) -> str:
-    """Of the first asset that the job would read; nothing is known of the item yet."""
+    """Of the first asset that the job would read, of any where bands are found by other keys than the catalog's.
+
+    Nothing is known of the item yet.
+    """
     found = item.get("assets")
-    for key in assets.values():
-        asset = found.get(key) if isinstance(found, dict) else None
-        if isinstance(asset, dict) and isinstance(asset.get("href"), str):
-            return str(asset["href"])
-    return ""
+    listed = [*map(found.get, assets.values()), *found.values()] if isinstance(found, dict) else []
+    hrefs = (asset.get("href") for asset in listed if isinstance(asset, dict))
+    return next((href for href in hrefs if isinstance(href, str)), "")
 
 
 def _tiles(job: Job, scene: Scene, marked: Sequence[Marked]) -> frozenset[Tile]:
