@@ -178,10 +178,11 @@ def run(
 
         # Ctrl-C may strike outside of it: then, too, it gives back its lock and its cluster before anything else ends.
         with contextlib.closing(job.run(asked, lambda: _connect(where, workers, listen, watch))) as events:
-            watch.code = terminal.progress(watch.follow(events), as_json=as_json, estimate=estimate)
-    if cog:
-        attach(asked.out, quiet=as_json)
-    return watch.code
+            code = terminal.progress(watch.follow(events), as_json=as_json, estimate=estimate)
+        if cog:
+            attach(asked.out, quiet=as_json)
+        watch.code = code
+    return code
 
 
 @cli.command()

@@ -40,11 +40,16 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Gene
 
     Raises:
         UnreachableError: catalog, store or cluster do not answer, another run is at work, or a source is out.
-        ContractError: see `survey.make`; a source wants keys.
+        ContractError: see `survey.make`; a source wants keys; a redo finds nothing to do.
     """
     started = datetime.now(UTC)
     found = survey.find(job)
     work = survey.compare(job, found).plan.to_do != []
+    if not work and job.redo and settings.read(job.out) not in (None, job.settings):
+        raise ContractError(
+            f"no scene was found that could take the place of what {job.out} holds: nothing was deleted",
+            hint="see --bbox and --dates; `cloudjob plan --redo` says what would be found",
+        )
     if work:
         checkpoint.parse(job.data, job.contract.name)  # Its weights, too, are found wrong before anything is written
     with connect() if work else nullcontext() as client, Lock(job.out) as lock:

@@ -78,7 +78,8 @@ class Outcomes:
         """
         for planned in list(self.waiting.values()):
             href = _href(planned.scene)
-            why = f"scene {planned.scene.id}: not tried, for {source(href)} is out: {self._sources.lost(href)}"
+            lost = self._sources.lost(href) or "it answered only later"
+            why = f"scene {planned.scene.id}: not tried, for {source(href)} is out: {lost}"
             yield self._fail(planned.scene, OutsideError(why))
         for planned, error in self._doubtful:
             if self._sources.own(_href(planned.scene), error):  # Others of its source could be read: this night counts

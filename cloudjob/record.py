@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from cloudjob.errors import CloudjobError
-from cloudjob.store import ledger, slots, stac
+from cloudjob.store import ledger, runs, slots, stac
 from cloudjob.store.lock import Lock
 from cloudjob.store.receipt import SceneResult
 from cloudjob.store.settings import Settings
@@ -19,12 +19,13 @@ class Record:
     Args:
         lock: of the run.
         settings: the OUT's contract.
-        started: UTC; names the record.
+        started: UTC; names the record (`runs.path_of`).
         about: where its scenes came from: JSON types, `catalog` and `dates` among them.
     """
 
     def __init__(self, lock: Lock, settings: Settings, started: datetime, about: Mapping[str, Any]) -> None:
         self.lock, self.settings, self.started = lock, settings, started
+        self.path = runs.path_of(lock.out, started)
         self.how, self.why = "unfinished", ""
         self.about = {"cloudjob": version("cloudjob"), **about, "settings": settings.to_json()}
         self.scenes: list[dict[str, Any]] = []
@@ -48,7 +49,7 @@ class Record:
 
     def write(self) -> None:
         """Write it as it is now."""
-        ledger.write_run(self.lock.out, self.started, self._to_json())
+        runs.write(self.lock.out, self.path, self._to_json())
 
     def _to_json(self) -> dict[str, Any]:
         ended = datetime.now(UTC)

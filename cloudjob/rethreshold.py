@@ -8,6 +8,8 @@ import contextlib
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import chain
+from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
@@ -68,9 +70,12 @@ def rethreshold(
         try:
             now = ledger.read(new)
             scenes, broken = _scenes(old, known)
-            view = Survey(plan.make(scenes, now, lambda scene: known.done[scene.id].tiles), (), {}, now)
+            # No image is read: what could not be read in `new` on three nights need not stay away
+            whole = plan.make(scenes, now, lambda scene: known.done[scene.id].tiles, ("all",))
+            made, short = _within(old, new, known, whole)
+            view = Survey(made, (), {}, now)
             yield view
-            for result in (*broken, *_run(old, known, lock, contract, view)):
+            for result in chain(_unusable(old, known), broken, short, _run(old, known, lock, contract, view)):
                 record.add(result)
                 yield result
         except BaseException as error:
@@ -129,6 +134,32 @@ def _scenes(old: Out, known: Ledger) -> tuple[list[Scene], list[SceneResult]]:
             reason = f"{_damaged(old, entry, f'its item says too little: {type(error).__name__}: {error}')}"
             broken.append(SceneResult(entry.id, entry.group, "failed", reason=reason))
     return scenes, broken
+
+
+def _unusable(old: Out, known: Ledger) -> Iterator[SceneResult]:
+    """Results of items and groups that cannot be read: nobody knows how many scenes they are of."""
+    for path, what in sorted(known.damaged.items()):
+        if path.startswith(("items/", f"{groups.MASKS}/")):
+            name = PurePosixPath(path).stem if path.startswith("items/") else path
+            yield SceneResult(name, "", "failed", reason=f"{old}/{path}: {what} (`cloudjob check OUT --repair`)")
+
+
+def _within(old: Out, new: Out, known: Ledger, whole: plan.Plan) -> tuple[plan.Plan, list[SceneResult]]:
+    """The plan without scenes of which `new` has or wants tiles that `old` does not hold; and results of those.
+
+    An item tells of all tiles that were planned: it would tell of tiles that nobody has made, and a larger mask that
+    is there would give way to a smaller one.
+    """
+    kept, short = [], []
+    for planned in whole.scenes:
+        id_, there = planned.scene.id, known.done[planned.scene.id].tiles
+        if planned.tiles <= there:
+            kept.append(planned)
+            continue
+        lacks = f"{new} has or wants {len(planned.tiles - there)} tiles of it that {old} does not hold"
+        reason = f"scene {id_}: {lacks}: `cloudjob run --out {new}` masks it, or `--out {old}` a larger area"
+        short.append(SceneResult(id_, planned.scene.group, "failed", reason=reason))
+    return replace(whole, scenes=tuple(kept)), short
 
 
 def _damaged(out: Out, entry: Done, what: str) -> ContractError:

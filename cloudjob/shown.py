@@ -67,9 +67,10 @@ def check_(*, out: str, repair: bool, as_json: bool) -> int:
     place = Out.at(out)
     if not repair:
         return terminal.check(((fault, "") for fault in check.check(place)), as_json=as_json)
-    faults = list(check.check(place))
-    with Lock(place) if faults else contextlib.nullcontext() as lock:
-        return terminal.check(repaired(lock, faults) if lock else (), as_json=as_json)
+    if next(check.check(place), None) is None:  # Not even a lock is written
+        return terminal.check((), as_json=as_json)
+    with Lock(place) as lock:  # Checked again: a run may have ended meanwhile, and what it wrote is good
+        return terminal.check(repaired(lock, list(check.check(place))), as_json=as_json)
 
 
 @click.command("export", short_help="Write masks as Cloud-Optimized GeoTIFFs, for QGIS.")

@@ -1,6 +1,7 @@
 """What becomes of bad scenes and of sources that are out, night after night; the tasks run in this process."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
@@ -13,7 +14,7 @@ from typing import Any
 import jobs
 import numpy as np
 import pytest
-from faulty import served
+from faulty import call, served
 from file_server import FileServer, file_server
 from stac_server import serving
 
@@ -25,7 +26,7 @@ from cloudjob.model.checkpoint import load
 from cloudjob.plan import sources, survey
 from cloudjob.plan.request import request
 from cloudjob.scene import opened, outside
-from cloudjob.store import again, check, failures, ledger, repair
+from cloudjob.store import again, check, failures, ledger, listing, repair, runs
 from cloudjob.store.ledger import Summary
 from cloudjob.store.lock import Lock
 from cloudjob.store.masks import open_masks
@@ -33,7 +34,7 @@ from cloudjob.store.out import Out
 from cloudjob.store.receipt import SceneResult
 
 SMALL = {"shape": (64, 64)}
-A, B, C = (f"S2A_33UUP_202406{day:02}_0_L2A" for day in (1, 4, 7))
+A, B, C, D = (f"S2A_33UUP_202406{day:02}_0_L2A" for day in (1, 4, 7, 9))
 
 
 @dataclass
@@ -165,13 +166,13 @@ def ground(kind: str, most: float) -> dict[str, np.ndarray]:
 def test_numbers_that_cannot_be_reflectance_cost_their_scene_and_no_other(
     parts: int, nights: Nights, monkeypatch: pytest.MonkeyPatch
 ):
-    """rio-stac writes scale 1 and offset 0 of a file without tags; all of such a scene was cloud, without a word."""
+    """All of such a scene was cloud, without a word."""
     tall = {"values": {key: np.vstack([plane] * 3)[:180] for key, plane in ground("uint16", 9000).items()}}
     monkeypatch.setattr(job, "lane_count", lambda _: 2 * parts)  # So many tasks for each of the two scenes
-    unscaled = numbers_of(nights.scene(A, **tall), scale=1.0, offset=0.0)
+    unscaled = numbers_of(nights.scene(A, **tall), scale=0.5, offset=0.0)
     assert nights.run(unscaled, nights.scene(B, **tall)) == {A: "failed", B: "done"}
     reason = nights.status.failed[A]
-    assert "by its scale 1 and offset 0 the values of red" in reason
+    assert "by its scale 0.5 and offset 0 the values of red" in reason
     assert "no reflectance: 100 % of them lie above 2" in reason
     assert "raster:scale is wrong" in reason
     assert not (Path(nights.out.address) / "items" / f"{A}.json").exists()
@@ -184,15 +185,16 @@ def test_numbers_that_cannot_be_reflectance_cost_their_scene_and_no_other(
         ("float32", 10_000, {"scale": None, "offset": None}),  # as they stand in ESA's files
         ("float32", 100, {"scale": 1.0}),  # percent
         ("uint16", 10_000, {"scale": 0.01}),  # percent, by its scale
-        ("int16", 10_000, {"scale": 1, "offset": 0}),
+        ("int16", 10_000, {"scale": 0.01, "offset": 0}),
         ("uint16", 10_000, {"scale": 0}),
+        ("uint16", 10_000, {"offset": -1000}),  # of numbers
         ("uint16", 10_000, {"scale": -0.0001}),
     ],
 )
 def test_what_cannot_be_reflectance_is_refused(kind: str, most: float, told: dict[str, Any], nights: Nights):
     item = numbers_of(nights.scene(A, values=ground(kind, most)), data_type=kind, **told)
     assert nights.run(item, nights.scene(B)) == {A: "failed", B: "done"}
-    assert "scale" in nights.status.failed[A]
+    assert re.search("scale|its offset is -1000; expected reflectance", nights.status.failed[A])
 
 
 @pytest.mark.parametrize(
@@ -203,6 +205,8 @@ def test_what_cannot_be_reflectance_is_refused(kind: str, most: float, told: dic
         ("float32", 3.2, {"scale": None, "offset": None}),  # no half of it lies above 2
         ("uint16", 65_535, {"scale": 0.00004}),
         ("int16", 10_000, {"scale": 0.0001}),
+        ("uint16", 10_000, {"scale": 1.0, "offset": 0.0}),  # rio-stac, of a file without tags
+        ("int16", 10_000, {"scale": 1}),
         ("uint16", 60, {"scale": 0.0001}),  # a lake in the shade
     ],
 )
@@ -308,6 +312,18 @@ def test_missing_keys_are_a_contract_error_that_names_the_variables(known: bool,
     if known:
         assert set(nights.status.failed) == {A, B, C}
         nights.scene(A)
+
+
+@pytest.mark.usefixtures("no_keys")
+def test_a_source_without_keys_costs_no_scene_of_another_whatever_its_bands_are_called(nights: Nights):
+    """Where bands are found by other keys than the catalog's, no source was known: all of them passed for one."""
+    names = {"red": "B04", "green": "B03", "blue": "B02", "nir": "B08"}
+    away, here = (
+        {**item, "assets": {names[key]: asset for key, asset in item["assets"].items()}}
+        for item in (without_grid(bucket(nights.scene(A))), nights.scene(B))
+    )
+    assert nights.run(away, here) == {A: "failed", B: "done"}
+    assert "s3://some-bucket wants keys" in nights.status.failed[A]
 
 
 class Refusing(BaseHTTPRequestHandler):
@@ -581,6 +597,41 @@ def test_another_run_may_commit_while_masks_are_opened(nights: Nights, monkeypat
     assert masks.scene.values.tolist() == [A]
 
 
+def killed_in(nights: Nights, monkeypatch: pytest.MonkeyPatch, *items: dict[str, Any]) -> None:
+    """A night that ends as by SIGKILL, before any scene is read."""
+
+    def killed(*_: Any) -> Iterator[Any]:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job.Record, "end", lambda *_: None)
+        patch.setattr(job, "stream", killed)
+        with pytest.raises(SystemExit):
+            nights.run(*items)
+
+
+def test_what_a_killed_run_left_is_over_when_another_version_is_done(nights: Nights, monkeypatch: pytest.MonkeyPatch):
+    older = nights.scene(V1, baseline="02.10")
+    newer = nights.scene(V2, baseline="03.01", generated="2024-08-01T00:00:00Z")
+    killed_in(nights, monkeypatch, older)
+    assert nights.run(newer) == {V2: "done"}
+    assert nights.status.incomplete == (V1,)
+    assert nights.run(older) == {}
+    assert nights.status.incomplete == ()
+    assert list(jobs.slots(Path(nights.out.address)).values()) == [["", V2]]
+
+
+def test_a_run_tells_of_files_that_cannot_be_used(nights: Nights, capfd: pytest.CaptureFixture[str]):
+    """It said "nothing to do", and ended with 0."""
+    nights.run(nights.scene(A), nights.scene(B))
+    nights.out.put("failures/x.json", b"{")
+    catalog, out = nights.folder / "items.json", nights.out.address
+    what = ("--catalog", catalog, "--checkpoint", nights.checkpoint, *jobs.EVERYWHERE, "--out", out)
+    result = call(capfd, "run", *what)
+    assert result.code == 0
+    assert "1 file of the OUT cannot be used, such as failures/x.json; see `cloudjob check`" in result.stderr
+
+
 # Records and retries
 
 
@@ -591,7 +642,7 @@ def test_every_run_leaves_a_record(nights: Nights, monkeypatch: pytest.MonkeyPat
     assert len(nights.out.names("runs")) == 3
     last = nights.status.last_run or {}
     assert (last["how"], last["scenes"]) == ("complete", [])
-    assert len(ledger.last_receipts(nights.out)) == 1, "what a scene costs is known from the run that had one"
+    assert len(runs.last_receipts(nights.out)) == 1, "what a scene costs is known from the run that had one"
 
     def killed(*_: Any) -> Iterator[Any]:
         raise SystemExit
@@ -744,3 +795,136 @@ def test_a_mark_of_an_earlier_cloudjob_is_understood(nights: Nights):
     nights.out.put_json(again.FILE, {B: "2024-06-04"})
     assert nights.run(nights.scene(A), nights.scene(B), dates="2024-06-01") == {B: "done"}
     assert again.read(nights.out) == []
+
+
+# What is there stays, or is told
+
+
+def part_of(item: dict[str, Any]) -> tuple[float, float, float, float]:
+    """A corner that holds one of its tiles."""
+    west, south, east, north = item["bbox"]
+    return west, north - 0.1 * (north - south), west + 0.1 * (east - west), north
+
+
+def damage(nights: Nights, scene: str) -> None:
+    done = ledger.read(nights.out).done[scene]
+    for path in Path(nights.out.address).glob(f"masks.zarr/{done.group}/cloud/c/{done.slot}/*/*"):
+        path.write_bytes(b"damaged")
+
+
+def mended(nights: Nights) -> list[str]:
+    with Lock(nights.out) as lock:
+        return [what for _, what in repair.repair(lock, list(check.check(nights.out)))]
+
+
+def test_a_redo_that_finds_no_scene_deletes_nothing(nights: Nights):
+    """Of dates that are misspelt, say."""
+    assert nights.run(nights.scene(A)) == {A: "done"}
+    before = jobs.kept(Path(nights.out.address))
+    error = nights.ends(nights.scene(A), dates="2019", threshold=0.9, redo=True)
+    assert isinstance(error, ContractError)
+    assert "nothing was deleted" in str(error)
+    assert jobs.kept(Path(nights.out.address)) == before
+    assert nights.run(nights.scene(A), threshold=0.9, redo=True) == {A: "done"}
+    assert nights.run(nights.scene(A), dates="2019", threshold=0.9, redo=True) == {}, "nothing is to be redone"
+
+
+def test_a_damaged_mask_is_made_again_whole_though_the_area_has_shrunk(nights: Nights):
+    item = nights.scene(A, shape=(200, 170))
+    nights.run(item)
+    before = jobs.mask_of(Path(nights.out.address), A)
+    damage(nights, A)
+    mended(nights)
+    assert nights.run(item, bbox=part_of(item)) == {A: "done"}
+    np.testing.assert_array_equal(jobs.mask_of(Path(nights.out.address), A), before)
+    assert nights.run(item, bbox=part_of(item)) == {}
+
+
+@pytest.mark.parametrize("left", [b"", b"x"])
+@pytest.mark.parametrize("name", ["status", "time"])
+def test_a_damaged_axis_is_named_with_what_mends_it(name: str, left: bytes, nights: Nights):
+    """What codecs say of it ended the run as a bug of cloudjob."""
+    nights.run(nights.scene(A))
+    (path,) = Path(nights.out.address).glob(f"masks.zarr/*/{name}/c/0")
+    path.write_bytes(left)
+    error = nights.ends(nights.scene(A), nights.scene(B))
+    assert isinstance(error, ContractError)
+    assert f"/{name} cannot be read" in str(error)
+    assert "check OUT --repair" in (error.hint or "")
+    assert set(mended(nights)) == {"made anew from what else is known"}
+    assert nights.run(nights.scene(A), nights.scene(B)) == {B: "done"}
+
+
+@pytest.mark.parametrize("told", [None, {"clear": "1"}, {"clear": -1, "cloud": 0, "no_data": 0, "not_computed": 0}])
+def test_an_item_whose_counts_are_none_costs_its_own_scene_only(told: Any, nights: Nights):
+    """A scene that grows adds to them: that ended the run as a bug of cloudjob, and `list`, too."""
+    item, beside = nights.scene(A, shape=(200, 170)), nights.scene(B, shape=(200, 170))
+    nights.run(item, bbox=part_of(item))
+    (path,) = Path(nights.out.address).glob("items/*/S2A*.json")
+    found = json.loads(path.read_text())
+    found["properties"]["cloudjob:pixels"] = told
+    path.write_text(json.dumps(found))
+    assert {one.state for one in listing.scenes(nights.out)} == {"incomplete"}
+    assert len(nights.status.damaged) == 1
+    assert nights.run(item, beside) == {A: "done", B: "done"}
+    assert not nights.status.damaged
+
+
+@pytest.mark.parametrize("receipt", [None, {}, {"seen": 3}, dict.fromkeys(runs.COSTS, "1"), [1]])
+def test_a_record_of_another_version_tells_no_cost(receipt: Any, nights: Nights):
+    """A guess for people ended the run as a bug of cloudjob."""
+    nights.run(nights.scene(A))
+    (path,) = nights.out.names("runs")
+    record = nights.out.get_json(f"runs/{path}")
+    assert runs.last_receipts(nights.out) == [{name: record["scenes"][0]["receipt"][name] for name in runs.COSTS}]
+    record["scenes"][0]["receipt"] = receipt
+    nights.out.put_json(f"runs/{path}", record)
+    assert runs.last_receipts(nights.out) == []
+
+
+def test_a_clock_that_was_ahead_once_keeps_no_scene_from_being_given_up(nights: Nights):
+    bad, good, today = nights.scene(A), nights.scene(B), nights.now
+    cut(bad)
+    nights.now += timedelta(days=4000)
+    assert nights.run(bad, good) == {A: "failed", B: "done"}
+    nights.now = today
+    assert [nights.run(bad, good)[A] for _ in range(3)] == ["failed", "failed", "abandoned"]
+
+
+def test_the_slots_of_a_group_made_anew_are_no_unfinished_scenes(nights: Nights):
+    """They were said to be incomplete for ever, and that the next run would finish them."""
+    bad = nights.scene(B)
+    mend = cut(bad)
+    assert nights.run(nights.scene(A), bad) == {A: "done", B: "failed"}
+    (path,) = Path(nights.out.address).glob("masks.zarr/*/zarr.json")
+    path.write_bytes(b"")
+    assert mended(nights) == ["made anew from what else is known"]
+    assert nights.status.incomplete == ()
+    mend()
+    assert nights.run(nights.scene(A), bad) == {B: "done"}
+    (slots,) = jobs.slots(Path(nights.out.address)).values()
+    assert slots == [A, B]
+
+
+def test_a_source_that_answers_when_it_was_given_up_is_told_in_words(
+    nights: Nights, server: FileServer, monkeypatch: pytest.MonkeyPatch
+):
+    """Of a scene that was under way meanwhile; the reason of those that were not tried was "None"."""
+    monkeypatch.setattr(sources, "PATIENCE", 2)
+    beside = nights.scene("S2A_33UUP_20240608_0_L2A")  # Else nothing would be waited for any more
+    items = [served(nights.scene(name), nights.folder / "files", server.url) for name in (A, B, C, D)]
+    for name in (A, B):
+        server.disturb(name, lasting=503)
+    real = job.stream
+
+    def four_lanes(*arguments: Any) -> Iterator[Any]:
+        work = iter(arguments[2])
+        handed_in = [next(work) for _ in range(4)]
+        yield from real(None, None, handed_in[:2])  # type: ignore[arg-type]
+        assert list(work) == []
+        yield from real(None, None, handed_in[2:])  # type: ignore[arg-type]
+
+    monkeypatch.setattr(job, "stream", four_lanes)
+    states = nights.run(*items, beside)
+    assert states == {A: "failed", B: "failed", C: "done", D: "failed", beside["id"]: "done"}
+    assert nights.status.failed[D].endswith("is out: it answered only later")

@@ -162,7 +162,44 @@ def test_a_damaged_scene_costs_only_itself(world: Path, tmp_path: Path, capfd: C
     np.testing.assert_array_equal(jobs.mask_of(tmp_path / "new", "S1"), jobs.mask_of(tmp_path / "calm", "S1"))
 
 
-@pytest.mark.parametrize("lost", ["cloudjob:reflectance", "cloudjob:source", "processing:software", "cloudjob:pixels"])
+def test_tiles_that_only_the_new_one_has_are_not_lost(world: Path, tmp_path: Path) -> None:
+    """A newer version in the old OUT, of a smaller area: its item told of tiles that nobody had made."""
+    west, south, east, north = jobs.item_of(world / "old", "S1")["bbox"]
+    part = (west, north - 0.3 * (north - south), west + 0.3 * (east - west), north)
+    old, new = tmp_path / "old", tmp_path / "new"
+    fresh(world, old, bbox=part, **OLD)
+    assert [one.state for one in made(old, new, threshold=0.51)] == ["done", "done"]
+    fresh(world, new, **{**OLD, "threshold": 0.51})
+    before, kept = jobs.mask_of(new, "S1"), jobs.items(new)
+    later = jobs.make_scene(
+        tmp_path, "S1v2", "2024-06-01T10:15:59Z", baseline="09.00", generated="2025-01-01T00:00:00Z"
+    )
+    catalog = jobs.write_catalog(tmp_path / "items.json", [later])
+    jobs.run_here(catalog, world / "net.safetensors", old, bbox=part, **OLD)
+    (found,) = made(old, new, threshold=0.51)
+    assert (found.id, found.state) == ("S1v2", "failed")
+    assert f"tiles of it that {old} does not hold" in found.reason
+    assert f"`cloudjob run --out {new}` masks it" in found.reason
+    np.testing.assert_array_equal(jobs.mask_of(new, "S1"), before)
+    assert jobs.items(new) == kept
+    assert list(check.check(Out.at(new))) == []
+    assert ledger.summary(Out.at(new)).incomplete == ()
+    jobs.run_here(catalog, world / "net.safetensors", new, **{**OLD, "threshold": 0.51})
+    assert (jobs.mask_of(new, "S1v2") != 255).all()
+
+
+@pytest.mark.parametrize("lost", ["items/{group}/S1.json", "failures/S1.json"])
+def test_an_item_that_cannot_be_read_is_told(world: Path, tmp_path: Path, lost: str) -> None:
+    """It was left out in silence, with exit code 0; what is no scene's mask is no matter."""
+    old = Path(shutil.copytree(world / "old", tmp_path / "old"))
+    path = old / lost.format(group=jobs.item_of(old, "S1")["properties"]["cloudjob:group"])
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"{")
+    states = {one.id: one.state for one in made(old, tmp_path / "new", threshold=0.51)}
+    assert states == {"S1": "failed" if lost.startswith("items") else "done", "S2": "done"}
+
+
+@pytest.mark.parametrize("lost", ["cloudjob:reflectance", "cloudjob:source", "processing:software"])
 def test_an_item_that_says_too_little_costs_only_its_scene(world: Path, tmp_path: Path, lost: str) -> None:
     shutil.copytree(world / "old", tmp_path / "old")
     (path,) = (tmp_path / "old" / "items").glob("*/S1.json")

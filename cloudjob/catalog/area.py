@@ -65,7 +65,7 @@ def read_geometry(path: str | Path) -> Polygon | MultiPolygon:
         UsageError: if the file cannot be read, is not GeoJSON, or holds anything but sound polygons in degrees.
     """
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"geometry {str(path)!r} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

@@ -11,15 +11,17 @@ COMMON = ("red", "green", "blue", "nir", "swir16", "scl")
 OPTIONAL = frozenset({"swir16", "scl"})
 """Bands that a scene may lack."""
 
-# Keys that mean one thing wherever they are found. B08 is the near infrared of 10 m; B8A and nir08 are other bands.
+# ESA's keys, and Digital Earth Australia's. B08 is the near infrared of 10 m; B8A and nir08 are other bands.
 _KEYS = {
-    "red": r"B04|B04_10m",
-    "green": r"B03|B03_10m",
-    "blue": r"B02|B02_10m",
-    "nir": r"B08|B08_10m",
-    "swir16": r"B11|B11_20m",
+    "red": r"B04|B04_10m|nbart_red",
+    "green": r"B03|B03_10m|nbart_green",
+    "blue": r"B02|B02_10m|nbart_blue",
+    "nir": r"B08|B08_10m|nbart_nir_1",
+    "swir16": r"B11|B11_20m|nbart_swir_2",
     "scl": r"(?i:scl)(_20m)?",
 }
+# Among Landsat's bands B11 is thermal infrared (HLS L30), and nbart_swir_2 has 2.2 µm: Landsat has none of these.
+_SENTINEL_2 = re.compile(r"(B08|B8A|B12)(_\d0m)?|nbart_nir_1")
 
 
 def find(assets: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, str]) -> dict[str, str]:
@@ -45,7 +47,9 @@ def find(assets: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, str]) -> 
 def candidates(assets: Mapping[str, Mapping[str, Any]], band: str) -> list[str]:
     """Keys of the assets that may be a band: those of the finest pixels, and of them cloud-optimized files."""
     said = [key for key, asset in assets.items() if _common_names(asset) == {band} and _is_data(asset)]
-    likely = said or [key for key in assets if re.fullmatch(_KEYS.get(band, r"(?!)"), key)]
+    likely = said or [key for key, asset in assets.items() if _is_usual(key, band) and not any(_common_names(asset))]
+    if not said and band == "swir16" and not any(map(_SENTINEL_2.fullmatch, assets)):
+        likely = []
     sizes = {key: assets[key].get("gsd") or _metres(key) for key in likely}
     finest = min((size for size in sizes.values() if size), default=None)
     likely = [key for key in likely if sizes[key] in (finest, None)]
@@ -65,6 +69,9 @@ def missing(item: str, assets: Mapping[str, Mapping[str, Any]], lacking: Mapping
     if not rasters:
         return f"item {item} has no raster assets", "is it the right collection? See --collection"
     says = f"scene {item} has no asset {', '.join(lacking.values())}; it has {', '.join(rasters[:40])}"
+    for key, asset in assets.items():  # As openEO's results have them
+        if lacking.keys() <= _common_names(asset) and len(asset["bands"]) > 1 and _is_data(asset):
+            return says, f"{key} holds several bands; expected a file for each: export them one by one"
     flags = [f"--asset {band}={_guess(band, assets, rasters)}" for band in lacking]
     return says, f"name its assets, for example {' '.join(flags)}"
 
@@ -81,6 +88,10 @@ def _guess(band: str, assets: Mapping[str, Mapping[str, Any]], rasters: Iterable
     likely = candidates(assets, band)
     loose = [key for key in rasters if re.search(rf"(?i)(^|[^a-z]){band}([^a-z]|$)", key)]
     return (likely or loose or ["KEY"])[0]
+
+
+def _is_usual(key: str, band: str) -> bool:
+    return re.fullmatch(_KEYS.get(band, r"(?!)"), key) is not None
 
 
 def _common_names(asset: Mapping[str, Any]) -> set[str]:

@@ -10,7 +10,7 @@ _HINT = (
     "write 2024-06-01/2024-06-30 (the end is included), 2024-06-01/.. (no end), "
     "2024-06-01, 2024-06, 2024, or 10d (the last ten days)"
 )
-_LAST_DAYS = re.compile(r"([0-9]+)d")
+_LAST_DAYS = re.compile(r"([0-9]{1,4000})d")  # Python makes no number of more than 4300
 _PERIOD = re.compile(r"([0-9]{4})(?:-([0-9]{2})(?:-([0-9]{2}))?)?")
 
 

@@ -6,6 +6,7 @@ what a job reads, each value of its type and within bounds. Reading it again cha
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from urllib.parse import quote, urljoin, urlsplit
 from shapely.geometry import mapping
 from shapely.geometry.base import BaseGeometry
 
-from cloudjob.catalog import bands, signing, values
+from cloudjob.catalog import asset, bands, signing, values
 from cloudjob.catalog.area import read_footprint
 from cloudjob.catalog.values import UnreadableError, shown
 from cloudjob.errors import SceneError
+
+log = logging.getLogger(__name__)
 
 Item = dict[str, Any]
 
@@ -28,8 +31,6 @@ MAX_NAME = 240
 """Bytes of an id as part of a file's name, which may have 255 with what we add."""
 
 MAX_ASSETS = 500
-MAX_KEY = 100
-MAX_HREF = 4000
 REMOTE = ("http", "https", "s3", "gs", "az")
 """Where the files of an API's items may lie: what a stranger lists must not make us open files of this machine."""
 
@@ -38,7 +39,7 @@ _TEXTS = (
     *("platform", "constellation", "grid:code", "processing:version"),
     *("s2:mgrs_tile", "s2:product_uri", "s2:processing_baseline", "s2:generation_time"),
     *("sentinel:processing_baseline", "sentinel:product_id", "sentinel:latitude_band", "sentinel:grid_square"),
-    *("mgrs:latitude_band", "mgrs:grid_square", "odc:region_code", "title"),
+    *("mgrs:latitude_band", "mgrs:grid_square", "odc:region_code"),
 )
 _ZONES = ("sentinel:utm_zone", "mgrs:utm_zone")
 _FLAGS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
@@ -123,16 +124,23 @@ def _parse(raw: Any, wanted: Mapping[str, str], base: str, *, remote: bool, foun
     found.footprint, geometry = _footprint(raw)
     told = _properties(properties)
     base, links = _links(raw, base, remote=remote)
-    every = {_key(key): _asset(key, asset) for key, asset in _bounded(assets).items()}
+    every = {key: asset.read(key, one) for key, one in _bounded(assets).items()}
     found.keys = keys = bands.find(every, wanted)
     kept = sorted(set(keys.values())) if not wanted.keys() - keys.keys() - bands.OPTIONAL else sorted(every)
     for key in kept:
-        if key in keys.values():
-            every[key] |= numbers(assets[key])
-            given = _absolute(every[key]["href"], base, remote=remote)
-            every[key]["href"] = signing.remember((collection, name, key), given)
-        else:
+        if key not in keys.values():
             every[key]["href"] = signing.unsigned(every[key]["href"])
+            continue
+        try:
+            every[key] |= asset.numbers(assets[key], properties)
+            given = _absolute(every[key]["href"], base, remote=remote)
+        except UnreadableError as error:
+            if key != keys.get("scl"):
+                raise
+            log.warning("scene %s: its scene classification is not compared: %s", name, error)
+            del every[key], keys["scl"]
+        else:
+            every[key]["href"] = signing.remember((collection, name, key), given)
     found.times = times
     found.item = {
         "type": "Feature",
@@ -143,7 +151,7 @@ def _parse(raw: Any, wanted: Mapping[str, str], base: str, *, remote: bool, foun
         "bbox": _bbox(raw) or list(found.footprint.bounds),
         "properties": told,
         "links": links,
-        "assets": {key: every[key] for key in kept},
+        "assets": {key: every[key] for key in kept if key in every},
     }
     return found
 
@@ -187,8 +195,9 @@ def _properties(told: Mapping[str, Any]) -> dict[str, Any]:
     kept |= {name: values.text(told.get(name), name) for name in _TEXTS}
     kept |= {name: values.whole(told.get(name), name, 1, 60) for name in _ZONES}
     kept |= {name: values.flag(told.get(name)) for name in _FLAGS}
-    kept |= _projection(told)
+    kept |= asset.projection(told)
     kept["updated"] = told["updated"][:40] if isinstance(told.get("updated"), str) else None
+    kept["title"] = _title(told.get("title"))
     kept["eo:cloud_cover"] = values.percentage(told.get("eo:cloud_cover"))
     for name, value in told.items():  # s2:, eopf:, sentinel2: … the name is one, its prefix the publisher's
         if re.fullmatch(r"[\w-]{0,20}:?datastrip_?id(entifier)?", name, re.IGNORECASE):
@@ -196,18 +205,9 @@ def _properties(told: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kept.items() if value is not None}
 
 
-def _projection(told: Mapping[str, Any]) -> dict[str, Any]:
-    """What an item or an asset says of its grid, without what it says is null."""
-    code = values.text(told.get("proj:code"), "proj:code")
-    shape = values.numbers(told.get("proj:shape"), "proj:shape", (2,)) or []
-    transform = values.numbers(told.get("proj:transform"), "proj:transform", (6, 9))
-    kept = {
-        "proj:epsg": values.whole(told.get("proj:epsg"), "proj:epsg", 1, 999_999),
-        "proj:code": code,
-        "proj:shape": [values.whole(side, "proj:shape", 1, 10**12) for side in shape],
-        "proj:transform": transform,
-    }
-    return {name: value for name, value in kept.items() if value}
+def _title(told: Any) -> str | None:
+    """It may hold ESA's name of the product; what else people write there only informs."""
+    return told if isinstance(told, str) and len(told) <= values.MAX_TEXT and told.isprintable() else None
 
 
 def _links(raw: Mapping[str, Any], base: str, *, remote: bool) -> tuple[str, list[Any]]:
@@ -229,72 +229,6 @@ def _bounded(assets: Mapping[str, Any]) -> Mapping[str, Any]:
     if len(assets) > MAX_ASSETS:
         raise UnreadableError(f"it has {len(assets)} assets; expected at most {MAX_ASSETS}")
     return assets
-
-
-def _key(key: str) -> str:
-    if not key or len(key) > MAX_KEY or not key.isprintable():
-        raise UnreadableError(f"one of its assets is named {shown(key)}; expected up to {MAX_KEY} printable letters")
-    return key
-
-
-def _asset(key: str, told: Any) -> dict[str, Any]:
-    """What every asset must have, and what tells which band it is."""
-    if not isinstance(told, dict) or not isinstance(told.get("href"), str) or not 0 < len(told["href"]) <= MAX_HREF:
-        raise UnreadableError(f"its asset {key} has no href, which STAC demands of every asset")
-    if not told["href"].isprintable():
-        raise UnreadableError(f"its asset {key} lies at {shown(told['href'])}, which is no address")
-    kept = {"href": told["href"], "bands": _bands(told)}
-    if isinstance(told.get("type"), str):
-        kept["type"] = told["type"][:200]
-    if isinstance(told.get("roles"), list):
-        kept["roles"] = [str(role)[:40] for role in told["roles"][:10] if isinstance(role, str)]
-    if isinstance(told.get("gsd"), int | float) and 0 < told["gsd"] < 1e6:
-        kept["gsd"] = told["gsd"]
-    return {name: value for name, value in kept.items() if value}
-
-
-def _bands(told: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Names of an asset's bands, which help to find it: STAC 1.1's `bands`, else `eo:bands` of the eo extension 1.x."""
-    for name in ("bands", "eo:bands"):
-        listed = told.get(name)
-        if isinstance(listed, list) and listed:
-            each = [band if isinstance(band, dict) else {} for band in listed[:50]]
-            return [
-                {
-                    "name": _short(band.get("name")),
-                    "eo:common_name": _short(band.get("eo:common_name") or band.get("common_name")),
-                }
-                for band in each
-            ]
-    return []
-
-
-def _short(value: Any) -> str:
-    return value[:40] if isinstance(value, str) else ""
-
-
-def numbers(told: Mapping[str, Any]) -> dict[str, Any]:
-    """What an asset says of its grid and numbers: STAC 1.1, else the raster extension of STAC 1.0."""
-    found: dict[str, Any] = {}
-    for each in (*values.records(told.get("raster:bands"), "raster:bands")[:1], *_first_band(told), told):
-        for name in ("data_type", "nodata"):
-            found |= {name: each[name]} if each.get(name) is not None else {}
-        for name in ("scale", "offset"):
-            stated = each.get(f"raster:{name}", each.get(name))
-            if (value := values.number(stated, name, -1e6, 1e6)) is not None:
-                found[f"raster:{name}"] = value
-    kept = {
-        **found,
-        "data_type": values.text(found.get("data_type"), "data_type", longest=20),
-        "nodata": values.nodata(found.get("nodata")),
-        "file:checksum": values.text(told.get("file:checksum"), "file:checksum"),
-        **_projection(told),
-    }
-    return {name: value for name, value in kept.items() if value is not None}
-
-
-def _first_band(told: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return values.records(told.get("bands"), "bands")[:1]
 
 
 def _absolute(href: str, base: str, *, remote: bool) -> str:

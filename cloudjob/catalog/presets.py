@@ -83,20 +83,21 @@ def catalog_for(
     Args:
         name_or_address: a preset's name, the http(s) address of a STAC API, or the path (or file:// address) of a
             file with one STAC item or an item collection.
-        collection: instead of the preset's; an API of which nothing is known is asked for "sentinel-2-l2a", a file
-            for all its items.
-        assets: common name to asset key, where they differ from the preset's; elsewhere bands are looked for
-            (`bands.find`).
+        collection: instead of the preset's, several with commas between them; an API of which nothing is known is
+            asked for "sentinel-2-l2a", a file for all its items.
+        assets: common name to asset key, where they differ from the preset's; elsewhere, and in collections that are
+            not the preset's, bands are looked for (`bands.find`).
 
     Raises:
         UsageError: if it is none of these, or the file does not exist.
     """
     catalog = _named(name_or_address)
-    return replace(
-        catalog,
-        collection=catalog.collection if collection is None else collection,
-        assets={**catalog.assets, **(assets or {})},
-    )
+    if collection is not None:
+        asked = [name.strip() for name in collection.split(",")]
+        # A preset's names are those of its own collections: elsewhere they are other bands, or none
+        own = catalog.assets if set(asked) <= set(catalog.collection.split(",")) else _COMMON_NAMES
+        catalog = replace(catalog, collection=",".join(asked), assets=own)
+    return replace(catalog, assets={**catalog.assets, **(assets or {})})
 
 
 def _named(name_or_address: str) -> Catalog:

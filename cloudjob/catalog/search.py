@@ -17,7 +17,7 @@ from cloudjob.catalog import stac_api
 from cloudjob.catalog.dates import Interval
 from cloudjob.catalog.item import Found, Item, RefusedError, parse
 from cloudjob.catalog.presets import Catalog
-from cloudjob.catalog.values import load
+from cloudjob.catalog.values import load, shown
 from cloudjob.errors import ContractError, UsageError
 
 
@@ -120,9 +120,18 @@ def _file_items(catalog: Catalog) -> Iterator[Any]:
             f"catalog {catalog.name} holds {kind or type(document).__name__}, expected a STAC item or item collection",
             hint="a static catalog cannot be searched: gather its items in one item collection",
         )
-    wanted = catalog.collection.split(",")
+    wanted, others, found = catalog.collection.split(","), set(), False
     items.reverse()
     while items:  # each is let go before the next one is copied
         item = items.pop()
-        if wanted == [""] or not isinstance(item, dict) or item.get("collection") in wanted:
-            yield item
+        if wanted != [""] and isinstance(item, dict):
+            if item.get("collection") not in wanted:
+                others.add(shown(item.get("collection")))
+                continue
+            found = True
+        yield item
+    if others and not found:
+        raise UsageError(
+            f"catalog {catalog.name} has no item of collection {catalog.collection!r}",
+            hint=f"it has items of {', '.join(sorted(others)[:20])}",
+        )

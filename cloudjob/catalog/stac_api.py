@@ -99,7 +99,8 @@ def _searches(client: Client, address: str) -> list[_Request]:
             f"{name} is not a STAC API: it answers {json.dumps(landing)[:200]}",
             hint="expected a STAC API with item search; a static catalog cannot be searched",
         )
-    links = _links(landing, "search")
+    # Some list the same search as HTML, too, or OpenSearch's description of it
+    links = [link for link in _links(landing, "search") if "json" in str(link.get("type") or "json")]
     if not links:
         raise ContractError(
             f"{name} is not a STAC API: it has no link to a search",

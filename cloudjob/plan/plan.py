@@ -49,7 +49,7 @@ class Plan:
         superseded: id of a version that was found → id of the finished one, as new or newer, that the ledger has.
         outside: ids of scenes none of whose tiles is wanted.
         settled: ids of scenes that are done, by themselves or as another version, or not wanted, about which the
-            ledger has a failure that is over.
+            ledger has a failure that is over; and of those that a run left unfinished and that are done as another one.
     """
 
     scenes: tuple[Planned, ...]
@@ -159,8 +159,9 @@ def make(
             planned[scene.id] = found
     over = [*outside, *(id_ for id_, one in planned.items() if one.state == "done")]
     over += [id_ for id_ in ledger.failures if id_ not in planned and known.over(id_)]
-    settled = tuple(id_ for id_ in dict.fromkeys(over) if id_ in ledger.failures)
-    return Plan(tuple(planned.values()), superseded, tuple(outside), settled)
+    settled = [id_ for id_ in dict.fromkeys(over) if id_ in ledger.failures]
+    settled += [id_ for id_ in superseded if id_ in ledger.begun]
+    return Plan(tuple(planned.values()), superseded, tuple(outside), tuple(settled))
 
 
 def cost(plan: Plan, tiling_of: Callable[[Scene], Tiling], *, speed: float, lanes: int, measured: bool) -> Cost:

@@ -27,7 +27,7 @@ from cloudjob.scene.identity import Identity
 from cloudjob.scene.identity import merge as merge_versions
 from cloudjob.scene.outside import source
 from cloudjob.scene.scene import Scene
-from cloudjob.store import again, ledger, settings
+from cloudjob.store import again, ledger, runs, settings
 from cloudjob.store.again import Marked
 from cloudjob.store.failures import Refusal
 from cloudjob.store.ledger import Ledger
@@ -45,11 +45,13 @@ class Found:
     Attributes:
         scenes: that items describe.
         refusals: items that describe none.
+        marked: scenes whose masks were found damaged.
         error: what is to be said if no item describes a scene.
     """
 
     scenes: list[Scene]
     refusals: list[Refusal]
+    marked: list[Marked]
     error: CloudjobError | None = None
 
     @property
@@ -96,22 +98,23 @@ def find(job: Job) -> Found:
     found = list(search(job.catalog, job.area, job.dates, max_cloud_cover=job.max_cloud_cover, limit=job.limit))
     sources, catalog = Sources(), job.catalog
     scenes, refusals = _described(job, ((item, catalog.assets, catalog.signing) for item in found), sources)
-    marked, lost = _damaged(job, sources)
-    scenes, refusals = [*scenes, *marked], [*refusals, *lost]
+    marked = again.read(job.out) if settings.read(job.out) == job.settings else []
+    more, lost = _damaged(job, marked, sources)
+    scenes, refusals = [*scenes, *more], [*refusals, *lost]
     error = None
     if refusals and not scenes:
         message = f"none of the {len(refusals)} items can be used: {refusals[0].reason}"
         error = sources.verdict() or ContractError(message, hint=refusals[0].hint or "see --asset and --catalog")
         if any(refusal.outside for refusal in refusals) and not sources.verdict():
             error = UnreachableError(message)
-    return Found(scenes, refusals, error)
+    return Found(scenes, refusals, marked, error)
 
 
-def _damaged(job: Job, sources: Sources) -> tuple[list[Scene], list[Refusal]]:
+def _damaged(job: Job, marked: Sequence[Marked], sources: Sources) -> tuple[list[Scene], list[Refusal]]:
     """Scenes whose masks were found damaged, of days that were not asked for, under whatever id they are listed now."""
     scenes: list[Scene] = []
     refusals: list[Refusal] = []
-    catalog, marked = job.catalog, again.read(job.out)
+    catalog = job.catalog
     for day in sorted({each.day for each in marked}):
         start = datetime.combine(day, time(), UTC)
         if job.dates.touches(start, start + timedelta(days=1, milliseconds=-1)):
@@ -139,7 +142,7 @@ def _warn_of_lost(wanted: Iterable[Marked], scenes: Sequence[Scene], refusals: S
 
 def estimate(job: Job, view: Survey, lanes: int) -> Cost:
     """What a survey's plan will cost, at the speed of the last run if there was one, else at an assumed one."""
-    receipts = ledger.last_receipts(job.out)
+    receipts = runs.last_receipts(job.out)
     seconds = sum(each["read_seconds"] + each["network_seconds"] + each["write_seconds"] for each in receipts)
     seen = sum(each["seen"] for each in receipts)
     measured = seconds > 0 and seen > 0
@@ -189,7 +192,7 @@ def compare(job: Job, found: Found, *, files: bool = False) -> Survey:
         if scene.id != other.id:
             log.info("scene %s is an older version of %s, or the same", scene.id, other.id)
     kept += merge_versions(scene for scene in fitting if scene.id in lost)[0]
-    made = plan.make(kept, known, lambda scene: _tiles(job, scene), job.retry)
+    made = plan.make(kept, known, lambda scene: _tiles(job, scene, found.marked), job.retry)
     refused, given_up = _sorted_out(job, [*found.refusals, *hopeless, *misfits], made, known)
     return Survey(made, refused, given_up, known)
 
@@ -241,14 +244,20 @@ def _check_retry(job: Job, known: Ledger) -> None:
 
 
 def _href(item: Mapping[str, Any], assets: Mapping[str, str]) -> str:
-    """Of the first asset that the job would read; nothing is known of the item yet."""
+    """Of the first asset that the job would read, of any where bands are found by other keys than the catalog's.
+
+    Nothing is known of the item yet.
+    """
     found = item.get("assets")
-    for key in assets.values():
-        asset = found.get(key) if isinstance(found, dict) else None
-        if isinstance(asset, dict) and isinstance(asset.get("href"), str):
-            return str(asset["href"])
-    return ""
+    listed = [*map(found.get, assets.values()), *found.values()] if isinstance(found, dict) else []
+    hrefs = (asset.get("href") for asset in listed if isinstance(asset, dict))
+    return next((href for href in hrefs if isinstance(href, str)), "")
 
 
-def _tiles(job: Job, scene: Scene) -> frozenset[Tile]:
-    return frozenset(tiling(job, scene).touched(scene.grid, job.area))
+def _tiles(job: Job, scene: Scene, marked: Sequence[Marked]) -> frozenset[Tile]:
+    """Tiles that are asked for, and all of a mask that was found damaged, though its area is no longer asked for."""
+    cut = tiling(job, scene)
+    wanted = frozenset(cut.touched(scene.grid, job.area))
+    here = [one for one in marked if one.tiles and one.group == scene.group]
+    lost = [one.tiles for one in here if one.is_(scene.id, Identity.of(scene))]
+    return wanted | (frozenset(cut.all()).intersection(frozenset().union(*lost)) if lost else frozenset())

@@ -92,7 +92,7 @@ def alarms(rows: Sequence[Row], runs: Sequence[Run], ledger: Ledger, incomplete:
         rule = "They failed on three nights for one reason; no longer tried until their source changes or --retry asks."
         found.append(Alarm("notice", _count(abandoned, "abandoned"), rule))
     if incomplete:
-        rule = "A run was interrupted, or is at work right now. The next one finishes them."
+        rule = "A run was interrupted, or is at work right now. The next one that asks for their dates finishes them."
         found.append(Alarm("notice", _count(len(incomplete), "incomplete"), rule))
     warned = tuple(row for row in rows if row.warnings)
     if warned:

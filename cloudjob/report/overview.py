@@ -9,6 +9,7 @@ from typing import Any
 from cloudjob.classes import NAMES
 from cloudjob.errors import ContractError
 from cloudjob.store import group as groups
+from cloudjob.store import runs as records
 from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.out import Out, parse
 
@@ -147,8 +148,7 @@ def runs(out: Out, ledger: Ledger) -> list[Run]:
             ledger.damaged[path] = f"it is no run's record: {type(error).__name__}: {error}"
             return None
 
-    names = sorted((name for name in out.names("runs") if name.endswith(".json")), reverse=True)
-    return [found for found in out.each(run, [f"runs/{name}" for name in names[:RUNS]]) if found]
+    return [found for found in out.each(run, records.paths(out)[::-1][:RUNS]) if found]
 
 
 def _row(entry: Done, data: bytes, side: int) -> Row:

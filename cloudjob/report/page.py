@@ -67,7 +67,7 @@ def write(out: Out) -> str:
         runs=runs,
         mean=_mean([row.cloud for row in rows if row.cloud is not None]),
         failures=sorted(ledger.failures.values(), key=lambda failure: (failure.abandoned, failure.last), reverse=True),
-        incomplete=(incomplete := _incomplete(ledger)),
+        incomplete=(incomplete := sorted(ledger.begun)),
         alarms=alarms(rows, runs, ledger, incomplete),
         compared=sum(comparable(row) for row in rows),
         plots=_plots(rows),
@@ -94,11 +94,6 @@ def _template() -> Any:
         environment.globals[name] = Markup(texts[name])  # noqa: S704  # Our own file
         environment.globals[f"{name}_sum"] = f"sha256-{base64.b64encode(digest).decode()}"
     return environment.from_string(texts["html"])
-
-
-def _incomplete(ledger: Ledger) -> list[str]:
-    owners = (id_ for ids in ledger.scenes.values() for id_ in ids)
-    return sorted({id_ for id_ in owners if id_ and id_ not in ledger.done and id_ not in ledger.failures})
 
 
 def _pictures(out: Out, ledger: Ledger, rows: Sequence[Row]) -> dict[str, Pictures]:

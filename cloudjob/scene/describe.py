@@ -1,28 +1,28 @@
 """What a STAC item says of a scene: its grid, its bands' scaling, what tells it from others."""
 
-import functools
 import hashlib
 import json
+import logging
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
 from urllib.parse import urlsplit
 
-from pyproj import Transformer
-from pyproj.exceptions import CRSError, ProjError
-from shapely.geometry.base import BaseGeometry
+from pyproj.exceptions import CRSError
 
 from cloudjob.catalog.bands import OPTIONAL, missing
 from cloudjob.catalog.item import Found, parse
 from cloudjob.catalog.signing import given, open_href
-from cloudjob.errors import SceneError
+from cloudjob.errors import OutsideError, PassingError, SceneError
 from cloudjob.grid import Grid
 from cloudjob.scene import product
-from cloudjob.scene.files import BYTES, KINDS, MAX_SIDE, header
+from cloudjob.scene.files import BYTES, KINDS, is_foreign
+from cloudjob.scene.placing import check_place, grid_of
 from cloudjob.scene.reflectance import scaling
 from cloudjob.scene.scene import Band, Scene
+
+log = logging.getLogger(__name__)
 
 MGRS_SIDE = 109_800
 """Side in metres of a whole Sentinel-2 tile (10980 pixels of 10 m)."""
@@ -31,8 +31,8 @@ MGRS_SIDE = 109_800
 LEAST_SCALE = 1e-9
 """Reflectance of one number; float32 could not add a smaller one to an offset, and nought makes everything black."""
 
-MARGIN = 0.5
-"""Degrees by which an item's geometry may miss its grid: they are rounded, or cut to the swath, in many catalogs."""
+MOST_OFFSET = 1.0
+"""Reflectance, above zero or below; an offset beyond it is told in another unit (ESA's −1000 is one of numbers)."""
 
 
 def describe(
@@ -94,8 +94,8 @@ def _describe(
     baseline = product.baseline(item)
     read = tuple(_band(item, name, keys[name], baseline, signing, offset) for name in bands if name in keys)
     native = next(band.grid for band in read if band.name not in optional)
-    scl = _band(item, "scl", keys["scl"], baseline, signing, offset) if "scl" in keys else None
-    _check_place(native, found.footprint, item["id"])
+    scl = _classification(item, keys["scl"], signing) if "scl" in keys else None
+    check_place(native, found.footprint, item["id"])
     grid = _target(native, measured[0], item["id"])
     _check_measured(grid, measured, item["id"])
     coarser = _factor(grid, resolution, item["id"])
@@ -149,18 +149,31 @@ def _slim(item: dict[str, Any], bands: Sequence[Band], scl: Band | None) -> dict
     return {**item, "assets": {key: item["assets"][key] for key in sorted(keys)}}
 
 
-_one_grid = functools.lru_cache(10_000)(Grid)
+def _classification(item: dict[str, Any], key: str, signing: str) -> Band | None:
+    """The provider's scene classification. It is only compared: a fault of its own costs no scene."""
+    try:
+        return _band(item, "scl", key, "", signing, None)
+    except (PassingError, OutsideError):
+        raise  # Or a source that is out would be asked again for every scene
+    except (SceneError, CRSError) as error:
+        log.warning("%s; the scene classification of %s is not compared", error, item["id"])
+        return None
 
 
 def _band(item: dict[str, Any], name: str, key: str, baseline: str, signing: str, offset: float | None) -> Band:
     asset = item["assets"][key]
     dtype = asset.get("data_type", "uint16")
+    if is_foreign(asset["href"], asset.get("type", "")):
+        raise SceneError(
+            f"scene {item['id']}, asset {key}: it is {asset.get('type', asset['href'])}; expected GeoTIFF or JPEG 2000",
+            hint="is there another asset of this band? See --asset",
+        )
     if dtype not in KINDS:
         raise SceneError(
             f"scene {item['id']}, asset {key}: its numbers are {dtype}; expected {', '.join(KINDS)}",
             hint="is it the right collection? See --collection",
         )
-    if name != "scl" and dtype == "uint8" and "raster:scale" not in asset:
+    if name != "scl" and dtype == "uint8" and asset.get("raster:scale", 1) == 1:
         raise SceneError(f"scene {item['id']}, asset {key}: {BYTES}", hint="is it the right asset? See --asset")
     address = given((item["collection"], item["id"], key), asset["href"])
     scale, stated = (1.0, 0.0) if name == "scl" else scaling(item["properties"], asset, baseline)
@@ -169,77 +182,23 @@ def _band(item: dict[str, Any], name: str, key: str, baseline: str, signing: str
             f"scene {item['id']}, asset {key}: its scale is {scale:g}; expected a number above 0, such as 0.0001",
             hint="report it to whoever publishes the catalog",
         )
+    if offset is None and not abs(stated) < MOST_OFFSET:
+        raise SceneError(
+            f"scene {item['id']}, asset {key}: its offset is {stated:g}; expected reflectance, such as -0.1",
+            hint="say it yourself, for example --offset -0.1, and report it to whoever publishes the catalog",
+        )
     nodata = asset.get("nodata")
     return Band(
         name,
         key,
         asset["href"],
-        _grid(item, asset, key, open_href(signing, address)),
+        grid_of(item, asset, key, open_href(signing, address), coarse=name in OPTIONAL),
         scale,
         stated if offset is None or name == "scl" else offset,
         dtype=dtype,
         nodata=int(nodata) if nodata is not None and nodata == int(nodata) else None,
         address=address if address != asset["href"] else "",
     )
-
-
-def _grid(item: dict[str, Any], asset: dict[str, Any], key: str, address: str) -> Grid:
-    """The asset's grid from the projection extension; from the file's header where the item does not tell."""
-    told, what = item["properties"] | asset, f"scene {item['id']}, asset {key}"
-    epsg, shape, transform = (told.get(name) for name in ("proj:epsg", "proj:shape", "proj:transform"))
-    # what stands after a + is vertical
-    if horizontal := re.fullmatch(r"EPSG:(\d{1,6})(\+\d+)?", told.get("proj:code", ""), re.IGNORECASE):
-        epsg = int(horizontal[1])
-    if not (epsg and shape and transform):
-        epsg, transform, shape = header(address, what)
-    return _north_up(epsg, transform, shape, what)
-
-
-def _north_up(epsg: int, transform: Sequence[float], shape: Sequence[int], what: str) -> Grid:
-    a, b, c, d, e, f = (float(value) for value in tuple(transform)[:6])
-    if b or d or a <= 0 or e >= 0:
-        raise SceneError(f"{what}: its grid is not north-up (transform {[a, b, c, d, e, f]})")
-    height, width = int(shape[0]), int(shape[1])
-    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
-        raise SceneError(f"{what}: it has {height} × {width} pixels; expected at most {MAX_SIDE} a side")
-    grid = _one_grid(int(epsg), c, f, a, -e, height, width)
-    if place(grid) is None:
-        raise SceneError(f"{what}: its grid lies nowhere on Earth ({grid})")
-    return grid
-
-
-@functools.lru_cache(10_000)
-def place(grid: Grid) -> tuple[float, float, float, float] | None:
-    """Where a grid lies: west, south, east, north in degrees (west of east unless it crosses the antimeridian).
-
-    None where its projection cannot tell: only what is known can be compared with the area asked for.
-    """
-    to_degrees = Transformer.from_crs(grid.epsg, 4326, always_xy=True)
-    try:
-        west, south, east, north = to_degrees.transform_bounds(*grid.bounds)
-    except ProjError:
-        return None
-    known = all(math.isfinite(side) and abs(side) <= 361 for side in (west, south, east, north)) and south < north
-    return (west, south, east, north) if known else None
-
-
-def _check_place(grid: Grid, footprint: BaseGeometry | None, scene: str) -> None:
-    """Refuse a grid that lies far from the item's own geometry: none of its tiles would be wanted, without a word."""
-    found = place(grid)
-    if found is None or footprint is None or footprint.is_empty:
-        return
-    west, south, east, north = found
-    left, bottom, right, top = footprint.bounds
-    east += 360 if east < west else 0
-    wide = MARGIN / max(0.05, math.cos(math.radians(max(abs(south), abs(north)))))
-    beside = any(west - wide <= right + turn and left + turn <= east + wide for turn in (-360, 0, 360))
-    if not beside or bottom > north + MARGIN or top < south - MARGIN:
-        raise SceneError(
-            f"scene {scene}: its grid (EPSG:{grid.epsg}) lies around {(west + east) / 2:.1f}, "
-            f"{(south + north) / 2:.1f}, its geometry around {(left + right) / 2:.1f}, {(bottom + top) / 2:.1f} "
-            "(degrees east, north)",
-            hint="one of them is wrong; report it to whoever publishes the catalog",
-        )
 
 
 def _target(native: Grid, resolution: float, scene: str) -> Grid:

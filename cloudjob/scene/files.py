@@ -11,6 +11,7 @@ from urllib.request import url2pathname
 
 import rasterio
 from rasterio._err import CPLE_BaseError  # What rasterio lets through of GDAL's own errors
+from requests.utils import requote_uri
 
 from cloudjob.errors import KeysMissingError, SceneError, redact
 from cloudjob.scene import outside
@@ -53,6 +54,9 @@ _REMOTE = re.compile(r"(https?|s3|gs|az)://|/vsi(curl/https?://|(s3|gs|az|adls)/
 _SCHEME = re.compile(r"[a-z][a-z0-9+._-]+:|/vsi|<", re.IGNORECASE)  # One letter is a drive's
 
 
+_FOREIGN = re.compile(r"zarr|netcdf|hdf|grib", re.IGNORECASE)
+_FOREIGN_NAME = re.compile(r"\.(zarr|nc|h5|hdf|grib2?)(/|$)", re.IGNORECASE)
+
 _NOWHERE = re.compile(r"( at)? (row|col|column|scanline|strip|tile) 4294967295,?")
 """What libtiff says, −1 without its sign, where it does not know the place."""
 
@@ -68,6 +72,14 @@ def env(**other: str) -> rasterio.Env:
 def is_remote(href: str) -> bool:
     """Whether an address is one of a server or of an object store."""
     return _REMOTE.match(href) is not None
+
+
+def is_foreign(href: str, kind: str) -> bool:
+    """Whether an asset says by its media type or its name that it is neither GeoTIFF nor JPEG 2000.
+
+    Servers answer such an address in many ways (a listing, 404, 403), and none of them says so.
+    """
+    return bool(_FOREIGN.search(kind) or _FOREIGN_NAME.search(urlsplit(href).path))
 
 
 def open_file(href: str) -> Any:
@@ -97,6 +109,8 @@ def open_file(href: str) -> Any:
         if not stat.S_ISREG(kind):  # Who opens a FIFO waits for ever
             raise SceneError(f"{path!r} is not a regular file")
     outside.check_keys(href)
+    if parts.scheme in ("http", "https"):
+        href = requote_uri(href)  # Spaces and letters beyond ASCII, which curl refuses
     return _bounded(rasterio.open(href, driver="JP2OpenJPEG" if JPEG_2000.search(parts.path) else "GTiff"))
 
 

@@ -18,7 +18,7 @@ _MISSING = re.compile(
     r"AWS_SECRET_ACCESS_KEY and AWS_NO_SIGN_REQUEST|GS_SECRET_ACCESS_KEY\+GS_ACCESS_KEY_ID"
     r"|AZURE_STORAGE_(?:ACCOUNT|CONNECTION_STRING)|None\.blob\.core\.windows\.net"
 )
-_GONE = re.compile(_CODE.format(codes="404|410") + "|specified (?:key|blob) does not exist|No such object")
+_GONE = re.compile(_CODE.format(codes="404|410") + "|specified (?:key|blob) does not exist|No such object|URL rejected")
 # Of an object store GDAL tells the message alone, neither code nor status: words of Amazon's, Google's and Azure's.
 _REFUSED = re.compile(
     _CODE.format(codes="401|407")

@@ -34,7 +34,8 @@ def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any], baseline: s
 
     The item's own flag that the offset has been taken off already comes first (Earth Search leaves the offset in
     `raster:bands` although it is applied, element84/earth-search#66), then what the asset says, then the rule of
-    the processing baseline. The pixels are checked against it while they are read (`offset_doubt`).
+    the processing baseline. The pixels are checked against it while they are read (`offset_doubt`). Whole numbers of
+    scale 1 are no reflectance: that and offset 0 is what GDAL, and who asks it (rio-stac), says of a file without tags.
 
     Args:
         properties: of an item as `item.parse` leaves it.
@@ -44,6 +45,8 @@ def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any], baseline: s
     kind = str(asset.get("data_type", ""))
     scale = float(asset.get("raster:scale", 1.0 if kind.startswith("float") else SCALE))
     stated = asset.get("raster:offset")
+    if scale == 1 and not stated and kind.startswith(("int", "uint")):
+        scale, stated = SCALE, None
     applied = properties.get("earthsearch:boa_offset_applied", properties.get("sentinel:boa_offset_applied"))
     if applied is True:
         return scale, 0.0

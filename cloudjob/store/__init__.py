@@ -16,6 +16,7 @@ __all__ = [
     "out",
     "receipt",
     "repair",
+    "runs",
     "settings",
     "slots",
     "stac",

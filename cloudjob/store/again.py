@@ -1,15 +1,20 @@
 """Scenes whose masks were found damaged: the next run looks for them, whatever its dates, and masks them again."""
 
+import contextlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
 from cloudjob.errors import ContractError
+from cloudjob.grid import Tile
 from cloudjob.scene.identity import Identity, same_scene
+from cloudjob.store.failures import tiles
 from cloudjob.store.out import Out
 
 FILE = "again.json"
+
+_WRONG = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True)
@@ -20,11 +25,15 @@ class Marked:
         id: of it, when it was masked.
         day: of it, UTC.
         identity: by which it is known under another id, or None where its item could not be read.
+        group: of its mask, or "".
+        tiles: of its mask, all of which are made again, though later runs may ask for fewer.
     """
 
     id: str
     day: date
     identity: Identity | None = None
+    group: str = ""
+    tiles: frozenset[Tile] = frozenset()
 
     def is_(self, id_: str, identity: Identity) -> bool:
         """Whether a scene is this one, or another version of it."""
@@ -32,11 +41,13 @@ class Marked:
 
 
 def read(out: Out) -> list[Marked]:
-    """The scenes that are marked, by id."""
-    try:
-        return [_parsed(id_, record) for id_, record in (out.get_json(FILE) or {}).items()]
-    except (ContractError, ValueError, TypeError, KeyError, AttributeError):
-        return []  # `check` finds what is damaged anew
+    """The scenes that are marked, by id; what cannot be read of them costs nothing else."""
+    found: list[Marked] = []
+    with contextlib.suppress(ContractError, *_WRONG):
+        for id_, record in (out.get_json(FILE) or {}).items():
+            with contextlib.suppress(*_WRONG):
+                found.append(_parsed(id_, record))
+    return found
 
 
 def mark(out: Out, scenes: Iterable[Marked]) -> None:
@@ -56,10 +67,18 @@ def settle(out: Out, done: Mapping[str, dict[str, Any]]) -> None:
 
 
 def _parsed(id_: str, record: Any) -> Marked:
-    if isinstance(record, str):  # As an earlier cloudjob wrote it
-        return Marked(id_, datetime.fromisoformat(record).date())
-    identity = record["identity"]
-    return Marked(id_, datetime.fromisoformat(record["day"]).date(), Identity.from_json(identity) if identity else None)
+    # An earlier cloudjob wrote the day alone
+    told: Any = {"day": record, "identity": None} if isinstance(record, str) else record
+    identity, day = told["identity"], datetime.fromisoformat(told["day"]).date()
+    if not 1900 < day.year < 3000:
+        raise ValueError(f"{day} is no day of a scene")
+    return Marked(
+        id_,
+        day,
+        Identity.from_json(identity) if identity else None,
+        str(told.get("group", "")),
+        tiles(told.get("tiles", ())),
+    )
 
 
 def _write(out: Out, scenes: Collection[Marked]) -> None:
@@ -67,7 +86,12 @@ def _write(out: Out, scenes: Collection[Marked]) -> None:
         out.delete([FILE])
         return
     records = {
-        each.id: {"day": each.day.isoformat(), "identity": each.identity and each.identity.to_json()}
+        each.id: {
+            "day": each.day.isoformat(),
+            "identity": each.identity and each.identity.to_json(),
+            "group": each.group,
+            "tiles": sorted(each.tiles),
+        }
         for each in sorted(scenes, key=lambda each: each.id)
     }
     out.put_json(FILE, records)

@@ -14,7 +14,7 @@ import numpy as np
 from cloudjob import classes
 from cloudjob.classes import NAMES, NOT_COMPUTED
 from cloudjob.errors import ContractError, UnreachableError
-from cloudjob.store import conventions, settings
+from cloudjob.store import conventions, runs, settings
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
 from cloudjob.store import ledger as ledgers
@@ -116,9 +116,9 @@ def _damaged(path: str, what: str, owners: dict[str, str]) -> Fault:
 
 def _records(out: Out, ledger: Ledger) -> Iterator[Fault]:
     """Runs, and the ledger's caches."""
-    for name in sorted(name for name in out.names("runs") if name.endswith(".json")):
-        if what := ledgers.fault_of_run(out, f"runs/{name}"):
-            yield Fault(f"runs/{name}", what, "delete")
+    for path in runs.paths(out):
+        if what := runs.fault_of(out, path):
+            yield Fault(path, what, "delete")
     for group in sorted({done.group for done in ledger.done.values()}):
         path = f"items/{group}/{stac.INDEX}"
         if (found := ledgers.cached(out, path)) is None:
@@ -154,7 +154,7 @@ def _member(out: Out, path: str, expected: dict[str, Any], slots: int | None) ->
         if slots is not None and expected["shape"][0] != slots:
             return f"it has {expected['shape'][0]} slots; its group has {slots}"
     except WRONG as error:
-        return f"it cannot be read: {_told(error)}"
+        return f"it cannot be read: {told(error)}"
     return ""
 
 
@@ -163,16 +163,16 @@ def _axis(out: Out, group: str, name: str, expected: dict[int, Any]) -> str:
         found = np.asarray(groups.open_array(out, group, name)[:])
         odd = [index for index, value in expected.items() if found[index] != value]
     except WRONG as error:
-        return f"it cannot be read: {_told(error)}"
+        return f"it cannot be read: {told(error)}"
     return f"at {odd[0]} it has {found[odd[0]]}; expected {expected[odd[0]]}" if odd else ""
 
 
 def _mask(out: Out, done: Done, side: int) -> str:
     """What is wrong with a finished scene's mask, or ""."""
     try:
-        told = out.get_json(done.path)["properties"]
-        pixels, summed = {**told["cloudjob:pixels"]}, told.get("cloudjob:checksum")
-        names = ["cloud", *(["cloud_probability"] if "cloud_probability" in out.get_json(done.path)["assets"] else [])]
+        item = out.get_json(done.path)
+        pixels, summed = {**item["properties"]["cloudjob:pixels"]}, item["properties"].get("cloudjob:checksum")
+        names = ["cloud", *(["cloud_probability"] if "cloud_probability" in item["assets"] else [])]
         arrays = [groups.open_array(out, done.group, name) for name in names]
         counts, checksum = np.zeros(256, np.int64), 0
         for row, column in sorted(done.tiles):
@@ -184,14 +184,15 @@ def _mask(out: Out, done: Done, side: int) -> str:
     except UnreachableError:
         raise
     except WRONG as error:
-        return f"a shard, or the item, cannot be read: {_told(error)}"
+        return f"a shard, or the item, cannot be read: {told(error)}"
     for value, name, _ in classes.of(NAMES.values()):
         if value != NOT_COMPUTED and pixels.get(name, 0) != int(counts[value]):
             return f"{counts[value]:,} pixels are {name.replace('_', ' ')}; the item says {pixels.get(name, 0)!r:.40}"
     return "" if summed is None or summed == checksum else "the values are not those that were written"
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
+    """An error in one line."""
     return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}".rstrip(": ")
 
 

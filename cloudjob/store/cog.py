@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 from affine import Affine
@@ -10,8 +9,10 @@ from rasterio.io import MemoryFile
 
 from cloudjob import classes
 from cloudjob.classes import BINARY, CLASSES, COLOURS, NOT_COMPUTED, Class
-from cloudjob.store import folder, settings, stac
+from cloudjob.errors import SceneError, UnreachableError
+from cloudjob.store import check, folder, settings, stac
 from cloudjob.store import group as groups
+from cloudjob.store import item as items
 from cloudjob.store import ledger as ledgers
 from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.lock import Lock
@@ -47,10 +48,31 @@ def encode(mask: groups.Mask, crs: str, transform: Affine, values: Sequence[Clas
 
 
 def read(out: Out, entry: Done) -> groups.Mask:
-    """A finished scene's mask (y, x) uint8."""
-    array = groups.open_array(out, entry.group, "cloud")
-    with out.reached():
-        return np.asarray(array[entry.slot], np.uint8)
+    """A finished scene's mask (y, x) uint8.
+
+    Raises:
+        SceneError: it is damaged.
+        UnreachableError: the store does not answer.
+    """
+    try:
+        with out.reached():
+            return np.asarray(groups.open_array(out, entry.group, "cloud")[entry.slot], np.uint8)
+    except UnreachableError:
+        raise
+    except check.WRONG as error:
+        raise SceneError(f"scene {entry.id}: its mask cannot be read: {check.told(error)}") from None
+
+
+def tell(damaged: Sequence[SceneError]) -> None:
+    """Say at the end which masks could not be read: they cost no other.
+
+    Raises:
+        SceneError: there are some.
+    """
+    if damaged:
+        more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
+        hint = "`cloudjob check OUT --repair`, and the next run masks it again; all else is written"
+        raise SceneError(f"{damaged[0]}{more}", hint=hint)
 
 
 def values(out: Out) -> tuple[Class, ...]:
@@ -67,7 +89,7 @@ def place(ledger: Ledger, group: str) -> tuple[str, Affine]:
 
 def path(group: str, scene_id: str) -> str:
     """Where in an OUT a scene's COG lies."""
-    return f"{FOLDER}/{group}/{quote(scene_id, safe='')[:200]}.tif"
+    return f"{FOLDER}/{group}/{items.file_name(scene_id).removesuffix('.json')}.tif"
 
 
 def attach(lock: Lock) -> Iterator[str]:
@@ -83,16 +105,21 @@ def attach(lock: Lock) -> Iterator[str]:
         Path of each file written.
 
     Raises:
+        SceneError: at the end, if a mask is damaged.
         UnreachableError: the store does not answer, or the lock is lost.
     """
     out, ledger = lock.out, ledgers.read(lock.out)
-    there = set(out.tags(FOLDER))
+    there, damaged = set(out.tags(FOLDER)), list[SceneError]()
     for entry in sorted(ledger.done.values(), key=lambda entry: (entry.time, entry.id)):
         item, file = out.get_json(entry.path), path(entry.group, entry.id)
         if not item or (ASSET in item["assets"] and file in there):
             continue
         crs, transform = place(ledger, entry.group)
-        data = encode(read(out, entry), crs, transform, values(out))
+        try:
+            data = encode(read(out, entry), crs, transform, values(out))
+        except SceneError as error:
+            damaged.append(error)
+            continue
         lock.check()
         out.put(file, data)
         item["assets"][ASSET] = asset(f"../../{file}", item)
@@ -100,11 +127,13 @@ def attach(lock: Lock) -> Iterator[str]:
         out.put_json(entry.path, item)
         yield file
     lock.check()
-    gone = there - {path(entry.group, entry.id) for entry in ledger.done.values()}
-    out.delete(filter(folder.is_cog, gone))  # What somebody else put there stays
+    if not ledger.damaged:  # Else nobody knows of which scenes they are
+        gone = there - {path(entry.group, entry.id) for entry in ledger.done.values()}
+        out.delete(filter(folder.is_cog, gone))  # What somebody else put there stays
     contract, ledger = settings.read(out), ledgers.refresh(out)
     if contract:
         stac.write(out, contract, ledger)
+    tell(damaged)
 
 
 def asset(href: str, item: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import rasterio
 
 from cloudjob.catalog.dates import parse_dates
 from cloudjob.classes import CLEAR, CLOUD, NO_DATA, SHADOW, THIN_CLOUD, Class
-from cloudjob.errors import UsageError, did_you_mean
+from cloudjob.errors import SceneError, UsageError, did_you_mean
 from cloudjob.store import cog, listing
 from cloudjob.store import group as groups
 from cloudjob.store import ledger as ledgers
@@ -51,6 +51,7 @@ def export(out: Out, what: str | None, path: str | Path, *, group: Collection[st
     Raises:
         UsageError: there is no such scene, day or group, there are several and `path` is no folder, or a file cannot be
             written.
+        SceneError: at the end, if a mask is damaged: its file is not written.
         UnreachableError: the store does not answer.
     """
     ledger = ledgers.read(out)
@@ -64,12 +65,19 @@ def export(out: Out, what: str | None, path: str | Path, *, group: Collection[st
         targets = {path / f"{quote(name, safe='')}.tif": chosen for name, chosen in files.items()}
     else:
         targets = dict.fromkeys([path], next(iter(files.values())))
-    if not path.is_dir() and len(files) > 1 and path.parent.is_dir():
-        path.mkdir()
+    if path not in targets and not path.is_dir() and path.parent.is_dir():
+        _make(path)
+    damaged: list[SceneError] = []
     for target, chosen in targets.items():
         values, (crs, transform) = cog.values(out), cog.place(ledger, chosen[0].group)
-        _write(target, cog.encode(_mosaic(out, chosen), crs, transform, values), values)
+        try:
+            mosaic = _mosaic(out, chosen)
+        except SceneError as error:
+            damaged.append(error)
+            continue
+        _write(target, cog.encode(mosaic, crs, transform, values), values)
         yield Exported(target, tuple(entry.id for entry in chosen))
+    cog.tell(damaged)
 
 
 def _files(out: Out, ledger: Ledger, what: str | None, wanted: Collection[str]) -> dict[str, list[Done]]:
@@ -110,6 +118,13 @@ def _mosaic(out: Out, chosen: list[Done]) -> groups.Mask:
         mask = cog.read(out, entry)
         mosaic = np.where(rank[mask] > rank[mosaic], mask, mosaic)
     return mosaic
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be made: {error}") from None
 
 
 def _write(path: Path, data: bytes, values: Sequence[Class]) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -126,6 +126,9 @@ class Refusal:
         return hashlib.sha256(json.dumps({**self.kept, "properties": told}, sort_keys=True).encode()).hexdigest()
 
 
+_MEMBERS = frozenset(each.name for each in fields(Failure))
+
+
 def path(scene_id: str) -> str:
     """Where a scene's failure is recorded."""
     return f"{FOLDER}/{stac.file_name(scene_id)}"
@@ -207,7 +210,7 @@ def _counted(before: Failure | None, reason: str, now: str, *, outside: bool) ->
         same = {name: getattr(before, name) for name in ("runs", "first", "counted", "night", "version")}
         if outside:
             return same
-        another = _moment(now) - _moment(before.night) >= NIGHT
+        another = abs(_moment(now) - _moment(before.night)) >= NIGHT  # The clock may have been ahead then
         return same | {"version": _version()} | ({"runs": before.runs + 1, "night": now} if another else {})
     return {"runs": 1, "first": now, "counted": reason, "night": now, "version": _version()}
 
@@ -226,23 +229,41 @@ def _moment(text: str) -> datetime:
 
 
 def _kind(reason: str) -> str:
-    """A reason without its numbers: "timed out after 30.1 s" is the same as after 30.2 s."""
-    return re.sub(r"[0-9]+", "#", reason)
+    """A reason without its numbers: "timed out after 30.1 s" is the same as after 30.2 s; nor places in memory."""
+    return re.sub(r"0x[0-9a-fA-F]+|[0-9]+", "#", reason)
 
 
 def _parsed(path: str, data: bytes) -> Failure:
     found = parse(data)
-    failure = Failure(**{**found, "tiles": tiles(found["tiles"])})
-    texts = (failure.id, failure.group, failure.fingerprint, failure.reason, failure.first, failure.last)
-    if not all(isinstance(text, str) for text in texts) or not isinstance(failure.runs, int) or failure.path != path:
+    known = {name: value for name, value in found.items() if name in _MEMBERS}  # A newer version may tell more
+    failure = Failure(**{**known, "tiles": tiles(found["tiles"])})
+    texts = [getattr(failure, name) for name in _MEMBERS - {"tiles", "runs", "identity", "item", "assets"}]
+    if not all(isinstance(text, str) for text in texts) or type(failure.runs) is not int or failure.path != path:
         raise ValueError("it has other types, or another name")
-    if failure.counted:
-        _moment(failure.night)
-    if failure.identity:
-        Identity.from_json(failure.identity)
-    if not isinstance(failure.item, dict) or not isinstance(failure.assets, dict):
-        raise ValueError("its item is none")  # noqa: TRY004
+    if failure.counted and _moment(failure.night).tzinfo is None:
+        raise ValueError(f"its night {failure.night} has no zone")
+    if failure.identity and Identity.from_json(failure.identity).sensing.tzinfo is None:
+        raise ValueError("its sensing time has no zone")
+    _check_item(failure)
     return failure
+
+
+def _check_item(failure: Failure) -> None:
+    """Make sure that an item that is kept can be described once more.
+
+    Raises:
+        ValueError: it is none, or not that of the scene.
+    """
+    item, assets = failure.item, failure.assets
+    if not isinstance(item, dict) or (item and item.get("id") != failure.id):
+        raise ValueError("its item is none, or another scene's")
+    if not isinstance(assets, dict) or not all(isinstance(text, str) for text in (*assets, *assets.values())):
+        raise ValueError("its assets are no names")
+    if failure.signing:
+        from cloudjob.catalog.signing import PLANETARY_COMPUTER  # noqa: PLC0415 -- `status` opens nothing
+
+        if failure.signing != PLANETARY_COMPUTER:
+            raise ValueError(f"its addresses are signed by {failure.signing!r}, which this version cannot do")
 
 
 def tiles(pairs: Iterable[Iterable[int]]) -> frozenset[Tile]:

@@ -36,6 +36,8 @@ INNER = 512  # Side of the pieces of a shard that a reader of a small window fet
 MASK_CODEC = BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle", typesize=1)
 PERCENT_CODEC = ZstdCodec(level=3)
 
+MEND = "`cloudjob check OUT --repair` mends what can be mended"
+
 Metadata = dict[str, Any]
 Mask = npt.NDArray[np.uint8]
 
@@ -99,9 +101,23 @@ def open_array(out: Out, group: str, name: str) -> zarr.Array[Any]:
                 raise ValueError(f"it has {array.shape} values in pieces of {array.shards or array.chunks}")  # noqa: TRY301
             return array  # noqa: TRY300
         except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ContractError(f"{out}/{path} cannot be opened: {type(error).__name__}: {error}", hint=MEND) from None
+
+
+def axis(out: Out, group: str, name: str, array: zarr.Array[Any] | None = None) -> npt.NDArray[Any]:
+    """The values of an array with one dimension, such as `time`; `array` if it has been opened already.
+
+    Raises:
+        ContractError: it is not there, or damaged.
+        UnreachableError: the store does not answer.
+    """
+    array = array or open_array(out, group, name)
+    with out.reached():
+        try:
+            return np.array(array[:])
+        except (ValueError, RuntimeError, SystemError) as error:  # What codecs say
             raise ContractError(
-                f"{out}/{path} cannot be opened: {type(error).__name__}: {error}",
-                hint="`cloudjob check OUT --repair` mends what can be mended",
+                f"{out}/{MASKS}/{group}/{name} cannot be read: {type(error).__name__}: {error}", hint=MEND
             ) from None
 
 
@@ -162,9 +178,9 @@ def commit(
         for name in sorted(arrays.keys() & ALONG_TIME):
             if arrays[name].shape[0] != len(order):
                 arrays[name].resize((len(order), *arrays[name].shape[1:]))
-        old = np.asarray(arrays["time"][:])
+        old = axis(out, group, "time", arrays["time"])
         _write(arrays["time"], old, [times.get(slot, int(value)) for slot, value in enumerate(old)])
-        _write(arrays["status"], arrays["status"][:], statuses)
+        _write(arrays["status"], axis(out, group, "status", arrays["status"]), statuses)
     before = out.get(path(group))
     told = conventions.attributes(grid) if grid else parsed(before or b"{}")["attributes"]
     members = out.each(out.get_json, [f"{MASKS}/{group}/{name}/zarr.json" for name in names])
@@ -186,8 +202,8 @@ def mend_axes(out: Out, group: str, grid: Grid) -> None:
     """Write a group's coordinates anew, and empty its times and statuses where they cannot be read."""
     for name in ("time", "status"):
         try:
-            open_array(out, group, name)[:]
-        except (ContractError, ValueError, RuntimeError):
+            axis(out, group, name)
+        except ContractError:
             out.delete([f"{MASKS}/{group}/{name}/c/0"])
     for name, (values, _) in conventions.coordinates(grid).items():
         out.delete([f"{MASKS}/{group}/{name}/c/0"])

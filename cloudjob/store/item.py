@@ -251,9 +251,15 @@ def without_replaced(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def receipt(item: dict[str, Any]) -> Receipt:
-    """What was counted when the item's mask was made: more tiles of it add to that."""
+    """What was counted when the item's mask was made: more tiles of it add to that.
+
+    Raises:
+        LookupError, TypeError, AttributeError: the item does not tell.
+    """
     properties = item["properties"]
     pixels, compared = properties["cloudjob:pixels"], properties.get("cloudjob:scl_pixels", 0)
+    if not all(type(count) is int and count >= 0 for count in (*pixels.values(), compared)):
+        raise TypeError("its counts of pixels are none")
     agreed = properties.get("cloudjob:scl_agreed", round(properties.get("cloudjob:scl_agreement", 0) * compared))
     return Receipt(
         clear=pixels["clear"],

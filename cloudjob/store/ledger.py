@@ -4,25 +4,22 @@ A scene is done when its item exists and the group's list of slots (`cloudjob:sc
 else here is a cache of that or a help for people.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from shapely.errors import ShapelyError
 
-from cloudjob.errors import ContractError, SceneError, redact_all
+from cloudjob.errors import ContractError, SceneError
 from cloudjob.grid import Tile
 from cloudjob.scene.identity import Identity
-from cloudjob.store import again
+from cloudjob.store import again, runs
 from cloudjob.store import failures as failed
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
 from cloudjob.store.failures import Failure
 from cloudjob.store.out import Out, dump, parse
-
-LOOKED_AT = 30
-"""How many runs are looked at for one that masked any scene: most nights of a small area bring nothing."""
 
 _WRONG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SceneError, ShapelyError)
 """What an item raises whose members are not there, or of other types."""
@@ -89,6 +86,12 @@ class Ledger:
     failures: dict[str, Failure] = field(default_factory=dict)
     leftovers: tuple[str, ...] = ()
     damaged: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def begun(self) -> dict[str, tuple[str, int]]:
+        """Scenes that own a slot and are neither done nor failed, for a run was interrupted: id → group and slot."""
+        places = ((id_, (group, slot)) for group, ids in self.scenes.items() for slot, id_ in enumerate(ids))
+        return {id_: place for id_, place in places if id_ and id_ not in self.done and id_ not in self.failures}
 
     def holder(self, group: str, slot: int) -> Done | None:
         """The finished scene whose mask lies in a slot."""
@@ -187,73 +190,26 @@ def refresh(out: Out) -> Ledger:
     return ledger
 
 
-def write_run(out: Out, started: datetime, record: Mapping[str, Any]) -> str:
-    """Write what a run did, or that it has begun.
-
-    Args:
-        out: the output.
-        started: UTC; names the record.
-        record: JSON types; secrets are taken out of its texts.
-
-    Returns:
-        The record's path.
-    """
-    path = f"runs/{started.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}.json"
-    out.put(path, dump(redact_all(record)))
-    return path
-
-
-def last_receipts(out: Out) -> list[dict[str, Any]]:
-    """The receipts of the last run that masked any scene; of `LOOKED_AT` runs at most."""
-    for name in _runs(out)[::-1][:LOOKED_AT]:
-        scenes = (_run(out, f"runs/{name}", {}) or {}).get("scenes", [])
-        if receipts := [scene["receipt"] for scene in scenes if "receipt" in scene]:
-            return receipts
-    return []
-
-
-def _runs(out: Out) -> list[str]:
-    return sorted(name for name in out.names("runs") if name.endswith(".json"))
-
-
 def summary(out: Out) -> Summary:
     """The state of an OUT in a few figures; all of them nothing where no run has written yet."""
     ledger = read(out)
     covers = [entry.cloud_cover for entry in ledger.done.values() if entry.cloud_cover is not None]
     times = sorted(entry.time for entry in ledger.done.values())
-    runs = _runs(out)
-    incomplete = [id_ for ids in ledger.scenes.values() for id_ in ids]
     return Summary(
-        groups={group: sum(id_ in ledger.done for id_ in ids) for group, ids in sorted(ledger.scenes.items())},
+        groups={
+            group: sum(ledger.holder(group, slot) is not None for slot in range(len(ids)))
+            for group, ids in sorted(ledger.scenes.items())
+        },
         done=len(ledger.done),
         failed={failure.id: failure.reason for failure in ledger.to_retry()},
         abandoned={failure.id: failure.reason for failure in ledger.failures.values() if failure.abandoned},
-        incomplete=tuple(id_ for id_ in incomplete if id_ and id_ not in ledger.done and id_ not in ledger.failures),
+        incomplete=tuple(ledger.begun),
         cloud_cover=(min(covers), sum(covers) / len(covers), max(covers)) if covers else None,
         first=times[0] if times else "",
         last=times[-1] if times else "",
-        last_run=_run(out, f"runs/{runs[-1]}", ledger.damaged) if runs else None,
+        last_run=runs.last(out, ledger.damaged),
         damaged=ledger.damaged,
     )
-
-
-def _run(out: Out, path: str, damaged: dict[str, str]) -> dict[str, Any] | None:
-    if fault := fault_of_run(out, path):
-        damaged[path] = fault
-        return None
-    record: dict[str, Any] = out.get_json(path)
-    return record
-
-
-def fault_of_run(out: Out, path: str) -> str:
-    """What is wrong with a run's record, or ""."""
-    try:
-        record: dict[str, Any] = out.get_json(path)
-        datetime.fromisoformat(record["started"])
-        f"{record['how']} {record['seconds']:g}"
-    except (ContractError, ValueError, TypeError, KeyError) as error:
-        return f"it is no record of a run: {type(error).__name__}: {error}"
-    return ""
 
 
 def _items(out: Out, damaged: dict[str, str]) -> list[Done]:
@@ -310,6 +266,7 @@ def _from_item(path: str, tag: str, data: bytes) -> Done:
             tag=tag,
             replaces=stac.replaced(item),
         )
+        stac.receipt(item)  # What a scene that grows adds to
         fault = "" if _checked(done).path == path else f"it belongs at {done.path}"
     except _WRONG as error:
         fault = f"{type(error).__name__}: {error}"

@@ -125,18 +125,14 @@ def _others(ledger: Ledger) -> list[Listed]:
         for failure in ledger.failures.values()
         if failure.id not in ledger.done
     ]
-    interrupted = [
-        Listed(id_, group, "", None, None, None, "incomplete")
-        for group, ids in ledger.scenes.items()
-        for id_ in ids
-        if id_ and id_ not in ledger.done and id_ not in ledger.failures
-    ]
+    interrupted = [Listed(id_, group, "", None, None, None, "incomplete") for id_, (group, _) in ledger.begun.items()]
     return failed + interrupted
 
 
 def _time(failure: Failure) -> str:
     """Of the source item, else when it was sensed; "" where neither can be read."""
-    properties = failure.item.get("properties", {})
+    properties = failure.item.get("properties")
+    properties = properties if isinstance(properties, dict) else {}  # An item that was refused may hold anything
     for told in (properties.get("datetime"), properties.get("start_datetime"), failure.identity.get("sensing")):
         with contextlib.suppress(UnreadableError):
             if time := moment(told, "time"):

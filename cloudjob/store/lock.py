@@ -66,6 +66,8 @@ class Token:
     released: bool = False
 
     def __str__(self) -> str:
+        if not self.id:
+            return f"a run whose machine went down while it wrote {self.path}"
         return f"process {self.pid} on {self.host}, at work since {self.since}"
 
     @property
@@ -222,16 +224,21 @@ def _newest(out: Out) -> tuple[Token | None, bytes]:
         try:
             return _parsed(number, data), data
         except (ValueError, TypeError, OverflowError):
-            raise ContractError(f"{out}/{path} is not a lock that this version wrote", hint="another --out") from None
+            raise ContractError(
+                f"{out}/{path} is not a lock that this version wrote",
+                hint="did a newer cloudjob write it? If no run is at work there, move it away; or another --out",
+            ) from None
     return None, b""
 
 
 def _parsed(number: int, data: bytes) -> Token:
-    """A lock file's holder; its number is that of the file's name.
+    """A lock file's holder; its number is that of the file's name. Nobody is known of an empty one.
 
     Raises:
         ValueError, TypeError: no run of cloudjob wrote it.
     """
+    if not data.strip(b"\0"):  # What file systems leave of a file that was young when the power failed
+        return Token(number, "", "", "", 0, "", "", "1970-01-01T00:00:00Z", HEARTBEAT)
     token = Token(**(parse(data) | {"number": number}))
     texts = (token.id, token.host, token.boot, token.started, token.since, token.renewed)
     if not all(isinstance(text, str) for text in texts) or type(token.pid) is not int:

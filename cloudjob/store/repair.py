@@ -12,7 +12,7 @@ import numpy as np
 
 from cloudjob.errors import ContractError
 from cloudjob.scene.identity import Identity
-from cloudjob.store import again, check, conventions, settings
+from cloudjob.store import again, check, conventions, runs, settings
 from cloudjob.store import group as groups
 from cloudjob.store import ledger as ledgers
 from cloudjob.store.again import Marked
@@ -64,13 +64,13 @@ def _of_group(fault: Fault) -> bool:
 
 def _contract(out: Out) -> str:
     """Write the contract anew, as the last run knew it."""
-    for name in sorted((name for name in out.names("runs") if name.endswith(".json")), reverse=True):
+    for path in reversed(runs.paths(out)):
         try:
-            told = Settings.from_json(out.get_json(f"runs/{name}")["settings"])
+            told = Settings.from_json(out.get_json(path)["settings"])
             out.put_json(settings.FILE, told.to_json())
         except check.WRONG:
             continue
-        return f"made anew from runs/{name}"
+        return f"made anew from {path}"
     return ""
 
 
@@ -79,7 +79,7 @@ def _again(lock: Lock, faults: Sequence[Fault]) -> Iterator[tuple[Fault, str]]:
     out = lock.out
     ledger = ledgers.read(out)
     days = {fault.scene: _day(out, ledger, fault.scene) for fault in faults}
-    again.mark(out, [Marked(id_, day, _identity(ledger, id_)) for id_, day in days.items() if day])
+    again.mark(out, [_marked(ledger, id_, day) for id_, day in days.items() if day])
     lock.check()
     for fault in faults:
         done = ledger.done.get(fault.scene)
@@ -94,8 +94,9 @@ def _again(lock: Lock, faults: Sequence[Fault]) -> Iterator[tuple[Fault, str]]:
         yield fault, f"will be masked again by the next run (scene of {day})" if day else "its item is deleted"
 
 
-def _identity(ledger: ledgers.Ledger, id_: str) -> Identity | None:
-    return Identity.from_json(ledger.done[id_].identity) if id_ in ledger.done else None
+def _marked(ledger: ledgers.Ledger, id_: str, day: date) -> Marked:
+    done = ledger.done.get(id_)
+    return Marked(id_, day, Identity.from_json(done.identity), done.group, done.tiles) if done else Marked(id_, day)
 
 
 def _day(out: Out, ledger: ledgers.Ledger, id_: str) -> date | None:
@@ -139,7 +140,7 @@ def _group(lock: Lock, group: str) -> str:
         slots = max([slots, *(done.slot + 1 for done in items)]) if not known else slots
         if not 0 <= slots <= LARGEST:
             raise ContractError(f"{path} has {slots} slots")
-        found = list(groups.scenes(known)) if known else [f"lost slot {slot}" for slot in range(slots)]
+        found = list(groups.scenes(known)) if known else [""] * slots
         for done in () if known else items:
             found[done.slot] = done.id
         attributes = (known["attributes"] if known else conventions.attributes(grid)) | {groups.SCENES: found}

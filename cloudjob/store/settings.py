@@ -156,7 +156,7 @@ def claim(lock: Lock, settings: Settings, *, redo: bool = False) -> None:
     if known is None:
         out.create(FILE, dump(settings.to_json()))
         return
-    out.delete(["catalog.json", "collection.json"])
+    out.delete(["catalog.json", "collection.json", "again.json"])
     for prefix in ("items", "failures", "masks.zarr", "cogs"):
         out.delete_under(prefix)
     out.put(FILE, dump(settings.to_json()))

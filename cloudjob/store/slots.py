@@ -9,8 +9,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import numpy as np
-
 from cloudjob.errors import ContractError, UnreachableError
 from cloudjob.grid import Tile
 from cloudjob.scene.scene import Scene
@@ -314,11 +312,11 @@ def _empty(out: Out, group: str, slot: int) -> None:
 def _set_status(out: Out, slot: Slot, status: int, vacated: int | None = None) -> None:
     """Set a slot's status, and at the same moment that of one whose mask it takes the place of."""
     array = groups.open_array(out, slot.group, "status")
+    values = groups.axis(out, slot.group, "status", array)
+    values[slot.index] = status
+    if vacated is not None:
+        values[vacated] = PLANNED
     with out.reached():
-        values = np.asarray(array[:])
-        values[slot.index] = status
-        if vacated is not None:
-            values[vacated] = PLANNED
         array[:] = values
 
 

@@ -201,7 +201,6 @@ def _last_success(file: Path | None) -> float:
         return 0.0
     with contextlib.suppress(OSError, ValueError):  # It is not worth a run
         families = text_string_to_metric_families(file.read_text(encoding="utf-8"))
-        return max(
-            (sample.value for family in families for sample in family.samples if sample.name == SUCCESS), default=0
-        )
+        told = [sample.value for family in families for sample in family.samples if sample.name == SUCCESS]
+        return max((value for value in told if value <= time.time()), default=0)  # None of a clock that was ahead
     return 0.0

@@ -111,6 +111,9 @@ def _record(result: SceneResult, time_: str | None) -> dict[str, Any]:
 
 def _say_survey(view: Survey) -> None:
     logs.say(_sentence(view), "survey", scenes=view.plan.counts, refused=len(view.refused))
+    if damaged := view.ledger.damaged:
+        told = f"{_many(len(damaged), 'file')} of the OUT cannot be used, such as {min(damaged)}"
+        logs.say(f"{told}; see `cloudjob check`", "damaged", level=logging.WARNING, files=damaged)
 
 
 def _say_cost(cost: Cost) -> None:
@@ -286,7 +289,7 @@ def _status_lines(found: ledger.Summary) -> Iterator[str]:
         for name, reason in scenes.items():
             yield f"{word}: {name}: {reason}"
     if found.incomplete:
-        yield f"incomplete (a run was interrupted; run again): {', '.join(found.incomplete)}"
+        yield f"incomplete (a run was interrupted; run again, with their dates): {', '.join(found.incomplete)}"
     for path, fault in found.damaged.items():
         yield f"damaged: {path}: {fault} (see `cloudjob check`)"
     if found.last_run:

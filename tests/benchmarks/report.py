@@ -23,7 +23,7 @@ from cloudjob.grid import Grid, Tiling
 from cloudjob.report import page as report
 from cloudjob.scene.describe import describe
 from cloudjob.scene.scene import Scene
-from cloudjob.store import ledger, settings, slots
+from cloudjob.store import ledger, runs, settings, slots
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import Receipt
@@ -135,7 +135,7 @@ def fill(out: Out, made: list[Scene], masks: dict[str, np.ndarray]) -> None:
     done = [{"id": scene.id, "state": "done", "receipt": asdict(receipt)} for scene in made]
     times = {"started": started.isoformat(), "how": "complete", "seconds": 60.0}
     told = {"catalog": "earth-search", "dates": "2023/..", "cloudjob": "0.1.0", "scenes": done}
-    ledger.write_run(out, started, times | told)
+    runs.write(out, runs.path_of(out, started), times | told)
 
 
 def opened(page: str) -> dict[str, float]:

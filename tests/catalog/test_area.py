@@ -157,6 +157,11 @@ def test_a_bad_geometry_is_named_and_explained(geojson, document, says):
     assert str(path) in str(caught.value)
 
 
+def test_a_byte_order_mark_is_no_fault(tmp_path):
+    (tmp_path / "area.json").write_text(json.dumps(SQUARE), encoding="utf-8-sig")
+    assert read_geometry(tmp_path / "area.json").equals(box(11, 46, 12, 47))
+
+
 def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(UsageError, match="No such file"):
         read_geometry(tmp_path / "missing.geojson")

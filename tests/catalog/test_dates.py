@@ -70,6 +70,11 @@ def test_a_date_that_is_none_is_named_and_explained(text, says):
     assert caught.value.exit_code == 2
 
 
+def test_more_digits_than_python_reads_are_no_days():
+    with pytest.raises(UsageError):
+        parse_dates("9" * 5000 + "d", TODAY)
+
+
 def test_the_other_way_round_is_offered():
     with pytest.raises(UsageError) as caught:
         parse_dates("2024-06-30/2024-06-01", TODAY)

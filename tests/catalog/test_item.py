@@ -154,10 +154,25 @@ def test_reading_it_again_changes_nothing():
     assert "SECRET" not in json.dumps(once)
 
 
+def test_bands_that_lie_in_one_file_are_told(tmp_path):
+    """As results of openEO do; the hint was to name KEY, and that failed later."""
+    item = make_item()
+    told = [{"name": band, "eo:common_name": band} for band in FOUR]
+    item["assets"] = {
+        "openEO.tif": {**item["assets"]["red"], "bands": told},
+        "visual": {"href": "https://h/visual.tif"},
+    }
+    with pytest.raises(SceneError, match=r"has no asset red, green, blue, nir; it has openEO\.tif") as caught:
+        describe(item, WANTED, FOUR, 10)
+    assert caught.value.hint == "openEO.tif holds several bands; expected a file for each: export them one by one"
+
+
 def test_what_only_informs_costs_nothing():
     for value, told in (("12.5", 12.5), (3, 3.0), ("many", None), (float("nan"), None), ([], None), (101, None)):
         found = parse(make_item(**{"eo:cloud_cover": value}), WANTED).item["properties"].get("eo:cloud_cover")
         assert found == told
+    for title in ("two\nlines", "x" * 1000, 7, {}):
+        assert parse(make_item(title=title), WANTED).item["properties"].get("title") is None
 
 
 @pytest.mark.parametrize(("said", "meant"), [(True, True), ("true", True), ("False", False), (1, None), ("no", None)])

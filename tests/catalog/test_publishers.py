@@ -1,6 +1,7 @@
 """Each publisher of docs/publishers.md: items of its form, pixels of our own, a server that answers as its own does."""
 
 import re
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from cloudjob.scene.scene import is_empty
 
 DOCS = Path(__file__).parents[2] / "docs" / "publishers.md"
 BANDS = ("red", "green", "blue", "nir")
+DEA = ("nbart_red", "nbart_green", "nbart_blue", "nbart_nir_1")
 JUNE = parse_dates("2024-06", date(2024, 7, 1))
 WORLD = parse_bbox(-180, -85, 180, 85)
 TRANSFORM = (10, 0, 300_000, 0, -10, 5_500_020)
@@ -189,7 +191,7 @@ def test_digital_earth_africa(files, monkeypatch):
 def test_digital_earth_australia(files):
     """Signed numbers of its own processor, nothing said of them, and the grid in the files only."""
     pixels(files, dtype=np.int16, nodata=-999)
-    told = assets(files, ("nbart_red", "nbart_green", "nbart_blue", "nbart_nir_1"))
+    told = assets(files, DEA)
     told |= {"oa_fmask": {"href": f"{files.url}/fmask.tif", "type": "image/tiff"}}
     about = {"platform": "sentinel-2b", "odc:region_code": "55HFA", "odc:dataset_version": "3.2.1"}
     with stac_server(items=[item("a-uuid", "ga_s2bm_ard_3", told, **about)]) as api:
@@ -198,6 +200,50 @@ def test_digital_earth_australia(files):
     assert (scene.grid.shape, scene.bands[0].offset, scene.baseline, scene.scl) == (SHAPE, 0, "", None)
     assert signing.open_href("", "s3://dea-public-data/x.tif").startswith("https://dea-public-data.s3.")
     assert_only_data(values)
+
+
+def elsewhere(monkeypatch, name, api, collection, **keys):
+    """Another collection of a preset, at the test's server."""
+    monkeypatch.setitem(presets.PRESETS, name, replace(presets.PRESETS[name], address=api.url, signing=""))
+    return catalog_for(name, collection=collection, assets=keys)
+
+
+@pytest.mark.parametrize(
+    ("preset", "collection", "keys"),
+    [
+        ("cdse", "sentinel-2-l1c", ("B04", "B03", "B02", "B08")),
+        ("digital-earth-africa", "s2_l2a_c1", BANDS),
+        ("digital-earth-australia", "ga_s2am_ard_provisional_3", DEA),
+        ("planetary-computer", "sentinel-2-l1c", ("B04", "B03", "B02", "B08")),
+        ("earth-search", "sentinel-2-l1c", BANDS),
+    ],
+)
+def test_another_collection_of_a_preset_has_other_names(preset, collection, keys, files, monkeypatch):
+    pixels(files)
+    told = assets(files, keys, **PROJ)
+    with stac_server(items=[item("A", collection, told, **{"proj:epsg": 32633})]) as api:
+        scene, _ = masked(api, elsewhere(monkeypatch, preset, api, collection))
+    assert [band.key for band in scene.bands] == list(keys)
+
+
+@pytest.mark.parametrize("name", ["B11", "nbart_swir_2"])
+def test_landsat_has_other_bands_under_names_of_sentinel_2(name, files, monkeypatch):
+    """Thermal infrared (HLS L30), and 2.2 µm (Digital Earth Australia), were read as short-wave infrared."""
+    grid = {**PROJ, "proj:transform": [30, 0, 300_000, 0, -30, 5_500_020], "proj:epsg": 32633}
+    ours = ("B04", "B03", "B02", "B05", name, "B06")
+    bands = (*BANDS, "swir16")
+    with stac_server() as api:
+        for preset in ("planetary-computer", "digital-earth-australia"):
+            catalog = elsewhere(monkeypatch, preset, api, "landsat", nir="B05")
+            for said, found in (("", None), ("lwir12", "B06")):
+                told = {key: {"href": f"{files.url}/{key}.tif", **grid} for key in ours}
+                if said:
+                    told[name]["eo:bands"] = [{"name": name, "common_name": said}]
+                    told["B06"]["eo:bands"] = [{"name": "B06", "common_name": "swir16"}]
+                api.items = [item("HLS.L30.T33UUQ.2024153T101559.v2.0", "landsat", told)]
+                (one,) = search(catalog, WORLD, JUNE)
+                scene = describe(one, catalog.assets, bands, 30, optional=("swir16",))
+                assert scene.assets.get("swir16") == found
 
 
 def test_terrascope(files):
@@ -227,14 +273,14 @@ def test_hls(files):
     assert_only_data(values)
 
 
-def test_landsat(files):
+def test_landsat(files, monkeypatch):
     pixels(files, transform=(30, 0, 300_000, 0, -30, 5_500_020))
     numbers = {"raster:bands": [{"data_type": "uint16", "nodata": 0, "scale": 2.75e-05, "offset": -0.2}]}
     grid = {"proj:shape": list(SHAPE), "proj:transform": [30, 0, 300_000, 0, -30, 5_500_020]}
     told = named(assets(files, ("red", "green", "blue", "nir08"), **numbers, **grid))
     about = {"platform": "landsat-9", "proj:epsg": 32633, "landsat:wrs_path": "192"}
     with stac_server(items=[item("LC09_L2SP_192026_20240601_02_T1", "landsat-c2-l2", told, **about)]) as api:
-        scene, values = masked(api, catalog_for(api.url, collection="landsat-c2-l2", assets={"nir": "nir08"}), 30)
+        scene, values = masked(api, elsewhere(monkeypatch, "planetary-computer", api, "landsat-c2-l2", nir="nir08"), 30)
     assert {(band.scale, band.offset) for band in scene.bands} == {(2.75e-05, -0.2)}
     assert (values[:, :20] == 0).all()
 

@@ -611,6 +611,20 @@ def test_a_search_link_without_a_method_is_tried_by_post_first(api, monkeypatch)
     assert [method for method, *_ in asked(api)] == ["POST", "POST", "GET"]
 
 
+def test_a_search_that_is_told_in_several_formats_is_asked_for_json(api, monkeypatch):
+    """As GeoServer's, and where OpenSearch is described beside it: the first one was taken."""
+    landing = api.landing()
+    (search_link, *_) = [link for link in landing["links"] if link["rel"] == "search"]
+    other = [
+        {"rel": "search", "type": kind, "href": f"{api.url}/search.html"}
+        for kind in ("text/html", "application/opensearchdescription+xml")
+    ]
+    landing["links"] = [*other, {"rel": "search", "href": search_link["href"], "type": "application/geo+json"}]
+    monkeypatch.setattr(api, "landing", lambda: landing, raising=False)
+    api.items = [make_item("A")]
+    assert ids(catalog_for(api.url)) == ["A"]
+
+
 CLOSED = "2024-06-01T00:00:00Z/2100-01-01T00:00:00Z"
 
 
@@ -723,11 +737,20 @@ def test_an_empty_page_is_not_the_last_one(api):
     assert ids(catalog_for(api.url)) == ["A"]
 
 
+def test_a_collection_that_a_file_does_not_have_is_an_error_as_of_an_api(item_file):
+    """It was "no scenes found", with exit code 0."""
+    catalog = catalog_for(item_file([make_item("A"), make_item("B", collection="other")]), collection="sentinel-2-l1c")
+    with pytest.raises(UsageError, match="has no item of collection 'sentinel-2-l1c'") as caught:
+        ids(catalog)
+    assert caught.value.hint == "it has items of 'other', 'sentinel-2-l2a'"
+
+
 def test_several_collections_at_once(api, item_file):
     api.items = [make_item("A"), make_item("B", collection="other"), make_item("C", collection="third")]
     both = "sentinel-2-l2a,other"
     assert ids(catalog_for(api.url, collection=both)) == ["A", "B"]
     assert ids(catalog_for(item_file(api.items), collection=both)) == ["A", "B"]
+    assert ids(catalog_for(item_file(api.items), collection=both.replace(",", " , "))) == ["A", "B"]
 
 
 def test_what_a_server_says_moves_no_cursor(api, monkeypatch):

@@ -38,12 +38,12 @@ def free_port():
 
 
 def answers(url):
-    """Whether a server answers at an address, whatever it says."""
+    """Whether a server answers at an address, whatever it says but that it is not ready (5xx)."""
     try:
         with urlopen(url, timeout=5):
             return True
     except OSError as error:  # Reset while it starts
-        return hasattr(error, "code")
+        return getattr(error, "code", 500) < 500
 
 
 @contextmanager

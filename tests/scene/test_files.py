@@ -1,6 +1,7 @@
 """What may be opened: images at addresses an item may name, and nothing that reads something else."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,17 @@ def test_files_and_addresses_of_files_are_opened(scene: Scene) -> None:
     with env():
         for href in (str(path), path.as_uri(), os.path.relpath(path)):
             with open_file(href) as file:
+                assert file.shape == (150, 139)
+
+
+def test_addresses_with_spaces_and_any_letters_are_opened(scene: Scene, tmp_path: Path) -> None:
+    """Curl refuses them as they are, and that was taken for an outage of their host."""
+    folder = tmp_path / "a b (ü) 100%"
+    folder.mkdir()
+    shutil.copy(scene.bands[0].href, folder / "red.tif")
+    with file_server(tmp_path) as server, env():
+        for name in ("a b (ü) 100%25", "a%20b%20(%C3%BC)%20100%25"):
+            with open_file(f"{server.url}/{name}/red.tif") as file:
                 assert file.shape == (150, 139)
 
 

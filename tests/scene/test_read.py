@@ -97,6 +97,7 @@ def test_the_next_row_is_read_while_this_one_is_held(files: SceneFiles, monkeypa
     ("text", "passing"),
     [
         ("HTTP response code: 404", False),
+        ("CURL error: URL rejected: Malformed input to a URL function", False),
         ("HTTP response code: 503", True),
         ("HTTP response code: 403", True),  # a signature that ran out
         ("not recognized as a supported file format", True),  # how a cut connection looks

@@ -10,10 +10,10 @@ import pytest
 import rasterio
 import xarray as xr
 from conftest import REAL, needs_real_scenes
-from scenes import BANDS, make_item
+from scenes import BANDS, make_item, write_cog
 from shapely import box, to_geojson
 
-from cloudjob.catalog.item import numbers
+from cloudjob.catalog.asset import numbers
 from cloudjob.errors import SceneError
 from cloudjob.grid import Tiling
 from cloudjob.scene import describe as metadata
@@ -251,6 +251,92 @@ def test_metadata_that_make_no_sense_refuse_their_scene(
         described(item)
 
 
+def test_a_transform_in_gdals_order_is_read(tmp_path: Path) -> None:
+    """As `gdalinfo -json` wrote it, and so catalogs that were made of that."""
+    item = make_item(tmp_path)
+    before = described(item)
+    for asset in item["assets"].values():
+        a, b, c, d, e, f = asset["proj:transform"]
+        asset["proj:transform"] = [c, a, b, f, d, e]
+    assert described(item).bands == before.bands
+
+
+def test_shape_and_transform_are_taken_from_one_place(tmp_path: Path) -> None:
+    """Half of it was the item's: a grid that no file has, and the scene was refused."""
+    item = make_item(tmp_path)
+    before = described(item)
+    item["properties"] |= {"proj:shape": [9, 9], "proj:transform": [60, 0, 600_000, 0, -60, 5_200_020]}
+    del item["assets"]["red"]["proj:transform"], item["assets"]["nir"]["proj:shape"]
+    assert described(item).bands == before.bands
+    for asset in item["assets"].values():
+        asset["proj:epsg"] = 32633
+    item["properties"]["proj:code"] = "EPSG:4326"
+    assert described(item).bands == before.bands
+
+
+def test_one_grid_for_all_assets_is_not_that_of_20_metres(tmp_path: Path) -> None:
+    """rio-stac writes the first file's grid into the item's properties: each such scene was refused for its B11."""
+    item = make_item(tmp_path)
+    coarse = (20, 0, 600_000, 0, -20, 5_200_020)
+    write_cog(tmp_path / "B11.tif", np.full((75, 70), 500, np.uint16), coarse)
+    item["assets"] |= {key: {"href": str(tmp_path / "B11.tif")} for key in ("swir16", "scl")}
+    for key in BANDS:
+        grid = {name: item["assets"][key].pop(name) for name in ("proj:shape", "proj:transform")}
+    item["properties"] |= grid
+    scene = describe(item, {**ASSETS, "swir16": "swir16"}, (*BANDS, "swir16"), 10, optional=("swir16",))
+    assert scene.scl is not None
+    assert [band.grid.transform for band in (*scene.bands[3:], scene.scl)] == [
+        tuple(grid["proj:transform"]),
+        coarse,
+        coarse,
+    ]
+    check(scene)
+
+
+def test_what_the_item_says_of_all_its_numbers_holds_for_each_asset(tmp_path: Path) -> None:
+    """Version 2 of the raster extension, and STAC 1.1's common metadata: 0.0001 and no offset were taken instead."""
+    told = {"raster:scale": 2.75e-05, "raster:offset": -0.2, "data_type": "int16", "nodata": -999}
+    item = make_item(tmp_path, properties=told)
+    for asset in item["assets"].values():
+        del asset["raster:bands"]
+    item["assets"]["nir"] |= {"raster:scale": 0.0002}
+    scene = described(item)
+    assert {(band.offset, band.dtype, band.nodata) for band in scene.bands} == {(-0.2, "int16", -999)}
+    assert [band.scale for band in scene.bands] == [2.75e-05] * 3 + [0.0002]
+
+
+def test_a_scene_classification_that_cannot_be_used_costs_no_scene(tmp_path: Path) -> None:
+    item = make_item(tmp_path)
+    before = described(item)
+    gone = {"href": str(tmp_path / "gone.tif")}
+    odd = ({"data_type": "int8"}, {"proj:shape": "x"}, {"proj:epsg": 999_998}, {"href": "https://[::x/scl.tif"}, gone)
+    for told in odd:
+        grid = {} if told is gone else {"proj:shape": [150, 139], "proj:transform": [10, 0, 600_000, 0, -10, 5_200_020]}
+        item["assets"]["scl"] = {"href": str(tmp_path / "scl.tif"), **grid, **told}
+        assert described(item) == before
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"type": "application/vnd+zarr"},
+        {"type": "application/vnd.zarr; version=3"},
+        {"type": "application/x-hdf5"},
+        {"type": "application/netcdf"},
+        {"href": "https://h/S2A.zarr/measurements/reflectance/r10m/b04"},
+    ],
+)
+def test_what_is_neither_geotiff_nor_jpeg_2000_is_refused_before_a_server_is_asked(
+    odd: dict[str, str], tmp_path: Path
+) -> None:
+    """It could be taken for an outage, night after night: what a server answers to such an address tells nothing."""
+    item = make_item(tmp_path)
+    del item["assets"]["red"]["type"]
+    item["assets"]["red"] |= odd
+    with pytest.raises(SceneError, match=r"asset red: it is .*(zarr|hdf|netcdf).*; expected GeoTIFF or JPEG 2000"):
+        described(item)
+
+
 @pytest.mark.parametrize("epsg", [32632, 32634, 32733])
 def test_a_grid_far_from_the_items_own_geometry_is_refused(epsg: int, tmp_path: Path) -> None:
     """It was left out without a word: no tile of that grid lies in the area asked for."""
@@ -329,6 +415,11 @@ BASELINE_4 = {"s2:processing_baseline": "05.10"}
         # ESA adds nothing to signed numbers
         (BASELINE_4, {"data_type": "int16", "nodata": -999}, (0.0001, 0)),
         (BASELINE_4, {"raster:bands": [{"data_type": "int16", "scale": 0.0002}]}, (0.0002, 0)),
+        # of a file without tags rio-stac says scale 1 and offset 0, whatever its numbers are
+        ({}, {"raster:bands": [{"data_type": "uint16", "scale": 1.0, "offset": 0.0}]}, (0.0001, 0)),
+        (BASELINE_4, {"raster:bands": [{"data_type": "uint16", "scale": 1.0, "offset": 0.0}]}, (0.0001, -0.1)),
+        (BASELINE_4, {"data_type": "int16", "raster:scale": 1}, (0.0001, 0)),
+        ({}, {"data_type": "float32", "raster:scale": 1}, (1, 0)),
         ({"s2:processing_baseline": "2.14"}, {}, (0.0001, 0)),
         ({"s2:processing_baseline": 2.14}, {}, (0.0001, 0)),
         ({"processing:version": "N0214"}, {}, (0.0001, 0)),

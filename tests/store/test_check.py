@@ -11,6 +11,7 @@ import pytest
 from faulty import call
 
 from cloudjob.store import again, check, ledger, settings
+from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 
 Capfd = pytest.CaptureFixture[str]
@@ -209,3 +210,21 @@ def test_an_out_that_is_none(tmp_path: Path, capfd: Capfd):
     (tmp_path / "photos/cat.jpg").touch()
     assert call(capfd, "check", tmp_path / "photos", "--repair").code == 3
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
+
+
+def test_what_a_run_mended_meanwhile_is_left_alone(out: Out, capfd: Capfd, monkeypatch: pytest.MonkeyPatch):
+    """A check that began before a run ended took back the good masks that it had made."""
+    shard = Path(out.address, SHARD)
+    whole = shard.read_bytes()
+    shard.unlink()
+    enter = Lock.__enter__
+
+    def later(lock: Lock) -> Lock:
+        shard.write_bytes(whole)  # Whoever held the lock has done its work
+        return enter(lock)
+
+    monkeypatch.setattr(Lock, "__enter__", later)
+    result = call(capfd, "check", out, "--repair")
+    assert (result.code, result.stdout) == (0, ""), result.stdout
+    assert shard.read_bytes() == whole
+    assert len(ledger.read(out).done) == len(SCENES)

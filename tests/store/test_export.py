@@ -5,6 +5,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 import rasterio
+from faulty import call
 from output import ALL, GRID, expected, make_scene, run
 from shapely.geometry import box
 
@@ -105,3 +106,31 @@ def test_a_geographic_grid(out: Out, tmp_path: Path):
     with rasterio.open(tmp_path / "mask.tif") as file:
         assert file.crs == "EPSG:4326"
         assert file.transform[:6] == pytest.approx(grid.transform, rel=1e-15)
+
+
+@pytest.mark.parametrize("scenes", [1, 2])
+def test_a_folder_is_made_for_however_many(scenes: int, out: Out, tmp_path: Path):
+    run(out, [make_scene(number) for number in range(scenes)])
+    written = list(exports.export(out, None, tmp_path / "new"))
+    assert [one.path for one in written] == [tmp_path / "new" / f"{make_scene(n).id}.tif" for n in range(scenes)]
+
+
+def test_a_folder_that_cannot_be_made(out: Out):
+    run(out, [make_scene(0), make_scene(1)])
+    with pytest.raises(UsageError, match="/proc/new cannot be made"):
+        list(exports.export(out, None, "/proc/new"))
+
+
+def test_a_damaged_mask_costs_no_other_file(out: Out, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """What its codec said ended the command as a bug of cloudjob."""
+    bad, good = make_scene(0), make_scene(1)
+    run(out, [bad, good])
+    Path(out.address, "masks.zarr/32TQM/cloud/c/0/0/0").write_bytes(b"damaged")
+    for what in ("--all", "2024-06"):
+        result = call(capfd, "export", out, what, tmp_path / what)
+        assert result.code == 1
+        assert f"scene {bad.id}: its mask cannot be read" in result.stderr
+        assert "check OUT --repair" in result.stderr
+        assert len(list((tmp_path / what).glob("*.tif"))) == len(result.stdout.splitlines()) == 1
+    assert call(capfd, "export", out, bad.id, tmp_path / "one.tif").code == 1
+    assert not (tmp_path / "one.tif").exists()

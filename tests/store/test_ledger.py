@@ -11,7 +11,7 @@ from output import ALL, SETTINGS, files, make_scene, run
 from cloudjob.errors import ContractError
 from cloudjob.plan import plan
 from cloudjob.scene.identity import Identity
-from cloudjob.store import failures, ledger, settings
+from cloudjob.store import failures, ledger, listing, runs, settings
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 
@@ -343,6 +343,44 @@ def test_a_failure_that_is_none_is_named_and_costs_nothing(out: Out, data: bytes
     assert set(ledger.read(out).damaged) == {"failures/mine.json"}
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"night": "2024-06-01T00:00:00"},  # without a zone
+        {"night": 3},
+        {"counted": [1]},
+        {"version": 3},
+        {"runs": True},
+        {"assets": {"red": 3}},
+        {"signing": "by a newer one"},
+        {"item": {"properties": 3}},
+        {"item": {"id": "another"}},
+        {"item": [1]},
+    ],
+)
+def test_a_failure_of_other_types_is_named_and_costs_nothing(out: Out, odd: dict[str, object]):
+    scene = make_scene(0)
+    run(out, [scene, make_scene(1)], failing={scene.id: "no"})
+    path = f"failures/{scene.id}.json"
+    out.put_json(path, out.get_json(path) | odd)
+    assert set(ledger.read(out).damaged) == {path}
+    assert {one.state for one in listing.scenes(out)} == {"done", "incomplete"}
+    run(out, [scene, make_scene(1)], failing={scene.id: "no"})
+    assert not ledger.read(out).damaged
+
+
+def test_a_failure_of_a_newer_version_is_one(out: Out):
+    scene = make_scene(0)
+    run(out, [scene], failing={scene.id: "no"})
+    path = f"failures/{scene.id}.json"
+    out.put_json(path, out.get_json(path) | {"more": "is told"})
+    assert ledger.read(out).failures[scene.id].reason == "no"
+
+
+def test_a_place_in_memory_is_no_other_reason(out: Out, clock: Callable[[float], None]):
+    assert fail(out, clock, *(f"<Thing at 0x7f{n}a{n:x}>" for n in range(9, 12))).runs == 3
+
+
 @pytest.mark.parametrize("odd", [[-1, 0], [2**62, 0], ["0", 0], [0.0, 0], [True, 0], [0]])
 def test_a_failure_of_tiles_that_are_none_costs_nothing(out: Out, odd: list[object]):
     scene = make_scene(0)
@@ -374,19 +412,38 @@ def test_tiles_that_a_scene_does_not_have_are_not_wanted(out: Out, state: str):
 RAN = {"started": "2024-06-02T01:00:00+00:00", "how": "complete", "seconds": 1.5}
 
 
+def ran(out: Out, started: datetime, record: dict[str, Any]) -> str:
+    path = runs.path_of(out, started)
+    runs.write(out, path, record)
+    return path
+
+
 @pytest.mark.parametrize("damaged", [b"{", b"[]", b"{}", b'{"started": 1, "how": 2, "seconds": 3}'])
 def test_a_damaged_record_of_a_run_is_named(damaged: bytes, out: Out):
-    path = ledger.write_run(out, datetime(2024, 6, 2, 1, tzinfo=UTC), RAN)
+    path = ran(out, datetime(2024, 6, 2, 1, tzinfo=UTC), RAN)
     out.put(path, damaged)
     found = ledger.summary(out)
     assert found.last_run is None
     assert set(found.damaged) == {path}
 
 
+@pytest.mark.parametrize(
+    "ahead", ["20990101T000000.000000Z.json", "99991231T235959.999999Z.json", "99999999T000000.000000Z.json"]
+)
+def test_the_last_run_is_the_last_one_whatever_the_clock_said(out: Out, ahead: str):
+    """A clock that was ahead once, or that begins in 1970 after a power cut."""
+    out.put_json(f"runs/{ahead}", RAN)
+    for year, why in ((2024, "first"), (1970, "second")):
+        ran(out, datetime(year, 1, 1, tzinfo=UTC), {**RAN, "why": why})
+    assert len(runs.paths(out)) == 3
+    if ahead < "9999":
+        assert (ledger.summary(out).last_run or {})["why"] == "second"
+
+
 def test_the_summary(out: Out):
     run(out, [make_scene(0), make_scene(3), make_scene(1)], failing={make_scene(1).id: "no"})
-    ledger.write_run(out, datetime(2024, 6, 2, 1, tzinfo=UTC), RAN)
-    path = ledger.write_run(out, datetime(2024, 6, 3, 1, tzinfo=UTC), {**RAN, "why": "https://x.y/z?sig=S3CRET"})
+    ran(out, datetime(2024, 6, 2, 1, tzinfo=UTC), RAN)
+    path = ran(out, datetime(2024, 6, 3, 1, tzinfo=UTC), {**RAN, "why": "https://x.y/z?sig=S3CRET"})
     assert path == "runs/20240603T010000.000000Z.json"
     found = ledger.summary(out)
     covers = [done.cloud_cover for done in ledger.read(out).done.values()]

@@ -16,6 +16,7 @@ import obstore
 import pytest
 
 from cloudjob.errors import UNREACHABLE, ContractError, UnreachableError
+from cloudjob.store import lock as locks
 from cloudjob.store.lock import Lock, LockLostError, Token, _acquire, _boot, _process_start, check
 from cloudjob.store.out import Out, dump
 
@@ -324,6 +325,32 @@ def test_ctrl_c_releases_it(out: Out):
     process.send_signal(signal.SIGINT)
     process.communicate()
     assert held(out)["released"] is True
+
+
+@pytest.mark.parametrize("left", [b"", b"\0" * 400])
+def test_what_a_power_cut_left_of_a_lock_locks_nobody_out(
+    out: Out, left: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """It was said to be no lock of cloudjob's, to every later run, and to `check --repair`."""
+    monkeypatch.setattr(locks, "HEARTBEAT", 0.2)
+    out.put("lock/00000007.json", left)
+    began = time.monotonic()
+    with Lock(out) as lock:
+        assert time.monotonic() - began >= 0.4
+        assert lock.token.number == 8
+    assert "whose machine went down while it wrote lock/00000007.json" in caplog.text
+    assert out.names("lock") == {"00000008.json"}
+
+
+def test_an_empty_lock_whose_run_is_alive_after_all_is_respected(out: Out, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(locks, "HEARTBEAT", 0.5)
+    token = leave(out, host="elsewhere", renewed=now())
+    out.put(token.path, b"")
+    sign = threading.Timer(0.3, lambda: out.put(token.path, dump(asdict(token))))
+    sign.start()
+    with pytest.raises(UnreachableError, match="another run is at work"), Lock(out):
+        pass
+    sign.join()
 
 
 def test_something_else_in_its_place_is_an_error(out: Out):

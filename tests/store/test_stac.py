@@ -1,6 +1,7 @@
 """An OUT as a static STAC catalog, and the COGs beside its items, as other programs read them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jobs
@@ -11,6 +12,7 @@ import pytest
 import rasterio
 import stackstac
 from affine import Affine
+from faulty import call
 from odc.geo.geobox import GeoBox
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from rasterio.enums import Resampling
@@ -154,3 +156,35 @@ def test_killed_between_file_and_item_the_next_call_mends_it(made: Path, monkeyp
     assert path.exists()
     assert not stray.exists()
     assert "mask" in jobs.item_of(made, "S4")["assets"]
+
+
+def test_a_damaged_mask_costs_no_other_cog(made: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    group = group_of(out, "S1")
+    shutil.rmtree(out / "cogs")
+    slot = jobs.item_of(out, "S1")["properties"]["cloudjob:slot"]
+    for shard in (out / "masks.zarr" / group / "cloud/c" / f"{slot}").glob("*/*"):
+        shard.write_bytes(b"damaged")
+    result = call(capfd, "export", out, "--all")
+    assert result.code == 1
+    assert "scene S1: its mask cannot be read" in result.stderr
+    assert {path.name for path in (out / "cogs" / group).iterdir()} == {"S4.tif", "S9.tif"}
+
+
+def test_cogs_stay_where_nobody_knows_whose_they_are(made: Path, tmp_path: Path) -> None:
+    """A group whose metadata cannot be read has no scene that is done: its COGs were deleted."""
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    (out / "masks.zarr" / group_of(out, "S1") / "zarr.json").write_bytes(b"")
+    before = jobs.tree(out / "cogs")
+    with Lock(Out.at(out)) as lock:
+        assert list(cog.attach(lock)) == []
+    assert jobs.tree(out / "cogs") == before
+
+
+def test_cogs_of_long_names_are_two() -> None:
+    """Names were cut, and of two scenes one had the other's mask."""
+    long = ["x" * 190 + "云云云" + end for end in "ab"]
+    assert len({cog.path("g", name) for name in long}) == 2
+    assert len({len(cog.path("g", name)) for name in long}) == 1
+    assert cog.path("g", ".a") == "cogs/g/%2Ea.tif", "a hidden one was written anew each time"
+    assert cog.path("g", "S1") == "cogs/g/S1.tif"

@@ -167,6 +167,20 @@ def test_exit_codes_of_the_command_line(tmp_path: Path, file: Path, capfd: pytes
     assert [path.name for path in tmp_path.glob("*.prom*")] == [file.name]
 
 
+def test_a_run_whose_cogs_fail_has_failed(tmp_path: Path, file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its series said 0: they were written before its COGs were."""
+    scene = jobs.make_scene(tmp_path, "S1")
+    catalog = jobs.write_catalog(tmp_path / "items.json", [scene])
+    net, out = jobs.random_checkpoint(tmp_path / "net.safetensors"), tmp_path / "out"
+    jobs.run_here(catalog, net, out)
+    for shard in out.glob("masks.zarr/*/cloud/c/0/*/*"):
+        shard.write_bytes(b"damaged")
+    what = ("--catalog", catalog, "--checkpoint", net, *jobs.EVERYWHERE, "--out", out, "--metrics-file", file)
+    assert call(capfd, "run", *what).code == 0
+    assert call(capfd, "run", *what, "--cog").code == 1
+    assert written(file)["run_exit_code"] == {"": 1}
+
+
 @pytest.fixture(scope="module")
 def two_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, jobs.Result, Series]:
     """A run of two scenes, the series it left, and what a second one with nothing to do said."""

@@ -1,0 +1,92 @@
+"""Records of runs: what each did, in the order in which they ran, whatever the clock said."""
+
+import contextlib
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cloudjob.errors import ContractError, redact_all
+from cloudjob.store.out import Out, dump
+
+FOLDER = "runs"
+
+LOOKED_AT = 30
+"""How many runs are looked at for one that masked any scene: most nights of a small area bring nothing."""
+
+COSTS = ("seen", "read_seconds", "network_seconds", "write_seconds")
+"""What is asked of a run's receipts."""
+
+_STAMP = "%Y%m%dT%H%M%S.%fZ.json"
+_STAMPED = re.compile(r"\d{8}T\d{6}\.\d{6}Z\.json")
+
+
+def paths(out: Out) -> list[str]:
+    """Of all records; the last is that of the last run."""
+    return sorted(f"{FOLDER}/{name}" for name in out.names(FOLDER) if name.endswith(".json"))
+
+
+def path_of(out: Out, started: datetime) -> str:
+    """Where a run's record belongs: named by its start, but after all that are there, however clocks were moved."""
+    known = [name for name in out.names(FOLDER) if _STAMPED.fullmatch(name)]
+    named, last = f"{started.astimezone(UTC):{_STAMP}}", max(known, default="")
+    if named <= last:
+        with contextlib.suppress(ValueError, OverflowError):  # Of no date, or the last one that there is
+            after = datetime.strptime(last, _STAMP).replace(tzinfo=UTC) + timedelta(microseconds=1)
+            named = f"{after:{_STAMP}}"
+    return f"{FOLDER}/{named}"
+
+
+def write(out: Out, path: str, record: Mapping[str, Any]) -> None:
+    """Write what a run did, or that it has begun.
+
+    Args:
+        out: the output.
+        path: from `path_of`.
+        record: JSON types; secrets are taken out of its texts.
+    """
+    out.put(path, dump(redact_all(record)))
+
+
+def last(out: Out, damaged: dict[str, str]) -> dict[str, Any] | None:
+    """The record of the last run, or None; what is wrong with it, if so, is put down in `damaged` by its path."""
+    known = paths(out)
+    if not known:
+        return None
+    if fault := fault_of(out, known[-1]):
+        damaged[known[-1]] = fault
+        return None
+    record: dict[str, Any] = out.get_json(known[-1])
+    return record
+
+
+def fault_of(out: Out, path: str) -> str:
+    """What is wrong with a run's record, or ""."""
+    try:
+        record: dict[str, Any] = out.get_json(path)
+        datetime.fromisoformat(record["started"])
+        f"{record['how']} {record['seconds']:g}"
+    except (ContractError, ValueError, TypeError, KeyError) as error:
+        return f"it is no record of a run: {type(error).__name__}: {error}"
+    return ""
+
+
+def last_receipts(out: Out) -> list[dict[str, float]]:
+    """What the scenes of the last run that masked any have cost (`COSTS`); of `LOOKED_AT` runs at most."""
+    for path in paths(out)[::-1][:LOOKED_AT]:
+        if not fault_of(out, path) and (receipts := _costs(out.get_json(path))):
+            return receipts
+    return []
+
+
+def _costs(record: dict[str, Any]) -> list[dict[str, float]]:
+    """Of the receipts that tell all of them; those of another version may not."""
+    scenes = record.get("scenes")
+    told = [scene.get("receipt") for scene in scenes if isinstance(scene, dict)] if isinstance(scenes, list) else []
+    costs = [_cost(receipt) for receipt in told if isinstance(receipt, dict)]
+    return [cost for cost in costs if len(cost) == len(COSTS)]
+
+
+def _cost(receipt: dict[str, Any]) -> dict[str, float]:
+    told = {name: receipt[name] for name in COSTS if type(receipt.get(name)) in (int, float)}
+    return {name: value for name, value in told.items() if value >= 0}
