@@ -1,7 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from output import ALL, SETTINGS, files, make_scene, run
 from cloudjob.errors import ContractError
 from cloudjob.plan import plan
 from cloudjob.scene.identity import Identity
-from cloudjob.store import failures, ledger, listing, runs, settings
+from cloudjob.store import again, failures, ledger, listing, runs, settings
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 
@@ -271,8 +271,8 @@ def test_an_abandoned_scene_is_tried_again_when_asked_for(out: Out, clock: Calla
     known = ledger.read(out)
     assert known.to_retry([failure.id]) == known.to_retry(["all"]) == [failure]
     assert known.to_retry(["another"]) == []
-    for again, state in ((["all"], "failed before"), ([failure.id], "failed before"), (["another"], "abandoned")):
-        (one,) = plan.make([make_scene(0)], known, lambda _: ALL, again).scenes
+    for asked, state in ((["all"], "failed before"), ([failure.id], "failed before"), (["another"], "abandoned")):
+        (one,) = plan.make([make_scene(0)], known, lambda _: ALL, asked).scenes
         assert one.state == state
 
 
@@ -457,3 +457,10 @@ def test_the_summary(out: Out):
 def test_the_summary_of_nothing(out: Out):
     found = ledger.summary(out)
     assert (found.done, found.cloud_cover, found.last_run) == (0, None, None)
+
+
+@pytest.mark.parametrize("odd", ["9999-12-31", "0001-01-01", "soon", None, 3, [], {}, {"day": 3, "identity": None}])
+def test_an_odd_mark_of_a_damaged_scene_costs_no_other(out: Out, odd: object):
+    """A day that is none was looked for, and ended every later run."""
+    out.put_json(again.FILE, {"A": odd, "B": "2024-06-01"})
+    assert again.read(out) == [again.Marked("B", date(2024, 6, 1))]

@@ -125,6 +125,14 @@ def test_a_run_that_fails_hands_on_the_last_success(out: Out, file: Path, error:
     assert after["last_success_timestamp_seconds"] == before
 
 
+def test_a_success_of_a_clock_that_was_ahead_is_handed_on_by_nobody(out: Out, file: Path) -> None:
+    """No alert on old successes would have fired until then."""
+    file.write_text("cloudjob_last_success_timestamp_seconds 9e9\n")
+    with Watch(out, file) as watch:
+        watch.code = 4
+    assert "last_success_timestamp_seconds" not in written(file)
+
+
 @pytest.mark.parametrize("text", ["", "no series {", "cloudjob_last_success_timestamp_seconds nothing\n", "\x00\xff"])
 def test_a_broken_file_of_an_earlier_run_is_replaced(out: Out, file: Path, text: str) -> None:
     file.write_bytes(text.encode("latin-1"))
