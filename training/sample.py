@@ -27,7 +27,20 @@ from cloudjob.model.contract import Contract
 from training.crop import Sample, hidden, pad, resize, turn, window
 from training.patch import ALL_BANDS, UNKNOWN, Patch
 from training.scenery import Scenery
-from training.sensor import SWIR, WITHHELD, condensed, dazzle, empty, fade, frost, lose_sides, sensor, snowed, undecided
+from training.sensor import (
+    SWIR,
+    WITHHELD,
+    condensed,
+    dazzle,
+    empty,
+    fade,
+    frost,
+    lose_sides,
+    sensor,
+    snowed,
+    snowfall,
+    undecided,
+)
 
 Float = npt.NDArray[np.float32]
 
@@ -254,7 +267,12 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
     def _bare(self, rng: np.random.Generator) -> Sample:
         """Clear ground, real or simulated, at times as bright as snow in the sun."""
         image, target = self._painted(rng) if rng.random() < 0.4 and self.mix.simulated else self._plain(rng)
-        return (dazzle(rng, image) if self.augment and rng.random() < 0.25 else image), target
+        chance = rng.random() if self.augment else 1
+        if chance < 0.15:
+            image = dazzle(rng, image)
+        elif chance < 0.40:
+            image = snowfall(rng, image)
+        return image, target
 
     def _has_opaque_clouds(self, patch: Patch) -> bool:
         """Clouds through which the ground is seen cannot be pasted on another."""

@@ -96,6 +96,27 @@ def dazzle(rng: np.random.Generator, image: Float) -> Float:
     return image
 
 
+def snowfall(rng: np.random.Generator, image: Float) -> Float:
+    """Ground under snow: its relief with snow's brightness and colours; in most images what is dark stands out.
+
+    An absent band stays absent.
+    Of 11,729 labelled points of Sentinel-2 snow had a green of 0.48 to 0.98, and as shares of it blue 0.90 to 1.01, red
+    0.96 to 1.09, near infrared 0.77 to 1.06; in the shadow 0.16 to 0.66.
+    """
+    visible = image[:3].mean(axis=0)
+    around = gaussian_filter(visible, float(np.exp(rng.uniform(np.log(3), np.log(40)))))
+    relief = np.clip(visible / (around + 0.01), 0.3, 1.8) ** np.float32(rng.uniform(0.2, 1))
+    colours = rng.normal((1.01, 1.0, 0.96, 0.88), (0.03, 0, 0.03, 0.08)).astype(np.float32)
+    snow = np.float32(rng.uniform(0.35, 0.95)) * relief * colours[:, None, None]
+    if len(image) > SWIR:
+        snow = np.concatenate([snow, _snow(rng) * snow[1:2]])
+    cover = np.ones_like(visible)
+    if rng.random() < 0.7:
+        darkest = np.quantile(image[1], rng.uniform(0, 0.4))
+        cover = np.clip((gaussian_filter(image[1], 0.7) - darkest) / 0.02, 0, 1)
+    return np.where(empty(image), 0, cover * snow + (1 - cover) * image).astype(np.float32)
+
+
 def frost(rng: np.random.Generator, image: Float, target: Float) -> Float:
     """Snow, ice and rock with a `swir16` made up: dark where it is bright, brighter than near infrared on dark rock.
 

@@ -23,6 +23,7 @@ from training.sensor import (
     saturated,
     sensor,
     snowed,
+    snowfall,
     undecided,
 )
 
@@ -55,6 +56,32 @@ def test_dazzling_ground_is_brighter_keeps_its_form_and_is_dark_in_swir():
         assert np.ptp(gains, axis=(1, 2)).max() < 0.001, "a band is the ground times a number"
         assert np.isnan(one[SWIR]).all() or (one[SWIR, 3:] <= 0.11 * one[1, 3:]).all()
     assert 5 < sum(np.isnan(one[SWIR]).all() for one in shown) < 35
+
+
+@pytest.mark.parametrize("bands", [4, 5])
+def test_ground_under_snow_has_its_relief_and_the_colours_of_snow(bands):
+    ground = image(bands, 0.05, 0.4, side=64)
+    ground[:, :8] = 0
+    bare, whole = ground[:, 8:], 0
+    for seed in range(40):
+        shown = snowfall(rng(seed), ground)
+        assert shown.shape == ground.shape
+        assert (shown[:, :8] == 0).all(), "what has no data keeps none"
+        snow = shown[:, 8:]
+        kept = (snow == bare).all(axis=0)
+        assert kept.mean() < 0.5
+        whole += not kept.any()
+        assert 0.1 < np.median(snow[1][~kept]) < 1.2
+        white = snow[1] > 0.5
+        if white.sum() > 100:
+            assert 0.85 < np.median(snow[2][white] / snow[1][white]) < 1.15, "blue over green"
+            assert bands == 4 or np.median(snow[4][white] / snow[1][white]) < 0.3
+        if not kept.any():
+            assert np.corrcoef(snow[1].ravel(), bare[:3].mean(axis=0).ravel())[0, 1] > 0.8, "its relief"
+    assert 2 < whole < 30
+    if bands == 5:
+        ground[SWIR] = np.nan
+        assert np.isnan(snowfall(rng(1), ground)[SWIR, 8:]).all(), "a band that is absent stays so"
 
 
 @pytest.mark.parametrize("bands", [3, 4, 5])
