@@ -18,6 +18,13 @@ from cloudjob.errors import UnreachableError, redact
 ARRIVAL = 600
 """Seconds for which a worker waits for its scheduler: a run searches its catalog before it starts one."""
 
+LOST = (
+    "worker-handle-scheduler-connection-broken",
+    "worker-heartbeat-missing",  # the scheduler's end broke first: it answers, and no longer knows the worker
+    "worker-heartbeat-error",
+)
+"""Why a worker closes that nobody let go; `distributed.worker` names them."""
+
 
 class _Lane(Nanny):
     """A nanny that remembers why its worker was closed."""
@@ -63,7 +70,7 @@ async def serve(address: str, workers: int | None = None) -> None:
             why = error.__cause__ or error
             raise UnreachableError(f"could not join the Dask scheduler at {redact(address)}: {why}") from None
         await asyncio.gather(*(nanny.finished() for nanny in nannies))
-    if any("connection-broken" in nanny.reason for nanny in nannies):
+    if any(nanny.reason in LOST for nanny in nannies):
         raise UnreachableError(f"the Dask scheduler at {redact(address)} is lost", hint="start the worker again")
     logs.say(f"let go by the scheduler at {redact(address)}: nothing is left to do", "released")
 
