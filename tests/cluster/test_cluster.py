@@ -1,6 +1,8 @@
 """Where the work runs: lanes, what a worker process is started with, the window of submissions, lost schedulers."""
 
+import asyncio
 import contextlib
+import errno
 import itertools
 import json
 import logging
@@ -25,6 +27,8 @@ import pytest
 import torch
 from distributed import Client, Future, KilledWorker, LocalCluster
 from distributed.comm.core import CommClosedError
+from distributed.core import Status
+from distributed.nanny import WorkerProcess
 from faulty import call
 
 from cloudjob.cluster import lanes, network, scheduler, stream, worker
@@ -551,6 +555,31 @@ def test_a_worker_whose_scheduler_goes_before_it_has_joined_exits_with_4(
     assert result.code == 4, result.stderr
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error")]
     assert line.startswith(f"error: could not join the Dask scheduler at {address}")
+
+
+def test_a_worker_that_cannot_be_started_anew_is_not_let_go(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel kills its process for want of memory, and has none for another one."""
+    start = WorkerProcess.start
+
+    async def starved(process: WorkerProcess) -> Status:
+        monkeypatch.setattr(WorkerProcess, "start", refused)
+        status = await start(process)
+        asyncio.get_running_loop().call_later(1, os.kill, process.pid, signal.SIGKILL)
+        return status
+
+    async def refused(process: WorkerProcess) -> Status:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(WorkerProcess, "start", starved)
+    with jobs.started(*jobs.SCHEDULER, until=jobs.LISTENS) as (_, address):
+        result = call(capfd, "worker", address, "--workers", "1")
+    assert result.code == 4, result.stderr
+    assert (
+        "error: the worker's process ended, and none can be started anew\nhint: start the worker again\n"
+        in result.stderr
+    )
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
