@@ -2,9 +2,10 @@
 
 import asyncio
 import time
+from typing import Any
 
 import dask
-from distributed import Nanny, Security
+from distributed import Nanny, Security, Worker
 from distributed.comm.addressing import get_address_host
 from distributed.comm.core import connect
 from distributed.utils import get_ip
@@ -18,12 +19,28 @@ from cloudjob.errors import UnreachableError, redact
 ARRIVAL = 600
 """Seconds for which a worker waits for its scheduler: a run searches its catalog before it starts one."""
 
+FORGOTTEN = "worker-heartbeat-missing"
+"""The scheduler answers, and does not know the worker: its end broke first, or it has just let the worker go."""
+
 LOST = (
     "worker-handle-scheduler-connection-broken",
-    "worker-heartbeat-missing",  # the scheduler's end broke first: it answers, and no longer knows the worker
+    FORGOTTEN,
     "worker-heartbeat-error",
 )
 """Why a worker closes that nobody let go; `distributed.worker` names them."""
+
+LAST_WORD = 5
+"""Seconds for which a worker that is forgotten waits for the word that it is let go: the scheduler forgets first."""
+
+
+class _Worker(Worker):
+    """A worker that takes itself for forgotten only if it was not let go."""
+
+    async def close(self, *args: Any, **options: Any) -> Any:
+        """Called by Dask with its reason; of several the first counts."""
+        if options.get("reason") == FORGOTTEN:
+            await asyncio.sleep(LAST_WORD)
+        return await super().close(*args, **options)
 
 
 class _Lane(Nanny):
@@ -57,6 +74,7 @@ async def serve(address: str, workers: int | None = None) -> None:
             _Lane(
                 address,
                 protocol=protocol,
+                worker_class=_Worker,
                 env=env,
                 **WORKER,
                 **listen_at(host, 0 if n else DASHBOARD_PORT),
@@ -70,8 +88,11 @@ async def serve(address: str, workers: int | None = None) -> None:
             why = error.__cause__ or error
             raise UnreachableError(f"could not join the Dask scheduler at {redact(address)}: {why}") from None
         await asyncio.gather(*(nanny.finished() for nanny in nannies))
-    if any(nanny.reason in LOST for nanny in nannies):
+    reasons = {nanny.reason for nanny in nannies}
+    if reasons & {*LOST}:
         raise UnreachableError(f"the Dask scheduler at {redact(address)} is lost", hint="start the worker again")
+    if reasons == {""}:
+        raise UnreachableError("worker processes died and do not start again", hint="the lines above say why")
     logs.say(f"let go by the scheduler at {redact(address)}: nothing is left to do", "released")
 
 

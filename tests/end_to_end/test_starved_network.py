@@ -125,7 +125,7 @@ def test_a_worker_whose_network_is_late_stands_still_and_is_cut_costs_no_scene(
     """
     log = tmp_path / "worker.log"
     with jobs.worker_of(link.address, log=log) as starved, Client(world.scheduler) as watching:
-        watching.wait_for_workers(2, timeout=60)
+        watching.wait_for_workers(2, timeout=jobs.PATIENCE)
         link.delay = 0.02
         with world.running(tmp_path / "out", world.scheduler) as end:
             link.pause()
@@ -133,6 +133,6 @@ def test_a_worker_whose_network_is_late_stands_still_and_is_cut_costs_no_scene(
             link.resume()
             cut(link)
             assert end().code == 0, end().stderr
-        assert starved.wait(30) == 4
+        assert starved.wait(jobs.PATIENCE) == 4
     assert "is lost\nhint: start the worker again\n" in log.read_text()
     world.assert_whole(tmp_path / "out")
