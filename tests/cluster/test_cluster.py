@@ -203,9 +203,10 @@ def listening(*processes: psutil.Process) -> dict[int, set[str]]:
     """Process number → addresses it listens on."""
     found: dict[int, set[str]] = {}
     for process in processes:
-        for connection in process.net_connections("inet"):
-            if connection.status == psutil.CONN_LISTEN:
-                found.setdefault(process.pid, set()).add(connection.laddr.ip)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    found.setdefault(process.pid, set()).add(connection.laddr.ip)
     return found
 
 

@@ -233,7 +233,7 @@ def sparse(path: Path) -> None:
 @pytest.mark.parametrize("command", ["status", "report"])
 @pytest.mark.parametrize("make", [pipe, Path.mkdir, listening, sparse])
 @pytest.mark.parametrize("path", ["job.json", f"items/32TQM/{SCENE.id}.json", "masks.zarr/32TQM/zarr.json"])
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 def test_nothing_is_waited_for(out: Out, capfd: Capfd, path: str, make: Callable[[Path], None], command: str):
     place = Path(out.address, path)
     place.unlink()
