@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import json
 import logging
@@ -27,6 +28,8 @@ import pytest
 import torch
 from distributed import Client, Future, KilledWorker, LocalCluster
 from distributed.comm.core import CommClosedError
+from distributed.core import Status
+from distributed.nanny import WorkerProcess
 from faulty import call
 
 from cloudjob.cluster import lanes, network, scheduler, stream, worker
@@ -575,6 +578,31 @@ def test_a_worker_whose_scheduler_goes_before_it_has_joined_exits_with_4(
     assert line.startswith(f"error: could not join the Dask scheduler at {address}")
 
 
+def test_a_worker_that_cannot_be_started_anew_is_not_let_go(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel kills its process for want of memory, and has none for another one."""
+    start = WorkerProcess.start
+
+    async def starved(process: WorkerProcess) -> Status:
+        monkeypatch.setattr(WorkerProcess, "start", refused)
+        status = await start(process)
+        asyncio.get_running_loop().call_later(1, os.kill, process.pid, signal.SIGKILL)
+        return status
+
+    async def refused(process: WorkerProcess) -> Status:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(WorkerProcess, "start", starved)
+    with jobs.started(*jobs.SCHEDULER, until=jobs.LISTENS) as (_, address):
+        result = call(capfd, "worker", address, "--workers", "1")
+    assert result.code == 4, result.stderr
+    assert (
+        "error: the worker's process ended, and none can be started anew\nhint: start the worker again\n"
+        in result.stderr
+    )
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_worker_that_is_let_go_exits_with_0(form: str, tmp_path: Path) -> None:
     """And its last word is one line."""
@@ -619,31 +647,6 @@ def test_a_worker_whose_sign_of_life_comes_before_the_word_that_lets_it_go_exits
         client.run_on_scheduler(retire)
         assert process.wait(jobs.PATIENCE) == 0, log.read_text()
     assert "nothing is left to do" in log.read_text()
-
-
-def test_a_worker_process_that_dies_and_does_not_start_again_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """As when there is no memory left to load torch: whoever started the worker took it for let go."""
-    (tmp_path / "once.py").write_text(ONCE)
-    monkeypatch.syspath_prepend(tmp_path)  # Whose paths Python gives to the processes that it spawns
-    monkeypatch.setitem(lanes.WORKER, "preload", ["once"])
-    with jobs.started(*jobs.SCHEDULER, until=jobs.LISTENS) as (_, address):
-        result = call(capfd, "worker", address, "--workers", "1")
-    assert result.code == 4, result.stderr
-    assert result.stderr.splitlines()[-2].startswith("error: worker processes died and do not start again")
-
-
-ONCE = """
-import os, pathlib
-been = pathlib.Path(__file__).with_name("been")
-if been.exists():
-    raise MemoryError
-been.touch()
-
-def dask_setup(worker):
-    worker.loop.call_later(2, os._exit, 1)
-"""
 
 
 def test_sigterm_ends_a_worker_whatever_it_is_at(
