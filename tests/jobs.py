@@ -127,7 +127,7 @@ def environment(**extra: str) -> dict[str, str]:
     return {**inherited, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **extra}
 
 
-def cloudjob(*arguments: str | Path, command: Sequence[str] = CLOUDJOB, timeout: float = 240, **extra: str) -> Result:
+def cloudjob(*arguments: str | Path, command: Sequence[str] = CLOUDJOB, timeout: float = 400, **extra: str) -> Result:
     """Run a command to its end, in a process group of its own as a shell would.
 
     Args:

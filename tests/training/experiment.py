@@ -35,7 +35,7 @@ def start(folder, out, text=TINY, *more, program=("-m", "training")):
 
 
 def finish(process):
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
 
 
