@@ -646,7 +646,9 @@ def test_a_worker_whose_sign_of_life_comes_before_the_word_that_lets_it_go_exits
         client.wait_for_workers(1, timeout=jobs.PATIENCE)
         client.run_on_scheduler(retire)
         assert process.wait(jobs.PATIENCE) == 0, log.read_text()
-    assert "nothing is left to do" in log.read_text()
+    told = log.read_text()
+    assert "nothing is left to do" in told
+    assert not re.search(r"Traceback|ERROR|WARNING", told), told
 
 
 def test_sigterm_ends_a_worker_whatever_it_is_at(
