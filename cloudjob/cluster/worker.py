@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from typing import Literal
+from typing import Any, Literal
 
 import dask
-from distributed import Nanny, Security
+from distributed import Nanny, Security, Worker
 from distributed.comm.addressing import get_address_host
 from distributed.comm.core import connect
 from distributed.utils import get_ip
@@ -25,6 +25,23 @@ LET_GO = ("scheduler-close", "scheduler-close-worker", "scheduler-remove-worker"
 
 Others are faults: a connection that broke, a scheduler that no longer knows the worker, a process that cannot start.
 """
+
+
+FORGOTTEN = "worker-heartbeat-missing"
+"""The scheduler answers, and does not know the worker: its end broke first, or it has just let the worker go."""
+
+LAST_WORD = 5
+"""Seconds for which a worker that is forgotten waits for the word that it is let go: the scheduler forgets first."""
+
+
+class _Worker(Worker):
+    """A worker that takes itself for forgotten only if it was not let go."""
+
+    async def close(self, *args: Any, **options: Any) -> Any:
+        """Called by Dask with its reason; of several the first counts."""
+        if options.get("reason") == FORGOTTEN:
+            await asyncio.sleep(LAST_WORD)
+        return await super().close(*args, **options)
 
 
 class _Lane(Nanny):
@@ -67,6 +84,7 @@ async def serve(address: str, workers: int | None = None) -> None:
             _Lane(
                 address,
                 protocol=protocol,
+                worker_class=_Worker,
                 env=env,
                 **WORKER,
                 **listen_at(host, 0 if n else DASHBOARD_PORT),

@@ -119,7 +119,7 @@ def _concerns(path: str, scene_id: str) -> bool:
     return scene_id in path or f"/c/{slot}" in path or path.endswith(("/c/0", "/zarr.json"))
 
 
-@pytest.mark.timeout(0 if mutate.TRIES else 120)
+@pytest.mark.timeout(mutate.LIMIT)
 def test_an_out_in_any_state_is_answered_for(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "_template", functools.cache(page._template))  # Half of the time of a try
     refused = [attempt(rng, good, tmp_path / "try")[1] for rng in mutate.generators(QUICK)]
