@@ -11,7 +11,7 @@ from rasterio.io import MemoryFile
 
 from cloudjob import classes
 from cloudjob.classes import BINARY, CLASSES, COLOURS, NOT_COMPUTED, Class
-from cloudjob.errors import SceneError, UnreachableError
+from cloudjob.errors import ContractError, SceneError, UnreachableError
 from cloudjob.store import check, folder, settings, stac
 from cloudjob.store import group as groups
 from cloudjob.store import item as items
@@ -79,8 +79,15 @@ def faults(out: Out) -> Iterator[Fault]:
             mask = read(out, entry) if named else None
         except (*check.WRONG, SceneError):  # `check.check` tells of these
             continue
+        if mask is None:
+            continue
         file = path(entry.group, entry.id)
-        if mask is not None and (what := _fault(out.get(file), mask, place(ledger, entry.group)[1])):
+        try:
+            data = out.get(file)
+        except ContractError as error:  # A folder lies there, or a link
+            yield Fault(file, str(error), "by hand", entry.id)
+            continue
+        if what := _fault(data, mask, place(ledger, entry.group)[1]):
             yield Fault(file, what, "rebuild", entry.id)
 
 

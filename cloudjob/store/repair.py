@@ -54,9 +54,13 @@ def repair(lock: Lock, faults: Iterable[Fault]) -> Iterator[tuple[Fault, str]]:
             faults += [fault for fault in check.masks(out, ledgers.read(out), group) if fault.scene not in known]
     yield from _again(lock, [fault for fault in faults if fault.mend == "again"])
     ledgers.refresh(out)
-    yield from ((fault, cog.restore(lock, fault.scene)) for fault in faults if folder.is_cog(fault.path))
+    yield from ((fault, cog.restore(lock, fault.scene)) for fault in faults if _of_cog(fault))
     yield from ((fault, "made anew") for fault in faults if fault.mend == "rebuild" and fault.path.startswith("items/"))
     yield from ((fault, "") for fault in faults if fault.mend == "by hand")
+
+
+def _of_cog(fault: Fault) -> bool:
+    return fault.mend == "rebuild" and folder.is_cog(fault.path)
 
 
 def _of_group(fault: Fault) -> bool:

@@ -111,6 +111,21 @@ def test_a_cog_that_is_not_its_mask_is_made_anew(out: Out, capfd: Capfd, how: st
     assert output.files(out) == before
 
 
+@pytest.mark.parametrize("what", ["folder", "link"])
+def test_what_lies_in_the_place_of_a_cog_is_left_alone(out: Out, capfd: Capfd, tmp_path: Path, what: str):
+    attach(out, quiet=True)
+    capfd.readouterr()
+    place = Path(out.address, f"cogs/32TQM/{FIRST}.tif")
+    place.unlink()
+    place.mkdir() if what == "folder" else place.symlink_to(tmp_path / "elsewhere.tif")
+    for more in ((), ("--repair",)):
+        result = call(capfd, "check", out, *more)
+        assert result.code == 1, result.stderr
+        assert f"cogs/32TQM/{FIRST}.tif" in result.stdout
+    assert place.is_dir() if what == "folder" else place.is_symlink()
+    assert not (tmp_path / "elsewhere.tif").exists()
+
+
 def test_the_cog_of_a_mask_that_is_lost_is_left_to_the_next_run(out: Out, capfd: Capfd):
     attach(out, quiet=True)
     Path(out.address, f"cogs/32TQM/{FIRST}.tif").write_bytes(b"")
