@@ -66,12 +66,12 @@ def check_(*, out: str, repair: bool, as_json: bool) -> int:
     from cloudjob.watch import terminal
 
     def found() -> Iterator[check.Fault]:
-        scenes = set()
+        told = set()
         for fault in check.check(place):
-            scenes.add(fault.scene)
+            told |= {fault.path, fault.scene}
             yield fault
         # The COG of a mask that is made again is made after it
-        yield from (fault for fault in cog.faults(place) if fault.scene not in scenes)
+        yield from (fault for fault in cog.faults(place) if not {fault.path, fault.scene} & told)
 
     place = Out.at(out)
     if not repair:

@@ -26,7 +26,6 @@ LET_GO = ("scheduler-close", "scheduler-close-worker", "scheduler-remove-worker"
 Others are faults: a connection that broke, a scheduler that no longer knows the worker, a process that cannot start.
 """
 
-
 FORGOTTEN = "worker-heartbeat-missing"
 """The scheduler answers, and does not know the worker: its end broke first, or it has just let the worker go."""
 
