@@ -271,7 +271,16 @@ def worker(*, address: str, workers: int | None) -> None:
 
     from cloudjob.cluster.worker import serve
 
-    asyncio.run(serve(address, workers))
+    async def until_terminated() -> None:
+        serving = asyncio.create_task(serve(address, workers))
+        # What a handler raises strikes whichever callback is at work, and asyncio would only log it
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
+        await asyncio.wait([serving])
+        if serving.cancelled():
+            raise Terminated
+        serving.result()
+
+    asyncio.run(until_terminated())
 
 
 def _job(options: dict[str, Any]) -> "Job":

@@ -1,6 +1,7 @@
 """The commands that work on what an OUT holds: `status`, `list`, `check`, `export`, `rethreshold` and `report`."""
 
 import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -53,24 +54,32 @@ def list_(*, out: str, as_json: bool, dates: str | None, group: str | None) -> N
 @option("--repair", is_flag=True, help="Mend what can be mended; have the next run mask the rest again.")
 @option("--json", "as_json", is_flag=True, help="Print JSON on stdout, a line for every fault.")
 def check_(*, out: str, repair: bool, as_json: bool) -> int:
-    """Compare all that lies in OUT: items, masks down to every pixel, and what binds them.
+    """Compare all that lies in OUT: items, masks and COGs down to every pixel, and what binds them.
 
     Exits with 0 when all is well, or (with --repair) was mended or marked for the next run; with 1 when something is
     wrong. Reads every mask: about a second for each full Sentinel-2 tile.
     """
-    from cloudjob.store import check
+    from cloudjob.store import check, cog
     from cloudjob.store.lock import Lock
     from cloudjob.store.out import Out
     from cloudjob.store.repair import repair as repaired
     from cloudjob.watch import terminal
 
+    def found() -> Iterator[check.Fault]:
+        told = set()
+        for fault in check.check(place):
+            told |= {fault.path, fault.scene}
+            yield fault
+        # The COG of a mask that is made again is made after it
+        yield from (fault for fault in cog.faults(place) if not {fault.path, fault.scene} & told)
+
     place = Out.at(out)
     if not repair:
-        return terminal.check(((fault, "") for fault in check.check(place)), as_json=as_json)
-    if next(check.check(place), None) is None:  # Not even a lock is written
+        return terminal.check(((fault, "") for fault in found()), as_json=as_json)
+    if next(found(), None) is None:  # Not even a lock is written
         return terminal.check((), as_json=as_json)
     with Lock(place) as lock:  # Checked again: a run may have ended meanwhile, and what it wrote is good
-        return terminal.check(repaired(lock, list(check.check(place))), as_json=as_json)
+        return terminal.check(repaired(lock, list(found())), as_json=as_json)
 
 
 @click.command("export", short_help="Write masks as Cloud-Optimized GeoTIFFs, for QGIS.")

@@ -52,13 +52,13 @@ def impatient_cluster(log: Path, **extra: str) -> Iterator[str]:
         )
         try:
             with Client(address) as client:
-                client.wait_for_workers(1, timeout=60)
+                client.wait_for_workers(1, timeout=jobs.PATIENCE)
                 client.run(setattr, task, "PAUSE", 0.05)
                 client.run(setattr, opened, "PAUSE", 0.01)
             yield address
         finally:
             worker.terminate()
-            worker.wait(30)
+            worker.wait(jobs.PATIENCE)
 
 
 def served(item: Mapping[str, Any], folder: Path, url: str, query: str = "") -> dict[str, Any]:

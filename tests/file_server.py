@@ -15,9 +15,13 @@ from urllib.parse import unquote, urlsplit
 from stac_server import serving
 
 Fault = int | str
-"""An HTTP status, or "slow" (late, but right), "stall" (headers, then nothing), "cut" (half of the body, then the
-connection is closed), "short" (half of the body, and no word of it), "empty" (nothing, as if that were all), "hang up"
-(no answer), "html" (a page in place of the file), or "" (none)."""
+"""An HTTP status, or "slow" (late, but right), "held" (right, once the test lets go), "stall" (headers, then nothing),
+"cut" (half of the body, then the connection is closed), "short" (half of the body, and no word of it), "empty"
+(nothing, as if that were all), "hang up" (no answer), "html" (a page in place of the file), or "" (none)."""
+
+
+HELD = 120
+"""Seconds after which a test has failed that should have let go."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class FileServer:
         rules: a pattern of paths, the faults of the next requests that match it, and that of all later ones.
         scarce: a fault, and the share of all other requests that meet it: by chance, but the same chance every time.
         slowness: seconds of "slow", and of "stall".
+        go: what "held" waits for.
         signature: a query string that every request must carry, else 403; "" for none.
         requests: every request so far.
     """
@@ -48,6 +53,7 @@ class FileServer:
     rules: list[tuple[str, deque[Fault], Fault]] = field(default_factory=list)
     scarce: tuple[Fault, float] = ("", 0.0)
     slowness: float = 0.2
+    go: threading.Event = field(default_factory=threading.Event)
     signature: str = ""
     requests: list[Request] = field(default_factory=list)
     port: int = 0
@@ -110,6 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
             fault = 404
         if fault == "slow":
             time.sleep(files.slowness)
+        if fault == "held":
+            files.go.wait(HELD)
         if fault == "hang up":
             self.close_connection = True
         elif isinstance(fault, int):

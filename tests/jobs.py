@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -36,6 +37,10 @@ SHAPE = (200, 170)
 
 GRID = (10.0, 0.0, 600_000.0, 0.0, -10.0, 5_200_020.0)
 EVERYWHERE = ("--bbox", "-180", "-90", "180", "90", "--dates", "2000/..")
+
+
+PATIENCE = 200
+"""Seconds for which a process is waited for that comes or goes at once, but loads torch first: below a test's own."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def environment(**extra: str) -> dict[str, str]:
     return {**inherited, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **extra}
 
 
-def cloudjob(*arguments: str | Path, command: Sequence[str] = CLOUDJOB, timeout: float = 240, **extra: str) -> Result:
+def cloudjob(*arguments: str | Path, command: Sequence[str] = CLOUDJOB, timeout: float = 400, **extra: str) -> Result:
     """Run a command to its end, in a process group of its own as a shell would.
 
     Args:
@@ -152,6 +157,15 @@ def run_job(catalog: Path, checkpoint: Path, out: Path, *more: str | Path, **how
     where = () if "--bbox" in more or "--geometry" in more else EVERYWHERE[:5]
     when = () if "--dates" in more else EVERYWHERE[5:]
     return cloudjob("run", "--catalog", catalog, "--checkpoint", checkpoint, "--out", out, *where, *when, *more, **how)
+
+
+@contextmanager
+def reserved() -> Iterator[int]:
+    """A port of loopback at which nobody listens: whoever asks for it by number gets it, and nobody by chance."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
 
 
 @contextmanager
@@ -219,7 +233,7 @@ def worker_of(
         yield process
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)
 
 
 @contextmanager

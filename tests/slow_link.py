@@ -28,6 +28,8 @@ class Link:
         self._flows = threading.Event()
         self._flows.set()
         self._ends: set[socket.socket] = set()
+        self._far: set[socket.socket] = set()
+        self._deaf: set[socket.socket] = set()
         self._door = socket.create_server(("127.0.0.1", 0))
         self.address = f"tcp://127.0.0.1:{self._door.getsockname()[1]}"
         threading.Thread(target=self._take, daemon=True).start()
@@ -42,12 +44,21 @@ class Link:
 
     def cut(self) -> None:
         """Reset all connections. New ones are taken."""
-        for end in list(self._ends):
+        self._reset(list(self._ends))
+        self._ends.clear()
+
+    def cut_far(self) -> None:
+        """Reset the server's ends alone; the near ones learn of it when they next send. New ones are taken."""
+        far = [end for end in self._ends if end in self._far]
+        self._deaf |= self._ends - self._far
+        self._reset(far)
+
+    def _reset(self, ends: list[socket.socket]) -> None:
+        for end in ends:
             with contextlib.suppress(OSError):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
-        self._ends.clear()
 
     def close(self) -> None:
         """Cut, and take no new ones."""
@@ -66,6 +77,7 @@ class Link:
                     continue
                 far.settimeout(None)
                 self._ends |= {near, far}
+                self._far.add(far)
                 for source, target in ((near, far), (far, near)):
                     threading.Thread(target=self._carry, args=(source, target), daemon=True).start()
 
@@ -76,7 +88,7 @@ class Link:
                 self._flows.wait()
                 target.sendall(data)
                 self.carried += 1
-        for end in (source, target):
+        for end in (source, target) if target not in self._deaf else (source,):
             self._ends.discard(end)
             end.close()
 

@@ -299,7 +299,7 @@ def test_a_reader_that_has_gone_ends_nothing(tmp_path: Path) -> None:
     catalog = jobs.write_catalog(tmp_path / "items.json", [jobs.make_scene(tmp_path, f"A{n}") for n in range(3)])
     script = f"{jobs.CLOUDJOB[0]} plan --catalog {catalog} --out {tmp_path}/out {' '.join(EVERYWHERE)} | true"
     done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True, timeout=120, check=False
+        ["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "Broken pipe" not in done.stderr

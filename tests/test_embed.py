@@ -169,7 +169,7 @@ def test_a_script_without_a_main_guard_is_told_so_in_one_sentence(tmp_path: Path
     catalog = jobs.write_catalog(tmp_path / "items.json", [jobs.make_scene(tmp_path, "A")])
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(catalog=str(catalog), out=str(tmp_path / "out")))
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode != 0
     assert "__main__" in done.stderr
     assert len(done.stderr.splitlines()) < 40, done.stderr

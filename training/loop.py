@@ -84,8 +84,8 @@ def train(
             writer.add_scalar(name, row[name], epoch)
         if settings.training.keep == "last" or scores[1] >= max(r["validation_iou"] for r in state.rows):
             state.keep(out / "checkpoint.safetensors", {"validation_iou": round(scores[1], 4)} if validation else {})
-        state.save(out / "last")
         _write_curves(out / "curves.csv", state.rows)
+        state.save(out / "last")  # Last: killed before it, the epoch is done again, and all of the above with it
     writer.close()
     return out / "checkpoint.safetensors"
 

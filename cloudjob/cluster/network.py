@@ -32,9 +32,11 @@ def dask_teardown(worker: Any) -> None:
 def _is_news(record: logging.LogRecord) -> bool:
     """False for what Dask tells in a page of traceback though nobody needs it.
 
-    An error of ours, which the run tells in a line; a sign of life that met the scheduler's end, which the worker
-    sees by itself: at the end of a run it happens.
+    An error of ours, which the run tells in a line; a sign of life that met the scheduler's end, or comes from a worker
+    that it has let go, which the worker sees by itself: at the end of a run it happens.
     """
+    if record.getMessage().startswith("Scheduler was unaware of this worker"):
+        return False
     if record.exc_info and isinstance(record.exc_info[1], CommClosedError):
         return "heartbeat" not in record.getMessage()
     found = re.search(r"Exception: ['\"](\w+)\(", record.getMessage())

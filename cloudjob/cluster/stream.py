@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from dask._task_spec import Task as DaskTask
 from distributed import CancelledError, Client, Future, KilledWorker, as_completed
+from distributed.client import ClosedClientError
 
 from cloudjob.errors import UnreachableError
 
@@ -95,7 +96,7 @@ def _run(
             yield key, argument, outcome
     finally:
         if running:
-            with contextlib.suppress(OSError, TimeoutError):
+            with contextlib.suppress(OSError, TimeoutError, ClosedClientError):
                 client.cancel(list(running), force=True)
 
 
@@ -138,6 +139,8 @@ class _Lanes:
 
 def _threads(client: Client) -> int:
     with _lost_is_told():
+        if client.scheduler is None:
+            raise ClosedClientError
         return sum(client.nthreads().values())
 
 
@@ -185,14 +188,14 @@ def _erred(future: "Future[Any]") -> bool:
 
 @contextlib.contextmanager
 def _lost_is_told() -> Iterator[None]:
-    """Whatever Dask's client says when its scheduler is no more.
+    """Whatever Dask's client says when its scheduler is no more, or was lost so long ago that the client is closed.
 
     Raises:
         UnreachableError: it is lost.
     """
     try:
         yield
-    except (OSError, TimeoutError, CancelledError) as error:
+    except (OSError, TimeoutError, CancelledError, ClosedClientError) as error:
         log.debug("%r", error)
         raise UnreachableError("the Dask scheduler is lost", hint=KEPT) from None
 

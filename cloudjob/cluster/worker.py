@@ -2,9 +2,10 @@
 
 import asyncio
 import time
+from typing import Any, Literal
 
 import dask
-from distributed import Nanny, Security
+from distributed import Nanny, Security, Worker
 from distributed.comm.addressing import get_address_host
 from distributed.comm.core import connect
 from distributed.utils import get_ip
@@ -18,17 +19,49 @@ from cloudjob.errors import UnreachableError, redact
 ARRIVAL = 600
 """Seconds for which a worker waits for its scheduler: a run searches its catalog before it starts one."""
 
+AGAIN = "start the worker again"
+LET_GO = ("scheduler-close", "scheduler-close-worker", "scheduler-remove-worker", "nanny-close")
+"""Why a worker closes that has nothing left to do; `distributed.scheduler` and `distributed.nanny` name them.
+
+Others are faults: a connection that broke, a scheduler that no longer knows the worker, a process that cannot start.
+"""
+
+FORGOTTEN = "worker-heartbeat-missing"
+"""The scheduler answers, and does not know the worker: its end broke first, or it has just let the worker go."""
+
+LAST_WORD = 5
+"""Seconds for which a worker that is forgotten waits for the word that it is let go: the scheduler forgets first."""
+
+
+class _Worker(Worker):
+    """A worker that takes itself for forgotten only if it was not let go."""
+
+    async def close(self, *args: Any, **options: Any) -> Any:
+        """Called by Dask with its reason; of several the first counts."""
+        if options.get("reason") == FORGOTTEN:
+            await asyncio.sleep(LAST_WORD)
+        return await super().close(*args, **options)
+
 
 class _Lane(Nanny):
-    """A nanny that remembers why its worker was closed."""
+    """A nanny that remembers why it, or its worker, was closed."""
 
     reason = ""
 
     def close_gracefully(self, reason: str = "") -> None:
         """Called by the worker before it closes for good."""
-        self.reason = reason
+        self.reason = self.reason or reason
         logs.hush_dask()
         super().close_gracefully(reason)
+
+    async def close(  # type: ignore[override]  # As Dask does to its Server
+        self,
+        timeout: float = 5,  # noqa: ASYNC109
+        reason: str = "nanny-close",
+    ) -> Literal["OK"]:
+        """Called when the worker has closed, or cannot be started anew."""
+        self.reason = self.reason or reason
+        return await super().close(timeout, reason)
 
 
 async def serve(address: str, workers: int | None = None) -> None:
@@ -36,7 +69,7 @@ async def serve(address: str, workers: int | None = None) -> None:
 
     Raises:
         UsageError: no address of a scheduler.
-        UnreachableError: no scheduler answers, or it is lost.
+        UnreachableError: no scheduler answers, or it is lost; or no process can be started.
     """
     logs.tame_dask()
     check_address(address)
@@ -50,6 +83,7 @@ async def serve(address: str, workers: int | None = None) -> None:
             _Lane(
                 address,
                 protocol=protocol,
+                worker_class=_Worker,
                 env=env,
                 **WORKER,
                 **listen_at(host, 0 if n else DASHBOARD_PORT),
@@ -63,8 +97,11 @@ async def serve(address: str, workers: int | None = None) -> None:
             why = error.__cause__ or error
             raise UnreachableError(f"could not join the Dask scheduler at {redact(address)}: {why}") from None
         await asyncio.gather(*(nanny.finished() for nanny in nannies))
-    if any("connection-broken" in nanny.reason for nanny in nannies):
-        raise UnreachableError(f"the Dask scheduler at {redact(address)} is lost", hint="start the worker again")
+    faults = [nanny.reason for nanny in nannies if nanny.reason not in LET_GO]
+    if any(fault.startswith("nanny") for fault in faults):
+        raise UnreachableError("the worker's process ended, and none can be started anew", hint=AGAIN)
+    if faults:
+        raise UnreachableError(f"the Dask scheduler at {redact(address)} is lost", hint=AGAIN)
     logs.say(f"let go by the scheduler at {redact(address)}: nothing is left to do", "released")
 
 

@@ -1,19 +1,22 @@
 """Masks as Cloud-Optimized GeoTIFFs, coloured: as bytes, and beside the items of an OUT as an asset of each."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from affine import Affine
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
 from cloudjob import classes
 from cloudjob.classes import BINARY, CLASSES, COLOURS, NOT_COMPUTED, Class
-from cloudjob.errors import SceneError, UnreachableError
+from cloudjob.errors import ContractError, SceneError, UnreachableError
 from cloudjob.store import check, folder, settings, stac
 from cloudjob.store import group as groups
 from cloudjob.store import item as items
 from cloudjob.store import ledger as ledgers
+from cloudjob.store.check import Fault
 from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
@@ -61,6 +64,60 @@ def read(out: Out, entry: Done) -> groups.Mask:
         raise
     except check.WRONG as error:
         raise SceneError(f"scene {entry.id}: its mask cannot be read: {check.told(error)}") from None
+
+
+def faults(out: Out) -> Iterator[Fault]:
+    """Files that items name and that are not their scenes' masks, to the last pixel; nothing is written.
+
+    Raises:
+        UnreachableError: the store does not answer.
+    """
+    ledger = ledgers.read(out)
+    for entry in sorted(ledger.done.values(), key=lambda entry: (entry.group, entry.slot)):
+        try:
+            named = ASSET in out.get_json(entry.path)["assets"]
+            mask = read(out, entry) if named else None
+        except (*check.WRONG, SceneError):  # `check.check` tells of these
+            continue
+        if mask is None:
+            continue
+        file = path(entry.group, entry.id)
+        try:
+            data = out.get(file)
+        except ContractError as error:  # A folder lies there, or a link
+            yield Fault(file, str(error), "by hand", entry.id)
+            continue
+        if what := _fault(data, mask, place(ledger, entry.group)[1]):
+            yield Fault(file, what, "rebuild", entry.id)
+
+
+def _fault(data: bytes | None, mask: groups.Mask, transform: Affine) -> str:
+    if not data:
+        return "it is missing, or empty; its item names it"
+    try:
+        with warnings.catch_warnings(), MemoryFile(data) as memory:
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with memory.open(driver="GTiff") as found:
+                same = found.shape == mask.shape and found.transform.almost_equals(transform)
+                same = same and np.array_equal(found.read(1), mask)
+    except (RasterioError, *check.WRONG):
+        return "it cannot be read as a GeoTIFF"
+    return "" if same else "its pixels are not the mask's"
+
+
+def restore(lock: Lock, scene: str) -> str:
+    """Write a scene's COG anew; what has become of it, "" where there is no mask to make it of."""
+    ledger = ledgers.read(lock.out)
+    entry = ledger.done.get(scene)
+    if not entry:
+        return ""
+    try:
+        data = encode(read(lock.out, entry), *place(ledger, entry.group), values(lock.out))
+    except SceneError:
+        return ""
+    lock.check()
+    lock.out.put(path(entry.group, entry.id), data)
+    return "made anew from its mask"
 
 
 def tell(damaged: Sequence[SceneError]) -> None:

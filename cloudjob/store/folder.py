@@ -134,8 +134,9 @@ def oddities(root: Path) -> list[str]:
     for parent, folders, files in os.walk(root):
         for name in (*folders, *files):
             path = Path(parent, name)
-            if not stat.S_ISREG(mode := path.lstat().st_mode) and not stat.S_ISDIR(mode):
-                found.append(path.relative_to(root).as_posix())
+            with suppress(FileNotFoundError):  # Renamed or deleted meanwhile
+                if not stat.S_ISREG(mode := path.lstat().st_mode) and not stat.S_ISDIR(mode):
+                    found.append(path.relative_to(root).as_posix())
     return sorted(found)
 
 

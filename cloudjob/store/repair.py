@@ -12,7 +12,7 @@ import numpy as np
 
 from cloudjob.errors import ContractError
 from cloudjob.scene.identity import Identity
-from cloudjob.store import again, check, conventions, runs, settings
+from cloudjob.store import again, check, cog, conventions, folder, runs, settings
 from cloudjob.store import group as groups
 from cloudjob.store import ledger as ledgers
 from cloudjob.store.again import Marked
@@ -30,7 +30,7 @@ def repair(lock: Lock, faults: Iterable[Fault]) -> Iterator[tuple[Fault, str]]:
 
     Args:
         lock: of this process on the OUT.
-        faults: as `check.check` found them.
+        faults: as `check.check` and `cog.faults` found them.
 
     Yields:
         Each fault, and what has become of it; "" where only a person can tell what to do.
@@ -54,8 +54,13 @@ def repair(lock: Lock, faults: Iterable[Fault]) -> Iterator[tuple[Fault, str]]:
             faults += [fault for fault in check.masks(out, ledgers.read(out), group) if fault.scene not in known]
     yield from _again(lock, [fault for fault in faults if fault.mend == "again"])
     ledgers.refresh(out)
+    yield from ((fault, cog.restore(lock, fault.scene)) for fault in faults if _of_cog(fault))
     yield from ((fault, "made anew") for fault in faults if fault.mend == "rebuild" and fault.path.startswith("items/"))
     yield from ((fault, "") for fault in faults if fault.mend == "by hand")
+
+
+def _of_cog(fault: Fault) -> bool:
+    return fault.mend == "rebuild" and folder.is_cog(fault.path)
 
 
 def _of_group(fault: Fault) -> bool:

@@ -186,10 +186,10 @@ class Watch(Collector):
 
 def _under_way(client: Client | None) -> list[str]:
     """Names of the scenes, or parts of them, that are at a worker."""
-    if client is None or client.scheduler is None:
+    if client is None or (scheduler := client.scheduler) is None:  # Read once: it may be closed meanwhile
         return []
     with contextlib.suppress(OSError, TimeoutError, RuntimeError):  # The run itself will tell of a lost scheduler
-        workers = client.sync(client.scheduler.processing, workers=None, callback_timeout=10)
+        workers = client.sync(scheduler.processing, workers=None, callback_timeout=10)
         keys = {str(key) for held in workers.values() for key in held}
         return sorted(key.removeprefix("mask-").rpartition("-")[0] for key in keys if key.startswith("mask-"))
     return []

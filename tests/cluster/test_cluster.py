@@ -1,6 +1,8 @@
 """Where the work runs: lanes, what a worker process is started with, the window of submissions, lost schedulers."""
 
+import asyncio
 import contextlib
+import errno
 import itertools
 import json
 import logging
@@ -9,6 +11,7 @@ import re
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 import time
@@ -25,6 +28,8 @@ import pytest
 import torch
 from distributed import Client, Future, KilledWorker, LocalCluster
 from distributed.comm.core import CommClosedError
+from distributed.core import Status
+from distributed.nanny import WorkerProcess
 from faulty import call
 
 from cloudjob.cluster import lanes, network, scheduler, stream, worker
@@ -43,7 +48,7 @@ def client() -> Iterator[Client]:
             patch.delenv(name)
         patch.setenv("GDAL_CACHEMAX", "77")
         with scheduler.connect("local", 2) as client:
-            client.wait_for_workers(2, timeout=60)
+            client.wait_for_workers(2, timeout=jobs.PATIENCE)
             yield client
 
 
@@ -201,9 +206,10 @@ def listening(*processes: psutil.Process) -> dict[int, set[str]]:
     """Process number → addresses it listens on."""
     found: dict[int, set[str]] = {}
     for process in processes:
-        for connection in process.net_connections("inet"):
-            if connection.status == psutil.CONN_LISTEN:
-                found.setdefault(process.pid, set()).add(connection.laddr.ip)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    found.setdefault(process.pid, set()).add(connection.laddr.ip)
     return found
 
 
@@ -314,10 +320,11 @@ def test_a_task_that_kills_its_worker_costs_no_other(client: Client, tmp_path: P
         beside = [path.name for path in tmp_path.iterdir()]
         if number == 2:
             (tmp_path.parent / "alone").write_text(" ".join(beside))
-            for name in beside:
-                (tmp_path / name).unlink()
-            for name in sorted(beside, key=lambda name: name == mine.name):
+            for name in set(beside) - {mine.name}:
                 os.kill(int(name), signal.SIGKILL)
+                (tmp_path / name).unlink(missing_ok=True)  # it may have ended its task meanwhile
+            mine.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
         mine.unlink(missing_ok=True)
         return beside
 
@@ -333,7 +340,7 @@ def test_a_task_that_kills_its_worker_costs_no_other(client: Client, tmp_path: P
     assert results.keys() == {0, 1, 3, 4, 5, 6, 7}
     assert all(isinstance(result, list) for result in results.values()), results
     assert len((tmp_path.parent / "alone").read_text().split()) == 1, "when it was blamed it was alone"
-    client.wait_for_workers(2, timeout=120)
+    client.wait_for_workers(2, timeout=jobs.PATIENCE)
 
 
 def test_who_stops_early_leaves_nothing_behind(client: Client) -> None:
@@ -391,16 +398,24 @@ def test_a_lost_scheduler_is_told() -> None:
         assert submitted.is_set()
 
 
-@pytest.mark.parametrize("when", ["a result is fetched", "workers are counted", "lanes are counted"])
-def test_a_scheduler_lost_while(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dask's client has another error for each of these."""
-    monkeypatch.setattr(scheduler, "PATIENCE", 2)
-    monkeypatch.setattr(stream, "COUNTED", 0)
+@contextlib.contextmanager
+def losable() -> Iterator[tuple[subprocess.Popen[str], Client]]:
+    """A scheduler that has a worker, and a client that gives it up two seconds after it was lost."""
     plain = (jobs.BIN / "dask", "worker", "--no-nanny", "--no-dashboard", "--nthreads", "1")
     with (
         jobs.started(*jobs.SCHEDULER, until=jobs.LISTENS) as (process, address),
         jobs.started(*plain, address, until="Registered to"),
+        scheduler.connect(address) as client,
     ):
+        client._timeout = 2
+        yield process, client
+
+
+@pytest.mark.parametrize("when", ["a result is fetched", "workers are counted", "lanes are counted"])
+def test_a_scheduler_lost_while(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask's client has another error for each of these."""
+    monkeypatch.setattr(stream, "COUNTED", 0)
+    with losable() as (process, client):
 
         def killing(call: Callable[..., Any]) -> Callable[..., Any]:
             def killed(*arguments: Any, **named: Any) -> Any:
@@ -410,18 +425,30 @@ def test_a_scheduler_lost_while(when: str, monkeypatch: pytest.MonkeyPatch) -> N
 
             return killed
 
-        with (  # noqa: PT012
-            pytest.raises(UnreachableError, match="the Dask scheduler is lost"),
-            scheduler.connect(address) as client,
-        ):
-            if when == "a result is fetched":
-                monkeypatch.setattr(Future, "result", killing(Future.result))
-            else:
-                monkeypatch.setattr(client, "nthreads", killing(client.nthreads))
+        if when == "a result is fetched":
+            monkeypatch.setattr(Future, "result", killing(Future.result))
+        else:
+            monkeypatch.setattr(client, "nthreads", killing(client.nthreads))
+        work = [(f"lost {number}", number) for number in range(5)]
+        with pytest.raises(UnreachableError, match="the Dask scheduler is lost"):  # noqa: PT012
             if when == "lanes are counted":
                 stream.lane_count(client)
-            work = [(f"lost {number}", number) for number in range(5)]
             list(stream.stream(client, lambda number: number, work))  # That worker knows no module of the tests
+
+
+@pytest.mark.parametrize("meanwhile", ["slots are prepared", "an item is written"])
+def test_a_scheduler_that_was_lost_for_so_long_that_dask_has_given_it_up(meanwhile: str) -> None:
+    """While the store did not answer, say: it ended with 70, as a bug of ours."""
+    work = [(f"late {number}", number) for number in range(10)]
+    with losable() as (process, client):
+        results = stream.stream(client, lambda number: number, work)
+        if meanwhile == "an item is written":
+            next(results)
+        process.kill()
+        while client.status != "closed":
+            time.sleep(0.05)
+        with pytest.raises(UnreachableError, match="the Dask scheduler is lost"):
+            next(results)
 
 
 NO_WORKER = {"n_workers": 0, "processes": False, "dashboard_address": "127.0.0.1:0"}
@@ -466,10 +493,10 @@ def test_a_killed_worker_has_ten_minutes_to_come_back_and_is_never_paused() -> N
 def test_workers_that_do_not_start_end_the_run_with_4(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As when the machine has no memory for them: killed while they load torch."""
     (tmp_path / "killed.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)  # Whose paths Python gives to the processes that it spawns
     monkeypatch.setitem(lanes.WORKER, "preload", ["killed"])
     with (
-        pytest.raises(UnreachableError, match="the workers of this machine do not start"),
+        pytest.raises(UnreachableError, match="the workers of this machine do not start: Nanny failed"),
         scheduler.connect("local", 1),
     ):
         pass
@@ -528,10 +555,9 @@ def test_a_worker_without_a_scheduler_exits_with_4(
 ) -> None:
     monkeypatch.setattr(scheduler, "PATIENCE", 2)
     monkeypatch.setattr(worker, "ARRIVAL", 1)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    result = call(capfd, "worker", address, "--workers", "1")
+    with jobs.reserved() as port:
+        address = f"tcp://127.0.0.1:{port}"
+        result = call(capfd, "worker", address, "--workers", "1")
     assert (result.code, result.stdout) == (4, ""), result.stderr
     assert result.stderr.startswith(f"error: no Dask scheduler answers at {address}")
     assert "Traceback" not in result.stderr
@@ -544,12 +570,37 @@ def test_a_worker_whose_scheduler_goes_before_it_has_joined_exits_with_4(
         """A moment ago."""
 
     monkeypatch.setattr(worker, "_arrival", answered)
-    address = free_address()
-    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+    with jobs.reserved() as port, dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+        address = f"tcp://127.0.0.1:{port}"
         result = call(capfd, "worker", address, "--workers", "1")
     assert result.code == 4, result.stderr
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error")]
     assert line.startswith(f"error: could not join the Dask scheduler at {address}")
+
+
+def test_a_worker_that_cannot_be_started_anew_is_not_let_go(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel kills its process for want of memory, and has none for another one."""
+    start = WorkerProcess.start
+
+    async def starved(process: WorkerProcess) -> Status:
+        monkeypatch.setattr(WorkerProcess, "start", refused)
+        status = await start(process)
+        asyncio.get_running_loop().call_later(1, os.kill, process.pid, signal.SIGKILL)
+        return status
+
+    async def refused(process: WorkerProcess) -> Status:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(WorkerProcess, "start", starved)
+    with jobs.started(*jobs.SCHEDULER, until=jobs.LISTENS) as (_, address):
+        result = call(capfd, "worker", address, "--workers", "1")
+    assert result.code == 4, result.stderr
+    assert (
+        "error: the worker's process ended, and none can be started anew\nhint: start the worker again\n"
+        in result.stderr
+    )
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -561,7 +612,7 @@ def test_a_worker_that_is_let_go_exits_with_0(form: str, tmp_path: Path) -> None
         jobs.worker_of(address, log=log, GDAL_CACHEMAX="99", CLOUDJOB_LOG_FORMAT=form) as process,
         Client(address) as client,
     ):
-        client.wait_for_workers(1, timeout=60)
+        client.wait_for_workers(1, timeout=jobs.PATIENCE)
         (environment,) = client.run(started_with()).values()
         assert {name: environment[name] for name in lanes.ENVIRON} == {**lanes.ENVIRON, "GDAL_CACHEMAX": "99"}
         serving = psutil.Process(process.pid)
@@ -569,41 +620,75 @@ def test_a_worker_that_is_let_go_exits_with_0(form: str, tmp_path: Path) -> None
         assert len(found) == 2, "the worker and who watches over it"
         assert set.union(*found.values()) == {"127.0.0.1"}, "the address that faces the scheduler"
         client.shutdown()
-        assert process.wait(60) == 0
+        assert process.wait(jobs.PATIENCE) == 0
     told = log.read_text().splitlines()
     last = json.loads(told[-1])["message"] if form == "json" else told[-1]
     assert last == f"let go by the scheduler at {address}: nothing is left to do"
     assert not any(re.search(r"Traceback|ERROR|WARNING", line) for line in told), told
 
 
+def test_a_worker_whose_sign_of_life_comes_before_the_word_that_lets_it_go_exits_with_0(tmp_path: Path) -> None:
+    """The scheduler knows it no more, as if it had been lost."""
+
+    async def retire(dask_scheduler: Any) -> None:
+        ((address, comm),) = dask_scheduler.stream_comms.items()
+        comm.interval = 2  # Seconds between two packets; a sign of life comes every half
+        comm.send({"op": "free-keys", "keys": [], "stimulus_id": "test"})
+        await asyncio.sleep(0.1)
+        await dask_scheduler.retire_workers([address], close_workers=True)
+
+    log = tmp_path / "log"
+    with (
+        jobs.started(*jobs.SCHEDULER, until=jobs.LISTENS) as (_, address),
+        jobs.worker_of(address, log=log) as process,
+        Client(address) as client,
+    ):
+        client.wait_for_workers(1, timeout=jobs.PATIENCE)
+        client.run_on_scheduler(retire)
+        assert process.wait(jobs.PATIENCE) == 0, log.read_text()
+    told = log.read_text()
+    assert "nothing is left to do" in told
+    assert not re.search(r"Traceback|ERROR|WARNING", told), told
+
+
+def test_sigterm_ends_a_worker_whatever_it_is_at(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a callback it was only logged, and the worker went on."""
+
+    async def serve(address: str, workers: int | None) -> None:
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(10)
+
+    monkeypatch.setattr(worker, "serve", serve)
+    result = call(capfd, "worker", "tcp://127.0.0.1:1")
+    assert result.code == 143, result.stderr
+    assert result.stderr.startswith("terminated: ")
+
+
 # A scheduler of the run's own that takes workers from elsewhere
 
 
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-
-
 @pytest.fixture
-def listening_at(monkeypatch: pytest.MonkeyPatch) -> str:
+def listening_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An address for a run to listen at."""
     monkeypatch.setattr(scheduler, "DASHBOARD_PORT", 0)
     for name in lanes.ENVIRON:
         monkeypatch.setenv(name, lanes.ENVIRON[name])
-    return free_address()
+    with jobs.reserved() as port:
+        yield f"tcp://127.0.0.1:{port}"
 
 
 def test_a_run_takes_workers_from_elsewhere_and_lets_them_go(listening_at: str) -> None:
     with jobs.worker_of(listening_at) as process:  # Before there is a scheduler, as in a Job of Kubernetes
         time.sleep(2)
         with scheduler.connect("local", 1, listening_at) as client:
-            client.wait_for_workers(2, timeout=60)
+            client.wait_for_workers(2, timeout=jobs.PATIENCE)
             assert stream.lane_count(client) == 2
             work = [(f"elsewhere-{number}", number) for number in range(20)]
             pids = {pid for _, pid in stream.stream(client, lambda _: (time.sleep(0.05), os.getpid())[1], work)}
             assert len(pids) == 2
-        assert process.wait(60) == 0
+        assert process.wait(jobs.PATIENCE) == 0
 
 
 def test_a_run_that_fails_does_not_let_workers_go(listening_at: str, tmp_path: Path) -> None:
@@ -614,9 +699,9 @@ def test_a_run_that_fails_does_not_let_workers_go(listening_at: str, tmp_path: P
             pytest.raises(UnreachableError, match="the store"),
             scheduler.connect("local", 1, listening_at) as client,
         ):
-            client.wait_for_workers(2, timeout=60)
+            client.wait_for_workers(2, timeout=jobs.PATIENCE)
             raise UnreachableError("the store does not answer")
-        assert process.wait(60) == 4
+        assert process.wait(jobs.PATIENCE) == 4
     (line,) = map(json.loads, log.read_text().splitlines())  # One, and no page of traceback
     assert (line["event"], line["exit_code"]) == ("error", 4)
     assert line["message"] == f"the Dask scheduler at {listening_at} is lost"
@@ -625,7 +710,7 @@ def test_a_run_that_fails_does_not_let_workers_go(listening_at: str, tmp_path: P
 def test_everywhere_means_everywhere_but_the_dashboard_and_this_machines_lanes(listening_at: str) -> None:
     port = listening_at.rpartition(":")[2]
     with scheduler.connect("local", 1, f"tcp://0.0.0.0:{port}") as client:
-        client.wait_for_workers(1, timeout=60)
+        client.wait_for_workers(1, timeout=jobs.PATIENCE)
         me = psutil.Process()
         found = listening(me, *me.children(recursive=True))
         assert sum("0.0.0.0" in addresses for addresses in found.values()) == 1
@@ -636,14 +721,12 @@ def test_everywhere_means_everywhere_but_the_dashboard_and_this_machines_lanes(l
 
 
 def test_a_port_that_is_taken_is_told(listening_at: str) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", int(listening_at.rpartition(":")[2])))
-        other.listen()
-        with (
-            pytest.raises(UnreachableError, match=f"cannot listen at {listening_at}"),
-            scheduler.connect("local", 1, listening_at),
-        ):
-            pass
+    with (
+        socket.create_server(("127.0.0.1", int(listening_at.rpartition(":")[2]))),
+        pytest.raises(UnreachableError, match=f"cannot listen at {listening_at}"),
+        scheduler.connect("local", 1, listening_at),
+    ):
+        pass
 
 
 def test_a_run_has_one_scheduler(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

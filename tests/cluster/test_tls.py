@@ -91,7 +91,7 @@ def test_workers_speak_tls_on_loopback_only(world: World) -> None:
     files = {f"tls_client_{part}": str(folder / f"{part}.pem") for part in ("cert", "key")}
     security = Security(tls_ca_file=str(folder / "ca.pem"), **files, require_encryption=True)
     with Client(world.address, security=security, timeout=60) as client:
-        client.wait_for_workers(1, timeout=120)
+        client.wait_for_workers(1, timeout=jobs.PATIENCE)
         (worker,) = client.scheduler_info()["workers"].values()
     assert worker["id"].startswith("tls://127.0.0.1:")
     assert worker["nanny"].startswith("tls://127.0.0.1:")

@@ -98,15 +98,18 @@ class Process:
     def log(self):
         return self.path.read_text()
 
-    def said(self, pattern, seconds=90):
+    def said(self, pattern, seconds=180):
         """Wait until it has written something."""
         deadline = time.monotonic() + seconds
-        while not re.search(pattern, self.log):
-            assert self.process.poll() is None, self.log
+        while True:
+            over = self.process.poll() is not None  # Asked first: it may end once it has said it
+            if re.search(pattern, self.log):
+                return
+            assert not over, self.log
             assert time.monotonic() < deadline, self.log
             time.sleep(0.1)
 
-    def ended(self, seconds=120):
+    def ended(self, seconds=240):
         """Its exit code."""
         return self.process.wait(seconds)
 

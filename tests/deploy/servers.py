@@ -31,10 +31,25 @@ def require(*programs):
             pytest.skip(f"{program} is not installed: run tests/deploy/install.sh")
 
 
+def free_ports():
+    """Free ports in any order.
+
+    Not of those that the system gives to connections: one of another part's took one before it was listened on.
+    """
+    return filter(_is_free, random.sample(range(20_000, 30_000), 100))
+
+
 def free_port():
+    return next(free_ports())
+
+
+def _is_free(port):
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 def answers(url):
@@ -47,7 +62,7 @@ def answers(url):
 
 
 @contextmanager
-def running(command, log, ready, *, seconds=60, end=signal.SIGTERM, **options):
+def running(command, log, ready, *, seconds=180, end=signal.SIGTERM, **options):
     """Run a server from when `ready()` until the block ends; its output goes to the file `log`."""
     with log.open("wb") as output:
         process = subprocess.Popen([*map(str, command)], stdout=output, stderr=subprocess.STDOUT, **options)
@@ -160,21 +175,8 @@ _S3_PORTS = ("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.g
 
 
 def s3_ports():
-    """A free port for each part of the S3 server.
-
-    Not of those that the system gives to connections: one of another part's took one before it was listened on.
-    """
-    chosen = random.sample(range(20_000, 30_000), 100)
-    return dict(zip(_S3_PORTS, filter(_is_free, chosen), strict=False))
-
-
-def _is_free(port):
-    with socket.socket() as probe:
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
+    """A free port for each part of the S3 server."""
+    return dict(zip(_S3_PORTS, free_ports(), strict=False))
 
 
 def s3_environment(ports, host="127.0.0.1"):

@@ -98,7 +98,7 @@ def report(watched):
 
 def written(out):
     """Path of the report that the command line writes."""
-    done = subprocess.run([*jobs.CLOUDJOB, "report", out], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([*jobs.CLOUDJOB, "report", out], capture_output=True, text=True, check=True, timeout=180)
     return done.stdout.strip()
 
 

@@ -100,12 +100,12 @@ def play(engine, number, settings, folder):
     return f"{JOB}-{number}-cloudjob"
 
 
-def ended(engine, name, seconds=120):
+def ended(engine, name, seconds=240):
     """A container's exit code."""
     return int(engine("wait", name, timeout=seconds))
 
 
-def said(engine, name, text, seconds=120):
+def said(engine, name, text, seconds=240):
     """Wait until a container has written something."""
     deadline = time.monotonic() + seconds
     while text not in engine.logs(name):

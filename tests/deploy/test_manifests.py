@@ -345,7 +345,7 @@ def slurm(tmp_path):
             **({"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}),
         }
         script = DEPLOY / "slurm" / "cloudjob.sbatch"
-        done = subprocess.run(["/bin/sh", script], env=environment, timeout=30, check=False)
+        done = subprocess.run(["/bin/sh", script], env=environment, timeout=120, check=False)
         return done.returncode, (tmp_path / "calls").read_text().splitlines()
 
     return run

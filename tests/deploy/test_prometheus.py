@@ -71,7 +71,7 @@ class Asked:
             found[tuple(sorted(labels.items()))] = float(each["value"][1])
         return found
 
-    def wait_for(self, expression, seconds=60):
+    def wait_for(self, expression, seconds=180):
         deadline = time.monotonic() + seconds
         while not (found := self.query(expression)):
             assert time.monotonic() < deadline, f"no {expression}"
@@ -120,7 +120,7 @@ def test_a_run_is_scraped(tmp_path):
 
 
 def wait_for_dashboard(log, run):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not (found := re.search(r"dashboard: http://([\d.:]+)/status", log.read_text())):
         assert run.poll() is None, log.read_text()
         assert time.monotonic() < deadline
@@ -158,7 +158,7 @@ def afterwards(asked):
     height, width = jobs.SHAPE
     assert sum(asked.query('cloudjob_run_pixels{job="node"}').values()) == SCENES * height * width
     assert asked.query("time() - cloudjob_last_success_timestamp_seconds < 120")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not (alerts := asked.get("alerts")["alerts"]):
         assert time.monotonic() < deadline, asked.get("rules")
         time.sleep(0.5)

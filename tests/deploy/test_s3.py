@@ -73,8 +73,11 @@ def copied(place, folder):
 def wait_for(marker, process):
     """Until the sabotage has happened."""
     deadline = time.monotonic() + 120
-    while not marker.exists():
-        assert process.poll() is None, process.communicate()
+    while True:
+        over = process.poll() is not None  # Asked first: the sabotage may be what ends it
+        if marker.exists():
+            return
+        assert not over, process.communicate()
         assert time.monotonic() < deadline, "no sabotage"
         time.sleep(0.05)
 

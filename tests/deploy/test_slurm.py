@@ -72,7 +72,7 @@ def cluster(hosts, tmp_path):
         assert done.returncode == 0 or may_fail, done.stderr
         return done.stdout
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while slurm("sinfo", "--noheader", "--format=%t %D", may_fail=True).strip() != "idle 2":
         assert time.monotonic() < deadline, "".join(path.read_text() for path in tmp_path.glob("*.log"))
         time.sleep(0.5)
@@ -128,7 +128,7 @@ def test_a_night(cluster, settings, simulated, tmp_path):
     assert "CANCELLED" not in log
     assert_same_masks(tmp_path / "out", simulated / "reference")
 
-    state = ended(cluster, again := submit(cluster), 60)
+    state = ended(cluster, again := submit(cluster))
     assert state["JobState"] == "COMPLETED", "nothing to do, and a worker that has no scheduler to wait for"
     assert f"{SCENES} done" in (tmp_path / f"slurm-{again}.out").read_text()
 

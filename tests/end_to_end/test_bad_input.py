@@ -198,8 +198,9 @@ def test_the_real_command_says_so_too(world: World, tmp_path: Path) -> None:
 
 def test_an_unreachable_catalog(refused: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stac_api, "_WAITS_S", (0.01,))
-    address = f"http://127.0.0.1:{closed_port()}/v1"
-    refused(4, f"{address} does not answer", catalog=address)
+    with jobs.reserved() as port:
+        address = f"http://127.0.0.1:{port}/v1"
+        refused(4, f"{address} does not answer", catalog=address)
 
 
 @pytest.mark.parametrize(("fault", "code"), [(503, 4), ("hang up", 4), (404, 3), ("html", 4)])
@@ -443,8 +444,7 @@ def test_a_second_run_at_the_same_time(world: World, tmp_path: Path, capfd: Capf
         catalog = jobs.write_catalog(
             tmp_path / "i.json", [served(item, world.folder, files.url) for item in world.items]
         )
-        files.slowness = 6
-        files.disturb("TUE/red.tif", "slow")
+        files.disturb("TUE/red.tif", "held")
         first = subprocess.Popen(
             [*jobs.CLOUDJOB, "run", *world.arguments(out, catalog=catalog, dates="2024-06-04")],
             env=jobs.environment(),
@@ -462,7 +462,8 @@ def test_a_second_run_at_the_same_time(world: World, tmp_path: Path, capfd: Capf
         assert (second.code, second.stdout) == (4, "")
         assert f"another run is at work in {out}: process {first.pid} on {socket.gethostname()}" in second.stderr
         assert after == before
-        _, told = first.communicate(timeout=60)
+        files.go.set()
+        _, told = first.communicate(timeout=jobs.PATIENCE)
     assert first.returncode == 0, told
     np.testing.assert_array_equal(jobs.mask_of(out, "TUE"), jobs.mask_of(world.good, "TUE"))
     jobs.assert_released(out)
@@ -481,29 +482,23 @@ def test_a_lock_held_by_this_very_process(world: World, tmp_path: Path, capfd: C
 
 def test_an_unreachable_cluster(world: World, tmp_path: Path, capfd: Capfd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "PATIENCE", 1)
-    address = f"tcp://127.0.0.1:{closed_port()}"
     late = jobs.write_catalog(
         tmp_path / "items.json",
         [*world.items, jobs.make_scene(tmp_path, "LATE", "2024-06-29T10:15:59Z", shape=(100, 90))],
     )
     shutil.copytree(world.good, tmp_path / "good")
     before = jobs.tree(tmp_path)
-    for command, out in (("run", "new"), ("plan", "new"), ("run", "good")):
-        result = call(capfd, command, *world.arguments(tmp_path / out, cluster=address, catalog=late))
-        assert (result.code, result.stdout) == (4, ""), result.stderr
-        assert f"no Dask scheduler answers at {address}" in result.stderr
-        assert "Traceback" not in result.stderr
-        assert jobs.tree(tmp_path) == before
-        assert not (tmp_path / "new").exists()
+    with jobs.reserved() as port:
+        address = f"tcp://127.0.0.1:{port}"
+        for command, out in (("run", "new"), ("plan", "new"), ("run", "good")):
+            result = call(capfd, command, *world.arguments(tmp_path / out, cluster=address, catalog=late))
+            assert (result.code, result.stdout) == (4, ""), result.stderr
+            assert f"no Dask scheduler answers at {address}" in result.stderr
+            assert "Traceback" not in result.stderr
+            assert jobs.tree(tmp_path) == before
+            assert not (tmp_path / "new").exists()
     result = call(capfd, "run", *world.arguments(tmp_path / "good", cluster=address))
     assert result.code == 0, "with nothing to do no cluster is needed"
-
-
-def closed_port() -> int:
-    """A port of loopback on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # Scenes

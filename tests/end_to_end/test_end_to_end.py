@@ -479,7 +479,7 @@ def test_a_run_is_stopped(
     assert stopped.code == code, stopped.stderr
     assert stopped.stderr.splitlines()[-1].startswith(f"{word}: everything finished is kept")
     assert "Traceback" not in stopped.stderr
-    _, alive = psutil.wait_procs(processes_with(str(marker)), timeout=30)
+    _, alive = psutil.wait_procs(processes_with(str(marker)), timeout=60)
     assert alive == []
     assert_released(out)
     before = tree(out / "items")

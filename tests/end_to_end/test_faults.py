@@ -55,7 +55,7 @@ def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         jobs.make_scene(folder / "files", name, f"2024-06-{day:02}T10:15:59Z", seed=day, shape=(100, 90))
         for day, name in enumerate(NAMES, start=3)
     ]
-    silence = {"GDAL_HTTP_LOW_SPEED_TIME": "1"}
+    silence = {"GDAL_HTTP_LOW_SPEED_TIME": "3"}  # Seconds; with one, a server starved of CPU was silent, too
     with file_server(folder / "files") as files, impatient_cluster(folder / "worker.log", **silence) as cluster:
         catalog = jobs.write_catalog(
             folder / "items.json", [served(item, folder / "files", files.url) for item in made]
@@ -113,7 +113,7 @@ def test_faults_of_every_file_that_pass_are_ridden_out(
 def test_what_gdal_gives_up_on_is_tried_again(
     before: int, fault: Fault, world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    world.files.slowness = 3 if fault == "stall" else 0.2
+    world.files.slowness = 9 if fault == "stall" else 0.2
     world.files.disturb("TUE/nir.tif", *[""] * before, fault)
     result = world.run(capfd, tmp_path / "out")
     assert result.code == 0, result.stderr

@@ -14,6 +14,7 @@ from jobs import (
     EVERYWHERE,
     GRID,
     LISTENS,
+    PATIENCE,
     SABOTAGED,
     SCHEDULER,
     Result,
@@ -181,7 +182,7 @@ def test_the_client_is_killed_while_its_workers_write(world: World, tmp_path: Pa
     assert marker.exists()
     assert killed.code == -signal.SIGKILL
     assert len(items(out)) < 4
-    _, alive = psutil.wait_procs(processes_with(str(marker)), timeout=30)
+    _, alive = psutil.wait_procs(processes_with(str(marker)), timeout=60)
     assert alive == []
     again = world.run(out)
     assert again.code == 0, again.stderr
@@ -196,11 +197,11 @@ def test_the_scheduler_is_killed(world: World, tmp_path: Path) -> None:
         with worker_of(address, command=SABOTAGED, CLOUDJOB_TEST_SABOTAGE=plan) as worker:
             lost = run_job(world.catalog, world.checkpoint, out, "--cluster", address)
             assert marker.exists()
-            assert scheduler.wait(10) == -signal.SIGKILL
+            assert scheduler.wait(60) == -signal.SIGKILL
             assert lost.code == 4, lost.stderr
             assert "the Dask scheduler is lost" in lost.stderr
             assert "Traceback" not in lost.stderr
-            assert worker.wait(60) == 4
+            assert worker.wait(PATIENCE) == 4
     assert_released(out)
     again = world.run(out)
     assert again.code == 0, again.stderr

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from jobs import (
     EVERYWHERE,
+    PATIENCE,
     SABOTAGED,
     SHAPE,
     Result,
@@ -325,7 +326,7 @@ def test_a_second_run_at_the_same_time_is_refused(world: World, out: Path, tmp_p
         assert tree(out) == before
     finally:
         running.send_signal(signal.SIGCONT)
-        code = running.wait(60)
+        code = running.wait(PATIENCE)
     assert code == 0
     np.testing.assert_array_equal(mask_of(out, LATE), world.expected(LATE))
     assert_released(out)

@@ -3,7 +3,6 @@
 import json
 import pickle
 import re
-import socket
 import sys
 import threading
 from collections import deque
@@ -252,28 +251,24 @@ def test_addresses_in_errors(
     monkeypatch.setattr(stac_api, "_WAITS_S", (0.01,))
     monkeypatch.setattr(scheduler, "PATIENCE", 1)
     item = jobs.make_scene(tmp_path, "A", shape=(100, 90))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        value = value.format(port=probe.getsockname()[1])
-    options = {
-        "catalog": str(jobs.write_catalog(tmp_path / "items.json", [item])),
-        "checkpoint": str(checkpoint),
-        "out": str(tmp_path / "out"),
-        option: value,
-    }
     where = [] if option == "geometry" else jobs.EVERYWHERE[:5]
-    arguments = [text for name, value in options.items() for text in (f"--{name}", value)]
-    result = call(capfd, "-v", "run", *arguments, *where, *jobs.EVERYWHERE[5:])
+    with jobs.reserved() as port:
+        options = {
+            "catalog": str(jobs.write_catalog(tmp_path / "items.json", [item])),
+            "checkpoint": str(checkpoint),
+            "out": str(tmp_path / "out"),
+            option: value.format(port=port),
+        }
+        arguments = [text for name, value in options.items() for text in (f"--{name}", value)]
+        result = call(capfd, "-v", "run", *arguments, *where, *jobs.EVERYWHERE[5:])
     assert result.code in (2, 3, 4), result.stderr
     assert "error: " in result.stderr
     assert_clean(result.stdout, result.stderr)
 
 
 def test_a_worker_of_an_address_with_a_password(capfd: Capfd) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"tcp://me:SECRETWORD@127.0.0.1:{probe.getsockname()[1]}"
-    result = call(capfd, "-v", "worker", address)
+    with jobs.reserved() as port:
+        result = call(capfd, "-v", "worker", f"tcp://me:SECRETWORD@127.0.0.1:{port}")
     assert result.code == 2, result.stderr
     assert_clean(result.stdout, result.stderr)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from distributed import Client
 from faulty import served
-from file_server import file_server
+from file_server import FileServer, file_server
 from forks import Run, forking
 from slow_link import Link, slow_link
 
@@ -29,13 +29,15 @@ class World:
     """What the tests share.
 
     Attributes:
-        catalog: scenes on a slow server, so that there is something to disturb.
+        files: a slow server, so that there is something to disturb.
+        catalog: scenes on it.
         checkpoint: a small network.
         scheduler: its address; it has one worker.
         expected: scene → mask, of an undisturbed run.
         forking: starts `cloudjob` in a process of its own.
     """
 
+    files: FileServer
     catalog: Path
     checkpoint: Path
     scheduler: str
@@ -48,13 +50,20 @@ class World:
 
     @contextmanager
     def running(self, out: Path, scheduler: str) -> Iterator[Callable[[], jobs.Result]]:
-        """A run of which some scene is done, and others are under way: yields what waits for its end."""
+        """A run of which some scene is done, and the last one is not: yields what lets that be done, and waits."""
+        self.files.go.clear()
+        self.files.disturb(f"{SCENES[-1]}/red.tif", "held")
+
+        def end() -> jobs.Result:
+            self.files.go.set()
+            return run.result()
+
         with ThreadPoolExecutor(1) as pool:
             run = pool.submit(self.run, out, scheduler)
             while not jobs.items(out) and not run.done():
                 time.sleep(0.01)
             assert not run.done()
-            yield run.result
+            yield end
 
     def assert_whole(self, out: Path) -> None:
         found = {name: jobs.mask_of(out, name) for name in SCENES}
@@ -78,7 +87,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     ):
         items = [served(each, folder / "files", files.url) for each in made]
         expected: dict[str, np.ndarray] = {}
-        shared = World(jobs.write_catalog(folder / "items.json", items), checkpoint, scheduler, expected, forks)
+        shared = World(files, jobs.write_catalog(folder / "items.json", items), checkpoint, scheduler, expected, forks)
         undisturbed = shared.run(folder / "out", scheduler)
         assert undisturbed.code == 0, undisturbed.stderr
         expected |= {name: jobs.mask_of(folder / "out", name) for name in SCENES}
@@ -115,20 +124,24 @@ def test_a_client_whose_network_is_cut_ends_with_4_and_the_next_run_does_the_res
     world.assert_whole(tmp_path / "out")
 
 
+@pytest.mark.parametrize("cut", [Link.cut, Link.cut_far])
 def test_a_worker_whose_network_is_late_stands_still_and_is_cut_costs_no_scene(
-    world: World, link: Link, tmp_path: Path
+    world: World, link: Link, tmp_path: Path, cut: Callable[[Link], None]
 ) -> None:
-    """The other one does its scene. What gives a silent worker up, after minutes, is Dask's."""
+    """The other one does its scene. What gives a silent worker up, after minutes, is Dask's.
+
+    Which end breaks first is the network's: the scheduler may have forgotten the worker before that one knows.
+    """
     log = tmp_path / "worker.log"
     with jobs.worker_of(link.address, log=log) as starved, Client(world.scheduler) as watching:
-        watching.wait_for_workers(2, timeout=60)
+        watching.wait_for_workers(2, timeout=jobs.PATIENCE)
         link.delay = 0.02
         with world.running(tmp_path / "out", world.scheduler) as end:
             link.pause()
             time.sleep(SILENCE)
             link.resume()
-            link.cut()
+            cut(link)
             assert end().code == 0, end().stderr
-        assert starved.wait(30) == 4
+        assert starved.wait(jobs.PATIENCE) == 4
     assert "is lost\nhint: start the worker again\n" in log.read_text()
     world.assert_whole(tmp_path / "out")

@@ -9,6 +9,9 @@ from typing import Any
 TRIES = int(os.environ.get("CLOUDJOB_FUZZ", "0"))
 SEED = int(os.environ.get("CLOUDJOB_FUZZ_SEED", "0"))
 
+LIMIT = 0 if TRIES else 600
+"""Seconds for all tries of a test, ten times those of a machine that does nothing else: one of them may never end."""
+
 DEEP: list[Any] = []
 for _ in range(40):
     DEEP = [DEEP]

@@ -144,7 +144,7 @@ def attempt(rng: random.Random, server: StacServer, handler: type[Handler]) -> s
     return type(refused).__name__ if refused else "found"
 
 
-@pytest.mark.timeout(0 if mutate.TRIES else 60)
+@pytest.mark.timeout(mutate.LIMIT)
 def test_an_odd_answer_is_refused_and_an_odd_item_costs_itself(api: tuple[StacServer, type[Handler]]) -> None:
     ended = [attempt(rng, *api) for rng in mutate.generators(QUICK)]
     told = {name: ended.count(name) for name in sorted(set(ended))}

@@ -47,7 +47,7 @@ def refusal(data: bytes) -> str:
     return ""
 
 
-@pytest.mark.timeout(0 if mutate.TRIES else 60)
+@pytest.mark.timeout(mutate.LIMIT)
 def test_a_checkpoint_is_loaded_or_refused(good: bytes) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     loaded = refused = 0

@@ -158,7 +158,7 @@ def attempt(rng: random.Random, world: dict[str, Any], server: FileServer) -> st
 
 
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
-@pytest.mark.timeout(0 if mutate.TRIES else 120)
+@pytest.mark.timeout(mutate.LIMIT)
 def test_a_file_is_read_or_refused(world: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opened, "PAUSE", 0.001)
     monkeypatch.setattr(opened, "ATTEMPTS", 2)

@@ -86,7 +86,7 @@ def attempt(rng: random.Random, path: Path, url: str) -> int:
     return refused
 
 
-@pytest.mark.timeout(0 if mutate.TRIES else 60)
+@pytest.mark.timeout(mutate.LIMIT)
 def test_an_odd_item_costs_itself_alone(tmp_path: Path) -> None:
     with file_server(tmp_path / "nothing") as server:  # A file whose grid is not told is looked for, and is not there
         refused = [attempt(rng, tmp_path / "items.json", server.url) for rng in mutate.generators(QUICK)]

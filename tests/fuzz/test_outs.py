@@ -13,7 +13,8 @@ import pytest
 
 from cloudjob.errors import CloudjobError, ContractError
 from cloudjob.report import page
-from cloudjob.store import check, ledger
+from cloudjob.shown import attach
+from cloudjob.store import check, cog, ledger
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out, dump, parse
 from cloudjob.store.repair import repair
@@ -34,6 +35,7 @@ def build(folder: Path) -> Path:
         "runs/20240602T010000.000000Z.json",
         told | {"cloudjob": "0.1.0", "settings": vars(output.SETTINGS), "scenes": []},
     )
+    attach(out, quiet=True)
     page.write(out)
     return folder
 
@@ -83,11 +85,12 @@ def attempt(rng: random.Random, good: Path, folder: Path) -> tuple[list[str], in
 
     def mended() -> None:
         with Lock(out) as lock:
-            list(repair(lock, check.check(out)))
+            list(repair(lock, (*check.check(out), *cog.faults(out))))
 
     for what in (
         lambda: ledger.summary(out),
         lambda: list(check.check(out)),
+        lambda: list(cog.faults(out)),
         lambda: page.write(out),
         mended,
         lambda: output.run(out, SCENES),
@@ -116,7 +119,7 @@ def _concerns(path: str, scene_id: str) -> bool:
     return scene_id in path or f"/c/{slot}" in path or path.endswith(("/c/0", "/zarr.json"))
 
 
-@pytest.mark.timeout(0 if mutate.TRIES else 120)
+@pytest.mark.timeout(mutate.LIMIT)
 def test_an_out_in_any_state_is_answered_for(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "_template", functools.cache(page._template))  # Half of the time of a try
     refused = [attempt(rng, good, tmp_path / "try")[1] for rng in mutate.generators(QUICK)]

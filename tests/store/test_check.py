@@ -10,6 +10,7 @@ import output
 import pytest
 from faulty import call
 
+from cloudjob.shown import attach
 from cloudjob.store import again, check, ledger, settings
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
@@ -90,6 +91,52 @@ def test_what_is_cut_is_found_and_mended(out: Out, capfd: Capfd, path: str, mend
         assert again.read(out) == []
     assert call(capfd, "check", out).code == 0
     assert parsed(output.files(out)) == parsed(before)
+
+
+@pytest.mark.parametrize("how", [*CUT, "another's", "no picture"])
+def test_a_cog_that_is_not_its_mask_is_made_anew(out: Out, capfd: Capfd, how: str):
+    attach(out, quiet=True)
+    capfd.readouterr()
+    before = output.files(out)
+    first, second = (Path(out.address, f"cogs/32TQM/{scene.id}.tif") for scene in SCENES[:2])
+    changed = {name: change and change(first.read_bytes()) for name, change in CUT.items()}
+    data = (changed | {"another's": second.read_bytes(), "no picture": b"<html>"})[how]
+    first.write_bytes(data) if data is not None else first.unlink()
+    result = call(capfd, "check", out, "--json")
+    (fault,) = [json.loads(line) for line in result.stdout.splitlines()]
+    assert (result.code, fault["path"], fault["scene"]) == (1, f"cogs/32TQM/{FIRST}.tif", FIRST)
+    result = call(capfd, "check", out, "--repair")
+    assert result.code == 0
+    assert "made anew from its mask" in result.stdout
+    assert output.files(out) == before
+
+
+@pytest.mark.parametrize("what", ["folder", "link"])
+def test_what_lies_in_the_place_of_a_cog_is_left_alone(out: Out, capfd: Capfd, tmp_path: Path, what: str):
+    attach(out, quiet=True)
+    capfd.readouterr()
+    place = Path(out.address, f"cogs/32TQM/{FIRST}.tif")
+    place.unlink()
+    place.mkdir() if what == "folder" else place.symlink_to(tmp_path / "elsewhere.tif")
+    for more in ((), ("--repair",)):
+        result = call(capfd, "check", out, *more)
+        assert result.code == 1, result.stderr
+        (told,) = result.stdout.splitlines()
+        assert told.startswith(f"cogs/32TQM/{FIRST}.tif")
+    assert place.is_dir() if what == "folder" else place.is_symlink()
+    assert not (tmp_path / "elsewhere.tif").exists()
+
+
+def test_the_cog_of_a_mask_that_is_lost_is_left_to_the_next_run(out: Out, capfd: Capfd):
+    attach(out, quiet=True)
+    Path(out.address, f"cogs/32TQM/{FIRST}.tif").write_bytes(b"")
+    Path(out.address, SHARD).write_bytes(b"")
+    result = call(capfd, "check", out, "--repair")
+    assert result.code == 0
+    assert "cogs/" not in result.stdout
+    output.run(out, SCENES, contract=CONTRACT)
+    attach(out, quiet=True)
+    assert call(capfd, "check", out).code == 0
 
 
 def parsed(files: dict[str, bytes]) -> dict[str, object]:

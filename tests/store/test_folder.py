@@ -2,9 +2,10 @@
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import output
@@ -233,7 +234,7 @@ def sparse(path: Path) -> None:
 @pytest.mark.parametrize("command", ["status", "report"])
 @pytest.mark.parametrize("make", [pipe, Path.mkdir, listening, sparse])
 @pytest.mark.parametrize("path", ["job.json", f"items/32TQM/{SCENE.id}.json", "masks.zarr/32TQM/zarr.json"])
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 def test_nothing_is_waited_for(out: Out, capfd: Capfd, path: str, make: Callable[[Path], None], command: str):
     place = Path(out.address, path)
     place.unlink()
@@ -241,6 +242,21 @@ def test_nothing_is_waited_for(out: Out, capfd: Capfd, path: str, make: Callable
     result = call(capfd, command, out)
     assert result.code in (0, 1, 3)
     assert "Traceback" not in result.stderr
+
+
+def test_what_a_run_takes_away_while_it_is_looked_at_is_no_crash(out: Out, monkeypatch: pytest.MonkeyPatch):
+    """What obstore writes first is renamed at once; `check` goes over an OUT while a run is at work there."""
+    staged = Path(out.address, "lock/00000001.json#1")
+    staged.write_text("")
+    walk = os.walk
+
+    def renamed(*arguments: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+        found = list(walk(*arguments))
+        staged.unlink()
+        return iter(found)
+
+    monkeypatch.setattr(os, "walk", renamed)
+    assert out.oddities() == []
 
 
 def test_a_pipe_in_place_of_a_file_is_named(tmp_path: Path):

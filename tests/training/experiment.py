@@ -27,15 +27,15 @@ average = 0.9
 """
 
 
-def start(folder, out, text=TINY, *more):
+def start(folder, out, text=TINY, *more, program=("-m", "training")):
     path = folder / "tiny.toml"
     path.write_text(text)
-    command = [sys.executable, "-m", "training", str(path), "--out", str(out), "--threads", "1", *more]
+    command = [sys.executable, *program, str(path), "--out", str(out), "--threads", "1", *more]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def finish(process):
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
 
 

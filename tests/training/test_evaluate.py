@@ -96,7 +96,7 @@ def test_nothing_to_measure_or_choose_on_is_said(trained, patches, tmp_path, mor
     (tmp_path / "clear.tif").unlink()
     command = [sys.executable, "-m", "training.evaluate", str(trained / "checkpoint.safetensors"), "--no-peer"]
     command += ["--data", str(patches[0].label.parent), "--out", str(tmp_path / "out"), *more]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert not (tmp_path / "out" / "checkpoint.safetensors").exists()
@@ -153,7 +153,7 @@ def test_two_checkpoints_of_one_name_cannot_be_told_apart(trained, patches, tmp_
     command = [sys.executable, "-m", "training.evaluate", path, "--beside", path, "--beside", path, "--no-peer"]
     command += ["--data", str(patches[0].label.parent), "--out", str(tmp_path / "out")]
     (tmp_path / "clear.tif").unlink()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 2
     assert "tiny, tiny" in done.stderr
 
@@ -162,7 +162,7 @@ def test_evaluation_of_a_missing_checkpoint(tmp_path, patches):
     command = [sys.executable, "-m", "training.evaluate", str(tmp_path / "none.safetensors")]
     command += ["--data", str(patches[0].label.parent), "--out", str(tmp_path / "out"), "--no-peer"]
     (tmp_path / "clear.tif").unlink()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 3
     assert "none.safetensors" in done.stderr
     assert "hint:" in done.stderr

@@ -2,10 +2,8 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -37,17 +35,41 @@ def test_learns(trained):
     assert losses[-1] < losses[0]
 
 
-def test_killed_and_resumed_ends_the_same(trained, tmp_path):
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from training import state
+from training.__main__ import main
+when, what, nth = sys.argv.pop(1).split()
+owner = {"learn": state.State, "replace": Path}[what]
+original, count = getattr(owner, what), 0
+def counted(*arguments):
+    global count
+    count += what == "learn" or arguments[1].name == "state.safetensors"
+    if when == "after":
+        original(*arguments)
+    if count == int(nth):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments) if when == "before" else None
+setattr(owner, what, counted)
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("event", "rows"),
+    [
+        ("before learn 6", 1),  # In the middle of the second epoch
+        ("before replace 3", 3),  # The last epoch is half saved
+        ("after replace 3", 3),
+    ],
+)
+def test_killed_and_resumed_ends_the_same(trained, tmp_path, event, rows):
     out = tmp_path / "out"
-    process = start(tmp_path, out)
-    limit = time.monotonic() + 120
-    while not (out / "last" / "rows.json").exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < limit
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert len(json.loads((out / "last" / "rows.json").read_text())) < 3
+    killed = start(tmp_path, out, program=("-c", KILLED, event))
+    _, errors = killed.communicate(timeout=400)
+    assert killed.returncode == -signal.SIGKILL, errors
+    assert len(json.loads((out / "last" / "rows.json").read_text())) == rows
     finish(start(tmp_path, out))
     assert (out / "curves.csv").read_text() == (trained / "curves.csv").read_text()
     same = (out / "checkpoint.safetensors").read_bytes() == (trained / "checkpoint.safetensors").read_bytes()
@@ -56,7 +78,7 @@ def test_killed_and_resumed_ends_the_same(trained, tmp_path):
 
 def test_other_settings_do_not_resume(trained):
     process = start(trained.parent, trained, TINY.replace("epochs = 3", "epochs = 4"))
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=400)
     assert process.returncode == 3
     assert "other settings" in errors
 
@@ -80,7 +102,7 @@ def test_stages_begin_with_the_weights_of_the_one_before(tmp_path):
 
 def test_nothing_to_learn_from_is_said(tmp_path):
     process = start(tmp_path, tmp_path / "out", "[training]\nepochs = 1\n")
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=400)
     assert process.returncode == 2
     assert "no labelled patches to learn from" in errors
 
@@ -128,11 +150,11 @@ def test_what_the_command_line_says_goes_before_the_settings_and_three_bands_nee
     shutil.copytree(landsat, tmp_path / "rgb", ignore=shutil.ignore_patterns("train_nir"))
     more = ("--data", str(tmp_path / "rgb"), "--epochs", "2", "--patches", "2", "--crop", "48")
     process = start(tmp_path, tmp_path / "four", REAL, *more)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=400)
     assert process.returncode == 2, errors
     assert "fewer than 4 bands, such as patch_1_1_by_1_" in errors
     process = start(tmp_path, tmp_path / "three", REAL.replace("[network]", "[network]\nbands = 3"), *more)
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
     last = errors.splitlines()[-1]
     assert last.startswith(f"{tmp_path / 'three' / 'checkpoint.safetensors'}: IoU 0.")
@@ -147,7 +169,7 @@ def test_other_data_do_not_resume(trained_on_landsat, landsat, tmp_path):
     for path in other.glob("*/*_B.TIF"):
         path.rename(path.with_name(path.name.replace("_B.TIF", "_D.TIF")))
     process = start(trained_on_landsat.parent, trained_on_landsat, REAL, "--data", str(other))
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=400)
     assert process.returncode == 3, errors
     assert "other settings, patches" in errors
 
@@ -163,7 +185,7 @@ def test_other_data_do_not_resume(trained_on_landsat, landsat, tmp_path):
 )
 def test_settings_that_do_not_suit_the_data_are_said(landsat, tmp_path, change, said):
     process = start(tmp_path, tmp_path / "out", REAL.replace(*change), "--data", str(landsat))
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=400)
     assert process.returncode == 2, errors
     assert said in errors
     assert not (tmp_path / "out" / "checkpoint.safetensors").exists()
