@@ -32,6 +32,7 @@ from training.sensor import (
     WITHHELD,
     condensed,
     dazzle,
+    dimmed,
     empty,
     fade,
     frost,
@@ -48,6 +49,7 @@ FOUR = Contract("", "", ALL_BANDS[:4], (0.25,) * 4, (0.25,) * 4)
 BLENDED = 0.25  # share of labelled crops that are two seen through each other, where there are such
 FROSTED = 0.8  # share of crops of real snow whose swir16 is made up
 SNOWED = 0.1  # share of crops with clouds that are snow instead, by their swir16 alone
+SNOWY = 0.2  # share of clear grounds under clouds that are snow made up
 KEPT = 2e9  # bytes of patches kept in memory; larger data sets are read again every epoch
 DOUBTFUL = (0.05, 0.15)  # opacity between thin haze and thin cloud, where people disagree: not taught
 
@@ -264,6 +266,12 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         """A crop of real clear ground."""
         return self._crop(rng, self.clear[rng.choice(len(self.clear), p=self.often)])
 
+    def _ground(self, rng: np.random.Generator) -> Sample:
+        """Real clear ground for clouds to lie over, at times under snow."""
+        image, target = self._plain(rng)
+        image = snowfall(rng, image) if self.augment and rng.random() < SNOWY else image
+        return dimmed(rng, image), target
+
     def _bare(self, rng: np.random.Generator) -> Sample:
         """Clear ground, real or simulated, at times as bright as snow in the sun."""
         image, target = self._painted(rng) if rng.random() < 0.4 and self.mix.simulated else self._plain(rng)
@@ -272,7 +280,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
             image = dazzle(rng, image)
         elif chance < 0.40:
             image = snowfall(rng, image)
-        return image, target
+        return dimmed(rng, image), target
 
     def _has_opaque_clouds(self, patch: Patch) -> bool:
         """Clouds through which the ground is seen cannot be pasted on another."""
@@ -284,7 +292,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
 
     def _pasted(self, rng: np.random.Generator) -> Sample:
         """The clouds of one patch over the clear ground of another, wherever they are the brighter."""
-        image, target = self._plain(rng)
+        image, target = self._ground(rng)
         clouds, label = self._crop(rng, self._draw(rng, self.opaque))
         if self.bands > SWIR and np.isnan(clouds[SWIR]).any():
             clouds = condensed(rng, clouds)
@@ -303,7 +311,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         elif self.labelled and self.mix.labelled and rng.random() < 0.2:
             image, target = self._crop(rng, self._draw(rng, self.scenes))
         else:
-            image, target = self._plain(rng)
+            image, target = self._ground(rng)
         whole = self.scenery.sky(int(rng.integers(self.skies)))
         parts, _ = turn(rng, *window(rng, whole, whole[0], self.crop))
         colour = parts[2:].copy()

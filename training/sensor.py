@@ -117,6 +117,16 @@ def snowfall(rng: np.random.Generator, image: Float) -> Float:
     return np.where(empty(image), 0, cover * snow + (1 - cover) * image).astype(np.float32)
 
 
+def dimmed(rng: np.random.Generator, image: Float) -> Float:
+    """Clear ground no brighter than there is: of a crop nine tenths are below a visible reflectance of 0.8 to 1.1.
+
+    Decks of cloud under a low sun are brighter than that, and nothing but their brightness may tell them from snow.
+    Of 11,729 labelled points of Sentinel-2 95 % of snow had a green of at most 0.98; slopes in the sun are brighter.
+    """
+    bright = np.quantile(image[:3].mean(axis=0), 0.9)
+    return image * np.float32(min(1, rng.uniform(0.8, 1.1) / max(bright, 1e-6)))
+
+
 def frost(rng: np.random.Generator, image: Float, target: Float) -> Float:
     """Snow, ice and rock with a `swir16` made up: dark where it is bright, brighter than near infrared on dark rock.
 

@@ -6,7 +6,7 @@ import torch
 from experiment import write
 
 from cloudjob.demo.simulate import CLOUD_OPACITY
-from training import settings, state, teach
+from training import sample, settings, state, teach
 from training.sample import Mix, Samples
 from training.scenery import Scenery, ridge
 
@@ -65,7 +65,8 @@ def test_clouds_of_labels_are_widened(patches):
     assert all(near)
 
 
-def test_where_no_cloud_was_pasted_the_ground_stays_and_is_taught(patches):
+def test_where_no_cloud_was_pasted_the_ground_stays_and_is_taught(patches, monkeypatch):
+    monkeypatch.setattr(sample, "SNOWY", 0)
     label = np.zeros((96, 96), np.uint8)
     label[20:60, 30:70], label[60:] = 1, 255  # nobody has said what the lower third is
     write(patches[0].label, label)
@@ -79,6 +80,18 @@ def test_where_no_cloud_was_pasted_the_ground_stays_and_is_taught(patches):
         covered += int((target == 1).sum())
     assert covered > 1000
     assert np.mean(known) > 0.85  # all but rims
+
+
+def test_clouds_lie_over_made_up_snow_at_times(patches, monkeypatch):
+    samples = Samples(patches, Mix(0, 0, 1, 1), 1, crop=64, skies=6)
+    for share in (0, 1):
+        monkeypatch.setattr(sample, "SNOWY", share)
+        for make in (samples._pasted, lambda rng: samples._clouded(rng, simulated=False)):
+            shown = [make(np.random.default_rng(seed)) for seed in range(20)]
+            clear = [image[:3].mean(axis=0)[target == 0] for image, target in shown]
+            bright = np.mean([(ground > 0.25).mean() for ground in clear if ground.size > 200])
+            assert bright > 0.3 if share else bright < 0.1
+            assert sum(int((target == 1).sum()) for _, target in shown) > 1000, "clouds stand on it"
 
 
 def test_of_every_third_sky_no_ground_is_seen_and_every_sixth_is_a_veil():

@@ -16,6 +16,7 @@ from training.sensor import (
     coarse,
     condensed,
     dazzle,
+    dimmed,
     empty,
     fade,
     frost,
@@ -82,6 +83,19 @@ def test_ground_under_snow_has_its_relief_and_the_colours_of_snow(bands):
     if bands == 5:
         ground[SWIR] = np.nan
         assert np.isnan(snowfall(rng(1), ground)[SWIR, 8:]).all(), "a band that is absent stays so"
+
+
+def test_clear_ground_is_no_brighter_than_snow_and_what_is_dark_stays():
+    dark, snow = image(5, 0.05, 0.7), image(5, 0.5, 2.4)
+    snow[:, :3], snow[SWIR] = 0, np.nan
+    for seed in range(20):
+        assert (dimmed(rng(seed), dark) == dark).all()
+        shown = dimmed(rng(seed), snow)
+        assert 0.79 < np.quantile(shown[:3].mean(axis=0), 0.9) < 1.11
+        assert (shown[:, :3] == 0)[:4].all()
+        assert np.ptp(shown[:4, 3:] / snow[:4, 3:]) < 1e-5, "all bands by one number"
+        assert np.isnan(shown[SWIR, 3:]).all()
+    assert (dimmed(rng(), 0 * dark) == 0).all(), "nor is it no number where there is nothing"
 
 
 @pytest.mark.parametrize("bands", [3, 4, 5])
