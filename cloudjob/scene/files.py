@@ -13,7 +13,7 @@ import rasterio
 from rasterio._err import CPLE_BaseError  # What rasterio lets through of GDAL's own errors
 from requests.utils import requote_uri
 
-from cloudjob.errors import KeysMissingError, SceneError, redact
+from cloudjob.errors import KeysMissingError, PassingError, SceneError, redact
 from cloudjob.scene import outside
 from cloudjob.scene.scene import Band, Scene
 
@@ -161,7 +161,8 @@ def header(href: str, what: str) -> tuple[int, Sequence[float], tuple[int, int]]
         kind = outside.kind(href, str(error))
         if kind is KeysMissingError:
             raise outside.keys_missing(outside.source(href)) from None
-        raise kind(f"{what}: {redact(str(error))}") from None
+        instead = outside.instead(href) if kind is PassingError else ""
+        raise kind(f"{what}: {redact(str(error))}{instead}") from None
     if not epsg:
         raise SceneError(f"{what}: its coordinate reference system has no EPSG code")
     return epsg, transform, shape

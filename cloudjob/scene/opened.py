@@ -16,6 +16,7 @@ from rasterio.vrt import WarpedVRT
 from cloudjob.catalog import signing
 from cloudjob.errors import PassingError, SceneError
 from cloudjob.grid import Grid
+from cloudjob.scene import outside
 from cloudjob.scene.files import BYTES, FAULTS, KINDS, env, failed, open_file
 from cloudjob.scene.scene import EMPTY, NO_DATA, Band, Numbers, Scene
 
@@ -114,6 +115,8 @@ class SceneFiles:
                 file.close()
                 fault = failed(error, self.scene, file.band)
             if not isinstance(fault, PassingError) or attempt == ATTEMPTS or time.monotonic() - begun > PATIENCE:
+                if type(fault) is PassingError:
+                    raise PassingError(f"{fault}{outside.instead(file.address)}")
                 raise fault
             log.info("%s; attempt %d of %d", fault, attempt + 1, ATTEMPTS)
             signing.forget(self.scene.signing, file.band.href)
@@ -128,13 +131,15 @@ class _File:
     def __init__(self, scene: Scene, band: Band) -> None:
         self.scene, self.band = scene, band
         self.spent = 0.0
+        self.address = ""  # As it was opened, signed where it has to be: never told
         self._dataset: Any = None
         self._views: dict[tuple[Grid, Resampling], Any] = {}
 
     @property
     def dataset(self) -> Any:
         if self._dataset is None:
-            self._dataset = open_file(signing.open_href(self.scene.signing, self.band.address or self.band.href))
+            self.address = signing.open_href(self.scene.signing, self.band.address or self.band.href)
+            self._dataset = open_file(self.address)
         return self._dataset
 
     @contextlib.contextmanager

@@ -87,6 +87,26 @@ def kind(href: str, told: str) -> type[SceneError]:
     return OutageError if _OUT.search(told) else PassingError
 
 
+def instead(href: str) -> str:
+    """What a server sends in a file's place, where GDAL's words do not tell: a web page, as many do that want a login.
+
+    Args:
+        href: as it was opened, signed where it has to be.
+
+    Returns:
+        Words to stand behind GDAL's, or "".
+    """
+    if not href.startswith(("http://", "https://")):
+        return ""
+    try:
+        with requests.get(href, headers={"Range": "bytes=0-511"}, stream=True, timeout=10) as answer:
+            begins = next(answer.iter_content(512), b"").lstrip()[:14].lower()
+    except requests.RequestException:
+        return ""
+    page = answer.ok and begins.startswith((b"<!doctype html", b"<html"))
+    return " (its server sends a web page in its place; does it want a login?)" if page else ""
+
+
 def check_keys(href: str) -> None:
     """Make sure that there are keys for a bucket, before GDAL asks Amazon's metadata service for them (40 s a file).
 
