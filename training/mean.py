@@ -27,7 +27,7 @@ def mean(before: Path, after: Path, out: Path) -> None:
         raise ContractError(
             f"{before} and {after} are not of one form: bands {old.contract.bands} and {new.contract.bands}, "
             f"widths {old.contract.widths} and {new.contract.widths}",
-            hint="only a network and what it was trained on to have a mean",
+            hint="expected a checkpoint, and what more training made of it",
         )
     for name, tensor in second.items():
         if tensor.is_floating_point():  # BatchNorm counts its batches in whole numbers

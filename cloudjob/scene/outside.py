@@ -4,9 +4,10 @@ import functools
 import os
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
+import urllib3
 
 from cloudjob.errors import KeysMissingError, OutageError, OutsideError, PassingError, SceneError
 
@@ -53,6 +54,8 @@ _GIVEN = {
 }
 _FILES = {"s3": ("~/.aws/credentials", "~/.aws/config", "~/.gdal/gdalrc"), "az": ("~/.gdal/gdalrc",)}
 
+_REDIRECTS = 5
+
 _METADATA = "http://169.254.169.254/latest/api/token"
 """Where a machine of Amazon's gets its role's keys (instance metadata service, version 2)."""
 
@@ -96,14 +99,21 @@ def instead(href: str) -> str:
     Returns:
         Words to stand behind GDAL's, or "".
     """
-    if not href.startswith(("http://", "https://")):
-        return ""
+    asking = urllib3.PoolManager(retries=False, timeout=10)
     try:
-        with requests.get(href, headers={"Range": "bytes=0-511"}, stream=True, timeout=10) as answer:
-            begins = next(answer.iter_content(512), b"").lstrip()[:14].lower()
-    except requests.RequestException:
+        for _ in range(_REDIRECTS):
+            if not href.startswith(("http://", "https://")):
+                return ""
+            # Of the answer its head alone is read: who sends it may send without end
+            answer = asking.request("GET", href, redirect=False, preload_content=False, headers={"Range": "bytes=0-0"})
+            answer.close()
+            onward = answer.get_redirect_location()
+            if not onward:
+                break
+            href = urljoin(href, onward)
+    except (urllib3.exceptions.HTTPError, ValueError):
         return ""
-    page = answer.ok and begins.startswith((b"<!doctype html", b"<html"))
+    page = answer.status in (200, 206) and answer.headers.get("Content-Type", "").lower().startswith("text/html")
     return " (its server sends a web page in its place; does it want a login?)" if page else ""
 
 

@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from file_server import file_server
 from scenes import BANDS, make_item, write_cog
 
 from cloudjob.errors import SceneError
+from cloudjob.scene import outside
 from cloudjob.scene.describe import describe
 from cloudjob.scene.files import env, header, is_remote, open_file
 from cloudjob.scene.opened import SceneFiles
@@ -163,3 +167,43 @@ def test_a_file_that_tells_of_more_than_any_satellite_sees_is_refused(
         open_file(str(path))
     with pytest.raises(SceneError, match=r"scene S, asset red: .* pixels in blocks of"):
         header(str(path), "scene S, asset red")
+
+
+class _Pages(BaseHTTPRequestHandler):
+    """Pages and images of which only the head ever comes; "/away" points to a page."""
+
+    def do_GET(self) -> None:
+        away = self.path == "/away.tif"
+        self.send_response(302 if away else 401 if self.path == "/refused" else 200)
+        self.send_header("Content-Type", "image/tiff" if self.path == "/image.tif" else "text/html; charset=utf-8")
+        self.send_header("Content-Length", "1000000000")
+        if away:
+            self.send_header("Location", "/page")
+        self.end_headers()
+        self.wfile.flush()
+        self.server.over.wait(60)  # type: ignore[attr-defined]
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("path", "told"), [("page", True), ("away.tif", True), ("image.tif", False), ("refused", False)]
+)
+def test_a_page_in_a_files_place_is_known_by_its_head(path: str, told: bool) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Pages)
+    server.over = threading.Event()  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with ThreadPool(1) as pool:
+            asked = pool.apply_async(outside.instead, [f"http://127.0.0.1:{server.server_port}/{path}"])
+            assert ("web page" in asked.get(timeout=30)) == told
+    finally:
+        server.over.set()  # type: ignore[attr-defined]
+        server.shutdown()
+        server.server_close()
+
+
+def test_of_what_is_no_server_nothing_is_asked() -> None:
+    assert outside.instead("/a/file.tif") == outside.instead("s3://bucket/a.tif") == ""
+    assert outside.instead("http://127.0.0.1:9/a.tif") == ""
