@@ -337,6 +337,26 @@ def test_conditions_hold_when_an_api_is_sloppy(api):
     assert ids(catalog_for(api.url), max_cloud_cover=50) == ["good"]
 
 
+def test_a_next_link_that_loses_the_collection_lists_no_other_products(api, monkeypatch):
+    """As Earth Search v0's and pycsw's did. Level-1C of the same scenes took the place of the Level-2A asked for."""
+    api.items, api.page = [make_item("A"), make_item("B", collection="sentinel-2-l1c"), make_item("C")], 1
+    honest = api.search
+
+    def forgetful(method, asked):
+        api.filters = "token" not in asked
+        return honest(method, asked)
+
+    monkeypatch.setattr(api, "search", forgetful)
+    assert ids(catalog_for(api.url)) == ["A", "C"]
+
+
+def test_an_api_that_lists_nothing_of_the_collection_says_what_it_lists(api):
+    api.filters, api.items = False, [make_item("A", collection="SENTINEL-2"), make_item("B", collection="sentinel-2")]
+    with pytest.raises(UsageError, match="has no item of collection 'sentinel-2-l2a'") as caught:
+        ids(catalog_for(api.url))
+    assert caught.value.hint == "it has items of 'SENTINEL-2', 'sentinel-2'"
+
+
 def test_across_the_antimeridian(api, item_file):
     split = {
         "type": "MultiPolygon",
