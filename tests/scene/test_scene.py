@@ -324,6 +324,8 @@ def test_a_scene_classification_that_cannot_be_used_costs_no_scene(tmp_path: Pat
         {"type": "application/x-hdf5"},
         {"type": "application/netcdf"},
         {"href": "https://h/S2A.zarr/measurements/reflectance/r10m/b04"},
+        # DLR's EOC lists MAJA's files so
+        {"href": "https://h/S2B_T32ULB_V1-3.zip#S2B_T32ULB/FRE_B4.tif", "type": "image/tiff; application=geotiff"},
     ],
 )
 def test_what_is_neither_geotiff_nor_jpeg_2000_is_refused_before_a_server_is_asked(
@@ -333,7 +335,7 @@ def test_what_is_neither_geotiff_nor_jpeg_2000_is_refused_before_a_server_is_ask
     item = make_item(tmp_path)
     del item["assets"]["red"]["type"]
     item["assets"]["red"] |= odd
-    with pytest.raises(SceneError, match=r"asset red: it is .*(zarr|hdf|netcdf).*; expected GeoTIFF or JPEG 2000"):
+    with pytest.raises(SceneError, match=r"asset red: it is .*(zarr|hdf|netcdf|zip).*; expected GeoTIFF or JPEG 2000"):
         described(item)
 
 
