@@ -127,7 +127,10 @@ def _file_items(catalog: Catalog) -> Iterator[Any]:
     except OSError as error:
         raise UsageError(f"catalog {catalog.name} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise ContractError(f"catalog {catalog.name} is not JSON: {error}") from None
+        raise ContractError(
+            f"catalog {catalog.name} is not JSON: {error}",
+            hint="expected one STAC item or item collection; GeoParquet, or an item a line, has to be made into that",
+        ) from None
     kind = document.get("type") if isinstance(document, dict) else None
     if kind == "FeatureCollection" and isinstance(document.get("features"), list):
         items = document["features"]
