@@ -421,6 +421,7 @@ BASELINE_4 = {"s2:processing_baseline": "05.10"}
         ({}, {"raster:bands": [{"data_type": "uint16", "scale": 1.0, "offset": 0.0}]}, (0.0001, 0)),
         (BASELINE_4, {"raster:bands": [{"data_type": "uint16", "scale": 1.0, "offset": 0.0}]}, (0.0001, -0.1)),
         (BASELINE_4, {"data_type": "int16", "raster:scale": 1}, (0.0001, 0)),
+        (BASELINE_4, {"raster:bands": [{"data_type": "uint16", "scale": 1, "offset": -0.1}]}, (0.0001, -0.1)),
         ({}, {"data_type": "float32", "raster:scale": 1}, (1, 0)),
         ({"s2:processing_baseline": "2.14"}, {}, (0.0001, 0)),
         ({"s2:processing_baseline": 2.14}, {}, (0.0001, 0)),
@@ -527,6 +528,17 @@ def test_an_offset_of_the_run_goes_before_the_items(tmp_path: Path) -> None:
     scene = describe(item, ASSETS, BANDS, 10, offset=-0.1)
     assert {band.offset for band in scene.bands} == {-0.1}
     assert scene.fingerprint != described(item).fingerprint
+
+
+@pytest.mark.parametrize("scale", [1, 0.0001])
+def test_an_offset_in_numbers_is_refused_with_what_helps(scale: float, tmp_path: Path) -> None:
+    """With scale 1, what the hint says ended in numbers up to 12,000 that were no reflectance."""
+    item = make_item(tmp_path, properties=BASELINE_4, band={"scale": scale, "offset": -1000})
+    with pytest.raises(SceneError, match="its offset is -1000; expected reflectance") as caught:
+        described(item)
+    assert "--offset -0.1" in str(caught.value.hint)
+    scene = describe(item, ASSETS, BANDS, 10, offset=-0.1)
+    assert {(band.scale, band.offset) for band in scene.bands} == {(0.0001, -0.1)}
 
 
 def test_the_fingerprint_follows_the_pixels_and_nothing_else(tmp_path: Path) -> None:
