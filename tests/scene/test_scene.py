@@ -523,6 +523,25 @@ def test_what_a_products_name_tells_where_nothing_else_does(tmp_path: Path) -> N
     assert (planetary.platform, planetary.product) == (scene.platform, scene.product)
 
 
+@pytest.mark.parametrize(
+    ("level", "version", "offset"),
+    [("2F", "N0404", -0.1), ("2H", "N0401", -0.1), ("2F", "N0302", 0), ("2F", "N9999", 0), ("2A", "N9999", -0.1)],
+)
+def test_products_of_sen2like_have_what_esa_adds(level: str, version: str, offset: float, tmp_path: Path) -> None:
+    """Its items tell no band by its common name, no numbers and no projection: bands are numbers in a list."""
+    item = make_item(tmp_path, f"S2B_MSIL{level}_20240601T101031_{version}_R022_T33UUQ_20240601T150000")
+    item["properties"] = {"datetime": item["properties"]["datetime"], "Platform": "S2B"}
+    keys = dict(zip(BANDS, ("B04", "B03", "B02", "B08"), strict=True))
+    item["assets"] = {
+        key: {"href": item["assets"][band]["href"], "type": "image/tiff; application=geotiff", "eo:bands": [3]}
+        for band, key in keys.items()
+    }
+    scene = described(item)
+    assert [band.key for band in scene.bands] == list(keys.values())
+    assert {(band.scale, band.offset) for band in scene.bands} == {(0.0001, offset)}
+    assert scene.group.startswith("33UUQ")
+
+
 def test_an_offset_of_the_run_goes_before_the_items(tmp_path: Path) -> None:
     item = make_item(tmp_path, properties=BASELINE_4)
     scene = describe(item, ASSETS, BANDS, 10, offset=-0.1)
