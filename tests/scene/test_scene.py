@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,11 @@ def test_a_file_with_another_grid_than_its_item_says_is_refused(tmp_path: Path) 
     scene = described(item)
     with pytest.raises(SceneError, match=r"150 × 139 pixels from 600000, 5200020; its item says .* from 600005"):
         check(scene)
+    item = make_item(tmp_path)
+    for asset in item["assets"].values():
+        asset["proj:shape"] = [150, 140]
+    with pytest.raises(SceneError, match=r"the file has 150 × 139 pixels from .*; its item says 150 × 140 from"):
+        check(described(item))
 
 
 def test_a_file_in_another_projection_than_its_item_says_is_refused(tmp_path: Path) -> None:
@@ -169,10 +175,11 @@ def test_no_data_is_zero_with_or_without_a_tag(tmp_path: Path) -> None:
         assert np.isnan(reflectance(cube, scene.bands)[:, :50, :60]).all()
 
 
-def test_one_band_without_data_is_no_data() -> None:
+@pytest.mark.parametrize("band", range(4))
+def test_one_band_without_data_is_no_data(band: int) -> None:
     item_bands = described_bands()
     raw = np.full((4, 2, 2), 3000, np.uint16)
-    raw[3, 0, 0] = 0
+    raw[band, 0, 0] = 0
     values = reflectance(raw, item_bands)
     assert values.dtype == np.float32
     assert np.isnan(values[:, 0, 0]).all()
@@ -293,6 +300,19 @@ def test_one_grid_for_all_assets_is_not_that_of_20_metres(tmp_path: Path) -> Non
     check(scene)
 
 
+def test_no_file_is_opened_for_a_grid_that_the_item_tells(tmp_path: Path) -> None:
+    """Of all its assets, or of one that somebody else has in pixels of 10 m."""
+    item = make_item(tmp_path)
+    item["assets"]["swir16"] = {**item["assets"]["red"], "href": "swir16.tif"}
+    for key in (*BANDS, "swir16"):
+        item["assets"][key]["href"] = str(tmp_path / "gone.tif")
+        if key != "swir16":
+            grid = {name: item["assets"][key].pop(name) for name in ("proj:shape", "proj:transform")}
+    item["properties"] |= grid
+    scene = describe(item, {**ASSETS, "swir16": "swir16"}, (*BANDS, "swir16"), 10, optional=("swir16",))
+    assert {band.grid for band in scene.bands} == {scene.grid}
+
+
 def test_what_the_item_says_of_all_its_numbers_holds_for_each_asset(tmp_path: Path) -> None:
     """Version 2 of the raster extension, and STAC 1.1's common metadata: 0.0001 and no offset were taken instead."""
     told = {"raster:scale": 2.75e-05, "raster:offset": -0.2, "data_type": "int16", "nodata": -999}
@@ -344,6 +364,14 @@ def test_a_grid_far_from_the_items_own_geometry_is_refused(epsg: int, tmp_path: 
     item["properties"]["proj:epsg"] = epsg
     with pytest.raises(SceneError, match=rf"its grid \(EPSG:{epsg}\) lies around .*, its geometry around 16.3, 46.9"):
         described(item)
+
+
+def test_a_geometry_may_be_rounded_but_not_that_of_the_next_tile(tmp_path: Path) -> None:
+    for north, fits in ((0.4, True), (-0.4, True), (0.6, False), (-0.6, False)):
+        item = make_item(tmp_path)
+        item["geometry"]["coordinates"] = [[[x, y + north] for x, y in item["geometry"]["coordinates"][0]]]
+        with nullcontext() if fits else pytest.raises(SceneError, match="its geometry around"):
+            described(item)
 
 
 @pytest.mark.parametrize(
@@ -401,6 +429,7 @@ BASELINE_4 = {"s2:processing_baseline": "05.10"}
         # STAC 1.1
         ({}, {"bands": [{"raster:scale": 0.0001, "raster:offset": -0.1}]}, (0.0001, -0.1)),
         ({}, {"raster:scale": 0.0002, "raster:offset": 0.5}, (0.0002, 0.5)),
+        ({}, {"raster:scale": 1, "raster:offset": -1000, "data_type": "uint16"}, (1, -1000)),  # refused by its values
         # nothing stated: the baseline decides
         ({}, {}, (0.0001, 0)),
         ({"s2:processing_baseline": "03.01"}, {}, (0.0001, 0)),
@@ -415,6 +444,9 @@ BASELINE_4 = {"s2:processing_baseline": "05.10"}
         # ESA adds nothing to signed numbers
         (BASELINE_4, {"data_type": "int16", "nodata": -999}, (0.0001, 0)),
         (BASELINE_4, {"raster:bands": [{"data_type": "int16", "scale": 0.0002}]}, (0.0002, 0)),
+        # nor are floats its numbers
+        ({}, {"data_type": "float32"}, (1, 0)),
+        (BASELINE_4, {"data_type": "float32"}, (1, 0)),
         # of a file without tags rio-stac says scale 1 and offset 0, whatever its numbers are
         ({}, {"raster:bands": [{"data_type": "uint16", "scale": 1.0, "offset": 0.0}]}, (0.0001, 0)),
         (BASELINE_4, {"raster:bands": [{"data_type": "uint16", "scale": 1.0, "offset": 0.0}]}, (0.0001, -0.1)),
@@ -441,6 +473,11 @@ BASELINE_4 = {"s2:processing_baseline": "05.10"}
             {"raster:bands": [{"scale": 0.0001, "offset": 0}]},
             (0.0001, 0),
         ),
+        (
+            {"s2:processing_baseline": "03.01", "earthsearch:boa_offset_applied": False},
+            {"raster:bands": [{"scale": 0.0001, "offset": -0.1}]},
+            (0.0001, -0.1),
+        ),
     ],
 )
 def test_scaling(properties: dict[str, Any], asset: dict[str, Any], expected: tuple[float, float]) -> None:
@@ -459,8 +496,10 @@ def test_pixels_that_contradict_the_offset_are_told(tmp_path: Path) -> None:
     shifted = described({**item, "properties": {**item["properties"], "earthsearch:boa_offset_applied": True}})
     assert offset_doubt(shifted, 1000, 20, 400, 0.1) is None
     assert "not to have been taken off" in str(offset_doubt(shifted, 1000, 0, 0, 0.1))
+    assert offset_doubt(shifted, 1000, 0, 1, 0.1) is None
     assert offset_doubt(shifted, 1000, 0, 0, 0.9) is None  # an overcast scene has no dark pixel to judge by
-    assert offset_doubt(described(make_item(tmp_path / "old")), 1000, 900, 900, 0.1) is None
+    for dark in (0, 900):
+        assert offset_doubt(described(make_item(tmp_path / "old")), 1000, dark, dark, 0.1) is None
     mistaken = described(
         make_item(tmp_path / "old", properties={"s2:processing_baseline": "03.01"}, band={"offset": -0.1})
     )
