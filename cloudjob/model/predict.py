@@ -155,13 +155,8 @@ def mirror(image: Reflectance, inside: npt.NDArray[np.bool_]) -> None:
         return
     rows = np.flatnonzero(inside.any(axis=1) & ~inside.all(axis=1))
     if rows.size:
-        pattern = inside[rows]
-        columns = np.flatnonzero(~pattern.all(axis=0))
-        if np.array_equal(
-            pattern, np.broadcast_to(pattern[0], pattern.shape)
-        ):  # at a scene's edge all rows are mirrored alike
-            pattern = pattern[:1]
-        source = _mirrored(pattern)
+        columns = np.flatnonzero(~inside[rows].all(axis=0))
+        source = _mirrored(inside[rows])
         for band in image:
             band[np.ix_(rows, columns)] = band[rows[:, None], source[:, columns]]
     source = _mirrored(np.atleast_2d(inside.any(axis=1)))[0]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from scenes import BANDS, make_item, write_cog
 from shapely import box, to_geojson
 
 from cloudjob.catalog.asset import numbers
-from cloudjob.errors import SceneError
+from cloudjob.errors import OutsideError, SceneError
 from cloudjob.grid import Tiling
 from cloudjob.scene import describe as metadata
 from cloudjob.scene import files, product, read
@@ -223,6 +224,31 @@ def test_a_resolution_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         described(make_item(tmp_path), 25)
 
 
+@pytest.mark.parametrize(
+    ("side", "resolution", "factor"),
+    [(10.02, 20, 2), (9.98, 60, 6), (12.4, 10, 1), (12.6, 10, 0), (GEOGRAPHIC, 55, 2)],
+)
+def test_pixels_need_not_be_of_exactly_the_size_that_was_measured(
+    side: Any, resolution: float, factor: int, tmp_path: Path
+) -> None:
+    """To a quarter; and a mask of larger ones that are not square is as near as it can be."""
+    square = (side, 0, 600_000, 0, -side, 5_200_020) if side is not GEOGRAPHIC else GEOGRAPHIC
+    item = make_item(tmp_path, transform=square, epsg=32633 if side is not GEOGRAPHIC else 4326)
+    measured = (30,) if side is GEOGRAPHIC else (10,)
+    with nullcontext() if factor else pytest.raises(SceneError, match="were measured with pixels of 10 m only"):
+        assert describe(item, ASSETS, BANDS, resolution, measured=measured).coarser == factor
+
+
+def test_an_optional_band_decides_no_grid(tmp_path: Path) -> None:
+    item = make_item(tmp_path)
+    item["assets"]["swir16"] = item["assets"]["red"] | {
+        "proj:shape": [75, 70],
+        "proj:transform": [20, 0, 600_000, 0, -20, 5_200_020],
+    }
+    scene = describe(item, {**ASSETS, "swir16": "swir16"}, ("swir16", *BANDS), 10, optional=("swir16",))
+    assert scene.grid == scene.bands[1].grid
+
+
 def test_coarse_scenes_are_never_made_finer(tmp_path: Path) -> None:
     scene = described(make_item(tmp_path, transform=(20, 0, 600_000, 0, -20, 5_200_020)), 10)
     assert scene.grid.dx == 20
@@ -334,6 +360,19 @@ def test_a_scene_classification_that_cannot_be_used_costs_no_scene(tmp_path: Pat
         grid = {} if told is gone else {"proj:shape": [150, 139], "proj:transform": [10, 0, 600_000, 0, -10, 5_200_020]}
         item["assets"]["scl"] = {"href": str(tmp_path / "scl.tif"), **grid, **told}
         assert described(item) == before
+
+
+def test_a_source_that_is_out_is_told_though_only_the_scene_classification_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be asked again for every scene."""
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
+    item = make_item(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    item["assets"]["scl"] = {"href": f"http://127.0.0.1:{port}/scl.tif"}
+    with pytest.raises(OutsideError, match="asset scl"):
+        described(item)
 
 
 @pytest.mark.parametrize(
@@ -564,6 +603,8 @@ def test_an_offset_of_the_run_goes_before_the_items(tmp_path: Path) -> None:
     scene = describe(item, ASSETS, BANDS, 10, offset=-0.1)
     assert {band.offset for band in scene.bands} == {-0.1}
     assert scene.fingerprint != described(item).fingerprint
+    item["assets"]["red"]["raster:bands"][0]["offset"] = -1000
+    assert describe(item, ASSETS, BANDS, 10, offset=-0.1).bands[0].offset == -0.1
 
 
 def test_the_fingerprint_follows_the_pixels_and_nothing_else(tmp_path: Path) -> None:
@@ -576,6 +617,9 @@ def test_the_fingerprint_follows_the_pixels_and_nothing_else(tmp_path: Path) -> 
     assert not changed(updated="2030-01-01T00:00:00Z", **{"eo:cloud_cover": 3})
     assert changed(**{"s2:processing_baseline": "05.11"})
     assert changed(**{"s2:product_uri": "S2A_MSIL2A_B.SAFE"})
+    del item["properties"]["s2:product_uri"]
+    first = described(item).fingerprint
+    assert changed(**{"s2:generation_time": "2024-06-02T00:00:00Z"})
     assert changed(**{"earthsearch:boa_offset_applied": True, "s2:processing_baseline": "05.10"}) is False
     signed = json.loads(json.dumps(item))
     for asset in signed["assets"].values():
