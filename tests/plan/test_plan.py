@@ -129,6 +129,12 @@ def test_a_failure_is_over_only_where_the_scene_is_done_or_lies_elsewhere_now(ou
     assert (made.outside, made.settled) == ((failed.id,), (failed.id,))
 
 
+def test_tiles_of_another_grid_are_not_those_of_the_one_where_a_scene_lies_now(out: Out):
+    run(out, [make_scene(0)])
+    (one,) = make(out, make_scene(0, group="32TPM", fingerprint="f2"), wanted=ALL[:1]).scenes
+    assert (one.state, one.tiles) == ("changed", frozenset(ALL[:1]))
+
+
 def test_an_hour_later_is_another_scene(out: Out):
     first = make_scene(0)
     run(out, [first])

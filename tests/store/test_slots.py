@@ -353,6 +353,32 @@ def test_a_tile_that_became_empty_is_emptied(out: Out):
     assert np.array_equal(array(out)[0, 32:], expected(scene)[32:])
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: b"",
+        lambda _: b"x",
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: b"\xff" * 16 + whole[16:],  # Blosc's own header
+        lambda whole: b"\2\1\1\1" + b"\xff" * 12 + whole[16:],  # A size below 0
+        lambda whole: whole[:30] + b"\0" * 20 + whole[50:],
+    ],
+)
+def test_what_cannot_be_read_is_written_over(damage: Callable[[bytes], bytes], out: Out):
+    """At a scene's edge a shard reaches beyond it, and Zarr reads what lies there before it writes."""
+    scene = make_scene(0)
+    run(out, [scene])
+    whole = {}
+    for tile in ("0/2", "1/0", "1/2"):
+        path = Path(out.address, f"masks.zarr/32TQM/cloud/c/0/{tile}")
+        whole[path] = path.read_bytes()
+        path.write_bytes(damage(whole[path]))
+    with Lock(out) as lock:
+        slot = prepare(lock, SETTINGS, ledger.read(out), [scene], tile_of=lambda _: TILE)[scene.id]
+        write(out, scene, slot, [(0, 2), (1, 0), (1, 2)])
+    assert {path: path.read_bytes() for path in whole} == whole
+
+
 def held(out: Out) -> dict[str, np.ndarray]:
     """What readers are given: id → mask."""
     masks = open_masks(out)["32TQM"]
