@@ -487,3 +487,18 @@ def test_an_odd_mark_of_a_damaged_scene_costs_no_other(out: Out, odd: object):
     """A day that is none was looked for, and ended every later run."""
     out.put_json(again.FILE, {"A": odd, "B": "2024-06-01"})
     assert again.read(out) == [again.Marked("B", date(2024, 6, 1))]
+
+
+def test_what_is_marked_stays_so_until_it_is_done(out: Out):
+    """Two repairs before the next run; the later one knows more."""
+    first, second = again.Marked("A", date(2024, 6, 1)), again.Marked("B", date(2024, 6, 2))
+    again.mark(out, [first])
+    again.mark(out, [second])
+    assert again.read(out) == [first, second]
+    known = again.Marked("A", date(2024, 6, 1), Identity.of(make_scene(0)), "32TQM", frozenset(ALL))
+    again.mark(out, [known])
+    assert again.read(out) == [known, second]
+    again.settle(out, {"B": Identity.of(make_scene(1)).to_json()})
+    assert again.read(out) == [known]
+    again.settle(out, {"of another publisher": Identity.of(make_scene(0, collection="another")).to_json()})
+    assert again.read(out) == []
