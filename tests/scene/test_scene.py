@@ -254,9 +254,11 @@ def test_coarse_scenes_are_never_made_finer(tmp_path: Path) -> None:
     assert scene.grid.dx == 20
 
 
-def test_rotated_grids_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("turned", [(9, 1, 1, -9), (10, 0, 1, -10), (10, 0, 0, 10), (-10, 0, 0, -10)])
+def test_rotated_grids_are_refused(turned: tuple[float, ...], tmp_path: Path) -> None:
     item = make_item(tmp_path)
-    item["assets"]["red"]["proj:transform"] = [9, 1, 600_000, 1, -9, 5_200_020]
+    a, b, d, e = turned
+    item["assets"]["red"]["proj:transform"] = [a, b, 600_000, d, e, 5_200_020]
     with pytest.raises(SceneError, match="not north-up"):
         described(item)
 
@@ -414,14 +416,27 @@ def test_a_geometry_may_be_rounded_but_not_that_of_the_next_tile(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("epsg", "west", "east"),
-    [(32601, -179.6, -178.2), (32601, 179.9, 180.6), (32601, -180, 180), (32660, 179.5, 179.9)],
+    ("epsg", "x0", "west", "east"),
+    [
+        (32601, 300_000, -179.6, -178.2),
+        (32601, 300_000, 179.9, 180.6),
+        (32601, 300_000, -180, 180),
+        (32660, 700_000, 179.5, 179.9),
+        # rounded over the line
+        (32601, 300_000, 179.5, 179.95),
+        (32660, 700_000, -179.95, -179.5),
+        # a grid on both sides of it
+        (32601, 270_500, 179.5, 180.5),
+        (32601, 270_500, 179.5, 179.9),
+        (32601, 270_500, -179.9, -179.5),
+    ],
 )
 def test_geometries_at_the_antimeridian_lie_where_their_grids_do(
-    epsg: int, west: float, east: float, tmp_path: Path
+    epsg: int, x0: float, west: float, east: float, tmp_path: Path
 ) -> None:
-    x0 = 300_000 if epsg == 32601 else 700_000
-    item = make_item(tmp_path, transform=(10, 0, x0, 0, -10, 5_200_020), epsg=epsg)
+    item = make_item(tmp_path, epsg=epsg)
+    for asset in item["assets"].values():
+        asset["proj:transform"][2] = x0
     item["geometry"] = json.loads(to_geojson(box(west, 46, east, 47)))
     assert described(item).grid.epsg == epsg
 

@@ -11,6 +11,7 @@ import pytest
 import zarr
 from faulty import call
 
+from cloudjob.errors import UnreachableError
 from cloudjob.shown import attach
 from cloudjob.store import again, check, ledger, settings
 from cloudjob.store.conventions import COMPLETE, PLANNED
@@ -196,6 +197,20 @@ def test_whatever_a_codec_says_is_found(out: Out, capfd: Capfd, monkeypatch: pyt
     result = call(capfd, "check", out)
     assert result.code == 1
     assert "cannot be read: SystemError: Negative size" in result.stdout
+
+
+def test_a_store_that_no_longer_answers_is_no_damage(out: Out, capfd: Capfd, monkeypatch: pytest.MonkeyPatch):
+    """Every mask would be taken back."""
+
+    def away(*_: object) -> int:
+        raise UnreachableError("the store does not answer")
+
+    before = output.files(out)
+    monkeypatch.setattr(check, "tile_sum", away)
+    for more in ((), ("--repair",)):
+        result = call(capfd, "check", out, *more)
+        assert (result.code, result.stdout) == (4, "")
+    assert output.files(out) == before
 
 
 def test_values_that_keep_the_counts_are_found(out: Out, capfd: Capfd):

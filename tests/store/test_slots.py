@@ -481,6 +481,14 @@ def test_a_group_of_another_grid_is_refused(out: Out):
     assert files(out) == before
 
 
+def test_a_group_of_other_tiles_is_refused(out: Out):
+    run(out, [make_scene(0)])
+    before = files(out)
+    with Lock(out) as lock, pytest.raises(ContractError, match="32TQM has"):
+        prepare(lock, SETTINGS, ledger.read(out), [make_scene(1)], tile_of=lambda _: TILE // 2)
+    assert files(out) == before
+
+
 def test_two_grids_in_one_new_group_are_refused(out: Out):
     with pytest.raises(ContractError, match="two grids"):
         run(out, [make_scene(0), make_scene(1, grid=replace(GRID, x0=599_990.0))])
