@@ -106,6 +106,9 @@ def test_the_header_tells_the_grid_where_the_item_does_not(tmp_path: Path) -> No
     for asset in item["assets"].values():
         del asset["proj:shape"], asset["proj:transform"]
     assert described(item).grid == with_metadata
+    item = make_item(tmp_path)
+    del item["properties"]["proj:epsg"]
+    assert described(item).grid == with_metadata
 
 
 def test_the_header_of_a_signed_file_tells_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from output import ALL, SETTINGS, files, make_scene, run
 from cloudjob.errors import ContractError
 from cloudjob.plan import plan
 from cloudjob.scene.identity import Identity
-from cloudjob.store import again, failures, ledger, listing, runs, settings
+from cloudjob.store import again, check, failures, ledger, listing, runs, settings
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 
@@ -357,6 +357,8 @@ def test_the_failure_of_a_change_that_was_taken_back_is_over(out: Out):
     assert plan.make([make_scene(0)], known, lambda _: ALL).settled == (changed.id,)
     run(out, [make_scene(0)])
     assert not ledger.read(out).failures
+    assert set(ledger.read(out).done) == {changed.id}, "its mask was always good"
+    assert list(check.check(out)) == []
 
 
 @pytest.mark.parametrize("data", [b"[]", b"", b"null", b'{"id": 1}'])
