@@ -228,13 +228,15 @@ def _links(raw: Mapping[str, Any], base: str, *, remote: bool) -> tuple[str, lis
 def _bounded(assets: Mapping[str, Any]) -> Mapping[str, Any]:
     if len(assets) > MAX_ASSETS:
         raise UnreadableError(f"it has {len(assets)} assets; expected at most {MAX_ASSETS}")
-    return assets
+    # Items read from GeoParquet have the assets of all others, too, as null.
+    return {key: one for key, one in assets.items() if one is not None}
 
 
 def _absolute(href: str, base: str, *, remote: bool) -> str:
     """Where an asset lies. An object store's address is joined like any other's, which urllib will not do."""
     try:
-        if "://" in href or (href.startswith("/") and not remote):
+        # Java writes file:/one/stroke, which is as good (RFC 8089)
+        if "://" in href or href.startswith("file:/") or (href.startswith("/") and not remote):
             whole = href
         elif "://" in base:
             scheme, _, rest = base.partition("://")
@@ -246,5 +248,6 @@ def _absolute(href: str, base: str, *, remote: bool) -> str:
     except ValueError:  # "http://[x": no address of IPv6; a port beyond 65535; half a surrogate or a null in a path
         known = False
     if not known:
-        raise UnreadableError(f"an asset lies at {shown(href)}; expected an address of {', '.join(REMOTE)}")
+        here = "; files of this machine are read for items of a file only" if href.startswith("file:") else ""
+        raise UnreadableError(f"an asset lies at {shown(href)}; expected an address of {', '.join(REMOTE)}{here}")
     return whole

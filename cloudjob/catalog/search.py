@@ -55,7 +55,7 @@ def search(
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}, expected 1 or more")
     found: dict[tuple[str, str], Found] = {}
-    for raw in _listed(catalog, area, interval):
+    for raw in _asked_for(catalog, _listed(catalog, area, interval)):
         one = _read(raw, catalog)
         if _wanted(one, area, interval, max_cloud_cover):
             key = one.item["collection"], one.item["id"]
@@ -102,14 +102,35 @@ def _listed(catalog: Catalog, area: BaseGeometry, interval: Interval) -> Iterabl
     return _file_items(catalog)
 
 
+def _asked_for(catalog: Catalog, items: Iterable[Any]) -> Iterator[Any]:
+    """The items of the collections asked for. An API lists others where its next link loses what was asked for."""
+    wanted, others, found = catalog.collection.split(","), set(), False
+    for item in items:
+        if wanted != [""] and isinstance(item, dict):
+            told = item.get("collection")
+            if told not in wanted and not (told is None and catalog.is_api):
+                others.add(shown(told))
+                continue
+            found = True
+        yield item
+    if others and not found:
+        raise UsageError(
+            f"catalog {catalog.name} has no item of collection {catalog.collection!r}",
+            hint=f"it has items of {', '.join(sorted(others)[:20])}",
+        )
+
+
 def _file_items(catalog: Catalog) -> Iterator[Any]:
-    """The items of a file, of one collection if one was asked for."""
+    """The items of a file."""
     try:
         document = load(Path(catalog.address).read_bytes())
     except OSError as error:
         raise UsageError(f"catalog {catalog.name} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise ContractError(f"catalog {catalog.name} is not JSON: {error}") from None
+        raise ContractError(
+            f"catalog {catalog.name} is not JSON: {error}",
+            hint="expected one STAC item or item collection; GeoParquet, or an item a line, has to be made into that",
+        ) from None
     kind = document.get("type") if isinstance(document, dict) else None
     if kind == "FeatureCollection" and isinstance(document.get("features"), list):
         items = document["features"]
@@ -120,18 +141,6 @@ def _file_items(catalog: Catalog) -> Iterator[Any]:
             f"catalog {catalog.name} holds {kind or type(document).__name__}, expected a STAC item or item collection",
             hint="a static catalog cannot be searched: gather its items in one item collection",
         )
-    wanted, others, found = catalog.collection.split(","), set(), False
     items.reverse()
     while items:  # each is let go before the next one is copied
-        item = items.pop()
-        if wanted != [""] and isinstance(item, dict):
-            if item.get("collection") not in wanted:
-                others.add(shown(item.get("collection")))
-                continue
-            found = True
-        yield item
-    if others and not found:
-        raise UsageError(
-            f"catalog {catalog.name} has no item of collection {catalog.collection!r}",
-            hint=f"it has items of {', '.join(sorted(others)[:20])}",
-        )
+        yield items.pop()

@@ -26,6 +26,8 @@ _FEW = 20
 _STALE = 3
 """Pages without news, one after the other, that are no chance: what is ingested while pages are turned moves all the
 others on by its number."""
+_EMPTY = 20
+"""Pages without items, one after the other, after which no more come: some APIs link to a next page for ever."""
 MAX_PAGES = 10_000
 """A search that has not ended by then never will."""
 
@@ -63,15 +65,16 @@ def items(address: str, collection: str, area: BaseGeometry, interval: Interval)
     name = redact(address)
     try:
         searches = _searches(client, address)
-        asked, page = _first_page(client, searches, collection.split(","), area, interval)
+        asked, page, limit = _first_page(client, searches, collection.split(","), area, interval)
         seen: set[str] = set()
-        stale = 0
+        stale = empty = 0
         for number in range(1, MAX_PAGES + 1):
             before = len(seen)
             yield from page["features"]
             seen.update(_named(one) for one in page["features"])
             following = _next(asked, page)
-            if following is None:
+            empty = 0 if page["features"] else empty + 1
+            if following is None or empty == _EMPTY or (empty and following == asked):
                 break
             stale = 0 if len(seen) > before else stale + bool(page["features"])
             if following == asked or stale == _STALE:
@@ -84,6 +87,8 @@ def items(address: str, collection: str, area: BaseGeometry, interval: Interval)
         raise ContractError(f"{name} refuses: {error}", hint=hint) from None
     if (matched := _matched(page)) > len(seen):
         log.warning("%s says that it has %d items for this search, but lists only %d", name, matched, len(seen))
+    elif number == 1 and not matched and len(page["features"]) == limit:  # microsoft/planetary-computer-apis#274
+        log.warning("%s lists as many items as it was asked for (%d) and no next page: it may have more", name, limit)
     if not seen:
         _check_collections(client, address, collection.split(","))
 
@@ -95,10 +100,10 @@ def _searches(client: Client, address: str) -> list[_Request]:
     if landing.get("type") == "Collection":
         raise UsageError(f"{name} is the address of a collection", hint=f"try {_landing_of(landing, address)}")
     if not landing.keys() & {"stac_version", "conformsTo"} or landing.get("type", "Catalog") != "Catalog":
-        raise ContractError(
-            f"{name} is not a STAC API: it answers {json.dumps(landing)[:200]}",
-            hint="expected a STAC API with item search; a static catalog cannot be searched",
-        )
+        hint = "expected a STAC API with item search; a static catalog cannot be searched"
+        if landing.get("type") in ("Feature", "FeatureCollection"):
+            hint = "these are items: expected the API's landing page, or a file with all of them (--catalog items.json)"
+        raise ContractError(f"{name} is not a STAC API: it answers {json.dumps(landing)[:200]}", hint=hint)
     # Some list the same search as HTML, too, or OpenSearch's description of it
     links = [link for link in _links(landing, "search") if "json" in str(link.get("type") or "json")]
     if not links:
@@ -116,8 +121,8 @@ def _searches(client: Client, address: str) -> list[_Request]:
 
 def _first_page(
     client: Client, searches: list[_Request], collections: list[str], area: BaseGeometry, interval: Interval
-) -> tuple[_Request, dict[str, Any]]:
-    """The first page of the first form of a search that the API takes, and what it was asked by."""
+) -> tuple[_Request, dict[str, Any], int | None]:
+    """What it was asked by, first page and its most items, of the first form of a search that the API takes."""
     refusal = None
     for form in _forms(collections, area, interval):
         for search in searches:
@@ -125,7 +130,7 @@ def _first_page(
             if search.method == "POST":
                 asked = _Request("POST", search.address, form)
             try:
-                return asked, client.ask(asked.method, asked.address, asked.body, whole=_is_page)
+                return asked, client.ask(asked.method, asked.address, asked.body, whole=_is_page), form.get("limit")
             except RefusedRequestError as error:
                 refusal = refusal or error
                 if error.status not in _SIMPLER:

@@ -17,7 +17,7 @@ from cloudjob.catalog.signing import given, open_href
 from cloudjob.errors import OutsideError, PassingError, SceneError
 from cloudjob.grid import Grid
 from cloudjob.scene import product
-from cloudjob.scene.files import BYTES, KINDS, is_foreign
+from cloudjob.scene.files import BYTES, KINDS, foreign
 from cloudjob.scene.placing import check_place, grid_of
 from cloudjob.scene.reflectance import scaling
 from cloudjob.scene.scene import Band, Scene
@@ -163,10 +163,10 @@ def _classification(item: dict[str, Any], key: str, signing: str) -> Band | None
 def _band(item: dict[str, Any], name: str, key: str, baseline: str, signing: str, offset: float | None) -> Band:
     asset = item["assets"][key]
     dtype = asset.get("data_type", "uint16")
-    if is_foreign(asset["href"], asset.get("type", "")):
+    if other := foreign(asset["href"], asset.get("type", "")):
         raise SceneError(
-            f"scene {item['id']}, asset {key}: it is {asset.get('type', asset['href'])}; expected GeoTIFF or JPEG 2000",
-            hint="is there another asset of this band? See --asset",
+            f"scene {item['id']}, asset {key}: it is {other}; expected GeoTIFF or JPEG 2000",
+            hint="is there another asset of this band? See --asset; else unpack or convert it, with an item of its own",
         )
     if dtype not in KINDS:
         raise SceneError(

@@ -54,8 +54,8 @@ _REMOTE = re.compile(r"(https?|s3|gs|az)://|/vsi(curl/https?://|(s3|gs|az|adls)/
 _SCHEME = re.compile(r"[a-z][a-z0-9+._-]+:|/vsi|<", re.IGNORECASE)  # One letter is a drive's
 
 
-_FOREIGN = re.compile(r"zarr|netcdf|hdf|grib", re.IGNORECASE)
-_FOREIGN_NAME = re.compile(r"\.(zarr|nc|h5|hdf|grib2?)(/|$)", re.IGNORECASE)
+_FOREIGN = re.compile(r"zarr|netcdf|hdf|grib|zip", re.IGNORECASE)
+_FOREIGN_NAME = re.compile(r"[^/]*\.(zarr|nc|h5|hdf|grib2?|zip)(?=/|$)", re.IGNORECASE)
 
 _NOWHERE = re.compile(r"( at)? (row|col|column|scanline|strip|tile) 4294967295,?")
 """What libtiff says, −1 without its sign, where it does not know the place."""
@@ -74,12 +74,13 @@ def is_remote(href: str) -> bool:
     return _REMOTE.match(href) is not None
 
 
-def is_foreign(href: str, kind: str) -> bool:
-    """Whether an asset says by its media type or its name that it is neither GeoTIFF nor JPEG 2000.
+def foreign(href: str, kind: str) -> str:
+    """What an asset is, or lies in, by its media type or its name, if that is neither GeoTIFF nor JPEG 2000; else "".
 
     Servers answer such an address in many ways (a listing, 404, 403), and none of them says so.
     """
-    return bool(_FOREIGN.search(kind) or _FOREIGN_NAME.search(urlsplit(href).path))
+    named = _FOREIGN_NAME.search(urlsplit(href).path)
+    return kind if _FOREIGN.search(kind) else named[0] if named else ""
 
 
 def open_file(href: str) -> Any:

@@ -33,6 +33,10 @@ PATIENCE = 30.0
 DEADLINE = 3600.0
 """Seconds that reading one scene may take, all its files together: a server that drips must not hold a worker."""
 
+LEAST = -0.5
+"""Reflectance below which a number says no data, whether or not anybody tells so: no surface comes near it, and MAJA's
+−10000 and the −9999 of others stand in files without a tag, beside items that tell nothing."""
+
 T = TypeVar("T")
 
 
@@ -194,6 +198,8 @@ class _File:
             values[np.ma.getmaskarray(found)] = nothing
         if empty != nothing:  # NaN always
             values[numbers == empty] = nothing
+        if numbers.dtype.kind != "u":
+            values[numbers < (LEAST - self.band.offset) / self.band.scale] = nothing
         if dtype == np.float32:
             values[~np.isfinite(values)] = nothing
         return values

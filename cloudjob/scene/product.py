@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 # S2A_MSIL2A_20240601T101031_N0510_R022_T33UUQ_20240601T150000.SAFE; the Planetary Computer's ids lack the N0510.
-# https://sentiwiki.copernicus.eu/web/s2-products (naming convention)
+# https://sentiwiki.copernicus.eu/web/s2-products (naming convention). ESA's sen2like (levels 2F and 2H) puts its own
+# version there: it adds what ESA does from 04.00 on, too; before, its products had N9999, and nothing added.
 _NAME = re.compile(
-    r"(S2[A-D])_(MSIL[12][ABC])_(\d{8}T\d{6})(?:_N(\d{2})(\d{2}))?_(R\d{3}_T(\d{2}[A-Z]{3}))_(\d{8}T\d{6})"
+    r"(S2[A-D])_(MSIL(?:[12][ABC]|2[FH](?=_\w{15}_N0)))_(\d{8}T\d{6})(?:_N(\d{2})(\d{2}))?_(R\d{3}_T(\d{2}[A-Z]{3}))_(\d{8}T\d{6})"
 )
 _TILE = re.compile(r"(\d{1,2})([C-HJ-NP-X][A-HJ-NP-Z]{2})")
 _BASELINE = re.compile(r"N?(\d{2})\.?(\d{2})")

@@ -45,8 +45,8 @@ def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any], baseline: s
     kind = str(asset.get("data_type", ""))
     scale = float(asset.get("raster:scale", 1.0 if kind.startswith("float") else SCALE))
     stated = asset.get("raster:offset")
-    if scale == 1 and not stated and kind.startswith(("int", "uint")):
-        scale, stated = SCALE, None
+    if scale == 1 and kind.startswith(("int", "uint")):
+        scale, stated = SCALE, stated or None
     applied = properties.get("earthsearch:boa_offset_applied", properties.get("sentinel:boa_offset_applied"))
     if applied is True:
         return scale, 0.0

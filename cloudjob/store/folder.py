@@ -140,6 +140,26 @@ def oddities(root: Path) -> list[str]:
     return sorted(found)
 
 
+def settle(root: Path, path: str) -> None:
+    """Have a file, and its name, on the disk before what relies on it is written: a power cut takes back what is not.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    for place in (root / path, (root / path).parent):
+        try:
+            opened = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return  # Another run has taken over, and emptied the slot
+        try:
+            os.fsync(opened)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # Some file systems sync no folders
+                raise
+        finally:
+            os.close(opened)
+
+
 def delete(root: Path, path: str) -> None:
     """Delete a file, if there is one.
 

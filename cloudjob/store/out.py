@@ -188,6 +188,8 @@ class Out:
             if self.folder:
                 folders.writable(self.folder, path)
             obstore.put(self.store, path, data)
+            if self.folder:
+                folders.settle(self.folder, path)
 
     def put_json(self, path: str, document: Any) -> None:
         """Write an object as JSON."""
@@ -205,6 +207,8 @@ class Out:
                 obstore.put(self.store, path, data, mode="create")
             except exceptions.AlreadyExistsError:
                 return self.get(path) == data
+            if self.folder:
+                folders.settle(self.folder, path)
             return True
 
     def delete(self, paths: Iterable[str]) -> None:
@@ -294,6 +298,8 @@ class _Zarr(ZarrStore[ObjectStore]):
     async def set(self, key: str, value: Any) -> None:
         self._guard(key)
         await super().set(key, value)
+        if self.root:
+            folders.settle(self.root, f"{self.prefix}/{key}")
 
     async def set_if_not_exists(self, key: str, value: Any) -> None:
         self._guard(key)

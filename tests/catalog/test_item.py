@@ -5,6 +5,7 @@ import json
 import time
 
 import pytest
+import scenes as written
 from shapely import box
 from shapely.geometry import mapping
 
@@ -213,6 +214,14 @@ def test_nulls_in_an_asset_do_not_hide_the_items_value(tmp_path):
     assert (scene.grid.epsg, refused) == (32633, {})
 
 
+def test_assets_of_null_are_none(tmp_path):
+    """Of a table of items (GeoParquet) each has the assets of all."""
+    (scene,), refused = scenes(tmp_path, change(make_item(), ("assets", "thermal"), None))
+    assert ([band.key for band in scene.bands], refused) == (list(FOUR), {})
+    _, refused = scenes(tmp_path, change(make_item("A"), ("assets", "nir"), None))
+    assert "no asset nir; it has blue, green, red" in refused["A"]
+
+
 def test_an_item_without_geometry_lies_in_its_bbox(tmp_path):
     item = {**make_item(), "geometry": None, "bbox": [12.2, 48.6, 13.6, 49.6]}
     (scene,), _ = scenes(tmp_path, item)
@@ -261,7 +270,13 @@ def test_a_relative_href_that_is_no_path_is_refused_by_name(base, href):
 
 @pytest.mark.parametrize(
     "href",
-    ["file:///etc/passwd", "/vsicurl/https://h/red.tif", "vrt://https://h/x", "/vsizip//vsicurl/http://h/a.zip/a.tif"],
+    [
+        "file:///etc/passwd",
+        "file:/etc/passwd",
+        "/vsicurl/https://h/red.tif",
+        "vrt://https://h/x",
+        "/vsizip//vsicurl/http://h/a.zip/a.tif",
+    ],
 )
 def test_a_strangers_item_opens_no_file_of_this_machine(href):
     item = change(make_item(), ("assets", "red", "href"), href)
@@ -269,6 +284,24 @@ def test_a_strangers_item_opens_no_file_of_this_machine(href):
         parse(item, WANTED, base="https://api/v1", remote=True)
     path = parse(change(item, ("assets", "red", "href"), "/etc/passwd"), WANTED, base="https://api/v1/", remote=True)
     assert path.item["assets"]["red"]["href"] == "https://api/etc/passwd"
+
+
+def test_an_api_that_lists_files_of_this_machine_says_how_they_are_read():
+    item = change(make_item(), ("assets", "red", "href"), "file:///data/red.tif")
+    with pytest.raises(RefusedError, match="files of this machine are read for items of a file only"):
+        parse(item, WANTED, base="https://api/v1", remote=True)
+    with pytest.raises(RefusedError, match=r"az$"):
+        parse(change(item, ("assets", "red", "href"), "ftp://h/red.tif"), WANTED, base="https://api/v1", remote=True)
+
+
+@pytest.mark.parametrize("strokes", ["file:", "file://", ""])
+def test_a_file_may_be_named_in_every_way(strokes, tmp_path):
+    item = written.make_item(tmp_path)
+    for asset in item["assets"].values():
+        asset["href"] = strokes + asset["href"]
+        del asset["proj:shape"]  # the file has to be opened
+    (scene,), refused = scenes(tmp_path, item)
+    assert (scene.grid.shape, refused) == ((150, 139), {})
 
 
 def test_a_users_signature_opens_and_is_not_kept(tmp_path, monkeypatch):

@@ -337,6 +337,26 @@ def test_conditions_hold_when_an_api_is_sloppy(api):
     assert ids(catalog_for(api.url), max_cloud_cover=50) == ["good"]
 
 
+def test_a_next_link_that_loses_the_collection_lists_no_other_products(api, monkeypatch):
+    """As Earth Search v0's and pycsw's did. Level-1C of the same scenes took the place of the Level-2A asked for."""
+    api.items, api.page = [make_item("A"), make_item("B", collection="sentinel-2-l1c"), make_item("C")], 1
+    honest = api.search
+
+    def forgetful(method, asked):
+        api.filters = "token" not in asked
+        return honest(method, asked)
+
+    monkeypatch.setattr(api, "search", forgetful)
+    assert ids(catalog_for(api.url)) == ["A", "C"]
+
+
+def test_an_api_that_lists_nothing_of_the_collection_says_what_it_lists(api):
+    api.filters, api.items = False, [make_item("A", collection="SENTINEL-2"), make_item("B", collection="sentinel-2")]
+    with pytest.raises(UsageError, match="has no item of collection 'sentinel-2-l2a'") as caught:
+        ids(catalog_for(api.url))
+    assert caught.value.hint == "it has items of 'SENTINEL-2', 'sentinel-2'"
+
+
 def test_across_the_antimeridian(api, item_file):
     split = {
         "type": "MultiPolygon",
@@ -735,6 +755,50 @@ def test_pages_without_end(api, monkeypatch):
 def test_an_empty_page_is_not_the_last_one(api):
     api.items, api.empty_pages = [make_item("A")], 1
     assert ids(catalog_for(api.url)) == ["A"]
+
+
+@pytest.mark.parametrize("itself", [False, True])
+def test_a_next_page_for_ever_ends_with_the_items(api, monkeypatch, itself):
+    """Ten thousand empty pages were asked for, and then nothing was masked; as for one that leads to itself."""
+    api.items, honest = [make_item("A"), make_item("B")], api.search
+
+    def endless(method, asked):
+        page, token = honest(method, asked), int(asked.get("token", 0))
+        body = {**asked, "token": token if itself and token else token + 10}
+        return {**page, "links": [{"rel": "next", "href": f"{api.url}/search", "method": "POST", "body": body}]}
+
+    monkeypatch.setattr(api, "search", endless)
+    assert ids(catalog_for(api.url)) == ["A", "B"]
+    assert len(api.searches) < 30
+
+
+@pytest.mark.parametrize(
+    ("count", "matched", "told"), [(100, 0, True), (100, 100, False), (99, 0, False), (200, 0, False)]
+)
+@pytest.mark.parametrize("methods", [("GET",), ("POST",)])
+def test_a_full_page_without_a_next_one_is_told(api, caplog, methods, count, matched, told):
+    """The Planetary Computer left its next links out for a while: all but the first hundred scenes were lost."""
+    api.items, api.methods, api.page, api.matched = [make_item(f"{n}") for n in range(count)], methods, 100, matched
+    with caplog.at_level(logging.WARNING):
+        assert len(ids(catalog_for(api.url))) == count
+    assert ("no next page: it may have more" in caplog.text) == told
+
+
+def test_a_list_of_items_on_the_web_says_what_to_give(api, monkeypatch):
+    for document in ({"type": "FeatureCollection", "features": [make_item("A")]}, make_item("A")):
+        monkeypatch.setattr(api, "landing", lambda told=document: told, raising=False)
+        with pytest.raises(ContractError, match="is not a STAC API") as caught:
+            search(catalog_for(api.url), ALPS, JUNE)
+        assert "--catalog items.json" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", [b"PAR1\x15\xff", b'{"type": "Feature"}\n{"type": "Feature"}\n'])
+def test_items_in_another_form_are_told_what_is_expected(tmp_path, content):
+    path = tmp_path / "items.parquet"
+    path.write_bytes(content)
+    with pytest.raises(ContractError, match="is not JSON") as caught:
+        ids(catalog_for(str(path)))
+    assert "one STAC item or item collection; GeoParquet" in caught.value.hint
 
 
 def test_a_collection_that_a_file_does_not_have_is_an_error_as_of_an_api(item_file):

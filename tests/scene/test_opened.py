@@ -235,6 +235,25 @@ def test_a_number_for_no_data_may_be_written_as_text(said: str | float, tmp_path
     assert not np.isnan(found[:, 9:]).any()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "scale", "hole"), [("int16", 1e-4, -10_000), ("float32", 1, -9999), ("float32", 1, -1)]
+)
+def test_what_no_surface_reflects_is_no_data_though_nobody_says_so(
+    dtype: str, scale: float, hole: float, tmp_path: Path
+) -> None:
+    """As in MAJA's files. The whole of a scene's empty side was clear ground."""
+    values = np.full((150, 139), 0.05 / scale, dtype)
+    values[:9], values[9:12] = hole, -0.2 / scale  # over-corrected, and data
+    item = make_item(tmp_path, values=dict.fromkeys(BANDS, values), nodata=None)
+    for asset in item["assets"].values():
+        asset["raster:bands"] = [{"data_type": "float32"}] if dtype == "float32" else []
+    scene = describe(item, ASSETS, BANDS, 10)
+    with SceneFiles(scene) as files:
+        found = reflectance(pixels(files), scene.bands)
+    assert np.isnan(found[:, :9]).all()
+    assert not np.isnan(found[:, 9:]).any()
+
+
 def test_bytes_of_a_picture_are_no_reflectance(tmp_path: Path) -> None:
     """A file of which the item does not say so; all of it would have been below zero."""
     item = make_item(tmp_path, properties={"s2:processing_baseline": "05.10"})

@@ -324,6 +324,8 @@ def test_a_scene_classification_that_cannot_be_used_costs_no_scene(tmp_path: Pat
         {"type": "application/x-hdf5"},
         {"type": "application/netcdf"},
         {"href": "https://h/S2A.zarr/measurements/reflectance/r10m/b04"},
+        # DLR's EOC lists MAJA's files so
+        {"href": "https://h/S2B_T32ULB_V1-3.zip#S2B_T32ULB/FRE_B4.tif", "type": "image/tiff; application=geotiff"},
     ],
 )
 def test_what_is_neither_geotiff_nor_jpeg_2000_is_refused_before_a_server_is_asked(
@@ -333,7 +335,7 @@ def test_what_is_neither_geotiff_nor_jpeg_2000_is_refused_before_a_server_is_ask
     item = make_item(tmp_path)
     del item["assets"]["red"]["type"]
     item["assets"]["red"] |= odd
-    with pytest.raises(SceneError, match=r"asset red: it is .*(zarr|hdf|netcdf).*; expected GeoTIFF or JPEG 2000"):
+    with pytest.raises(SceneError, match=r"asset red: it is .*(zarr|hdf|netcdf|zip).*; expected GeoTIFF or JPEG 2000"):
         described(item)
 
 
@@ -419,6 +421,7 @@ BASELINE_4 = {"s2:processing_baseline": "05.10"}
         ({}, {"raster:bands": [{"data_type": "uint16", "scale": 1.0, "offset": 0.0}]}, (0.0001, 0)),
         (BASELINE_4, {"raster:bands": [{"data_type": "uint16", "scale": 1.0, "offset": 0.0}]}, (0.0001, -0.1)),
         (BASELINE_4, {"data_type": "int16", "raster:scale": 1}, (0.0001, 0)),
+        (BASELINE_4, {"raster:bands": [{"data_type": "uint16", "scale": 1, "offset": -0.1}]}, (0.0001, -0.1)),
         ({}, {"data_type": "float32", "raster:scale": 1}, (1, 0)),
         ({"s2:processing_baseline": "2.14"}, {}, (0.0001, 0)),
         ({"s2:processing_baseline": 2.14}, {}, (0.0001, 0)),
@@ -520,11 +523,41 @@ def test_what_a_products_name_tells_where_nothing_else_does(tmp_path: Path) -> N
     assert (planetary.platform, planetary.product) == (scene.platform, scene.product)
 
 
+@pytest.mark.parametrize(
+    ("level", "version", "offset"),
+    [("2F", "N0404", -0.1), ("2H", "N0401", -0.1), ("2F", "N0302", 0), ("2F", "N9999", 0), ("2A", "N9999", -0.1)],
+)
+def test_products_of_sen2like_have_what_esa_adds(level: str, version: str, offset: float, tmp_path: Path) -> None:
+    """Its items tell no band by its common name, no numbers and no projection: bands are numbers in a list."""
+    item = make_item(tmp_path, f"S2B_MSIL{level}_20240601T101031_{version}_R022_T33UUQ_20240601T150000")
+    item["properties"] = {"datetime": item["properties"]["datetime"], "Platform": "S2B"}
+    keys = dict(zip(BANDS, ("B04", "B03", "B02", "B08"), strict=True))
+    item["assets"] = {
+        key: {"href": item["assets"][band]["href"], "type": "image/tiff; application=geotiff", "eo:bands": [3]}
+        for band, key in keys.items()
+    }
+    scene = described(item)
+    assert [band.key for band in scene.bands] == list(keys.values())
+    assert {(band.scale, band.offset) for band in scene.bands} == {(0.0001, offset)}
+    assert scene.group.startswith("33UUQ")
+
+
 def test_an_offset_of_the_run_goes_before_the_items(tmp_path: Path) -> None:
     item = make_item(tmp_path, properties=BASELINE_4)
     scene = describe(item, ASSETS, BANDS, 10, offset=-0.1)
     assert {band.offset for band in scene.bands} == {-0.1}
     assert scene.fingerprint != described(item).fingerprint
+
+
+@pytest.mark.parametrize("scale", [1, 0.0001])
+def test_an_offset_in_numbers_is_refused_with_what_helps(scale: float, tmp_path: Path) -> None:
+    """With scale 1, what the hint says ended in numbers up to 12,000 that were no reflectance."""
+    item = make_item(tmp_path, properties=BASELINE_4, band={"scale": scale, "offset": -1000})
+    with pytest.raises(SceneError, match="its offset is -1000; expected reflectance") as caught:
+        described(item)
+    assert "--offset -0.1" in str(caught.value.hint)
+    scene = describe(item, ASSETS, BANDS, 10, offset=-0.1)
+    assert {(band.scale, band.offset) for band in scene.bands} == {(0.0001, -0.1)}
 
 
 def test_the_fingerprint_follows_the_pixels_and_nothing_else(tmp_path: Path) -> None:

@@ -486,6 +486,23 @@ def test_a_lock_lost_at_the_last_moment_stops_the_item(out: Out, monkeypatch: py
     assert not ledger.read(out).done
 
 
+def test_all_of_a_mask_is_on_the_disk_before_its_item_says_so(out: Out, monkeypatch: pytest.MonkeyPatch):
+    settled: list[int] = []
+
+    def noted(opened: int, fsync: Callable[[int], None] = os.fsync) -> None:
+        settled.append(os.fstat(opened).st_ino)
+        fsync(opened)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    run(out, [make_scene(0)])
+    (item,) = Path(f"{out}/items/32TQM").glob("S2*.json")
+    before = settled[: settled.index(item.stat().st_ino)]
+    needed = [Path(f"{out}/job.json"), *(path for path in Path(f"{out}/masks.zarr").rglob("*") if path.is_file())]
+    assert len(needed) > len(ALL)
+    assert [path for path in needed if path.stat().st_ino not in before] == []  # Each as it is now
+    assert {path.parent.stat().st_ino for path in needed} <= set(before)
+
+
 # Killed anywhere
 
 
