@@ -118,7 +118,9 @@ def _contract(old: Out, new: Out, known: Ledger, threshold: float | None, buffer
         told = f"threshold {was.threshold:g} and buffer {was.buffer:g} m"
         raise UsageError(f"{old} has {told} already", hint="--threshold or --buffer")
     if f"{new}/".startswith(f"{old}/"):
-        raise UsageError(f"{new} is {old} or lies in it", hint="an OUT has one threshold: choose another folder")
+        raise UsageError(
+            f"{new} is the OUT itself, or lies in it", hint="an OUT has one threshold: choose another folder"
+        )
     return wanted
 
 
