@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -61,6 +62,7 @@ class Terminated(BaseException):
 def main() -> None:
     """Entry point: run a command and exit with the codes of `errors`."""
     signal.signal(signal.SIGTERM, _terminate)
+    _open_streams()
     try:
         code = cli.main(prog_name="cloudjob", standalone_mode=False) or errors.DONE
     except click.ClickException as error:
@@ -82,6 +84,15 @@ def main() -> None:
         code = errors.CRASHED
         logs.crashed(error)
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Have stdin, stdout and stderr where they were closed: else the next files that are opened get their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: PTH123, SIM115 -- as long as the process
+            os.set_inheritable(stream.fileno(), True)  # noqa: FBT003
+            setattr(sys, name, stream)
 
 
 def _say_error(message: str, code: int, hint: str | None = None) -> None:
@@ -115,6 +126,10 @@ def cli(*, verbose: bool, form: logs.Format) -> None:
     Some networks also tell 2 thin cloud and 3 cloud shadow; the one that ships does not.
     """
     logs.setup(form, verbose=verbose)
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # torch would end the process in words of its own
+        raise UsageError("the folder that you are in was deleted", hint="change to another one, as with `cd`") from None
 
 
 for each in (status, list_, check_, export_, rethreshold_, report_):
@@ -220,7 +235,7 @@ def model(*, network: str | None, as_json: bool, like: str | None) -> None:
     if like:
         from cloudjob.model import draft
 
-        click.echo(json.dumps(draft.draft(Path(network or ""), like), indent=1))
+        terminal.tell(json.dumps(draft.draft(Path(network or ""), like), indent=1))
         return
     loaded = checkpoint.load(network)
     if as_json:

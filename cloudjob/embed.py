@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from datetime import date
 from functools import cache
+from operator import index
 from pathlib import Path
 from typing import Any, Never
 
@@ -87,6 +88,7 @@ def run(
         UnreachableError: catalog, store or cluster do not answer, or another run is at work.
     """
     spoken.refuse_unknown(unknown, run)
+    workers = spoken.number("workers", workers, index)
     _check_client(client)
     with spoken.files(geometry, catalog) as (area, where):
         asked = request(
@@ -96,15 +98,15 @@ def run(
             geometry=area,
             catalog=where,
             collection=collection,
-            assets=assets,
-            max_cloud_cover=max_cloud_cover,
-            limit=limit,
+            assets=spoken.keys(assets),
+            max_cloud_cover=spoken.number("max_cloud_cover", max_cloud_cover),
+            limit=spoken.number("limit", limit, index),
             checkpoint=checkpoint,
-            threshold=threshold,
-            buffer=buffer,
-            resolution=resolution,
-            probability=probability,
-            redo=redo,
+            threshold=spoken.number("threshold", threshold),
+            buffer=spoken.number("buffer", buffer),
+            resolution=spoken.number("resolution", resolution),
+            probability=spoken.flag("probability", probability),
+            redo=spoken.flag("redo", redo),
         )
 
         def connect() -> contextlib.AbstractContextManager[Client]:
@@ -158,10 +160,11 @@ def mask(
             computing where it is lazy, its values cannot be reflectance.
     """
     contract = load(checkpoint).contract
+    threshold, buffer = spoken.number("threshold", threshold), spoken.number("buffer", buffer)
     if threshold is not None and not 0 < threshold < 1:
-        raise UsageError(f"threshold is {threshold}; expected a probability above 0 and below 1")
+        raise UsageError(f"threshold is {threshold:g}; expected a probability above 0 and below 1")
     if buffer is not None and not 0 <= buffer < 10_000:
-        raise UsageError(f"buffer is {buffer}; expected metres, 0 or more and below 10,000")
+        raise UsageError(f"buffer is {buffer:g}; expected metres, 0 or more and below 10,000")
     _check_cube(cube)
     pixel = _pixel(cube, contract, contract.buffer if buffer is None else buffer)
     cube = _bands(cube, contract)
@@ -203,6 +206,8 @@ def _check_cube(cube: Any) -> None:
 
 def _bands(cube: xr.DataArray, contract: Contract) -> xr.DataArray:
     names = [str(name) for name in cube["band"].values] if "band" in cube.coords else []
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ContractError(f"the cube has the band {min(twice)} more than once", hint="choose one of them")
     if names:
         if missing := set(contract.required_bands) - set(names):
             raise ContractError(

@@ -90,8 +90,6 @@ class Grid:
 
     def coarsen(self, factor: int) -> "Grid":
         """The grid of the same origin with pixels `factor` times as large; a last part pixel is kept whole."""
-        if factor == 1:
-            return self
         return Grid(
             self.epsg,
             self.x0,

@@ -40,6 +40,9 @@ from cloudjob.store.out import Out
 
 Values = npt.NDArray[Any]
 
+AT_ONCE = 2048**2
+"""Pixels of a mask whose places are looked up at once: a coarse grid has thousands of them in each of its own."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -286,24 +289,48 @@ def _read(look: Look, number: int, grid: Grid) -> npt.NDArray[np.float32]:
 
 def _mask(out: Out, look: Look, grid: Grid) -> npt.NDArray[np.uint8]:
     """A scene's mask (y, x) on a grid: the value in which a pixel's centre lies, joined where pixels are coarser."""
-    own, wanted = look.grid.metres, grid.metres
-    factor = max(1, round(math.sqrt(math.prod(wanted) / math.prod(own))))
-    fine = Grid(
-        grid.epsg, grid.x0, grid.y0, grid.dx / factor, grid.dy / factor, grid.height * factor, grid.width * factor
-    )
-    xs = fine.x0 + (np.arange(fine.width) + 0.5) * fine.dx
-    ys = fine.y0 - (np.arange(fine.height) + 0.5) * fine.dy
+    factor = max(1, round(math.sqrt(math.prod(grid.metres) / math.prod(look.grid.metres))))
+    factor = min(factor, 1000)  # A million places in a pixel tell whether half of it is cloud
+    result = np.full(grid.shape, NOT_COMPUTED, np.uint8)
+    under = _under(look.grid, grid)
+    height, width = under.shape
+    step = max(1, AT_ONCE // (max(1, width) * factor**2))
+    for top in range(under.top, under.top + height, step):
+        strip = Window(top, min(top + step, under.bottom), under.left, under.right)
+        part = grid.crop(strip)
+        rows, columns = (side * factor for side in part.shape)
+        fine = replace(part, dx=part.dx / factor, dy=part.dy / factor, height=rows, width=columns)
+        result[strip.slices] = coarsen(_nearest(out, look, fine), factor)
+    return result
+
+
+def _under(scene: Grid, grid: Grid) -> Window:
+    """The pixels of a grid under which a scene lies, and some around them: all, where that is hard to tell."""
+    to = Transformer.from_crs(scene.epsg, grid.epsg, always_xy=True)
+    left, bottom, right, top = to.transform_bounds(*scene.bounds)
+    if not (left < right and all(map(math.isfinite, (left, bottom, right, top)))):  # Across the antimeridian, or far
+        return Window(0, grid.height, 0, grid.width)
+    first = math.floor((grid.y0 - top) / grid.dy) - 1, math.floor((left - grid.x0) / grid.dx) - 1
+    last = math.ceil((grid.y0 - bottom) / grid.dy) + 1, math.ceil((right - grid.x0) / grid.dx) + 1
+    (north, west), (south, east) = np.clip((first, last), 0, grid.shape).tolist()
+    return Window(north, south, west, east)
+
+
+def _nearest(out: Out, look: Look, grid: Grid) -> npt.NDArray[np.uint8]:
+    """A scene's mask (y, x) on a grid: the value in which a pixel's centre lies."""
+    xs = grid.x0 + (np.arange(grid.width) + 0.5) * grid.dx
+    ys = grid.y0 - (np.arange(grid.height) + 0.5) * grid.dy
     x, y = np.meshgrid(xs, ys)
     if grid.epsg != look.grid.epsg:
         x, y = Transformer.from_crs(grid.epsg, look.grid.epsg, always_xy=True).transform(x, y)
     with np.errstate(invalid="ignore"):
         rows, columns = np.floor((look.grid.y0 - y) / look.grid.dy), np.floor((x - look.grid.x0) / look.grid.dx)
         inside = (rows >= 0) & (rows < look.grid.height) & (columns >= 0) & (columns < look.grid.width)
-    result = np.full(fine.shape, NOT_COMPUTED, np.uint8)
+    result = np.full(grid.shape, NOT_COMPUTED, np.uint8)
     if inside.any():
         r, c = rows[inside].astype(int), columns[inside].astype(int)
         array = groups.open_array(out, look.done.group, "cloud")
         with out.reached():
             values = np.asarray(array[look.done.slot, r.min() : r.max() + 1, c.min() : c.max() + 1])
         result[inside] = values[r - r.min(), c - c.min()]
-    return coarsen(result, factor)
+    return result

@@ -111,7 +111,6 @@ class Outcomes:
         return SceneResult(scene.id, scene.group, "done", receipt)
 
     def _fail(self, scene: Scene, error: SceneError, *, outside: bool = False) -> SceneResult:
-        self._parts.pop(scene.id, None)
         return self._record(self.waiting.pop(scene.id), error, outside=outside or isinstance(error, OutsideError))
 
     def _record(self, planned: Planned, error: SceneError, *, outside: bool) -> SceneResult:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cloudjob.classes import BINARY, NO_DATA, NOT_COMPUTED
-from cloudjob.errors import CloudjobError, ContractError, UnreachableError, UsageError
+from cloudjob.errors import CloudjobError, ContractError, UsageError
 from cloudjob.grid import Grid, Tile, Tiling, Window
 from cloudjob.model.contract import buffer_pixels
 from cloudjob.model.labels import is_whole, relabelled
@@ -118,7 +118,9 @@ def _contract(old: Out, new: Out, known: Ledger, threshold: float | None, buffer
         told = f"threshold {was.threshold:g} and buffer {was.buffer:g} m"
         raise UsageError(f"{old} has {told} already", hint="--threshold or --buffer")
     if f"{new}/".startswith(f"{old}/"):
-        raise UsageError(f"{new} is {old} or lies in it", hint="an OUT has one threshold: choose another folder")
+        raise UsageError(
+            f"{new} is the OUT itself, or lies in it", hint="an OUT has one threshold: choose another folder"
+        )
     return wanted
 
 
@@ -252,8 +254,6 @@ class _Source:
         try:
             with self.out.reached():
                 values = self.arrays[number][self.entry.slot, *inside.slices]
-        except UnreachableError:
-            raise
         except check.WRONG as error:
             what = f"a shard cannot be read: {type(error).__name__}: {error}"
             raise _damaged(self.out, self.entry, what) from None

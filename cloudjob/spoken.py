@@ -97,6 +97,41 @@ def box(bbox: object) -> tuple[float, float, float, float] | None:
     return west, south, east, north
 
 
+def number(name: str, value: Any, kind: Callable[[Any], Any] = float) -> Any:
+    """A number as `kind` makes it (`operator.index`: whole ones only), or None where none was given.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    try:
+        return None if value is None else kind(value)
+    except (TypeError, ValueError):
+        what = "a number" if kind is float else "a whole number"
+        raise UsageError(f"{name} is {value!r}; expected {what}") from None
+
+
+def flag(name: str, value: object) -> bool:
+    """True or False, numpy's too; "no" is true to Python, and would delete masks as `redo`.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if str(value) not in ("True", "False") or isinstance(value, str):
+        raise UsageError(f"{name} is {value!r}; expected True or False")
+    return bool(value)
+
+
+def keys(assets: object) -> Mapping[str, str] | None:
+    """Asset keys by the names of bands, or None where none were given.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if assets is None or isinstance(assets, Mapping):
+        return assets
+    raise UsageError(f"assets is {assets!r}; expected a dict", hint='for example assets={"red": "B04"}')
+
+
 @contextlib.contextmanager
 def files(geometry: object, catalog: object) -> Iterator[tuple[str | None, str]]:
     """An area and a catalog as files or addresses, for as long as the block lasts.

@@ -305,6 +305,52 @@ def test_a_reader_that_has_gone_ends_nothing(tmp_path: Path) -> None:
     assert "Broken pipe" not in done.stderr
 
 
+@pytest.mark.parametrize("closed", ["2>&-", "<&- 2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_end_nothing(closed: str, tmp_path: Path) -> None:
+    """As some services start a job: what is opened next must not become its stderr."""
+    catalog = jobs.write_catalog(tmp_path / "items.json", [jobs.make_scene(tmp_path, "A")])
+    checkpoint = jobs.brightness_checkpoint(tmp_path / "net.safetensors")
+    what = f"--catalog {catalog} --checkpoint {checkpoint} --out {tmp_path}/out --workers 1 {' '.join(EVERYWHERE)}"
+    done = subprocess.run(
+        ["bash", "-c", f"{jobs.CLOUDJOB[0]} run {what} --json {closed}"],
+        env=jobs.environment(),
+        capture_output=True,
+        text=True,
+        timeout=jobs.PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert done.stderr == ""
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ([] if ">&- 2" in closed[1:] else ["A"])
+    assert (jobs.mask_of(tmp_path / "out", "A") == 1).any()
+
+
+def test_a_stdout_that_takes_no_more() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{jobs.CLOUDJOB[0]} model > /dev/full"],
+        capture_output=True,
+        text=True,
+        timeout=jobs.PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (4, "error: stdout cannot be written: No space left on device\n")
+
+
+def test_a_folder_that_was_deleted_while_somebody_is_in_it(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    done = subprocess.run(
+        ["bash", "-c", f"rmdir {here}; {jobs.CLOUDJOB[0]} model"],
+        cwd=here,
+        capture_output=True,
+        text=True,
+        timeout=jobs.PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: the folder that you are in was deleted\nhint: change to another one, as with `cd`\n"
+
+
 DEEP = '{"type": "Feature", "geometry": ' * 3000 + "{}" + "}" * 3000
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import jobs
 import numpy as np
@@ -19,6 +20,7 @@ from distributed import Client, Scheduler
 import cloudjob
 from cloudjob import spoken
 from cloudjob.errors import ContractError, UsageError
+from cloudjob.plan.request import request
 
 ASKED = {"bbox": (11, 46, 12, 47), "dates": "2024-06"}
 
@@ -56,9 +58,11 @@ def test_what_is_no_cube_of_reflectance(given: object, says: str) -> None:
         ({"threshold": float("nan")}, "threshold is nan; expected"),
         ({"buffer": -5}, "buffer is -5; expected metres"),
         ({"buffer": float("inf")}, "buffer is inf; expected metres"),
+        ({"buffer": "wide"}, "buffer is 'wide'; expected a number"),
+        ({"threshold": [0.4]}, r"threshold is \[0\.4\]; expected a number"),
     ],
 )
-def test_options_out_of_range(options: dict[str, float], says: str) -> None:
+def test_options_out_of_range(options: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         cloudjob.mask(cube(), **options)
 
@@ -99,6 +103,47 @@ def test_an_option_that_is_misspelt() -> None:
     with pytest.raises(UsageError, match="no option 'treshold'") as caught:
         cloudjob.run(**ASKED, out="out", treshold=0.4)
     assert caught.value.hint == "did you mean threshold?"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"out": None}, "the output is None; expected a folder"),
+        ({"threshold": "high"}, "threshold is 'high'; expected a number"),
+        ({"max_cloud_cover": "10 %"}, "max_cloud_cover is '10 %'; expected a number"),
+        ({"limit": "3"}, "limit is '3'; expected a whole number"),
+        ({"workers": 1.5}, "workers is 1.5; expected a whole number"),
+        ({"assets": ["red"]}, r"assets is \['red'\]; expected a dict"),
+        ({"probability": "no"}, "probability is 'no'; expected True or False"),
+        ({"redo": "False"}, "redo is 'False'; expected True or False"),
+    ],
+)
+def test_arguments_of_another_type(
+    options: dict[str, Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of them makes an OUT: one with a `probability` of "no" was refused by every later run."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=says):
+        cloudjob.run(**{**ASKED, "out": "out", **options})
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    catalog = jobs.write_catalog(tmp_path / "items.json", [jobs.make_scene(tmp_path, "A")])
+    asked = request(
+        bbox=(-180, -90, 180, 90),
+        dates="2024",
+        out=tmp_path / "out",
+        catalog=catalog,
+        threshold=spoken.number("threshold", np.float32(0.5)),
+        probability=spoken.flag("probability", np.True_),
+    )
+    assert json.loads(json.dumps(asked.settings.to_json()))["probability"] is True
+
+
+def test_a_band_that_comes_twice() -> None:
+    with pytest.raises(ContractError, match="the band green more than once"):
+        cloudjob.mask(cube().assign_coords(band=["red", "green", "green", "nir"]))
 
 
 def test_a_band_that_is_misspelt(tmp_path: Path) -> None:

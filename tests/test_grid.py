@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shapely import box
+from pyproj import Transformer
+from shapely import Polygon, box
 
 from cloudjob.grid import Grid, Tiling, Window, by_row
 
@@ -87,6 +88,19 @@ def test_an_area_touches_only_tiles_it_shares_ground_with() -> None:
     assert tiling.touched(grid, box(10.1, 49.3, 10.65, 49.9)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert tiling.touched(grid, box(20, 49, 21, 50)) == []
     assert tiling.touched(grid, box(0, 0, 60, 60)) == tiling.all()
+
+
+def test_an_area_that_is_no_rectangle_touches_no_tile_beside_it() -> None:
+    grid, tiling = Grid(4326, 10.0, 50.0, 0.01, 0.01, 128, 128), Tiling(128, 128, 64, 16, 16)
+    assert tiling.touched(grid, Polygon([(10, 50), (11.2, 50), (10, 48.8)])) == [(0, 0), (0, 1), (1, 0)]
+
+
+def test_a_parallel_is_no_straight_line_on_a_scenes_grid() -> None:
+    """At the middle it runs 60 m south of the first row of tiles, beyond 21 km from there within it."""
+    north = Transformer.from_crs(4326, 32633, always_xy=True).transform(15, 60)[1]
+    grid = Grid(32633, 436_000, north + 6460, 100, 100, 128, 1280)
+    touched = Tiling(128, 1280, 64, 16, 16).touched(grid, box(10, 59, 20, 60))
+    assert [column for row, column in touched if row == 0] == [0, 1, 2, 3, 4, 5, 6, 13, 14, 15, 16, 17, 18, 19]
 
 
 def test_an_area_of_the_whole_world_touches_every_tile() -> None:

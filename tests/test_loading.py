@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,32 @@ def test_a_geobox_and_a_coarser_one(made: Path) -> None:
     np.testing.assert_array_equal(found.cloud[0], expected)
     like = cloudjob.load("2024-06", made / "out", ["red"], found.red)
     assert like.red.shape == (2, 50, 40)
+
+
+@pytest.mark.parametrize(
+    ("crs", "left", "top", "side"), [(32633, 580_020, 5_220_020, 200), (32632, 1_030_000, 5_250_000, 240)]
+)
+def test_a_wide_coarse_grid_costs_no_more_memory_than_what_lies_on_it(
+    made: Path, crs: int, left: float, top: float, side: int
+) -> None:
+    """At 200 m the grid has 36 million pixels of the mask's; all but a few of them lie beside the scene."""
+    geobox = GeoBox((300, 300), (float(side), 0, left, 0, -float(side), top), f"EPSG:{crs}")
+    lazy = cloudjob.load("2024-06-01", made / "out", ["red"], geobox).cloud[0]
+    tracemalloc.start()
+    found = lazy.values
+    assert tracemalloc.get_traced_memory()[1] < 200e6
+    tracemalloc.stop()
+    own = jobs.mask_of(made / "out", A)
+    # Each of the mask's pixels by the larger pixel that its centre lies in
+    x, y = np.meshgrid(600_005 + 10.0 * np.arange(own.shape[1]), 5_200_015 - 10.0 * np.arange(own.shape[0]))
+    x, y = Transformer.from_crs(32633, crs, always_xy=True).transform(x, y)
+    cells = list(zip(((top - y) // side).astype(int).ravel(), ((x - left) // side).astype(int).ravel(), strict=True))
+    assert {tuple(map(int, cell)) for cell in np.argwhere(found != NOT_COMPUTED)} == set(cells)
+    for cell in set(cells):
+        within = own.ravel()[[each == cell for each in cells]]
+        data, share = np.count_nonzero(within < 254), (within == 1).sum() / max(1, np.count_nonzero(within < 254))
+        if abs(share - 0.5) > 0.05 and abs(data / len(within) - 0.5) > 0.05:  # Else the last pixels decide
+            assert found[cell] == (254 if 2 * data < len(within) else share > 0.5)
 
 
 def test_items_instead_of_dates(made: Path) -> None:

@@ -171,6 +171,7 @@ def test_numbers_that_cannot_be_reflectance_cost_their_scene_and_no_other(
     monkeypatch.setattr(job, "lane_count", lambda _: 2 * parts)  # So many tasks for each of the two scenes
     unscaled = numbers_of(nights.scene(A, **tall), scale=0.5, offset=0.0)
     assert nights.run(unscaled, nights.scene(B, **tall)) == {A: "failed", B: "done"}
+    assert list(check.check(nights.out)) == [], "all parts of a scene are counted"
     reason = nights.status.failed[A]
     assert "by its scale 0.5 and offset 0 the values of red" in reason
     assert "no reflectance: 100 % of them lie above 2" in reason
@@ -447,6 +448,19 @@ def test_headers_that_are_not_to_be_had_are_an_outage_too(nights: Nights, server
     for _ in range(4):
         assert nights.run(*items, third) == {C: "failed"}
     assert not nights.status.abandoned
+
+
+def test_what_is_no_scenes_fault_ends_the_run_and_counts_against_none(nights: Nights, monkeypatch: pytest.MonkeyPatch):
+    """A store that no longer answers its workers: the next scene would fare no better."""
+
+    def full(_: object, __: object, work: Iterable[tuple[str, task.Task]]) -> Iterator[tuple[task.Task, Any]]:
+        for _, part in work:
+            yield part, UnreachableError("the disk is full")
+
+    monkeypatch.setattr(job, "stream", full)
+    assert str(nights.ends(nights.scene(A), nights.scene(B))) == "the disk is full"
+    assert nights.status.failed == {}
+    assert set(nights.status.incomplete) == {A, B}
 
 
 # Every bad item on one path

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import jobs
@@ -14,7 +15,9 @@ from networks import FOUR, contract, four_classes, save
 from cloudjob import rethreshold as again
 from cloudjob.errors import CloudjobError, ContractError, UsageError
 from cloudjob.model.contract import Graph
-from cloudjob.store import check, ledger
+from cloudjob.store import check, failures, item, ledger
+from cloudjob.store import group as groups
+from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import SceneResult
 
@@ -145,6 +148,27 @@ def test_what_is_new_in_the_old_one_is_added(world: Path, tmp_path: Path) -> Non
     assert_same(new, tmp_path / "calm")
 
 
+def test_what_runs_have_given_up_is_made_of_the_probabilities(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its images could not be read on three nights; none is read here."""
+    made(world / "old", tmp_path / "new", threshold=0.51)
+    new = Out.at(tmp_path / "new")
+    known = ledger.read(new)
+    done = known.done["S1"]
+    scene = item.scene(new.get_json(done.path), groups.grid_of(known.groups[done.group]))
+    scene = replace(scene, item={"id": "S1", **scene.item})
+    new.delete([done.path])
+    with Lock(new) as lock:
+        for night in (1, 2, 3):
+            monkeypatch.setattr(failures, "_now", lambda night=night: f"2024-06-0{night}T01:00:00+00:00")
+            failures.record(lock, ledger.read(new).failures.get("S1"), scene, done.tiles, "it is cut short")
+    assert ledger.read(new).failures["S1"].abandoned
+    assert [(one.id, one.state) for one in made(world / "old", tmp_path / "new", threshold=0.51)] == [("S1", "done")]
+    made(world / "old", tmp_path / "calm", threshold=0.51)
+    assert_same(tmp_path / "new", tmp_path / "calm")
+
+
 def test_a_damaged_scene_costs_only_itself(world: Path, tmp_path: Path, capfd: Capfd) -> None:
     shutil.copytree(world / "old", tmp_path / "old")
     slot = jobs.item_of(world / "old", "S1")["properties"]["cloudjob:slot"]
@@ -212,6 +236,22 @@ def test_an_item_that_says_too_little_costs_only_its_scene(world: Path, tmp_path
     # Without counts it is no item of a finished scene, to whatever reads the OUT
     what = "is not an item that cloudjob wrote" if lost == "cloudjob:pixels" else "its item says too little"
     assert f"{what}: KeyError: '{lost}'" in found["S1"].reason
+
+
+def test_a_mask_of_which_nobody_took_a_checksum_is_made_again_and_its_doubts_are_kept(
+    world: Path, tmp_path: Path
+) -> None:
+    old = Path(shutil.copytree(world / "old", tmp_path / "old"))
+    (path,) = (old / "items").glob("*/S1.json")
+    told_ = json.loads(path.read_text())
+    del told_["properties"]["cloudjob:checksum"]
+    told_["properties"]["cloudjob:warnings"] = ["no pixel is darker than the offset"]
+    path.write_text(json.dumps(told_))
+    assert [one.state for one in made(old, tmp_path / "new", threshold=0.51)] == ["done", "done"]
+    made(world / "old", tmp_path / "calm", threshold=0.51)
+    np.testing.assert_array_equal(jobs.mask_of(tmp_path / "new", "S1"), jobs.mask_of(tmp_path / "calm", "S1"))
+    kept = jobs.item_of(tmp_path / "new", "S1")["properties"]
+    assert kept["cloudjob:warnings"] == told_["properties"]["cloudjob:warnings"]
 
 
 @pytest.mark.parametrize(

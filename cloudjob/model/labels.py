@@ -39,9 +39,7 @@ def classify(
     found = np.array(classes, np.uint8)[probability.argmax(axis=0)]
     free = (found == CLEAR) | (found == SHADOW)
     for kind in (THIN_CLOUD, CLOUD):  # Where both reach, the thick one hides the other
-        if kind in classes:
-            wide = widen((found == kind) & valid & ~free, buffer)
-            found[wide & free] = kind
+        found[widen((found == kind) & valid, buffer) & free] = kind
     return np.where(valid, found, np.uint8(NO_DATA))
 
 
@@ -61,7 +59,7 @@ def widen(cloud: npt.NDArray[np.bool_], buffer: tuple[float, float]) -> npt.NDAr
     columns = np.arange(width)
     wide = np.zeros_like(cloud)
     for shift in range(-reach_y, reach_y + 1):
-        run = max(0, math.floor(across * math.sqrt(max(0.0, 1 - (shift / down) ** 2))) - 1) if shift else 0
+        run = 0
         # Pixels on the ellipse belong to it, such as (3, 4) of 5: no root or quotient tells exactly.
         while run + 1 <= across and _square(shift * across) + _square((run + 1) * down) <= _square(across * down):
             run += 1

@@ -157,9 +157,7 @@ def mirror(image: Reflectance, inside: npt.NDArray[np.bool_]) -> None:
     if rows.size:
         pattern = inside[rows]
         columns = np.flatnonzero(~pattern.all(axis=0))
-        if np.array_equal(
-            pattern, np.broadcast_to(pattern[0], pattern.shape)
-        ):  # at a scene's edge all rows are mirrored alike
+        if (pattern == pattern[0]).all():  # At a scene's edge all rows are mirrored alike: a quarter of the time
             pattern = pattern[:1]
         source = _mirrored(pattern)
         for band in image:

@@ -147,7 +147,7 @@ def make(
             raise ContractError(f"two collections have a scene {scene.id}", hint="choose one of them with --collection")
         other = None if scene.id in ledger.done else known.other(Identity.of(scene), scene.id)
         wanted = frozenset(tiles_for(scene))
-        if other and other.instead_of(scene.group, wanted | _still_asked(scene, ledger)):
+        if other and other.instead_of(wanted | _still_asked(scene, ledger)):
             superseded[scene.id] = other.id
             continue
         # A newer one that fails is tried beside this one, and takes its place when it can be read again.

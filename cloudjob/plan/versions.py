@@ -25,11 +25,11 @@ class Version:
     older: bool
     done: Done | None
 
-    def instead_of(self, group: str, wanted: frozenset[Tile]) -> bool:
+    def instead_of(self, wanted: frozenset[Tile]) -> bool:
         """Whether its mask stands for that of the scene; one that is no newer must hold all that is wanted."""
         if self.done is None or self.older:
             return False
-        return self.newer or (self.done.group == group and wanted <= self.done.tiles)
+        return self.newer or wanted <= self.done.tiles
 
 
 class Versions:
@@ -67,7 +67,7 @@ class Versions:
         """Whether what failed has been done as another version."""
         failure = self._ledger.failures[id_]
         other = self.other(Identity.from_json(failure.identity), id_) if failure.identity else None
-        return other is not None and other.instead_of(failure.group, failure.tiles)
+        return other is not None and other.instead_of(failure.tiles)
 
 
 def _moment(sensing: datetime) -> int:

@@ -83,7 +83,7 @@ class SceneFiles:
     def dtype(self) -> np.dtype[Any]:
         """Of arrays that hold the numbers of all bands: uint16, int16 or float32."""
         kinds = [self._ask(band.name, lambda file: file.dataset.dtypes[0]) for band in self.scene.bands]
-        kind = np.result_type(*kinds, np.uint8)
+        kind = np.result_type(*kinds)
         if kind in (np.uint8, np.uint16):
             return np.dtype(np.uint16)
         return np.dtype(np.int16 if kind == np.int16 else np.float32)
@@ -183,7 +183,6 @@ class _File:
                 resampling=resampling,
                 # Also where the file does not say it: at the edge of a swath averages would mix data and none
                 src_nodata=self.empty,
-                nodata=self.empty,
                 add_alpha=False,
             )
         return self._views[grid, resampling]

@@ -37,7 +37,7 @@ class Band:
         offset: see scale.
         dtype: of its numbers, as the item says: "uint16" where it says nothing.
         nodata: the number that says no data, as the item says; None where it says nothing: then the file's own tag
-            counts, and where that is missing, too, `NO_DATA`.
+            counts, and where that is missing, too, what is usual (`EMPTY`).
         address: to open instead of `href` where the catalog gave a signed one; never stored, never shown.
     """
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from cloudjob import classes
 from cloudjob.classes import NAMES, NOT_COMPUTED
-from cloudjob.errors import ContractError, UnreachableError
+from cloudjob.errors import ContractError
 from cloudjob.store import conventions, runs, settings
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
@@ -181,8 +181,6 @@ def _mask(out: Out, done: Done, side: int) -> str:
                 values = [np.asarray(array[window], np.uint8) for array in arrays]
             counts += np.bincount(values[0].ravel(), minlength=256)
             checksum += tile_sum((row, column), *values)
-    except UnreachableError:
-        raise
     except WRONG as error:
         return f"a shard, or the item, cannot be read: {told(error)}"
     for value, name, _ in classes.of(NAMES.values()):

@@ -11,7 +11,7 @@ from rasterio.io import MemoryFile
 
 from cloudjob import classes
 from cloudjob.classes import BINARY, CLASSES, COLOURS, NOT_COMPUTED, Class
-from cloudjob.errors import ContractError, SceneError, UnreachableError
+from cloudjob.errors import ContractError, SceneError
 from cloudjob.store import check, folder, settings, stac
 from cloudjob.store import group as groups
 from cloudjob.store import item as items
@@ -60,8 +60,6 @@ def read(out: Out, entry: Done) -> groups.Mask:
     try:
         with out.reached():
             return np.asarray(groups.open_array(out, entry.group, "cloud")[entry.slot], np.uint8)
-    except UnreachableError:
-        raise
     except check.WRONG as error:
         raise SceneError(f"scene {entry.id}: its mask cannot be read: {check.told(error)}") from None
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-import rasterio
 
 from cloudjob.catalog.dates import parse_dates
 from cloudjob.classes import CLEAR, CLOUD, NO_DATA, SHADOW, THIN_CLOUD, Class
@@ -132,13 +131,14 @@ def _write(path: Path, data: bytes, values: Sequence[Class]) -> None:
         raise UsageError(f"{path.parent} is no folder, so {path.name} cannot be written there")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tif")
     try:
-        unfinished.write_bytes(data)
-        path.with_name(f"{path.name}.aux.xml").write_text(_category_names(values), encoding="utf-8")
-        unfinished.replace(path)
-    except (OSError, rasterio.errors.RasterioError) as error:
+        try:
+            unfinished.write_bytes(data)
+            path.with_name(f"{path.name}.aux.xml").write_text(_category_names(values), encoding="utf-8")
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)  # On a read-only file system that, too, is an error
+    except OSError as error:
         raise UsageError(f"{path} cannot be written: {error}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _category_names(values: Sequence[Class]) -> str:

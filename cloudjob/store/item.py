@@ -177,7 +177,7 @@ def _software() -> Mapping[str, str]:
 def _links(scene: Scene, settings: Settings) -> list[dict[str, str]]:
     # An item in a file has no address of its own, but its files do
     told = (link["href"] for link in scene.item.get("links", []) if link.get("rel") == "self")
-    address = next((href for href in told if "://" in href or href.startswith("/")), scene.bands[0].href)
+    own = next((href for href in told if "://" in href or href.startswith("/")), "")
     return [
         *(
             {"rel": relation, "href": f"../../{path}", "type": "application/json"}
@@ -188,8 +188,8 @@ def _links(scene: Scene, settings: Settings) -> list[dict[str, str]]:
         ),
         {
             "rel": "derived_from",
-            "href": redact(address),
-            "type": "application/geo+json",
+            "href": redact(own or scene.bands[0].href),
+            **({"type": "application/geo+json"} if own else {}),
             "title": f"{scene.id}, the scene",
         },
         {
@@ -285,7 +285,7 @@ def scene(item: dict[str, Any], grid: Grid) -> Scene:
     """
     told = item["properties"]
     source = told["cloudjob:source"]
-    address = next(link["href"] for link in item["links"] if link["rel"] == "derived_from")
+    source_link = next(link for link in item["links"] if link["rel"] == "derived_from")
     return Scene(
         id=item["id"],
         collection=source["collection"],
@@ -293,7 +293,7 @@ def scene(item: dict[str, Any], grid: Grid) -> Scene:
             "geometry": item["geometry"],
             "bbox": item["bbox"],
             "properties": {name: told[name] for name in ("grid:code",) if name in told},
-            "links": [{"rel": "self", "href": address}],
+            "links": [{"rel": "self", "href": source_link["href"]}] if "type" in source_link else [],
         },
         group=told["cloudjob:group"],
         grid=grid,

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -57,6 +58,8 @@ class Out:
         Raises:
             UsageError: the address is empty, of an unknown kind, or carries credentials.
         """
+        if not isinstance(address, str | os.PathLike):
+            raise UsageError(f"the output is {address!r}; expected a folder or an address such as s3://BUCKET/PREFIX")
         text = str(address)
         parts = urlsplit(text)
         if "://" not in text:
@@ -135,7 +138,10 @@ class Out:
             )
         if "os error 28" in text or "os error 122" in text or "Errno 28" in text:
             return UnreachableError(f"{self} is full: {text}", hint="free some space, then run the same command again")
-        if any(f"{kind} {number}" in text for kind in ("os error", "Errno") for number in (1, 13, 20, 30)):
+        if re.search(r"\b(os error|Errno) (17|20)\b", text):
+            hint = "something that is no folder lies there, or above it: choose another --out"
+            return UnreachableError(f"{self} cannot be written or read: {text}", hint=hint)
+        if re.search(r"\b(os error|Errno) (1|13|30)\b", text):
             return UnreachableError(f"{self} cannot be written or read: {text}", hint="check who owns the folder")
         if ": 404 " in text:  # Of a missing object obstore says so otherwise
             return UnreachableError(f"{self}: there is no such bucket", hint="create it, or correct --out")

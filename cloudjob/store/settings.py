@@ -167,5 +167,5 @@ def _foreign(out: Out, why: str) -> ContractError:
 
 
 def _short(value: Any) -> str:
-    text = redact(f"{value}")
+    text = "none" if value is None else redact(f"{value}")
     return f"{text[:12]}…" if len(text) > 40 else text

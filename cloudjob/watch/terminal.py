@@ -15,7 +15,7 @@ import click
 from tqdm import tqdm
 
 from cloudjob import classes, logs
-from cloudjob.errors import DONE, SOME_FAILED
+from cloudjob.errors import DONE, SOME_FAILED, UnreachableError
 from cloudjob.model.contract import Contract
 from cloudjob.plan.plan import Cost
 from cloudjob.plan.survey import Survey
@@ -34,11 +34,17 @@ WORDS = {"grown": "larger area", "failed before": "failed before", "refused": "u
 
 
 def tell(line: str) -> None:
-    """Print a line on stdout. Where nobody reads it any more (`| head`), the work goes on in silence."""
+    """Print a line on stdout. Where nobody reads it any more (`| head`), the work goes on in silence.
+
+    Raises:
+        UnreachableError: it cannot be written, as to a full disk.
+    """
     try:
         click.echo(line)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # What is left unwritten goes there at the end
+        if not isinstance(error, BrokenPipeError):
+            raise UnreachableError(f"stdout cannot be written: {error.strerror}") from None
 
 
 def progress(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from scenes import BANDS, make_item, write_cog
 
 from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED
@@ -141,6 +142,43 @@ def test_a_classification_that_does_not_reach_is_compared_where_it_lies(scene: S
         told = [provider.labels(Window(top, min(top + 32, 150), 0, 139)) for top in range(0, 150, 32)]
     assert [one is not None for one in told] == [True, True, False, False, False]
     assert not provider.warnings
+
+
+def test_a_tile_of_a_small_area_is_compared_with_the_classes_under_it(scene: Scene) -> None:
+    assert scene.scl
+    with rasterio.open(scene.scl.href) as file:
+        whole = file.read(1)
+    core, tiling = Window(32, 64, 64, 96), Tiling(*scene.grid.shape, 32, 16, 16)
+    with SceneFiles(scene) as files:
+        labels = Agreement(files, tiling, [(1, 2)]).labels(core)
+    assert labels
+    told = compare(np.zeros(core.shape, np.uint8), scene.grid.crop(core), labels)
+    assert (told.scl_compared, told.scl_cloud) == (256, (whole[16:32, 32:48] == 9).sum())
+
+
+def test_tiles_beside_a_classification_are_not_compared(scene: Scene) -> None:
+    assert scene.scl
+    narrow = scene.scl.grid.crop(Window(0, 75, 0, 20))
+    tiling = Tiling(*scene.grid.shape, 32, 16, 16)
+    write_cog(Path(scene.scl.href), np.full(narrow.shape, 4, np.uint8), (20, 0, 600_000, 0, -20, 5_200_020))
+    with SceneFiles(replace(scene, scl=replace(scene.scl, grid=narrow))) as files:
+        labels = Agreement(files, tiling, [(0, 3)]).labels(Window(0, 32, 96, 128))
+    assert labels
+    assert compare(np.zeros((32, 32), np.uint8), scene.grid.crop(Window(0, 32, 96, 128)), labels).scl_compared == 0
+
+
+def test_classes_of_finer_pixels_are_compared_one_by_one(scene: Scene) -> None:
+    """Never averaged: between vegetation and cirrus lies a class that is neither."""
+    assert scene.scl
+    fine = Grid(32633, 600_000, 5_200_020, 5, 5, 300, 278)
+    classes = np.random.default_rng(1).choice(np.array([4, 10], np.uint8), fine.shape)
+    write_cog(Path(scene.scl.href), classes, (5, 0, 600_000, 0, -5, 5_200_020))
+    tiling = Tiling(*scene.grid.shape, 160, 0, 16)
+    with SceneFiles(replace(scene, scl=replace(scene.scl, grid=fine))) as files:
+        labels = Agreement(files, tiling, tiling.all()).labels(Window(0, 150, 0, 139))
+    assert labels
+    told = compare(np.zeros((150, 139), np.uint8), scene.grid, labels)
+    assert (told.scl_compared, told.scl_cloud) == (classes.size, (classes == 10).sum())
 
 
 def test_a_classification_in_another_projection_is_not_compared(scene: Scene) -> None:

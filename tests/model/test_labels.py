@@ -21,6 +21,16 @@ def test_clouds_of_both_kinds_count() -> None:
     assert percent(values, np.ones((1, 1), bool), (CLEAR, CLOUD, THIN_CLOUD, SHADOW)).tolist() == [[70]]
 
 
+def test_clouds_widen_over_clear_and_shadow_but_neither_from_no_data_nor_over_other_clouds() -> None:
+    kinds = np.array([[SHADOW, CLOUD, CLEAR, CLEAR, THIN_CLOUD, CLOUD, CLEAR, CLEAR, CLOUD, CLEAR]])
+    classes = (CLEAR, CLOUD, THIN_CLOUD, SHADOW)
+    valid = np.ones(kinds.shape, bool)
+    valid[0, 8] = False
+    likely = np.stack([kinds == each for each in classes]).astype(np.float32)
+    found = [CLOUD, CLOUD, CLOUD, THIN_CLOUD, THIN_CLOUD, CLOUD, CLOUD, CLEAR, NO_DATA, CLEAR]
+    assert classify(likely, valid, 0.5, (1, 1), classes).tolist() == [found]
+
+
 @given(arrays.arrays(np.float32, (3, 5), elements=st.floats(0, 1, width=32)), st.integers(1, 99))
 def test_at_a_threshold_of_whole_percent_the_mask_is_that_of_the_probability(values: np.ndarray, number: int) -> None:
     """And where a probability is the threshold itself, or next to it."""

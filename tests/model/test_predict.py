@@ -51,6 +51,22 @@ def test_tiles_of_simple_unet_are_those_of_the_whole_scene() -> None:
     assert 0.05 < mask.mean() < 0.95  # it can tell
 
 
+class Red(torch.nn.Module):
+    """A network that sees one pixel, and in it one band."""
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        return tiles[:, :1]
+
+
+def test_a_buffer_reaches_over_the_edges_of_tiles() -> None:
+    model = dataclasses.replace(predict.prepare(make_checkpoint(), "cpu"), network=Red())
+    reflectance = np.zeros((4, 150, 139), np.float32)
+    reflectance[0, [0, 62, 140], [100, 20, 70]] = 1
+    reflectance[0, 100, 100] = 0.3  # more than 0.5, by the sigmoid, and less than 0.9
+    mask = predict.mask(model, reflectance, threshold=0.9, buffer=400)
+    np.testing.assert_array_equal(mask, widen(reflectance[0] == 1, (40, 40)))
+
+
 def test_a_halo_that_is_too_small_would_be_noticed() -> None:
     model = predict.prepare(make_checkpoint(), "cpu")
     reflectance = scene(128, 128)
@@ -67,7 +83,9 @@ def test_folding_and_channels_last_change_nothing() -> None:
     window = scene(64, 64)
     with torch.inference_mode():
         straight = torch.sigmoid(checkpoint.network((torch.from_numpy(window)[None] - 0.2) / 0.2))[0, 0].numpy()
-    (folded,) = predict.probability(predict.prepare(checkpoint, "cpu"), [window])
+    model = predict.prepare(checkpoint, "cpu")
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.network.modules())
+    (folded,) = predict.probability(model, [window])
     np.testing.assert_allclose(folded, straight, atol=1e-4)  # the random network is steep
 
 
@@ -209,6 +227,7 @@ def test_a_window_without_data_needs_no_network() -> None:
     st.integers(0, 2**32 - 1), st.floats(0, 6), st.floats(0, 6), st.sampled_from([0.0, 0.001, 0.02, 1.0])
 )  # fmt: skip
 @example(0, 5.0, 5.0, 0.02)
+@example(0, 0.0, 5.0, 0.02)
 def test_widening_is_dilation_by_an_ellipse(seed: int, down: float, across: float, share: float) -> None:
     cloud = np.random.default_rng(seed).random((40, 57)) < share
     y, x = np.mgrid[-6:7, -6:7]
@@ -240,7 +259,7 @@ FIVE = ("red", "green", "blue", "nir", "swir16")
 def five_bands(**change: object) -> predict.Model:
     """A network with an optional fifth band."""
     ckpt = make_checkpoint(bands=FIVE, mean=(0.3,) * 5, std=(0.3,) * 5)
-    contract = dataclasses.replace(ckpt.contract, optional_bands=("swir16",), absent_fill=-0.25, **change)
+    contract = dataclasses.replace(ckpt.contract, **{"optional_bands": ("swir16",), "absent_fill": -0.25, **change})
     return predict.prepare(dataclasses.replace(ckpt, contract=contract), "cpu")
 
 
@@ -256,11 +275,12 @@ def test_an_absent_band_is_its_fill_and_what_is_there_counts() -> None:
     assert np.isnan(absent[4]).all(), "the caller's array is left alone"
 
 
-def test_where_there_are_data_is_decided_by_the_bands_that_must_be_there() -> None:
-    model = five_bands(outside_fill="mirror")
+@pytest.mark.parametrize("optional", [0, 4])
+def test_where_there_are_data_is_decided_by_the_bands_that_must_be_there(optional: int) -> None:
+    model = five_bands(outside_fill="mirror", optional_bands=(FIVE[optional],))
     reflectance = np.concatenate([scene(64, 64), scene(64, 64, 1)[:1]])
     reflectance[:, :, 50:] = np.nan
-    reflectance[4, :20] = np.nan
+    reflectance[optional, :20] = np.nan
     mask = predict.mask(model, reflectance)
     assert (mask[:, 50:] == 254).all()
     assert (mask[:, :50] <= 1).all()

@@ -74,7 +74,9 @@ def test_a_wrong_item_alone_is_compared_with_its_file_before_anything_is_made(wh
     """It is the only one of its night; the next one's are right."""
     fitting, refused = sorted_out([make(whole, "ODD", LEFT + 20)], sources=Sources())
     assert fitting == []
-    assert "its item says 10980 × 10980 from 300020, 5400000" in refused["ODD"][0]
+    reason, outside = refused["ODD"]
+    assert "its item says 10980 × 10980 from 300020, 5400000" in reason
+    assert not outside
 
 
 def test_a_majority_of_wrong_items_is_compared_one_by_one(whole: dict[str, Any]) -> None:
@@ -123,6 +125,20 @@ def test_where_the_file_is_out_nothing_is_made_and_none_is_to_blame(whole: dict[
     assert sorted_out(found) == (["A", "B", "C"], {}), "a plan opens no file for it"
     assert len(server.asked()) == asked
     assert len({request.path for request in server.asked()}) == 1, "one scene's file is enough to know it"
+
+
+def test_a_file_that_is_cut_off_is_nobodys_fault_and_makes_no_group(whole: dict[str, Any], server: FileServer) -> None:
+    server.disturb("tif", lasting="html")
+    fitting, refused = sorted_out([make(whole, "A", LEFT + 20, url=server.url)], sources=Sources())
+    assert (fitting, refused["A"][1]) == ([], True)
+
+
+def test_scenes_of_a_damaged_group_wait_for_its_repair(whole: dict[str, Any]) -> None:
+    known = Ledger(damaged={f"masks.zarr/{TILE}/zarr.json": "it cannot be read"})
+    fitting, refused = sorted_out([make(whole, "A")], known)
+    reason, outside = refused["A"]
+    assert (fitting, outside) == ([], True)
+    assert "cloudjob check OUT --repair" in reason
 
 
 def test_a_source_that_is_out_costs_no_scene_of_another(whole: dict[str, Any], server: FileServer) -> None:

@@ -97,6 +97,44 @@ def test_the_newer_version_takes_over_from_one_that_failed(out: Out):
     assert not known.failures
 
 
+def test_what_failed_is_asked_for_until_it_is_given_up_though_another_version_has_less(out: Out):
+    first, again = make_scene(0), make_scene(0, id="again", collection="another")
+    run(out, [first], ALL[:2])
+    run(out, [again], ALL[:4], failing={again.id: "no"})
+    (one,) = make(out, again, wanted=ALL[:2]).scenes
+    assert (one.state, one.tiles, one.replaces) == ("failed before", frozenset(ALL[:4]), first.id)
+    known = ledger.read(out)
+    failure = known.failures[again.id]
+    assert not failure.abandoned
+    for over in ({"runs": 3}, {"group": "32TPM"}):
+        now = replace(known, failures={again.id: replace(failure, **over)})
+        assert plan.make([again], now, lambda _: ALL[:2]).superseded == {again.id: first.id}
+
+
+def test_an_older_version_stands_beside_a_newer_one_that_failed(out: Out):
+    older, newer = make_scene(0), make_scene(0, id="newer", baseline="05.11")
+    run(out, [newer], failing={newer.id: "no"})
+    (one,) = make(out, older).scenes
+    assert (one.state, one.replaces) == ("new", None)
+
+
+def test_a_failure_is_over_only_where_the_scene_is_done_or_lies_elsewhere_now(out: Out):
+    failed, grown = make_scene(0), make_scene(1)
+    run(out, [grown], ALL[:2])
+    run(out, [failed, replace(grown, fingerprint="f2")], failing={failed.id: "no", grown.id: "no"})
+    assert make(out, make_scene(2)).settled == (), "no catalog lists them tonight"
+    made = make(out, replace(failed, group="32TPM"), grown, wanted=ALL[:2])
+    assert (made.counts, made.settled) == ({"done": 1, "failed before": 1}, (grown.id,))
+    made = make(out, replace(failed, group="32TPM"), wanted=())
+    assert (made.outside, made.settled) == ((failed.id,), (failed.id,))
+
+
+def test_tiles_of_another_grid_are_not_those_of_the_one_where_a_scene_lies_now(out: Out):
+    run(out, [make_scene(0)])
+    (one,) = make(out, make_scene(0, group="32TPM", fingerprint="f2"), wanted=ALL[:1]).scenes
+    assert (one.state, one.tiles) == ("changed", frozenset(ALL[:1]))
+
+
 def test_an_hour_later_is_another_scene(out: Out):
     first = make_scene(0)
     run(out, [first])

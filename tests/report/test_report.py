@@ -223,6 +223,7 @@ def test_tiles_that_were_not_computed_are_transparent(tmp_path: Path, capfd: Cap
     assert mask["class"] == "mask"
     assert "2 of 6" in page.text
     assert "the image cannot be read" in page.text
+    assert "Cloud masks: 1 scene in " in page.text
 
 
 def test_only_what_is_new_is_read_again(world: World, tmp_path: Path, capfd: Capfd) -> None:

@@ -1,8 +1,10 @@
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +15,12 @@ from scenes import BANDS, make_item, write_cog
 
 from cloudjob.errors import PassingError, SceneError
 from cloudjob.grid import Grid, Tiling, Window
-from cloudjob.scene import read
+from cloudjob.scene import read, strips
 from cloudjob.scene.cube import open_cube
 from cloudjob.scene.describe import describe
 from cloudjob.scene.files import failed
 from cloudjob.scene.opened import SceneFiles
-from cloudjob.scene.scene import Band, Scene
+from cloudjob.scene.scene import Band, Scene, is_empty
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,18 @@ def test_rows_hold_what_the_padded_tiles_need(scene: Scene, data: st.DataObject)
     assert seen == sorted(tiles)
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32"])
+def test_outside_the_scene_there_are_no_data_in_every_kind_of_number(dtype: str, tmp_path: Path) -> None:
+    """Of signed numbers and floats 0 is data: black ground, all around the scene."""
+    values = dict.fromkeys(BANDS, np.ones((40, 40), dtype))
+    scene = describe(make_item(tmp_path, values=values, nodata=None), {b: b for b in BANDS}, BANDS, 10)
+    with SceneFiles(scene) as files:
+        (row,) = read.rows(files, Tiling(40, 40, 48, 16, 16), [(0, 0)])
+    inside = np.zeros((80, 80), bool)
+    inside[16:56, 16:56] = True
+    np.testing.assert_array_equal(is_empty(row.raw), ~inside[None].repeat(4, axis=0))
+
+
 def test_every_pixel_is_read_once(files: SceneFiles, counted: list[tuple[str, int]]) -> None:
     tiling = Tiling(*files.scene.grid.shape, 32, 16, 16)
     assert sum(len(row.columns) for row in read.rows(files, tiling, tiling.all())) == len(tiling.all())
@@ -91,6 +105,23 @@ def test_the_next_row_is_read_while_this_one_is_held(files: SceneFiles, monkeypa
     assert not done.acquire(timeout=0.1)
     rows.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")], "a thread is left"
+
+
+def test_after_a_fault_nothing_more_is_read_ahead(files: SceneFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each window of a server that is out may take half a minute."""
+    monkeypatch.setattr(SceneFiles, "block_rows", lambda *_: 1)
+    tiling = Tiling(*files.scene.grid.shape, 32, 16, 16)
+    asked: list[str] = []
+
+    def fails(_: SceneFiles, name: str, *__: object) -> np.ndarray:
+        asked.append(name)
+        time.sleep(0.2 if len(asked) > 1 else 0)
+        raise PassingError(f"{name} is out")
+
+    monkeypatch.setattr(SceneFiles, "read", fails)
+    with pytest.raises(PassingError, match="red is out"):
+        next(read.rows(files, tiling, tiling.all()))
+    assert len(asked) < 4 * 3, "all that was handed in was read"
 
 
 @pytest.mark.parametrize(
@@ -171,6 +202,44 @@ def test_every_block_of_20_metres_is_read_once(
     with SceneFiles(scene) as files:
         assert len(list(read.rows(files, tiling, tiling.all()))) == 5
     assert sum(pixels for _, pixels in counted) == 4 * 150 * 139 + 75 * 70
+
+
+def test_of_a_small_area_no_more_is_read_than_its_tiles_and_their_halo(files: SceneFiles, counted: list[Any]) -> None:
+    tiling = Tiling(*files.scene.grid.shape, 32, 16, 16)
+    (row,) = read.rows(files, tiling, [(2, 1), (2, 2)])
+    assert row.raw.shape == (4, 64, 96)
+    assert sum(pixels for _, pixels in counted) == 4 * 64 * 96
+
+
+@pytest.mark.parametrize("tallest", [2048, 32])
+def test_rows_are_cut_where_the_files_blocks_meet_unless_those_are_tall(
+    tallest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else blocks are decoded twice; but a file that is one block would be held whole."""
+    monkeypatch.setattr(strips, "TALLEST", tallest)
+    scene = describe(make_item(tmp_path, shape=(300, 139), blocksize=64), {b: b for b in BANDS}, BANDS, 10)
+    tiling = Tiling(*scene.grid.shape, 96, 16, 16)
+    with SceneFiles(scene) as files:
+        found = strips.cut(files, scene.bands[0], tiling, tiling.all(), np.uint16)
+    assert found.edges == ((0, 128, 192, 300) if tallest > 64 else (0, 96, 192, 288, 300))
+
+
+def test_a_band_of_finer_pixels_is_averaged_and_of_another_projection_never_taken_for_the_scenes(
+    tmp_path: Path,
+) -> None:
+    """Two of its rows are one of the scene's; metres of the next zone are elsewhere, though their numbers are alike."""
+    _, scene = two_sizes((64, 200), tmp_path)
+    stripes = np.tile(np.array([[2000], [4000]], np.uint16), (64, 400))
+    grid = replace(scene.grid, dx=5, dy=5, height=128, width=400)
+    write_cog(tmp_path / "fine.tif", stripes, (5, 0, 600_000, 0, -5, 5_200_020))
+    fine = Band("blue", "blue", str(tmp_path / "fine.tif"), grid)
+    write_cog(tmp_path / "zone.tif", stripes[:64, :200], (10, 0, 600_000, 0, -10, 5_200_020), epsg=32632)
+    zone = Band("nir", "nir", str(tmp_path / "zone.tif"), replace(scene.grid, epsg=32632))
+    tiling = Tiling(64, 200, 64, 0, 1)
+    with SceneFiles(replace(scene, bands=(scene.bands[0], fine, zone))) as files:
+        (row,) = read.rows(files, tiling, tiling.all())
+    assert (row.raw[1, :, :200] == 3000).all()
+    assert (row.raw[2] == 0).all()
 
 
 def two_sizes(shape: tuple[int, int], folder: Path) -> tuple[Scene, Scene]:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import socket
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from scenes import BANDS, make_item, write_cog
 from shapely import box, to_geojson
 
 from cloudjob.catalog.asset import numbers
-from cloudjob.errors import SceneError
+from cloudjob.errors import OutsideError, SceneError
 from cloudjob.grid import Tiling
 from cloudjob.scene import describe as metadata
 from cloudjob.scene import files, product, read
@@ -104,6 +106,9 @@ def test_the_header_tells_the_grid_where_the_item_does_not(tmp_path: Path) -> No
     for asset in item["assets"].values():
         del asset["proj:shape"], asset["proj:transform"]
     assert described(item).grid == with_metadata
+    item = make_item(tmp_path)
+    del item["properties"]["proj:epsg"]
+    assert described(item).grid == with_metadata
 
 
 def test_the_header_of_a_signed_file_tells_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +153,11 @@ def test_a_file_with_another_grid_than_its_item_says_is_refused(tmp_path: Path) 
     scene = described(item)
     with pytest.raises(SceneError, match=r"150 × 139 pixels from 600000, 5200020; its item says .* from 600005"):
         check(scene)
+    item = make_item(tmp_path)
+    for asset in item["assets"].values():
+        asset["proj:shape"] = [150, 140]
+    with pytest.raises(SceneError, match=r"the file has 150 × 139 pixels from .*; its item says 150 × 140 from"):
+        check(described(item))
 
 
 def test_a_file_in_another_projection_than_its_item_says_is_refused(tmp_path: Path) -> None:
@@ -169,10 +179,11 @@ def test_no_data_is_zero_with_or_without_a_tag(tmp_path: Path) -> None:
         assert np.isnan(reflectance(cube, scene.bands)[:, :50, :60]).all()
 
 
-def test_one_band_without_data_is_no_data() -> None:
+@pytest.mark.parametrize("band", range(4))
+def test_one_band_without_data_is_no_data(band: int) -> None:
     item_bands = described_bands()
     raw = np.full((4, 2, 2), 3000, np.uint16)
-    raw[3, 0, 0] = 0
+    raw[band, 0, 0] = 0
     values = reflectance(raw, item_bands)
     assert values.dtype == np.float32
     assert np.isnan(values[:, 0, 0]).all()
@@ -216,14 +227,41 @@ def test_a_resolution_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         described(make_item(tmp_path), 25)
 
 
+@pytest.mark.parametrize(
+    ("side", "resolution", "factor"),
+    [(10.02, 20, 2), (9.98, 60, 6), (12.4, 10, 1), (12.6, 10, 0), (GEOGRAPHIC, 55, 2)],
+)
+def test_pixels_need_not_be_of_exactly_the_size_that_was_measured(
+    side: Any, resolution: float, factor: int, tmp_path: Path
+) -> None:
+    """To a quarter; and a mask of larger ones that are not square is as near as it can be."""
+    square = (side, 0, 600_000, 0, -side, 5_200_020) if side is not GEOGRAPHIC else GEOGRAPHIC
+    item = make_item(tmp_path, transform=square, epsg=32633 if side is not GEOGRAPHIC else 4326)
+    measured = (30,) if side is GEOGRAPHIC else (10,)
+    with nullcontext() if factor else pytest.raises(SceneError, match="were measured with pixels of 10 m only"):
+        assert describe(item, ASSETS, BANDS, resolution, measured=measured).coarser == factor
+
+
+def test_an_optional_band_decides_no_grid(tmp_path: Path) -> None:
+    item = make_item(tmp_path)
+    item["assets"]["swir16"] = item["assets"]["red"] | {
+        "proj:shape": [75, 70],
+        "proj:transform": [20, 0, 600_000, 0, -20, 5_200_020],
+    }
+    scene = describe(item, {**ASSETS, "swir16": "swir16"}, ("swir16", *BANDS), 10, optional=("swir16",))
+    assert scene.grid == scene.bands[1].grid
+
+
 def test_coarse_scenes_are_never_made_finer(tmp_path: Path) -> None:
     scene = described(make_item(tmp_path, transform=(20, 0, 600_000, 0, -20, 5_200_020)), 10)
     assert scene.grid.dx == 20
 
 
-def test_rotated_grids_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("turned", [(9, 1, 1, -9), (10, 0, 1, -10), (10, 0, 0, 10), (-10, 0, 0, -10)])
+def test_rotated_grids_are_refused(turned: tuple[float, ...], tmp_path: Path) -> None:
     item = make_item(tmp_path)
-    item["assets"]["red"]["proj:transform"] = [9, 1, 600_000, 1, -9, 5_200_020]
+    a, b, d, e = turned
+    item["assets"]["red"]["proj:transform"] = [a, b, 600_000, d, e, 5_200_020]
     with pytest.raises(SceneError, match="not north-up"):
         described(item)
 
@@ -293,6 +331,19 @@ def test_one_grid_for_all_assets_is_not_that_of_20_metres(tmp_path: Path) -> Non
     check(scene)
 
 
+def test_no_file_is_opened_for_a_grid_that_the_item_tells(tmp_path: Path) -> None:
+    """Of all its assets, or of one that somebody else has in pixels of 10 m."""
+    item = make_item(tmp_path)
+    item["assets"]["swir16"] = {**item["assets"]["red"], "href": "swir16.tif"}
+    for key in (*BANDS, "swir16"):
+        item["assets"][key]["href"] = str(tmp_path / "gone.tif")
+        if key != "swir16":
+            grid = {name: item["assets"][key].pop(name) for name in ("proj:shape", "proj:transform")}
+    item["properties"] |= grid
+    scene = describe(item, {**ASSETS, "swir16": "swir16"}, (*BANDS, "swir16"), 10, optional=("swir16",))
+    assert {band.grid for band in scene.bands} == {scene.grid}
+
+
 def test_what_the_item_says_of_all_its_numbers_holds_for_each_asset(tmp_path: Path) -> None:
     """Version 2 of the raster extension, and STAC 1.1's common metadata: 0.0001 and no offset were taken instead."""
     told = {"raster:scale": 2.75e-05, "raster:offset": -0.2, "data_type": "int16", "nodata": -999}
@@ -314,6 +365,19 @@ def test_a_scene_classification_that_cannot_be_used_costs_no_scene(tmp_path: Pat
         grid = {} if told is gone else {"proj:shape": [150, 139], "proj:transform": [10, 0, 600_000, 0, -10, 5_200_020]}
         item["assets"]["scl"] = {"href": str(tmp_path / "scl.tif"), **grid, **told}
         assert described(item) == before
+
+
+def test_a_source_that_is_out_is_told_though_only_the_scene_classification_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be asked again for every scene."""
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
+    item = make_item(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    item["assets"]["scl"] = {"href": f"http://127.0.0.1:{port}/scl.tif"}
+    with pytest.raises(OutsideError, match="asset scl"):
+        described(item)
 
 
 @pytest.mark.parametrize(
@@ -348,15 +412,36 @@ def test_a_grid_far_from_the_items_own_geometry_is_refused(epsg: int, tmp_path: 
         described(item)
 
 
+def test_a_geometry_may_be_rounded_but_not_that_of_the_next_tile(tmp_path: Path) -> None:
+    for north, fits in ((0.4, True), (-0.4, True), (0.6, False), (-0.6, False)):
+        item = make_item(tmp_path)
+        item["geometry"]["coordinates"] = [[[x, y + north] for x, y in item["geometry"]["coordinates"][0]]]
+        with nullcontext() if fits else pytest.raises(SceneError, match="its geometry around"):
+            described(item)
+
+
 @pytest.mark.parametrize(
-    ("epsg", "west", "east"),
-    [(32601, -179.6, -178.2), (32601, 179.9, 180.6), (32601, -180, 180), (32660, 179.5, 179.9)],
+    ("epsg", "x0", "west", "east"),
+    [
+        (32601, 300_000, -179.6, -178.2),
+        (32601, 300_000, 179.9, 180.6),
+        (32601, 300_000, -180, 180),
+        (32660, 700_000, 179.5, 179.9),
+        # rounded over the line
+        (32601, 300_000, 179.5, 179.95),
+        (32660, 700_000, -179.95, -179.5),
+        # a grid on both sides of it
+        (32601, 270_500, 179.5, 180.5),
+        (32601, 270_500, 179.5, 179.9),
+        (32601, 270_500, -179.9, -179.5),
+    ],
 )
 def test_geometries_at_the_antimeridian_lie_where_their_grids_do(
-    epsg: int, west: float, east: float, tmp_path: Path
+    epsg: int, x0: float, west: float, east: float, tmp_path: Path
 ) -> None:
-    x0 = 300_000 if epsg == 32601 else 700_000
-    item = make_item(tmp_path, transform=(10, 0, x0, 0, -10, 5_200_020), epsg=epsg)
+    item = make_item(tmp_path, epsg=epsg)
+    for asset in item["assets"].values():
+        asset["proj:transform"][2] = x0
     item["geometry"] = json.loads(to_geojson(box(west, 46, east, 47)))
     assert described(item).grid.epsg == epsg
 
@@ -417,6 +502,9 @@ BASELINE_4 = {"s2:processing_baseline": "05.10"}
         # ESA adds nothing to signed numbers
         (BASELINE_4, {"data_type": "int16", "nodata": -999}, (0.0001, 0)),
         (BASELINE_4, {"raster:bands": [{"data_type": "int16", "scale": 0.0002}]}, (0.0002, 0)),
+        # nor are floats its numbers
+        ({}, {"data_type": "float32"}, (1, 0)),
+        (BASELINE_4, {"data_type": "float32"}, (1, 0)),
         # of a file without tags rio-stac says scale 1 and offset 0, whatever its numbers are
         ({}, {"raster:bands": [{"data_type": "uint16", "scale": 1.0, "offset": 0.0}]}, (0.0001, 0)),
         (BASELINE_4, {"raster:bands": [{"data_type": "uint16", "scale": 1.0, "offset": 0.0}]}, (0.0001, -0.1)),
@@ -444,6 +532,11 @@ BASELINE_4 = {"s2:processing_baseline": "05.10"}
             {"raster:bands": [{"scale": 0.0001, "offset": 0}]},
             (0.0001, 0),
         ),
+        (
+            {"s2:processing_baseline": "03.01", "earthsearch:boa_offset_applied": False},
+            {"raster:bands": [{"scale": 0.0001, "offset": -0.1}]},
+            (0.0001, -0.1),
+        ),
     ],
 )
 def test_scaling(properties: dict[str, Any], asset: dict[str, Any], expected: tuple[float, float]) -> None:
@@ -462,8 +555,10 @@ def test_pixels_that_contradict_the_offset_are_told(tmp_path: Path) -> None:
     shifted = described({**item, "properties": {**item["properties"], "earthsearch:boa_offset_applied": True}})
     assert offset_doubt(shifted, 1000, 20, 400, 0.1) is None
     assert "not to have been taken off" in str(offset_doubt(shifted, 1000, 0, 0, 0.1))
+    assert offset_doubt(shifted, 1000, 0, 1, 0.1) is None
     assert offset_doubt(shifted, 1000, 0, 0, 0.9) is None  # an overcast scene has no dark pixel to judge by
-    assert offset_doubt(described(make_item(tmp_path / "old")), 1000, 900, 900, 0.1) is None
+    for dark in (0, 900):
+        assert offset_doubt(described(make_item(tmp_path / "old")), 1000, dark, dark, 0.1) is None
     mistaken = described(
         make_item(tmp_path / "old", properties={"s2:processing_baseline": "03.01"}, band={"offset": -0.1})
     )
@@ -547,6 +642,8 @@ def test_an_offset_of_the_run_goes_before_the_items(tmp_path: Path) -> None:
     scene = describe(item, ASSETS, BANDS, 10, offset=-0.1)
     assert {band.offset for band in scene.bands} == {-0.1}
     assert scene.fingerprint != described(item).fingerprint
+    item["assets"]["red"]["raster:bands"][0]["offset"] = -1000
+    assert describe(item, ASSETS, BANDS, 10, offset=-0.1).bands[0].offset == -0.1
 
 
 @pytest.mark.parametrize("scale", [1, 0.0001])
@@ -570,6 +667,9 @@ def test_the_fingerprint_follows_the_pixels_and_nothing_else(tmp_path: Path) -> 
     assert not changed(updated="2030-01-01T00:00:00Z", **{"eo:cloud_cover": 3})
     assert changed(**{"s2:processing_baseline": "05.11"})
     assert changed(**{"s2:product_uri": "S2A_MSIL2A_B.SAFE"})
+    del item["properties"]["s2:product_uri"]
+    first = described(item).fingerprint
+    assert changed(**{"s2:generation_time": "2024-06-02T00:00:00Z"})
     assert changed(**{"earthsearch:boa_offset_applied": True, "s2:processing_baseline": "05.10"}) is False
     signed = json.loads(json.dumps(item))
     for asset in signed["assets"].values():

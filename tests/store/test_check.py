@@ -8,10 +8,13 @@ from pathlib import Path
 
 import output
 import pytest
+import zarr
 from faulty import call
 
+from cloudjob.errors import UnreachableError
 from cloudjob.shown import attach
 from cloudjob.store import again, check, ledger, settings
+from cloudjob.store.conventions import COMPLETE, PLANNED
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 
@@ -93,6 +96,33 @@ def test_what_is_cut_is_found_and_mended(out: Out, capfd: Capfd, path: str, mend
     assert parsed(output.files(out)) == parsed(before)
 
 
+@pytest.mark.parametrize("beside", ["cloud/zarr.json", "time/c/0"])
+def test_a_mask_is_looked_at_once_though_its_group_is_damaged_too(out: Out, capfd: Capfd, beside: str):
+    """Where no array could be read the masks are, as soon as it can be."""
+    Path(out.address, GROUP, beside).write_bytes(b"")
+    Path(out.address, SHARD).write_bytes(b"x")
+    result = call(capfd, "check", out, "--repair")
+    assert result.code == 0
+    assert result.stdout.count("will be masked again by the next run") == 1
+    assert set(ledger.read(out).done) == {scene.id for scene in SCENES[1:]}
+    assert call(capfd, "check", out).code == 0
+    status, *kept = (
+        zarr.open_array(f"{out}/{GROUP}/{name}", mode="r")[:] for name in ("status", "cloud", "cloud_probability")
+    )
+    assert list(status) == [PLANNED, COMPLETE, COMPLETE]
+    assert all((values[0] == 255).all() for values in kept), "readers are given nothing of it, nor an error"
+
+
+def test_a_contract_is_made_anew_as_the_last_run_knew_it(out: Out, capfd: Capfd):
+    """Before a redo it was another one."""
+    before = Path(out.address, "job.json").read_bytes()
+    last = out.get_json("runs/20240602T010000.000000Z.json")
+    out.put_json("runs/20240601T010000.000000Z.json", last | {"settings": last["settings"] | {"threshold": 0.4}})
+    Path(out.address, "job.json").unlink()
+    assert call(capfd, "check", out, "--repair").code == 0
+    assert Path(out.address, "job.json").read_bytes() == before
+
+
 @pytest.mark.parametrize("how", [*CUT, "another's", "no picture"])
 def test_a_cog_that_is_not_its_mask_is_made_anew(out: Out, capfd: Capfd, how: str):
     attach(out, quiet=True)
@@ -169,10 +199,22 @@ def test_whatever_a_codec_says_is_found(out: Out, capfd: Capfd, monkeypatch: pyt
     assert "cannot be read: SystemError: Negative size" in result.stdout
 
 
+def test_a_store_that_no_longer_answers_is_no_damage(out: Out, capfd: Capfd, monkeypatch: pytest.MonkeyPatch):
+    """Every mask would be taken back."""
+
+    def away(*_: object) -> int:
+        raise UnreachableError("the store does not answer")
+
+    before = output.files(out)
+    monkeypatch.setattr(check, "tile_sum", away)
+    for more in ((), ("--repair",)):
+        result = call(capfd, "check", out, *more)
+        assert (result.code, result.stdout) == (4, "")
+    assert output.files(out) == before
+
+
 def test_values_that_keep_the_counts_are_found(out: Out, capfd: Capfd):
     """Another scene's shard, of the same counts; and an item of an older version has no checksum to find it by."""
-    import zarr
-
     array = zarr.open_array(f"{out}/{GROUP}/cloud", mode="r+")
     array[0, :32, :32] = array[0, :32, :32][::-1]
     result = call(capfd, "check", out)

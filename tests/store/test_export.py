@@ -134,3 +134,10 @@ def test_a_damaged_mask_costs_no_other_file(out: Out, tmp_path: Path, capfd: pyt
         assert len(list((tmp_path / what).glob("*.tif"))) == len(result.stdout.splitlines()) == 1
     assert call(capfd, "export", out, bad.id, tmp_path / "one.tif").code == 1
     assert not (tmp_path / "one.tif").exists()
+
+
+def test_a_file_that_can_be_neither_made_nor_deleted(out: Out, tmp_path: Path):
+    """As on a read-only file system: no name can be as long as this one."""
+    run(out, [make_scene(0)])
+    with pytest.raises(UsageError, match="cannot be written"):
+        list(exports.export(out, make_scene(0).id, tmp_path / ("x" * 250 + ".tif")))

@@ -11,7 +11,7 @@ from output import ALL, SETTINGS, files, make_scene, run
 from cloudjob.errors import ContractError
 from cloudjob.plan import plan
 from cloudjob.scene.identity import Identity
-from cloudjob.store import again, failures, ledger, listing, runs, settings
+from cloudjob.store import again, check, failures, ledger, listing, runs, settings
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 
@@ -172,6 +172,18 @@ def test_an_item_whose_slot_has_another_owner_no_longer_counts(out: Out):
     assert not item_path(out, old.id).exists()
 
 
+def test_an_item_that_does_not_count_takes_no_other_ones_place(out: Out, tmp_path: Path):
+    """A newer version's, whose slot the group never gave to it, or no longer does."""
+    old, newer = make_scene(0), make_scene(0, id="newer", baseline="05.11")
+    other = Out.at(tmp_path / "other")
+    for each in ([old], [newer]):
+        run(other, each)
+    run(out, [old])
+    shutil.copy(item_path(other, "newer"), item_path(out, "newer"))
+    known = ledger.read(out)
+    assert (set(known.done), known.leftovers) == ({old.id}, ("items/32TQM/newer.json",))
+
+
 # Failures
 
 
@@ -291,7 +303,7 @@ def test_an_item_that_describes_no_scene_is_a_failure_like_any_other(out: Out, c
     }
     with Lock(out) as lock:
         for update in range(3):
-            item["properties"] |= {"updated": str(update)}
+            item["properties"] |= {"updated": str(update), "created": str(update)}
             refusal = failures.Refusal("ODD", item, {"red": "red", "nir": "nir"}, "", "it has no asset nir")
             failures.record(lock, ledger.read(out).failures.get("ODD"), refusal, (), refusal.reason)
             clock(24)
@@ -301,6 +313,16 @@ def test_an_item_that_describes_no_scene_is_a_failure_like_any_other(out: Out, c
     assert [link["rel"] for link in failure.item["links"]] == ["self"]
     assert b"S3CRET" not in b"".join(files(out).values())
     assert failures.Refusal("ODD", {**item, "bbox": [1]}, {}, "", "").fingerprint != failure.fingerprint
+
+
+def test_what_was_known_of_a_scene_that_can_no_longer_be_described_is_kept(out: Out, clock: Callable[[float], None]):
+    """Where it lies, and which tiles were asked for: a later run may describe it again."""
+    before = fail(out, clock, "no")
+    refusal = failures.Refusal(before.id, make_scene(0).item, {"red": "red"}, "", "it has no asset nir")
+    with Lock(out) as lock:
+        after = failures.record(lock, before, refusal, (), refusal.reason)
+    assert (after.group, after.tiles, after.identity) == (before.group, frozenset(ALL), before.identity)
+    assert ledger.read(out).failures == {before.id: after}
 
 
 @pytest.mark.parametrize("odd", [float("nan"), "\ud800", "x" * failures.LARGEST, {1, 2}])
@@ -335,6 +357,8 @@ def test_the_failure_of_a_change_that_was_taken_back_is_over(out: Out):
     assert plan.make([make_scene(0)], known, lambda _: ALL).settled == (changed.id,)
     run(out, [make_scene(0)])
     assert not ledger.read(out).failures
+    assert set(ledger.read(out).done) == {changed.id}, "its mask was always good"
+    assert list(check.check(out)) == []
 
 
 @pytest.mark.parametrize("data", [b"[]", b"", b"null", b'{"id": 1}'])
@@ -356,6 +380,7 @@ def test_a_failure_that_is_none_is_named_and_costs_nothing(out: Out, data: bytes
         {"item": {"properties": 3}},
         {"item": {"id": "another"}},
         {"item": [1]},
+        {"identity": Identity.of(make_scene(0)).to_json() | {"sensing": "2024-06-01T10:15:59"}},  # without a zone
     ],
 )
 def test_a_failure_of_other_types_is_named_and_costs_nothing(out: Out, odd: dict[str, object]):
@@ -464,3 +489,18 @@ def test_an_odd_mark_of_a_damaged_scene_costs_no_other(out: Out, odd: object):
     """A day that is none was looked for, and ended every later run."""
     out.put_json(again.FILE, {"A": odd, "B": "2024-06-01"})
     assert again.read(out) == [again.Marked("B", date(2024, 6, 1))]
+
+
+def test_what_is_marked_stays_so_until_it_is_done(out: Out):
+    """Two repairs before the next run; the later one knows more."""
+    first, second = again.Marked("A", date(2024, 6, 1)), again.Marked("B", date(2024, 6, 2))
+    again.mark(out, [first])
+    again.mark(out, [second])
+    assert again.read(out) == [first, second]
+    known = again.Marked("A", date(2024, 6, 1), Identity.of(make_scene(0)), "32TQM", frozenset(ALL))
+    again.mark(out, [known])
+    assert again.read(out) == [known, second]
+    again.settle(out, {"B": Identity.of(make_scene(1)).to_json()})
+    assert again.read(out) == [known]
+    again.settle(out, {"of another publisher": Identity.of(make_scene(0, collection="another")).to_json()})
+    assert again.read(out) == []

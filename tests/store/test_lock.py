@@ -124,6 +124,29 @@ def test_a_zombie_is_dead(out: Out):
         child.communicate()
 
 
+def test_a_run_elsewhere_that_has_ended_is_followed_at_once(out: Out):
+    leave(out, host="elsewhere", renewed=now(), heartbeat=1000.0, released=True)
+    with Lock(out) as lock:
+        assert lock.token.number == 2
+
+
+def test_a_process_of_this_machine_that_lives_is_never_taken_for_dead(out: Out):
+    """It is stopped, or the machine was asleep: it gives no sign of life, and goes on."""
+    alive = os.getppid()
+    leave(out, pid=alive, started=_process_start(alive), renewed=now(hours=1))
+    with pytest.raises(UnreachableError, match="another run is at work"), Lock(out):
+        pass
+
+
+def test_where_the_kernel_does_not_tell_machines_apart_their_processes_are_not_told_apart_either(
+    out: Out, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(locks, "_boot", lambda: "")
+    leave(out, boot="", renewed=now(), heartbeat=1000.0)
+    with pytest.raises(UnreachableError, match="another run is at work"), Lock(out):
+        pass
+
+
 @pytest.mark.parametrize("elsewhere", [{"host": "elsewhere"}, {"boot": "another container"}])
 def test_elsewhere_two_heartbeats_must_have_been_missed(out: Out, elsewhere: dict[str, str]):
     leave(out, **elsewhere, renewed=now(), heartbeat=100.0)
@@ -190,6 +213,7 @@ def test_a_removed_lock_is_lost(out: Out):
         (Path(out.address) / "lock" / "00000001.json").unlink()
         with pytest.raises(LockLostError, match="gone"):
             lock.check()
+    assert out.names("lock") == set(), "nothing is written any more where it lay"
 
 
 @pytest.mark.parametrize("error", [UnreachableError("the disk is full"), KeyboardInterrupt()])

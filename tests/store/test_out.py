@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 import subprocess
@@ -96,7 +97,15 @@ def test_a_file_in_the_way(tmp_path: Path):
     with pytest.raises(UnreachableError, match="cannot be written or read") as error:
         Out.at(tmp_path / "file" / "out").put("job.json", b"")
     assert error.value.exit_code == UNREACHABLE
-    assert error.value.hint
+    assert "no folder" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("number", [errno.ECONNRESET, errno.EHOSTUNREACH, errno.ESTALE])
+def test_a_fault_of_the_network_is_no_matter_of_who_owns_a_folder(number: int, tmp_path: Path):
+    """Their numbers begin as those of missing rights do."""
+    with pytest.raises(UnreachableError, match="cannot be reached") as error, Out.at(tmp_path).reached():
+        raise OSError(number, os.strerror(number))
+    assert error.value.hint is None
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def test_the_contract_is_written_once(out: Out):
         ({"buffer": 40.0}, "buffer was 0.0, now 40.0"),
         ({"resolution": 20.0}, "resolution was 10.0, now 20.0"),
         ({"probability": True}, "probability was False, now True"),
-        ({"geometry": "c" * 64}, "geometry was None, now cccccccccccc…"),
+        ({"geometry": "c" * 64}, "geometry was none, now cccccccccccc…"),
         ({"algorithm": 2}, "algorithm was 1, now 2"),
         ({"bands": ("red", "nir")}, "bands was"),
     ],

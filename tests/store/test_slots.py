@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -29,12 +29,13 @@ from shapely.geometry import box
 from cloudjob.errors import ContractError
 from cloudjob.grid import Grid, Window
 from cloudjob.store import check, ledger
+from cloudjob.store.conventions import COMPLETE, FAILED
 from cloudjob.store.ledger import Done
 from cloudjob.store.lock import Lock, LockLostError
 from cloudjob.store.masks import open_masks
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import Receipt
-from cloudjob.store.slots import _allocate, complete, prepare
+from cloudjob.store.slots import _allocate, complete, fail, prepare, tidy
 from cloudjob.store.writer import Slot, Writer
 
 
@@ -117,6 +118,7 @@ def test_open_masks_sorts_by_time_and_leaves_out_what_is_not_complete(out: Out):
     run(out, [late])
     run(out, [early, failed], failing={failed.id: "no"})
     assert attributes(out)["cloudjob:scenes"] == [late.id, early.id, failed.id]  # order of arrival
+    assert list(array(out, "status")) == [COMPLETE, COMPLETE, FAILED]
     masks = open_masks(str(out))["32TQM"].ds
     assert list(masks.scene.values) == [early.id, late.id]
     assert np.array_equal(masks.cloud, [expected(early), expected(late)])
@@ -351,6 +353,32 @@ def test_a_tile_that_became_empty_is_emptied(out: Out):
     assert np.array_equal(array(out)[0, 32:], expected(scene)[32:])
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: b"",
+        lambda _: b"x",
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: b"\xff" * 16 + whole[16:],  # Blosc's own header
+        lambda whole: b"\2\1\1\1" + b"\xff" * 12 + whole[16:],  # A size below 0
+        lambda whole: whole[:30] + b"\0" * 20 + whole[50:],
+    ],
+)
+def test_what_cannot_be_read_is_written_over(damage: Callable[[bytes], bytes], out: Out):
+    """At a scene's edge a shard reaches beyond it, and Zarr reads what lies there before it writes."""
+    scene = make_scene(0)
+    run(out, [scene])
+    whole = {}
+    for tile in ("0/2", "1/0", "1/2"):
+        path = Path(out.address, f"masks.zarr/32TQM/cloud/c/0/{tile}")
+        whole[path] = path.read_bytes()
+        path.write_bytes(damage(whole[path]))
+    with Lock(out) as lock:
+        slot = prepare(lock, SETTINGS, ledger.read(out), [scene], tile_of=lambda _: TILE)[scene.id]
+        write(out, scene, slot, [(0, 2), (1, 0), (1, 2)])
+    assert {path: path.read_bytes() for path in whole} == whole
+
+
 def held(out: Out) -> dict[str, np.ndarray]:
     """What readers are given: id → mask."""
     masks = open_masks(out)["32TQM"]
@@ -373,6 +401,7 @@ def test_a_redo_that_fails_keeps_the_old_mask_and_its_item(how: str, begun: int,
     now = held(out)
     assert now.keys() == before.keys()
     assert all((now[id_] == mask)[mask != 255].all() for id_, mask in before.items())  # All there was
+    assert list(array(out, "status"))[:2] == [1, 1]
     assert {path: data for path, data in files(out).items() if path.startswith("items")} == items
     assert list(ledger.read(out).failures) == [scene.id]
     assert run(out, [scene], ALL).counts == {"failed before": 1}
@@ -395,11 +424,68 @@ def test_a_scene_that_moves_to_another_grid_and_back_is_one_scene_all_the_time(o
         assert len(list((Path(out.address) / "items").rglob("S2A*.json"))) == 1
 
 
+def test_killed_when_a_scene_has_moved_back_its_mask_counts(out: Out, monkeypatch: pytest.MonkeyPatch):
+    """Two items that took each other's place were both out."""
+    here, there = make_scene(0), make_scene(0, group="32TPM", fingerprint="f2")
+    run(out, [here])
+    run(out, [there])
+    delete = Out.delete
+
+    def dying(self: Out, paths: Iterable[str]) -> None:
+        paths = list(paths)
+        if f"items/32TPM/{there.id}.json" in paths:
+            raise KilledError
+        delete(self, paths)
+
+    monkeypatch.setattr(Out, "delete", dying)
+    with pytest.raises(KilledError):
+        run(out, [here])
+    assert ledger.read(out).done[here.id].group == "32TQM"
+
+
+def test_while_a_run_goes_on_readers_see_one_version_of_a_scene(out: Out, monkeypatch: pytest.MonkeyPatch):
+    older, newer = make_scene(0), make_scene(0, id="newer", baseline="05.11")
+    run(out, [older])
+    monkeypatch.setattr(output.slots, "tidy", lambda *_: None)
+    run(out, [newer])
+    assert list(array(out, "status")) == [0, 1]
+    assert set(held(out)) == {"newer"}
+    assert {path.name for path in (Path(out.address) / "items/32TQM").iterdir()} == {"newer.json", "index.json"}
+
+
+def test_of_a_mask_that_was_never_finished_nothing_is_left_in_another(out: Out):
+    run(out, [make_scene(1)])
+    with prepared(out) as (_, slot):
+        write(out, make_scene(0), slot, ALL[:1])
+    changed = make_scene(0, fingerprint="f2")
+    run(out, [changed], ALL[3:])
+    assert np.array_equal(array(out), [expected(make_scene(1)), expected(changed, ALL[3:])])
+
+
+def test_a_mask_of_which_nobody_took_a_checksum_grows_and_is_sound(out: Out):
+    """An older cloudjob's: the sum of its new tiles is not that of the whole, and `check --repair` would delete it."""
+    run(out, [make_scene(0)], ALL[:2])
+    path = f"items/32TQM/{make_scene(0).id}.json"
+    item = out.get_json(path)
+    del item["properties"]["cloudjob:checksum"]
+    out.put_json(path, item)
+    run(out, [make_scene(0)])
+    assert list(check.check(out)) == []
+
+
 def test_a_group_of_another_grid_is_refused(out: Out):
     run(out, [make_scene(0)])
     before = files(out)
     with pytest.raises(ContractError, match="32TQM has"):
         run(out, [make_scene(1, grid=replace(GRID, x0=599_990.0))])
+    assert files(out) == before
+
+
+def test_a_group_of_other_tiles_is_refused(out: Out):
+    run(out, [make_scene(0)])
+    before = files(out)
+    with Lock(out) as lock, pytest.raises(ContractError, match="32TQM has"):
+        prepare(lock, SETTINGS, ledger.read(out), [make_scene(1)], tile_of=lambda _: TILE // 2)
     assert files(out) == before
 
 
@@ -473,9 +559,23 @@ def test_a_run_that_lost_its_lock_writes_no_tile_and_no_item(out: Out):
             complete(lock, SETTINGS, ledger.read(out), scene, slot=slot, receipt=Receipt(clear=1), tiles=ALL)
         with pytest.raises(LockLostError):
             prepare(lock, SETTINGS, ledger.read(out), [make_scene(1)], tile_of=lambda _: TILE)
+        with pytest.raises(LockLostError):
+            fail(lock, ledger.read(out), scene, slot=slot, tiles=ALL, reason="no")
+        with pytest.raises(LockLostError):
+            tidy(lock, ledger.read(out))
     assert (array(out) == 255).all()
     assert list(array(out, "status")) == [0]
     assert not ledger.read(out).done
+    assert not ledger.read(out).failures
+
+
+def test_a_worker_that_was_held_up_writes_no_tile_over_another_runs(out: Out):
+    with prepared(out) as (_, slot):
+        writer = Writer(out, slot, SETTINGS)
+        out.put("lock/00000002.json", out.get("lock/00000001.json") or b"")
+        with pytest.raises(LockLostError):
+            writer.write(TILING.core((0, 0)), np.zeros((32, 32), np.uint8))
+    assert (array(out) == 255).all()
 
 
 def test_a_lock_lost_at_the_last_moment_stops_the_item(out: Out, monkeypatch: pytest.MonkeyPatch):

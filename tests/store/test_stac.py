@@ -60,7 +60,9 @@ def test_from_root_to_items_and_back(made: Path) -> None:
     alone = pystac.Item.from_file(found[0].get_self_href() or "")
     assert alone.get_root().id == root.id  # type: ignore[union-attr]
     assert alone.get_parent().id == alone.get_collection().id == collection.id == alone.collection_id  # type: ignore[union-attr]
-    assert str(alone.get_links("derived_from")[0].get_absolute_href()).endswith("/S1/red.tif")
+    source = alone.get_links("derived_from")[0]
+    assert str(source.get_absolute_href()).endswith("/S1/red.tif")
+    assert source.media_type is None, "no item, but a file of the scene"
 
 
 def test_all_of_it_is_valid(made: Path) -> None:
