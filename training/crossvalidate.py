@@ -61,7 +61,7 @@ def train(
     """Train what `out` does not hold yet: `fold-0` and so on, and `whole`, which sees all.
 
     Killed, it goes on after the last whole epoch. With a `start`, the `out` of an earlier stage, each begins with the
-    weights of its like.
+    weights of its like; where that is a checkpoint, with those, and what that one saw, no fold can be asked of.
 
     Returns:
         The teacher's targets by patch name.
@@ -76,7 +76,8 @@ def train(
     torch.manual_seed(chosen.training.seed)
     states = {}
     for n, path in folders.items():
-        begun = checkpoint.load(start / path.name / "checkpoint.safetensors") if start else None
+        folds = start and start.is_dir()
+        begun = checkpoint.load(start / path.name / "checkpoint.safetensors" if folds else start) if start else None
         states[n] = State(chosen, device, f"{loop.fingerprint(chosen, samples, begun)} {n}")
         if begun:
             states[n].start(begun.unet)
@@ -174,7 +175,9 @@ def rows(name: str, scenes: dict[str, dict[str, list[Counts]]], place: int) -> l
 @click.option("--data", "folders", multiple=True, required=True, type=click.Path(path_type=Path), help="A data set.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; folds that are there are kept.")
 @click.option(
-    "--start", type=click.Path(path_type=Path), help="OUT/SETTINGS/stage-1, say: only the last stage is trained."
+    "--start",
+    type=click.Path(path_type=Path),
+    help="OUT/SETTINGS/stage-1, say, or a checkpoint for all: only the last stage is trained.",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the settings' training.epochs.")
 @click.option("--samples", type=click.IntRange(1), help="Instead of the settings' training.samples, of an epoch.")

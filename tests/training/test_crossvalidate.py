@@ -121,18 +121,23 @@ def test_all_stages_are_cross_validated_each_from_the_one_before(patches, tmp_pa
     both = TINY + '[[before]]\nversion = "0"\n[before.training]\nepochs = 1\n'
     (deck,) = (patch for patch in patches if patch.label)
     said = {deck.name: np.full((64, 64), 0.5, np.float16)}
-    for name in ("one/tiny", "one/tiny/stage-1", "two/tiny"):
+    for name in ("one/tiny", "one/tiny/stage-1", "two/tiny", "three/tiny"):
         (tmp_path / name).mkdir(parents=True)
         np.savez(tmp_path / name / "teacher.npz", **said)
     (tmp_path / "tiny.toml").write_text(both)
-    start = ["--start", str(tmp_path / "one" / "tiny" / "stage-1")]
-    for out, more in (("one", []), ("two", start)):
+    stage = tmp_path / "one" / "tiny" / "stage-1"
+    starts = (["--start", str(stage)], ["--start", str(stage / "whole" / "checkpoint.safetensors")])
+    for out, more in (("one", []), ("two", starts[0]), ("three", starts[1])):
         command = [str(tmp_path / "tiny.toml"), "--data", str(tmp_path), "--out", str(tmp_path / out), *more]
         done = CliRunner().invoke(crossvalidate.main, command)
         assert done.exit_code == 0, done.output
         assert "overcast" in done.output
-    ends = [(tmp_path / out / "tiny" / "whole" / "checkpoint.safetensors").read_bytes() for out in ("one", "two")]
-    assert ends[0] == ends[1]
+    ends, folds = (
+        [(tmp_path / out / "tiny" / part / "checkpoint.safetensors").read_bytes() for out in ("one", "two", "three")]
+        for part in ("whole", "fold-0")
+    )
+    assert ends[0] == ends[1] == ends[2]
+    assert folds[0] == folds[1] != folds[2]
     assert not (tmp_path / "two" / "tiny" / "stage-1").exists()
 
 
