@@ -1,6 +1,7 @@
 import errno
 import os
 import pickle
+import stat
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -49,6 +50,29 @@ def test_looking_leaves_no_trace(tmp_path: Path):
     assert out.names() == set()
     assert out.tags("items") == {}
     assert not Path(out.address).exists()
+
+
+def test_a_disk_that_takes_no_more_is_told_and_one_that_syncs_no_folders_is_as_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = Out.at(tmp_path / "out")
+
+    def refuse(number: int) -> None:
+        def fsync(opened: int) -> None:
+            if number == errno.EIO or stat.S_ISDIR(os.fstat(opened).st_mode):
+                raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    refuse(errno.EINVAL)
+    out.put("a.json", b"1")
+    assert out.create("b.json", b"2")
+    refuse(errno.EIO)
+    for write in (out.put, out.create):
+        with pytest.raises(UnreachableError, match="Input/output error"):
+            write("c.json", b"3")
+        out.delete(["c.json"])
+    assert (out.get("a.json"), out.get("b.json")) == (b"1", b"2")
 
 
 def test_objects_are_put_created_listed_and_deleted(tmp_path: Path):
