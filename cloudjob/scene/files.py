@@ -55,7 +55,7 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+._-]+:|/vsi|<", re.IGNORECASE)  # One letter
 
 
 _FOREIGN = re.compile(r"zarr|netcdf|hdf|grib|zip", re.IGNORECASE)
-_FOREIGN_NAME = re.compile(r"[^/]*\.(zarr|nc|h5|hdf|grib2?|zip)(?=/|$)", re.IGNORECASE)
+_FOREIGN_NAME = re.compile(r"[^/]*\.((zarr|nc|h5|hdf|grib2?)(?=/|$)|zip$)", re.IGNORECASE)  # In x.zip/ it is unpacked
 
 _NOWHERE = re.compile(r"( at)? (row|col|column|scanline|strip|tile) 4294967295,?")
 """What libtiff says, −1 without its sign, where it does not know the place."""

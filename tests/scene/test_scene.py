@@ -403,6 +403,11 @@ def test_what_is_neither_geotiff_nor_jpeg_2000_is_refused_before_a_server_is_ask
         described(item)
 
 
+def test_a_folder_may_be_called_as_the_zip_that_it_was_unpacked_from(tmp_path: Path) -> None:
+    (folder := tmp_path / "S2B_T32ULB.zip").mkdir()
+    check(described(make_item(folder)))
+
+
 @pytest.mark.parametrize("epsg", [32632, 32634, 32733])
 def test_a_grid_far_from_the_items_own_geometry_is_refused(epsg: int, tmp_path: Path) -> None:
     """It was left out without a word: no tile of that grid lies in the area asked for."""
