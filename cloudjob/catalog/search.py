@@ -6,6 +6,7 @@ unsigned hrefs, and in one order, whatever the catalog.
 
 import functools
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,8 @@ from cloudjob.catalog.item import Found, Item, RefusedError, parse
 from cloudjob.catalog.presets import Catalog
 from cloudjob.catalog.values import load, shown
 from cloudjob.errors import ContractError, UsageError
+
+log = logging.getLogger(__name__)
 
 
 def search(
@@ -118,6 +121,8 @@ def _asked_for(catalog: Catalog, items: Iterable[Any]) -> Iterator[Any]:
             f"catalog {catalog.name} has no item of collection {catalog.collection!r}",
             hint=f"it has items of {', '.join(sorted(others)[:20])}",
         )
+    if others and catalog.is_api:  # Some take a collection's former name, and list its items under the one of today
+        log.warning("%s also lists items of %s: they are left out", catalog.name, ", ".join(sorted(others)[:20]))
 
 
 def _file_items(catalog: Catalog) -> Iterator[Any]:

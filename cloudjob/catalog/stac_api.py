@@ -89,6 +89,8 @@ def items(address: str, collection: str, area: BaseGeometry, interval: Interval)
         log.warning("%s says that it has %d items for this search, but lists only %d", name, matched, len(seen))
     elif number == 1 and not matched and len(page["features"]) == limit:  # microsoft/planetary-computer-apis#274
         log.warning("%s lists as many items as it was asked for (%d) and no next page: it may have more", name, limit)
+    if empty == _EMPTY and following:
+        log.warning("%s lists %d pages without items one after the other: no more are asked for", name, _EMPTY)
     if not seen:
         _check_collections(client, address, collection.split(","))
 

@@ -350,6 +350,17 @@ def test_a_next_link_that_loses_the_collection_lists_no_other_products(api, monk
     assert ids(catalog_for(api.url)) == ["A", "C"]
 
 
+def test_what_an_api_lists_under_another_name_than_was_asked_for_is_told(api, monkeypatch, caplog, item_file):
+    """NASA's still takes HLSS30.v2.0, whose items lie in HLSS30_2.0: of two collections one was lost without a word."""
+    api.filters, api.items = False, [make_item("L", collection="HLSL30_2.0"), make_item("S", collection="HLSS30_2.0")]
+    asked = "HLSL30_2.0,HLSS30.v2.0"
+    assert ids(catalog_for(api.url, collection=asked)) == ["L"]
+    assert f"{api.url} also lists items of 'HLSS30_2.0'" in caplog.text
+    caplog.clear()
+    assert ids(catalog_for(item_file(api.items), collection=asked)) == ["L"]
+    assert not caplog.text, "a file may well hold more"
+
+
 def test_an_api_that_lists_nothing_of_the_collection_says_what_it_lists(api):
     api.filters, api.items = False, [make_item("A", collection="SENTINEL-2"), make_item("B", collection="sentinel-2")]
     with pytest.raises(UsageError, match="has no item of collection 'sentinel-2-l2a'") as caught:
@@ -770,6 +781,19 @@ def test_a_next_page_for_ever_ends_with_the_items(api, monkeypatch, itself):
     monkeypatch.setattr(api, "search", endless)
     assert ids(catalog_for(api.url)) == ["A", "B"]
     assert len(api.searches) < 30
+
+
+def test_where_empty_pages_are_taken_for_the_end_that_is_told(api, caplog):
+    """More may come after them, of an API that leaves out what does not fit only when a page is made."""
+    api.items, api.empty_pages = [make_item("A")], 19
+    assert ids(catalog_for(api.url)) == ["A"]
+    assert not caplog.text
+    api.empty_pages, api.items = 20, [make_item("away", where=(50, 0, 51, 1))]
+    assert ids(catalog_for(api.url)) == []
+    assert not caplog.text, "there was no next one"
+    api.empty_pages, api.items = 40, [make_item("A")]
+    assert ids(catalog_for(api.url)) == []
+    assert "20 pages without items one after the other" in caplog.text
 
 
 @pytest.mark.parametrize(
