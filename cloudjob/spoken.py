@@ -111,12 +111,12 @@ def number(name: str, value: Any, kind: Callable[[Any], Any] = float) -> Any:
 
 
 def flag(name: str, value: object) -> bool:
-    """True or False, numpy's too; "no" is true to Python, and would delete masks as `redo`.
+    """True or False, also as 1 or 0, and as numpy's; "no" is true to Python, and would delete masks as `redo`.
 
     Raises:
         UsageError: it is something else.
     """
-    if str(value) not in ("True", "False") or isinstance(value, str):
+    if str(value) not in ("True", "False", "1", "0") or isinstance(value, str):
         raise UsageError(f"{name} is {value!r}; expected True or False")
     return bool(value)
 

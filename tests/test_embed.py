@@ -141,6 +141,11 @@ def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
     assert json.loads(json.dumps(asked.settings.to_json()))["probability"] is True
 
 
+@pytest.mark.parametrize("said", [False, True, 0, 1, np.False_, np.True_, np.int64(0), np.int64(1)])
+def test_yes_and_no_as_python_says_them(said: Any) -> None:
+    assert spoken.flag("redo", said) is bool(said)
+
+
 def test_a_band_that_comes_twice() -> None:
     with pytest.raises(ContractError, match="the band green more than once"):
         cloudjob.mask(cube().assign_coords(band=["red", "green", "green", "nir"]))
