@@ -105,7 +105,7 @@ def number(name: str, value: Any, kind: Callable[[Any], Any] = float) -> Any:
     """
     try:
         return None if value is None else kind(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         what = "a number" if kind is float else "a whole number"
         raise UsageError(f"{name} is {value!r}; expected {what}") from None
 

@@ -21,6 +21,9 @@ LARGEST = 256 * 2**20
 _STAGED = r"#\d+$"  # obstore writes NAME#1, then renames it
 _HIDDEN = re.compile(rf"\.|.*{_STAGED}")  # And .DS_Store, .nfs0000: nobody's fault
 _OURS = re.compile(r"\d+|.+\.json|index\.html")
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.ENOENT)
+"""Of file systems that sync nothing, or no folders; of a folder that may be written but not read; of what is gone, for
+another run has taken over."""
 _COG = re.compile(r"cogs/[^/]+/[^/]+\.tif")
 
 
@@ -149,15 +152,13 @@ def settle(root: Path, path: str) -> None:
     for place in (root / path, (root / path).parent):
         try:
             opened = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return  # Another run has taken over, and emptied the slot
-        try:
-            os.fsync(opened)
+            try:
+                os.fsync(opened)
+            finally:
+                os.close(opened)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # Some file systems sync no folders
+            if error.errno not in _NO_SYNC:
                 raise
-        finally:
-            os.close(opened)
 
 
 def delete(root: Path, path: str) -> None:
