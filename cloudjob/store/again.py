@@ -1,6 +1,6 @@
 """Scenes whose masks were found damaged: the next run looks for them, whatever its dates, and masks them again."""
 
-import contextlib
+import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -11,6 +11,8 @@ from cloudjob.grid import Tile
 from cloudjob.scene.identity import Identity, same_scene
 from cloudjob.store.failures import tiles
 from cloudjob.store.out import Out
+
+log = logging.getLogger(__name__)
 
 FILE = "again.json"
 
@@ -41,12 +43,18 @@ class Marked:
 
 
 def read(out: Out) -> list[Marked]:
-    """The scenes that are marked, by id; what cannot be read of them costs nothing else."""
+    """The scenes that are marked, by id; what cannot be read of them is told, and costs nothing else."""
     found: list[Marked] = []
-    with contextlib.suppress(ContractError, *_WRONG):
-        for id_, record in (out.get_json(FILE) or {}).items():
-            with contextlib.suppress(*_WRONG):
-                found.append(_parsed(id_, record))
+    try:
+        records = dict(out.get_json(FILE) or {})
+    except (ContractError, *_WRONG) as error:
+        log.warning("%s; which masks it says are damaged is lost: run again with their dates", _unreadable(error))
+        return []
+    for id_, record in records.items():
+        try:
+            found.append(_parsed(id_, record))
+        except _WRONG as error:
+            log.warning("%s of scene %s; run again with its date", _unreadable(error), id_)
     return found
 
 
@@ -64,6 +72,10 @@ def settle(out: Out, done: Mapping[str, dict[str, Any]]) -> None:
     left = [one for one in marked if not any(one.is_(*each) for each in known)]
     if len(left) < len(marked):
         _write(out, left)
+
+
+def _unreadable(error: Exception) -> str:
+    return f"{FILE} cannot be read: {error!r}"
 
 
 def _parsed(id_: str, record: Any) -> Marked:

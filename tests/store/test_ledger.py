@@ -485,10 +485,20 @@ def test_the_summary_of_nothing(out: Out):
 
 
 @pytest.mark.parametrize("odd", ["9999-12-31", "0001-01-01", "soon", None, 3, [], {}, {"day": 3, "identity": None}])
-def test_an_odd_mark_of_a_damaged_scene_costs_no_other(out: Out, odd: object):
+def test_an_odd_mark_of_a_damaged_scene_costs_no_other(out: Out, odd: object, caplog: pytest.LogCaptureFixture):
     """A day that is none was looked for, and ended every later run."""
     out.put_json(again.FILE, {"A": odd, "B": "2024-06-01"})
     assert again.read(out) == [again.Marked("B", date(2024, 6, 1))]
+    assert "of scene A; run again with its date" in caplog.text
+    assert "scene B" not in caplog.text
+
+
+@pytest.mark.parametrize("odd", [b"{", b"[3]", b'"A"', b"\xff"])
+def test_marks_of_damaged_scenes_are_not_lost_without_a_word(out: Out, odd: bytes, caplog: pytest.LogCaptureFixture):
+    out.put(again.FILE, odd)
+    assert again.read(out) == []
+    assert "again.json cannot be read" in caplog.text
+    assert "run again with their dates" in caplog.text
 
 
 def test_what_is_marked_stays_so_until_it_is_done(out: Out):
