@@ -49,9 +49,9 @@ FOUR = Contract("", "", ALL_BANDS[:4], (0.25,) * 4, (0.25,) * 4)
 BLENDED = 0.25  # share of labelled crops that are two seen through each other, where there are such
 FROSTED = 0.8  # share of crops of real snow whose swir16 is made up
 SNOWED = 0.1  # share of crops with clouds that are snow instead, by their swir16 alone
-SNOWY = 0.2  # share of clear grounds under clouds that are snow made up
+SNOWY = 0.35  # share of clear grounds under clouds that are snow made up
 KEPT = 2e9  # bytes of patches kept in memory; larger data sets are read again every epoch
-DOUBTFUL = (0.05, 0.15)  # opacity between thin haze and thin cloud, where people disagree: not taught
+DOUBTFUL = (0.03, 0.08)  # opacity between thin haze and thin cloud, where people disagree: not taught
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         chance = rng.random() if self.augment else 1
         if chance < 0.15:
             image = dazzle(rng, image)
-        elif chance < 0.40:
+        elif chance < 0.55:
             image = snowfall(rng, image)
         return dimmed(rng, image), target
 
@@ -318,8 +318,9 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         # Real clouds differ more, and those of ice are darker.
         colour[SWIR] *= np.float32(np.exp(rng.uniform(np.log(0.35), np.log(1.6))))
         sky = simulate.Sky(opacity=parts[0].copy(), colour=colour, shadow=parts[1].copy())
-        mixed, label = simulate.overlay(image, sky)
+        mixed, _ = simulate.overlay(image, sky)
         mixed[:, empty(image)] = 0
+        label = (sky.opacity >= DOUBTFUL[1]).astype(np.uint8)
         doubt = (sky.opacity > DOUBTFUL[0]) & (sky.opacity < DOUBTFUL[1]) | (label > 0) & hidden(image, mixed)
         doubt &= ~(target >= 0.5)
         target = np.where(doubt, np.nan, np.maximum(target, label)).astype(np.float32)

@@ -64,15 +64,27 @@ class Scenery:
 
 
 def make_sky(seed: int, number: int) -> Half:
-    """(7, side, side), as `Scenery.sky`. Of every third sky no ground is seen; every sixth is one veil."""
+    """(7, side, side), as `Scenery.sky`. Every third is a deck, every other of which ends; every sixth is one veil."""
     rng = np.random.default_rng((seed, 1_000_003, number))
     shape = SKY_SIDE, SKY_SIDE
     deck, veil = ((str(rng.choice(kinds)),) for kinds in (simulate.DECKS, VEILS))
     if number % 3 == 0:
         sky = simulate.sky(rng, shape, cover=1, kinds=deck)
+        sky = ended(rng, sky) if number % 2 else sky
     else:
         sky = simulate.sky(rng, shape, kinds=veil if number % 6 == 1 else None)
     return np.concatenate([sky.opacity[None], sky.shadow[None], sky.colour]).astype(np.float16)
+
+
+def ended(rng: np.random.Generator, sky: simulate.Sky) -> simulate.Sky:
+    """A deck of cloud that ends in view, along a line more or less straight, within a pixel or some thirty."""
+    rows, columns = np.meshgrid(*(np.linspace(-1, 1, side) for side in sky.opacity.shape), indexing="ij")
+    turn = rng.uniform(0, 2 * np.pi)
+    bends = rng.uniform(0, 0.5) * noise(rng, sky.opacity.shape, slope=2.0, outer=SKY_SIDE)
+    field = np.cos(turn) * rows + np.sin(turn) * columns + bends
+    width = np.exp(rng.uniform(np.log(0.005), np.log(0.15)))
+    cover = np.clip(0.5 + (field - np.quantile(field, rng.uniform(0.2, 0.8))) / width, 0, 1).astype(np.float32)
+    return simulate.Sky(opacity=sky.opacity * cover, colour=sky.colour, shadow=sky.shadow * cover)
 
 
 def make_grounds(seed: int, number: int) -> list[Half]:

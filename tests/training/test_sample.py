@@ -94,10 +94,26 @@ def test_clouds_lie_over_made_up_snow_at_times(patches, monkeypatch):
             assert sum(int((target == 1).sum()) for _, target in shown) > 1000, "clouds stand on it"
 
 
-def test_of_every_third_sky_no_ground_is_seen_and_every_sixth_is_a_veil():
+@pytest.mark.parametrize(("opacity", "taught"), [(0.02, 0), (0.05, np.nan), (0.1, 1)])
+def test_what_is_thinner_than_any_veil_is_not_taught_as_cloud(patches, monkeypatch, opacity, taught):
+    """The one real veil there is has an opacity of 0.1."""
+    monkeypatch.setattr(sample, "SNOWY", 0)
+    samples = Samples(patches, Mix(0, 0, 0, 1), 1, crop=64, skies=1)
+    sky = np.full((7, 384, 384), 0.6, np.float16)
+    sky[0], sky[1] = opacity, 0
+    monkeypatch.setattr(samples.scenery, "sky", lambda _: sky)
+    _, target = samples._clouded(np.random.default_rng(1), simulated=False)
+    assert np.array_equal(target, np.full((64, 64), taught), equal_nan=True)
+
+
+def test_every_third_sky_is_a_deck_of_which_every_other_one_ends_and_every_sixth_is_a_veil():
     scenery = Scenery(3)
-    decks, veils = ([scenery.sky(number)[0] for number in numbers] for numbers in ((0, 3, 6), (1, 7, 13)))
+    decks, ended, veils = (
+        [scenery.sky(number)[0] for number in numbers] for numbers in ((0, 6, 12), (3, 9, 15, 21), (1, 7, 13))
+    )
     assert min(deck.min() for deck in decks) > CLOUD_OPACITY
+    assert all(0.15 < (deck > CLOUD_OPACITY).mean() < 0.9 for deck in ended)
+    assert all((deck == 0).mean() > 0.1 for deck in ended)
     assert all(np.quantile(veil, 0.9) < 0.95 for veil in veils)
 
 

@@ -63,8 +63,8 @@ def test_dazzling_ground_is_brighter_keeps_its_form_and_is_dark_in_swir():
 def test_ground_under_snow_has_its_relief_and_the_colours_of_snow(bands):
     ground = image(bands, 0.05, 0.4, side=64)
     ground[:, :8] = 0
-    bare, whole = ground[:, 8:], 0
-    for seed in range(40):
+    bare, whole, shadows = ground[:, 8:], 0, 0
+    for seed in range(80):
         shown = snowfall(rng(seed), ground)
         assert shown.shape == ground.shape
         assert (shown[:, :8] == 0).all(), "what has no data keeps none"
@@ -75,11 +75,18 @@ def test_ground_under_snow_has_its_relief_and_the_colours_of_snow(bands):
         assert 0.1 < np.median(snow[1][~kept]) < 1.2
         white = snow[1] > 0.5
         if white.sum() > 100:
-            assert 0.85 < np.median(snow[2][white] / snow[1][white]) < 1.15, "blue over green"
             assert bands == 4 or np.median(snow[4][white] / snow[1][white]) < 0.3
         if not kept.any():
             assert np.corrcoef(snow[1].ravel(), bare[:3].mean(axis=0).ravel())[0, 1] > 0.8, "its relief"
-    assert 2 < whole < 30
+            blue, near = (np.median(snow[band] / snow[1]) for band in (2, 3))
+            if blue > 1.05:  # in the shadow
+                assert blue < 1.45
+                assert near < 1
+                shadows += 1
+            else:
+                assert blue > 0.85
+    assert 4 < whole < 60
+    assert whole / 20 < shadows < whole / 2.5
     if bands == 5:
         ground[SWIR] = np.nan
         assert np.isnan(snowfall(rng(1), ground)[SWIR, 8:]).all(), "a band that is absent stays so"
