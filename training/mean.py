@@ -15,7 +15,9 @@ from training.errors import told
 
 
 def mean(before: Path, after: Path, out: Path) -> None:
-    """Write a checkpoint of the mean weights, with the record of `after` but for its metrics.
+    """Write a checkpoint of the mean weights, with the record of `after`, without its metrics.
+
+    Threshold and buffer are those of `before`: a training leaves 0.5, which nobody has chosen.
 
     Raises:
         ContractError: one is no network of ours, or they are not of one form.
@@ -32,7 +34,8 @@ def mean(before: Path, after: Path, out: Path) -> None:
     for name, tensor in second.items():
         if tensor.is_floating_point():  # BatchNorm counts its batches in whole numbers
             tensor.copy_((first[name].double() + tensor.double()) / 2)
-    checkpoint.save(new.unet, replace(new.contract, metrics={}), out)
+    record = replace(new.contract, metrics={}, threshold=old.contract.threshold, buffer=old.contract.buffer)
+    checkpoint.save(new.unet, record, out)
 
 
 @click.command(help=__doc__)

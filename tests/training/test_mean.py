@@ -18,7 +18,7 @@ def made(path: Path, seed: int, bands: int = 4) -> Path:
     shipped = checkpoint.load().contract
     contract = replace(
         shipped, bands=shipped.bands[:bands], mean=(0.25,) * bands, std=(0.25,) * bands, optional_bands=(),
-        halo=20, metrics={"iou": float(seed)}, version=str(seed), **SMALL,
+        halo=20, metrics={"iou": float(seed)}, version=str(seed), threshold=seed / 10, buffer=10.0 * seed, **SMALL,
     )  # fmt: skip
     checkpoint.save(SimpleUNet(bands, **SMALL), contract, path)
     return path
@@ -37,6 +37,7 @@ def test_each_weight_is_the_mean_and_the_record_is_that_of_the_later(tmp_path: P
     assert differ > 5
     contract = checkpoint.load(out).contract
     assert (contract.version, contract.metrics) == ("2", {})
+    assert (contract.threshold, contract.buffer) == (0.1, 10), "as chosen before"
 
 
 def test_networks_of_two_forms_have_none(tmp_path: Path) -> None:
