@@ -14,6 +14,7 @@ from cloudjob.scene.outside import source
 from cloudjob.scene.reflectance import black_doubt, no_reflectance, offset_doubt
 from cloudjob.scene.scene import Scene
 from cloudjob.store import slots
+from cloudjob.store.failures import ATTEMPTS
 from cloudjob.store.lock import Lock
 from cloudjob.store.receipt import Receipt, SceneResult, merge
 from cloudjob.store.settings import Settings
@@ -123,8 +124,24 @@ class Outcomes:
             tiles=planned.tiles,
             reason=str(error),
             outside=outside,
+            spare=self._spare(planned, error),
         )
         return SceneResult(scene.id, scene.group, "failed", reason=failure.reason)
+
+    def _spare(self, planned: Planned, error: SceneError) -> Scene | None:
+        """The scene without the optional band that an error is about, if there is no mask that it would replace.
+
+        Whether another server than that of its other bands is out nobody knows here.
+        """
+        scene = planned.scene
+        if {scene.id, planned.replaces} & self._ledger.done.keys():
+            return None
+        for spare in scene.spares:
+            (band,) = spare.left_out
+            about = str(error).startswith(f"scene {scene.id}, asset {band.key}: ")
+            if about and source(band.href) == source(_href(scene)):
+                return spare
+        return None
 
 
 def _href(scene: Scene) -> str:
@@ -140,8 +157,9 @@ def _foreign(scene: Scene, error: BaseException) -> SceneError:
 
 
 def _with_doubt(scene: Scene, receipt: Receipt) -> Receipt:
-    """Add a warning where the scene's scale or offset does not fit its pixels."""
+    """Add warnings where the scene's scale or offset does not fit its pixels, and where it lacks a band."""
     cloud = (receipt.cloud_cover or 0) / 100
     offset = offset_doubt(scene, receipt.valid, receipt.dark_all, receipt.dark_any, cloud)
-    doubts = {each for each in (offset, black_doubt(receipt.valid, receipt.lit)) if each}
+    lacking = [f"masked without {band.name}: its file was at fault on {ATTEMPTS} nights" for band in scene.left_out]
+    doubts = {each for each in (offset, black_doubt(receipt.valid, receipt.lit), *lacking) if each}
     return replace(receipt, warnings=tuple(sorted({*receipt.warnings, *doubts})))

@@ -298,9 +298,10 @@ def kept(out: Path) -> dict[str, tuple[int, str]]:
 
 def a_day_passes(out: Path) -> None:
     """Make every failure a day older: what fails in the next run fails on another night."""
-    for path in (out / "failures").iterdir():
+    for path in (out / "failures").glob("*.json"):
         record = json.loads(path.read_text())
-        record["night"] = (datetime.fromisoformat(record["night"]) - timedelta(days=1)).isoformat()
+        if record["night"]:  # None has counted yet where its source was out
+            record["night"] = (datetime.fromisoformat(record["night"]) - timedelta(days=1)).isoformat()
         path.write_text(json.dumps(record))
 
 
@@ -384,6 +385,7 @@ def run_here(catalog: Path, checkpoint: Path, out: Path, **options: Any) -> None
 
     from cloudjob import job
     from cloudjob.cluster import network, task
+    from cloudjob.errors import SceneError
     from cloudjob.model import predict
     from cloudjob.model.checkpoint import load
     from cloudjob.plan.request import request
@@ -392,7 +394,10 @@ def run_here(catalog: Path, checkpoint: Path, out: Path, **options: Any) -> None
 
     def here(_: object, __: object, work: Any) -> Iterator[Any]:
         for _, part in work:
-            yield part, task.mask_tiles(part, model)
+            try:
+                yield part, task.mask_tiles(part, model)
+            except SceneError as error:
+                yield part, error
 
     asked = request(
         **{"bbox": (-180, -90, 180, 90), "dates": "2000/..", "out": out, "catalog": catalog, **options},

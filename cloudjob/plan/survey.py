@@ -182,7 +182,7 @@ def compare(job: Job, found: Found, *, files: bool = False) -> Survey:
     before = [each for each in known.to_retry(job.retry) if each.item and each.id not in listed]
     again, hopeless = _described(job, ((each.item, each.assets, each.signing) for each in before), Sources())
     sources = Sources() if files else None
-    fitting, misfits = grids.on_one([*found.scenes, *again], known, sources)
+    fitting, misfits = grids.on_one([_spared(scene, known) for scene in (*found.scenes, *again)], known, sources)
     if sources and not fitting and (error := sources.verdict()):
         raise error
     # A version that cannot be read, night after night, does not stand in the way of one that can.
@@ -195,6 +195,13 @@ def compare(job: Job, found: Found, *, files: bool = False) -> Survey:
     made = plan.make(kept, known, lambda scene: _tiles(job, scene, found.marked), job.retry)
     refused, given_up = _sorted_out(job, [*found.refusals, *hopeless, *misfits], made, known)
     return Survey(made, refused, given_up, known)
+
+
+def _spared(scene: Scene, known: Ledger) -> Scene:
+    """The scene without an optional band that the ledger says it is masked without, until its item changes."""
+    entries = (known.done.get(scene.id), known.failures.get(scene.id))
+    told = {entry.fingerprint for entry in entries if entry}
+    return next((spare for spare in scene.spares if spare.fingerprint in told), scene)
 
 
 def _sorted_out(

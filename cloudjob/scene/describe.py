@@ -117,6 +117,7 @@ def _describe(
         provider_cloud_cover=properties.get("eo:cloud_cover"),
         signing=signing,
         coarser=coarser,
+        optional=tuple(band.name for band in read if band.name in optional),
     )
 
 

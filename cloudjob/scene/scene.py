@@ -1,6 +1,6 @@
 """What is known of one scene before any pixel is read: two small dataclasses."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -74,6 +74,8 @@ class Scene:
         provider_cloud_cover: `eo:cloud_cover` of the item, percent, or None.
         signing: how hrefs are signed when opened (`signing.open_href`), or "".
         coarser: so many of the network's pixels along y and x make one of the mask.
+        optional: names of those of its bands that the network can do without.
+        left_out: a band that its item has, and that it is masked without, for its file is at fault.
     """
 
     id: str
@@ -93,6 +95,8 @@ class Scene:
     signing: str = ""
     product: str = ""
     coarser: int = 1
+    optional: tuple[str, ...] = ()
+    left_out: tuple[Band, ...] = ()
 
     @property
     def mask_grid(self) -> Grid:
@@ -102,4 +106,19 @@ class Scene:
     @property
     def assets(self) -> dict[str, str]:
         """Common band name → asset key, as `metadata.describe` was told."""
-        return {band.name: band.key for band in (*self.bands, self.scl) if band}
+        return {band.name: band.key for band in (*self.bands, *self.left_out, self.scl) if band}
+
+    def without(self, band: Band) -> "Scene":
+        """The scene without an optional band: another one by its fingerprint, which still tells what the item says."""
+        return replace(
+            self,
+            bands=tuple(each for each in self.bands if each != band),
+            fingerprint=f"{self.fingerprint} without {band.name}",
+            optional=(),
+            left_out=(band,),
+        )
+
+    @property
+    def spares(self) -> "list[Scene]":
+        """The scene without one of its optional bands each; none of a scene that lacks one already."""
+        return [self.without(band) for band in self.bands if band.name in self.optional]

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -50,7 +50,8 @@ class Failure:
         signing: how its hrefs are signed when opened, or "".
         counted: the last reason that was the scene's own; "" if there was none yet.
         night: when the last of the nights that count was.
-        version: of the cloudjob that last tried and found a reason of the scene's own.
+        version: of the cloudjob that last tried and found a reason of the scene's own; "" where it has not yet been
+            tried without the band that this is about.
     """
 
     id: str
@@ -162,6 +163,7 @@ def record(
     reason: str,
     *,
     outside: bool = False,
+    spare: Scene | None = None,
 ) -> Failure:
     """Write down that a scene failed in this run.
 
@@ -172,6 +174,7 @@ def record(
         tiles: that were asked for.
         reason: why; secrets are taken out.
         outside: whether the reason lies outside the scene (its source is out): then this night does not count.
+        spare: the scene without the band that the reason is about: tried in its place where it would be abandoned.
 
     Raises:
         UnreachableError: the store does not answer, or the lock is lost.
@@ -188,6 +191,9 @@ def record(
         **_about(what, tiles, before),
         **_counted(known, redact(reason), now, outside=outside),
     )
+    if spare and failure.abandoned and not outside:
+        told = f"{failure.reason}; the next run masks it without {spare.left_out[0].name}"
+        failure = replace(failure, fingerprint=spare.fingerprint, reason=told, version="")  # No version has tried that
     lock.check()
     lock.out.put(failure.path, dump(asdict(failure) | {"tiles": sorted(failure.tiles)}))
     return failure
@@ -229,8 +235,11 @@ def _moment(text: str) -> datetime:
 
 
 def _kind(reason: str) -> str:
-    """A reason without its numbers: "timed out after 30.1 s" is the same as after 30.2 s; nor places in memory."""
-    return re.sub(r"0x[0-9a-fA-F]+|[0-9]+", "#", reason)
+    """A reason without its numbers: "timed out after 30.1 s" is the same as after 30.2 s; nor places in memory.
+
+    The numbers of names stay: B04 is another asset than B11.
+    """
+    return re.sub(r"0x[0-9a-fA-F]+|(?<![A-Za-z0-9])[0-9]+", "#", reason)
 
 
 def _parsed(path: str, data: bytes) -> Failure:

@@ -224,6 +224,7 @@ def fail(
     tiles: Iterable[Tile],
     reason: str,
     outside: bool = False,
+    spare: Scene | None = None,
 ) -> Failure:
     """Record that a scene failed: for the next run, which tries again, and as a hint for readers.
 
@@ -237,11 +238,13 @@ def fail(
         tiles: that were asked for.
         reason: why; secrets are taken out.
         outside: whether the reason lies outside the scene (`failures.record`).
+        spare: the scene without the band that the reason is about (likewise), or None.
 
     Raises:
         UnreachableError: the store does not answer, or the lock is lost.
     """
-    failure = failures.record(lock, ledger.failures.get(scene.id), scene, tiles, reason, outside=outside)
+    before = ledger.failures.get(scene.id)
+    failure = failures.record(lock, before, scene, tiles, reason, outside=outside, spare=spare)
     if not grows(ledger, scene):
         _set_status(lock.out, slot, FAILED)
     return failure

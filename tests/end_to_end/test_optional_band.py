@@ -1,7 +1,10 @@
 """Short-wave infrared where a scene has it: one checkpoint, with and without, and the same values however it is cut."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +13,19 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+from file_server import file_server
 from scenes import BANDS, write_cog
 
 from cloudjob import embed, job
 from cloudjob.cluster import network, task
+from cloudjob.errors import OutageError, UnreachableError
 from cloudjob.model import predict
 from cloudjob.model.checkpoint import load
 from cloudjob.plan.request import request
 from cloudjob.scene.describe import describe
+from cloudjob.store import ledger, listing
+from cloudjob.store.listing import Listed
+from cloudjob.store.out import Out
 
 FIVE = (*BANDS, "swir16")
 SHAPE = (150, 139)
@@ -121,3 +129,217 @@ def test_cubes_with_and_without(checkpoint: Path) -> None:
     for cube in (five.sel(band=list(BANDS)), xr.DataArray(values[:4], dims=("band", "y", "x"))):
         np.testing.assert_array_equal(embed.mask(cube, checkpoint=checkpoint), predict.mask(model, absent))
     np.testing.assert_array_equal(embed.mask(five[::-1], checkpoint=checkpoint), predict.mask(model, values))
+
+
+@dataclass
+class Nights:
+    """Runs on one OUT, each a night after the other, with the scene that has the band in a copy of its own.
+
+    Attributes:
+        folder: of the copy; OUT lies beside it.
+        checkpoint: with the optional band.
+        item: of the scene.
+    """
+
+    folder: Path
+    checkpoint: Path
+    item: dict[str, Any]
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    @property
+    def band(self) -> Path:
+        return self.folder / "swir16.tif"
+
+    def run(self, *more: dict[str, Any], item: dict[str, Any] | None = None, **options: Any) -> dict[str, Listed]:
+        """What the OUT holds after another night."""
+        catalog = jobs.write_catalog(self.folder / "items.json", [item or self.item, *more])
+        with suppress(UnreachableError):  # No scene of the server can be read
+            jobs.run_here(catalog, self.checkpoint, self.out, **options)
+        jobs.a_day_passes(self.out)
+        return {scene.id: scene for scene in listing.scenes(Out.at(self.out))}
+
+    def told(self) -> dict[str, Any]:
+        """Properties of the scene's item in the OUT."""
+        found: dict[str, Any] = jobs.item_of(self.out, "WITH")["properties"]
+        return found
+
+    def expected(self, *, band: bool) -> np.ndarray:
+        """The mask with the band, or without."""
+        assets = {key: asset for key, asset in self.item["assets"].items() if band or key != "swir16"}
+        return expected({"assets": assets}, predict.prepare(load(self.checkpoint), "cpu"))
+
+
+@pytest.fixture
+def nights(checkpoint: Path, items: list[dict[str, Any]], tmp_path: Path) -> Nights:
+    item = json.loads(json.dumps(items[0]))
+    for asset in item["assets"].values():
+        shutil.copy(asset["href"], tmp_path / Path(asset["href"]).name)
+        asset["href"] = str(tmp_path / Path(asset["href"]).name)
+    return Nights(tmp_path, checkpoint, item)
+
+
+def damage(path: Path) -> None:
+    """Leave a header, and nothing that can be unpacked."""
+    content = path.read_bytes()
+    path.write_bytes(content[:600] + b"\xff" * (len(content) - 600))
+
+
+WITHOUT_IT = "masked without swir16: its file was at fault on 3 nights"
+
+
+@pytest.mark.parametrize("broken", [Path.unlink, damage])
+def test_a_band_broken_for_good_costs_no_mask(broken: Callable[[Path], None], nights: Nights) -> None:
+    whole = nights.band.read_bytes()
+    broken(nights.band)
+    for night in (1, 2, 3):
+        state = nights.run()["WITH"]
+        assert state.state == "failed"
+        assert state.reason.startswith("scene WITH, asset swir16: ")
+        assert state.reason.endswith("; the next run masks it without swir16") == (night == 3)
+    elsewhere = {"dates": "2023-01"}  # What failed is tried again whatever the dates
+    assert nights.run(**elsewhere)["WITH"].state == "done"
+    np.testing.assert_array_equal(jobs.mask_of(nights.out, "WITH"), nights.expected(band=False))
+    assert nights.told()["cloudjob:warnings"] == [WITHOUT_IT]
+    assert "swir16" not in nights.told()["cloudjob:reflectance"]
+    assert not any((nights.out / "failures").iterdir())
+    before = jobs.kept(nights.out)
+    nights.run()
+    assert jobs.kept(nights.out) == before, "tried again, though its item is the same"
+    nights.band.with_name("late.tif").write_bytes(whole)
+    nights.item["assets"]["swir16"]["href"] = str(nights.band.with_name("late.tif"))
+    assert nights.run()["WITH"].state == "done"
+    np.testing.assert_array_equal(jobs.mask_of(nights.out, "WITH"), nights.expected(band=True))
+    assert "cloudjob:warnings" not in nights.told()
+
+
+def test_a_band_that_comes_late_is_waited_for(nights: Nights) -> None:
+    whole = nights.band.read_bytes()
+    nights.band.unlink()
+    assert nights.run()["WITH"].state == nights.run()["WITH"].state == "failed"
+    nights.band.write_bytes(whole)
+    assert nights.run()["WITH"].state == "done"
+    np.testing.assert_array_equal(jobs.mask_of(nights.out, "WITH"), nights.expected(band=True))
+
+
+@pytest.mark.parametrize("fault", [503, 403, 404])
+def test_no_outage_gives_a_mask_without_the_band(fault: int, nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloudjob.scene.opened.ATTEMPTS", 1)
+    monkeypatch.setattr("cloudjob.cluster.task.PAUSE", 0)
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
+    wanted = nights.expected(band=True)
+    with file_server(nights.folder) as server, file_server(nights.folder) as another:
+        for key, asset in nights.item["assets"].items():
+            # Of a server that has only this band nothing tells whether it is out, or has one bad file
+            host = another if (key, fault) == ("swir16", 404) else server
+            asset["href"] = f"{host.url}/{Path(asset['href']).name}"
+            host.disturb("swir16", lasting=fault)
+        for _ in range(5):
+            state = nights.run()["WITH"]
+            assert "asset swir16" in state.reason
+        assert state.state == ("abandoned" if fault == 404 else "failed")
+        server.calm(), another.calm()
+        nights.run(retry=("WITH",))
+    np.testing.assert_array_equal(jobs.mask_of(nights.out, "WITH"), wanted)
+
+
+def test_an_outage_when_it_is_tried_without_changes_nothing(nights: Nights) -> None:
+    nights.band.unlink()
+    for _ in range(3):
+        nights.run()
+    for path in (nights.out / "failures").iterdir():
+        known = json.loads(path.read_text())
+
+    def out(*_: object) -> None:
+        raise OutageError("scene WITH: no route to host")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "mask_tiles", out)
+        for _ in range(4):
+            assert nights.run()["WITH"].state == "failed"
+    told = json.loads(path.read_text())
+    assert {name: told[name] for name in ("runs", "counted", "fingerprint", "assets")} == {
+        name: known[name] for name in ("runs", "counted", "fingerprint", "assets")
+    }
+    assert nights.run()["WITH"].state == "done"
+    assert nights.told()["cloudjob:warnings"] == [WITHOUT_IT]
+
+
+def test_a_killed_run_is_gone_on_with(nights: Nights) -> None:
+    nights.band.unlink()
+    for _ in range(3):
+        nights.run()
+    (record,) = (nights.out / "failures").iterdir()
+    known = record.read_bytes()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(task, "mask_tiles", killed)
+        nights.run()
+    assert nights.run()["WITH"].state == "done"
+    before = jobs.kept(nights.out)
+    record.write_bytes(known)  # Killed between the item and what comes after it
+    nights.run()
+    assert {path: what[1] for path, what in jobs.kept(nights.out).items()} == {
+        path: what[1] for path, what in before.items()
+    }
+    np.testing.assert_array_equal(jobs.mask_of(nights.out, "WITH"), nights.expected(band=False))
+
+
+def test_a_finished_mask_with_the_band_stays(nights: Nights) -> None:
+    assert nights.run()["WITH"].state == "done"
+    before = jobs.items(nights.out)
+    changed = json.loads(json.dumps(nights.item))
+    changed["assets"]["swir16"]["href"] = str(nights.folder / "gone.tif")
+    newer = json.loads(json.dumps(changed).replace('"WITH"', '"NEWER"'))
+    newer["properties"] |= {"s2:processing_baseline": "05.10", "s2:generation_time": "2024-08-01T00:00:00Z"}
+    newer["properties"]["earthsearch:boa_offset_applied"] = True
+    for item in (changed, newer):
+        for _ in range(5):
+            nights.run(item=item)
+        state = {failure.id: failure for failure in ledger.read(Out.at(nights.out)).failures.values()}
+        assert state[item["id"]].abandoned
+        assert jobs.items(nights.out) == before
+        np.testing.assert_array_equal(jobs.mask_of(nights.out, "WITH"), nights.expected(band=True))
+
+
+def test_a_reprocessed_scene_with_a_broken_band_is_masked_once(nights: Nights) -> None:
+    """Of two versions that nobody has masked yet the newer one counts, as ever."""
+    nights.band.unlink()
+    newer = json.loads(json.dumps(nights.item).replace('"WITH"', '"NEWER"'))
+    newer["properties"] |= {"s2:processing_baseline": "05.10", "s2:generation_time": "2024-08-01T00:00:00Z"}
+    newer["properties"]["earthsearch:boa_offset_applied"] = True
+    for _ in range(6):
+        states = nights.run(newer)
+    assert {name: state.state for name, state in states.items()} == {"NEWER": "done"}
+    whole = nights.run()  # Of a catalog that lists the older one alone
+    assert {name: state.state for name, state in whole.items()} == {"NEWER": "done"}
+
+
+def test_a_scene_whose_other_bands_break_too_is_abandoned(nights: Nights) -> None:
+    nights.band.unlink()
+    for _ in range(3):
+        nights.run()
+    damage(nights.folder / Path(nights.item["assets"]["nir"]["href"]).name)
+    for _ in range(3):
+        state = nights.run()["WITH"]
+        assert "asset nir" in state.reason
+    assert state.state == "abandoned"
+    assert nights.run()["WITH"] == state
+
+
+def test_a_mask_without_the_band_grows_without_it(nights: Nights) -> None:
+    west, south, east, north = nights.item["bbox"]
+    corner = (west, (south + north) / 2, (west + east) / 2, north)
+    nights.band.unlink()
+    for _ in range(4):
+        nights.run(bbox=corner)
+    part = jobs.mask_of(nights.out, "WITH")
+    assert 0 < (part != 255).sum() < part.size
+    assert nights.run()["WITH"].state == "done"
+    np.testing.assert_array_equal(jobs.mask_of(nights.out, "WITH"), nights.expected(band=False))
+    assert nights.told()["cloudjob:warnings"] == [WITHOUT_IT]

@@ -294,6 +294,11 @@ def test_another_reason_starts_counting_anew(out: Out, clock: Callable[[float], 
     assert failure.first < failure.last
 
 
+def test_the_same_fault_of_another_asset_is_another_reason(out: Out, clock: Callable[[float], None]):
+    assert fail(out, clock, "asset B04: read failed at row 1", "asset B11: read failed at row 2").runs == 1
+    assert fail(out, clock, "asset B11: read failed at row 30").runs == 2
+
+
 def test_an_item_that_describes_no_scene_is_a_failure_like_any_other(out: Out, clock: Callable[[float], None]):
     item = {
         "id": "ODD",
