@@ -128,8 +128,10 @@ def cli(*, verbose: bool, form: logs.Format) -> None:
     logs.setup(form, verbose=verbose)
     try:
         Path.cwd()
-    except FileNotFoundError:  # torch would end the process in words of its own
-        raise UsageError("the folder that you are in was deleted", hint="change to another one, as with `cd`") from None
+    except FileNotFoundError:  # torch would end the process in words of its own. Help needs none
+        if not {"-h", "--help"} & set(sys.argv):
+            hint = "change to another one, as with `cd`"
+            raise UsageError("the folder that you are in was deleted", hint=hint) from None
 
 
 for each in (status, list_, check_, export_, rethreshold_, report_):

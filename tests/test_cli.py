@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -337,18 +338,26 @@ def test_a_stdout_that_takes_no_more() -> None:
 
 
 def test_a_folder_that_was_deleted_while_somebody_is_in_it(tmp_path: Path) -> None:
-    here = tmp_path / "here"
-    here.mkdir()
-    done = subprocess.run(
-        ["bash", "-c", f"rmdir {here}; {jobs.CLOUDJOB[0]} model"],
-        cwd=here,
-        capture_output=True,
-        text=True,
-        timeout=jobs.PATIENCE,
-        check=False,
-    )
+    def told(*arguments: str) -> subprocess.CompletedProcess[str]:
+        here = tmp_path / "here"
+        here.mkdir()
+        command = shlex.join([*jobs.CLOUDJOB, *arguments])
+        return subprocess.run(
+            ["bash", "-c", f"rmdir {here}; {command}"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=jobs.PATIENCE,
+            check=False,
+        )
+
+    done = told("model")
     assert done.returncode == 2
     assert done.stderr == "error: the folder that you are in was deleted\nhint: change to another one, as with `cd`\n"
+    for arguments in (("--version",), ("--help",), ("run", "--help"), ("model", "-h")):  # They need none
+        help_ = told(*arguments)
+        assert (help_.returncode, help_.stderr) == (0, "")
+        assert "cloudjob" in help_.stdout
 
 
 DEEP = '{"type": "Feature", "geometry": ' * 3000 + "{}" + "}" * 3000
