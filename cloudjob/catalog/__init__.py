@@ -1,3 +1,3 @@
 """What scenes there are, and where: presets, search, dates, areas, and addresses that need a signature."""
 
-__all__ = ["area", "bands", "dates", "item", "presets", "search", "signing", "values"]
+__all__ = ["answers", "area", "bands", "dates", "item", "presets", "search", "signing", "values"]

@@ -3,11 +3,13 @@
 import email.utils
 import logging
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -27,6 +29,28 @@ LONGEST_WAIT = 60.0
 _REDIRECTS = 5
 _CHUNK = 2**16
 _LATER = "nothing was changed; the same command may work later"
+
+T = TypeVar("T")
+
+
+def within(seconds: float, ask: Callable[[], T]) -> T:
+    """Return what a call of a server gives; what takes longer is left to itself, in a thread that keeps no process.
+
+    `requests` and urllib3 only bound each read: of a head that drips they wait for the end, for ever.
+
+    Raises:
+        TimeoutError: it takes longer.
+    """
+    told: Future[T] = Future()
+
+    def answer() -> None:
+        try:
+            told.set_result(ask())
+        except BaseException as error:  # noqa: BLE001 -- raised again where the call was made
+            told.set_exception(error)
+
+    threading.Thread(target=answer, daemon=True).start()
+    return told.result(seconds)
 
 
 class RefusedRequestError(Exception):
@@ -96,7 +120,9 @@ class Client:
 
     def _ask(self, method: str, address: str, body: Any, whole: Callable[[Any], bool]) -> dict[str, Any]:
         try:
-            status, headers, data = self._answer(method, address, body)
+            status, headers, data = within(MAX_SECONDS, lambda: self._answer(method, address, body))
+        except TimeoutError:
+            raise _PassingFault(f"an answer takes longer than {MAX_SECONDS} s") from None
         except requests.exceptions.SSLError as error:
             raise _no_handshake(redact(address), error) from None
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:

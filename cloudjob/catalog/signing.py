@@ -15,6 +15,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
+from cloudjob.catalog.answers import MAX_SECONDS, within
 from cloudjob.errors import OutageError, OutsideError
 
 PLANETARY_COMPUTER = "planetary-computer"
@@ -134,8 +135,8 @@ def _fetch_token(account: str, container: str) -> tuple[str, datetime]:
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(max_retries=_RETRY))
             headers = {"Ocp-Apim-Subscription-Key": key} if key else None
-            answer = session.get(address, headers=headers, timeout=_TIMEOUT_S)
-    except requests.RequestException as error:
+            answer = within(MAX_SECONDS, lambda: session.get(address, headers=headers, timeout=_TIMEOUT_S))
+    except (requests.RequestException, TimeoutError) as error:
         raise OutageError(f"cannot sign: {address} does not answer ({type(error).__name__})") from None
     if answer.status_code != requests.codes.ok:
         raise OutsideError(f"cannot sign: {address} answers HTTP {answer.status_code}")

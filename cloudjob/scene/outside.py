@@ -9,6 +9,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3
 
+from cloudjob.catalog.answers import within
 from cloudjob.errors import KeysMissingError, OutageError, OutsideError, PassingError, SceneError
 
 _VIRTUAL = {"vsis3": "s3", "vsigs": "gs", "vsiaz": "az", "vsiadls": "az"}
@@ -55,6 +56,8 @@ _GIVEN = {
 _FILES = {"s3": ("~/.aws/credentials", "~/.aws/config", "~/.gdal/gdalrc"), "az": ("~/.gdal/gdalrc",)}
 
 _REDIRECTS = 5
+_EXPLAINING = 30.0
+"""Seconds in which a server may show what it sends; a lane waits for it."""
 
 _METADATA = "http://169.254.169.254/latest/api/token"
 """Where a machine of Amazon's gets its role's keys (instance metadata service, version 2)."""
@@ -99,6 +102,13 @@ def instead(href: str) -> str:
     Returns:
         Words to stand behind GDAL's, or "".
     """
+    try:
+        return within(_EXPLAINING, lambda: _instead(href))
+    except TimeoutError:
+        return ""
+
+
+def _instead(href: str) -> str:
     asking = urllib3.PoolManager(retries=False, timeout=10)
     try:
         for _ in range(_REDIRECTS):

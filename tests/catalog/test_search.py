@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from conftest import REAL, needs_real_scenes
 from distributed.security import Security
+from dripping import LONGEST, dripping
 from shapely import box
 from shapely.geometry import mapping
 from stac_server import stac_server
@@ -448,6 +449,14 @@ def test_a_slow_answer_is_asked_for_again(api, hurried, monkeypatch, when):
     api.faults = deque([""] * when + ["slow"])
     assert ids(catalog_for(api.url)) == ["A"]
     assert len(api.requests) == 3
+
+
+def test_a_head_that_drips_ends(hurried, monkeypatch):
+    monkeypatch.setattr(answers, "MAX_SECONDS", 1)
+    begun = time.monotonic()
+    with dripping() as address, pytest.raises(UnreachableError, match="an answer takes longer than 1 s"):
+        ids(catalog_for(address))
+    assert time.monotonic() - begun < LONGEST
 
 
 @pytest.mark.parametrize(

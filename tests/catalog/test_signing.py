@@ -7,13 +7,14 @@ from datetime import timedelta
 from http.server import BaseHTTPRequestHandler
 
 import pytest
+from dripping import LONGEST, dripping
 from sas_endpoint import SasEndpoint
 from stac_server import serving
 from urllib3 import Retry
 
 from cloudjob.catalog import signing
 from cloudjob.catalog.signing import forget, given, open_href, remember, unsigned
-from cloudjob.errors import PassingError, SceneError, redact
+from cloudjob.errors import OutageError, PassingError, SceneError, redact
 
 PC = "planetary-computer"
 BLOB = "https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/31/T/CH/B04.tif"
@@ -149,6 +150,17 @@ def test_a_silent_endpoint_does_not_hang_a_worker(sas, monkeypatch):
             open_href(PC, BLOB)
         assert time.monotonic() - began < 5
         released.set()
+
+
+def test_a_head_that_drips_does_not_hang_a_worker(monkeypatch):
+    monkeypatch.setattr(signing, "MAX_SECONDS", 1)
+    monkeypatch.setattr(signing, "_tokens", {})
+    began = time.monotonic()
+    with dripping() as address:
+        monkeypatch.setenv("PC_SDK_SAS_URL", address)
+        with pytest.raises(OutageError, match="does not answer"):
+            open_href(PC, BLOB)
+    assert time.monotonic() - began < LONGEST
 
 
 @pytest.mark.parametrize(("fault", "says"), [(404, "HTTP 404"), (403, "HTTP 403"), ("no token", "is not a token")])

@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from dripping import LONGEST, dripping
 from file_server import file_server
 from scenes import BANDS, make_item, write_cog
 
@@ -202,6 +204,14 @@ def test_a_page_in_a_files_place_is_known_by_its_head(path: str, told: bool) -> 
         server.over.set()  # type: ignore[attr-defined]
         server.shutdown()
         server.server_close()
+
+
+def test_a_head_that_drips_explains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outside, "_EXPLAINING", 1)
+    begun = time.monotonic()
+    with dripping() as address:
+        assert outside.instead(f"{address}/a.tif") == ""
+    assert time.monotonic() - begun < LONGEST
 
 
 def test_of_what_is_no_server_nothing_is_asked() -> None:
