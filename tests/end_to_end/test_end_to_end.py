@@ -319,6 +319,25 @@ def test_a_geometry_clips(simple: Simple, cluster: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(mask_of(out, scene)[clear_of_the_edge], expected[clear_of_the_edge])
 
 
+@pytest.mark.parametrize(("off", "pixels"), [(0.0, 0), (0.5, 1)])
+def test_an_area_with_no_pixels_centre_is_told(
+    off: float, pixels: int, simple: Simple, cluster: str, tmp_path: Path
+) -> None:
+    """Of 4 m, around where four pixels of 10 m meet, or in the middle of one."""
+    with rasterio.open(simple.sources[A]["assets"]["red"]["href"]) as file:
+        x, y = file.xy(60 + off, 50 + off, offset="ul")
+    area = shapely.Point(Transformer.from_crs(32633, 4326, always_xy=True).transform(x, y)).buffer(2e-5)
+    (tmp_path / "area.geojson").write_text(shapely.to_geojson(area))
+    where = ("--geometry", tmp_path / "area.geojson", "--dates", "2024-06-01", "--cluster", cluster)
+    result = run_job(simple.catalog, simple.checkpoint, tmp_path / "out", *where)
+    assert result.code == 0, result.stderr
+    assert (mask_of(tmp_path / "out", A) != 255).sum() == pixels
+    told = "the centre of no pixel lies in the area: its mask is empty"
+    assert (f"{A}: {told}" in result.stderr) == (not pixels)
+    properties = item_of(tmp_path / "out", A)["properties"]
+    assert properties.get("cloudjob:warnings") == (None if pixels else [told])
+
+
 def test_threshold_and_buffer(simple: Simple, cluster: str, tmp_path: Path) -> None:
     """The buffer reaches across the edges of tiles, and never into no data."""
     options = ("--threshold", "0.9", "--buffer", "35", "--dates", "2024-06-01")
