@@ -462,6 +462,19 @@ def test_of_a_mask_that_was_never_finished_nothing_is_left_in_another(out: Out):
     assert np.array_equal(array(out), [expected(make_scene(1)), expected(changed, ALL[3:])])
 
 
+def test_of_a_mask_that_its_group_no_longer_knows_nothing_is_left_in_another(out: Out):
+    """A group's list of yesterday, as a copy that was made while a run was at work may have it."""
+    run(out, [make_scene(0)])
+    group = Path(out.address, "masks.zarr/32TQM/zarr.json")
+    yesterday = group.read_bytes()
+    run(out, [make_scene(1)])
+    group.write_bytes(yesterday)
+    run(out, [make_scene(2)], ALL[3:])
+    assert np.array_equal(array(out), [expected(make_scene(0)), expected(make_scene(2), ALL[3:])])
+    run(out, [make_scene(1)])
+    assert list(check.check(out)) == []
+
+
 def test_a_mask_of_which_nobody_took_a_checksum_grows_and_is_sound(out: Out):
     """An older cloudjob's: the sum of its new tiles is not that of the whole, and `check --repair` would delete it."""
     run(out, [make_scene(0)], ALL[:2])
