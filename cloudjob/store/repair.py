@@ -3,6 +3,7 @@
 A mask is never guessed: a scene whose mask, item or place is damaged loses its item, and the next run masks it again.
 """
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
@@ -111,11 +112,10 @@ def _day(out: Out, ledger: ledgers.Ledger, id_: str) -> date | None:
     for group, metadata in ledger.groups.items():
         owners = groups.scenes(metadata)
         if id_ in owners:
-            try:
+            with contextlib.suppress(*check.WRONG):
                 moment = int(np.asarray(groups.open_array(out, group, "time")[owners.index(id_)]))
-                return datetime.fromtimestamp(moment / 1e6, UTC).date()
-            except check.WRONG:
-                break
+                if moment:  # Else its group has been mended just now, and no item told its time
+                    return datetime.fromtimestamp(moment / 1e6, UTC).date()
     found = re.search(r"(?:19|20)\d{2}[01]\d[0-3]\d", id_)
     try:
         return datetime.strptime(found[0], "%Y%m%d").replace(tzinfo=UTC).date() if found else None

@@ -96,6 +96,14 @@ def test_what_is_cut_is_found_and_mended(out: Out, capfd: Capfd, path: str, mend
     assert parsed(output.files(out)) == parsed(before)
 
 
+def test_the_day_of_a_scene_is_not_that_of_an_axis_that_was_emptied(out: Out, capfd: Capfd):
+    """Else the next runs would look for it in 1970, and its mask would be lost."""
+    for path in (ITEM, f"{GROUP}/time/c/0"):
+        Path(out.address, path).write_bytes(b"x")
+    assert call(capfd, "check", out, "--repair").code == 0
+    assert [(each.id, each.day) for each in again.read(out)] == [(FIRST, SCENES[0].time.date())]
+
+
 @pytest.mark.parametrize("beside", ["cloud/zarr.json", "time/c/0"])
 def test_a_mask_is_looked_at_once_though_its_group_is_damaged_too(out: Out, capfd: Capfd, beside: str):
     """Where no array could be read the masks are, as soon as it can be."""
