@@ -804,6 +804,17 @@ def test_a_damaged_mask_is_made_again_of_the_version_that_is_listed_now(
     assert again.read(nights.out) == []
 
 
+@pytest.mark.parametrize("narrower", [{"max_cloud_cover": 5.0}, {"limit": 1}])
+def test_a_damaged_mask_is_made_again_whatever_the_run_leaves_out(nights: Nights, narrower: dict[str, Any]):
+    """Of a day that is asked for, but of a scene that is not: it was gone until no run asked for its day any more."""
+    scenes = nights.scene(B), nights.scene(A)
+    nights.run(*scenes)
+    damage(nights, A)
+    mended(nights)
+    assert nights.run(*scenes, **narrower) == {A: "done"}
+    assert again.read(nights.out) == []
+
+
 def test_a_mark_of_an_earlier_cloudjob_is_understood(nights: Nights):
     assert nights.run(nights.scene(A)) == {A: "done"}
     nights.out.put_json(again.FILE, {B: "2024-06-04"})
