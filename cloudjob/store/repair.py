@@ -57,6 +57,7 @@ def repair(lock: Lock, faults: Iterable[Fault]) -> Iterator[tuple[Fault, str]]:
     ledgers.refresh(out)
     yield from ((fault, cog.restore(lock, fault.scene)) for fault in faults if _of_cog(fault))
     yield from ((fault, "made anew") for fault in faults if fault.mend == "rebuild" and fault.path.startswith("items/"))
+    yield from ((fault, "what can be read is kept") for fault in faults if fault.path == again.FILE)
     yield from ((fault, "") for fault in faults if fault.mend == "by hand")
 
 
