@@ -208,12 +208,14 @@ def tidy(lock: Lock, ledger: Ledger) -> None:
     for name, metadata in ledger.groups.items():
         order = list(groups.scenes(metadata))
         freed = [slot for slot in _free(ledger, name) if order[slot]]
+        if not freed:
+            continue
+        lock.check()  # There may be hundreds of groups; a run that took over gives these slots to others
         for slot in freed:
             _empty(lock.out, name, slot)
             order[slot] = ""
-        if freed:
-            statuses = [_status(ledger, name, slot) for slot in range(len(order))]
-            groups.commit(lock.out, name, order, times={}, statuses=statuses)
+        statuses = [_status(ledger, name, slot) for slot in range(len(order))]
+        groups.commit(lock.out, name, order, times={}, statuses=statuses)
 
 
 def fail(

@@ -599,6 +599,21 @@ def test_a_lock_lost_at_the_last_moment_stops_the_item(out: Out, monkeypatch: py
     assert not ledger.read(out).done
 
 
+def test_a_lock_lost_while_slots_are_freed_frees_no_more(out: Out, monkeypatch: pytest.MonkeyPatch):
+    """A machine that was asleep would empty slots that another run has given away since."""
+    monkeypatch.setattr(output.slots, "tidy", lambda *_: None)
+    groups = ("32TQM", "32TQN")
+    for baseline in ("05.10", "05.11"):
+        run(out, [make_scene(0, group=name, id=f"{name}-{baseline}", baseline=baseline) for name in groups])
+    with Lock(out) as lock:
+        empty = output.slots._empty
+        taken = out.get(lock.token.path) or b""
+        monkeypatch.setattr(output.slots, "_empty", lambda *what: (empty(*what), out.put("lock/00000099.json", taken)))
+        with pytest.raises(LockLostError):
+            tidy(lock, ledger.read(out))
+    assert [(array(out, "cloud", name)[0] == 255).all() for name in groups] == [True, False]
+
+
 def test_all_of_a_mask_is_on_the_disk_before_its_item_says_so(out: Out, monkeypatch: pytest.MonkeyPatch):
     settled: list[int] = []
 
