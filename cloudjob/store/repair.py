@@ -87,8 +87,8 @@ def _again(lock: Lock, faults: Sequence[Fault]) -> Iterator[tuple[Fault, str]]:
     ledger = ledgers.read(out)
     days = {fault.scene: _day(out, ledger, fault.scene) for fault in faults}
     again.mark(out, [_marked(ledger, id_, day) for id_, day in days.items() if day])
-    lock.check()
     for fault in faults:
+        lock.check()  # A run that took over may have masked it by now
         done = ledger.done.get(fault.scene)
         path = done.path if done else fault.path
         if done:

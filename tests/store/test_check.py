@@ -13,9 +13,9 @@ from faulty import call
 
 from cloudjob.errors import UnreachableError
 from cloudjob.shown import attach
-from cloudjob.store import again, check, ledger, settings
+from cloudjob.store import again, check, ledger, repair, settings
 from cloudjob.store.conventions import COMPLETE, PLANNED
-from cloudjob.store.lock import Lock
+from cloudjob.store.lock import Lock, LockLostError
 from cloudjob.store.out import Out
 
 Capfd = pytest.CaptureFixture[str]
@@ -341,6 +341,17 @@ def test_an_out_that_is_none(tmp_path: Path, capfd: Capfd):
     (tmp_path / "photos/cat.jpg").touch()
     assert call(capfd, "check", tmp_path / "photos", "--repair").code == 3
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
+
+
+def test_a_repair_that_lost_the_lock_takes_back_no_more(out: Out, monkeypatch: pytest.MonkeyPatch):
+    """Its machine was asleep, and a run has masked the other scenes again."""
+    faults = [check.Fault(f"{GROUP}/cloud/c/{slot}", "damaged", "again", scene.id) for slot, scene in enumerate(SCENES)]
+    with Lock(out) as lock:
+        taken = out.get(lock.token.path) or b""
+        monkeypatch.setattr(repair, "_status", lambda *_: out.put("lock/00000099.json", taken))
+        with pytest.raises(LockLostError):
+            list(repair.repair(lock, faults))
+    assert set(ledger.read(out).done) == {scene.id for scene in SCENES[1:]}
 
 
 def test_what_a_run_mended_meanwhile_is_left_alone(out: Out, capfd: Capfd, monkeypatch: pytest.MonkeyPatch):
