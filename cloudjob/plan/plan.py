@@ -14,6 +14,7 @@ from cloudjob.plan.versions import Versions
 from cloudjob.scene.identity import Identity
 from cloudjob.scene.scene import Scene
 from cloudjob.store import group as groups
+from cloudjob.store.again import Marked
 from cloudjob.store.item import iso
 from cloudjob.store.ledger import Ledger
 from cloudjob.store.ledger import wanted as asked
@@ -126,6 +127,7 @@ def make(
     ledger: Ledger,
     tiles_for: Callable[[Scene], Iterable[Tile]],
     again: Collection[str] = (),
+    marked: Iterable[Marked] = (),
 ) -> Plan:
     """Compare the scenes found with the ledger.
 
@@ -134,11 +136,12 @@ def make(
         ledger: state of the OUT.
         tiles_for: the tiles of a scene that are wanted.
         again: ids of abandoned scenes that are tried all the same, or "all".
+        marked: scenes whose masks were found damaged.
 
     Raises:
         ContractError: two collections have different scenes of one id.
     """
-    known = Versions(ledger)
+    known = Versions(ledger, marked)
     planned: dict[str, Planned] = {}
     superseded: dict[str, str] = {}
     outside: list[str] = []

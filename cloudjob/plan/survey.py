@@ -188,7 +188,7 @@ def compare(job: Job, found: Found, *, files: bool = False) -> Survey:
         if scene.id != other.id:
             log.info("scene %s is an older version of %s, or the same", scene.id, other.id)
     kept += merge_versions(scene for scene in fitting if scene.id in lost)[0]
-    made = plan.make(kept, known, lambda scene: _tiles(job, scene, found.marked), job.retry)
+    made = plan.make(kept, known, lambda scene: _tiles(job, scene, found.marked), job.retry, found.marked)
     refused, given_up = _sorted_out(job, [*found.refusals, *hopeless, *misfits], made, known)
     return Survey(made, refused, given_up, known)
 
