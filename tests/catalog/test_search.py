@@ -450,6 +450,18 @@ def test_a_slow_answer_is_asked_for_again(api, hurried, monkeypatch, when):
     assert len(api.requests) == 3
 
 
+@pytest.mark.parametrize("when", [0, 1])
+def test_an_answer_that_drips_is_not_waited_for(api, hurried, monkeypatch, when):
+    """Each drop comes in time; all of them would take twenty seconds and more."""
+    monkeypatch.setattr(answers, "MAX_SECONDS", 0.5)
+    api.items = [make_item("A")]
+    api.faults = deque([""] * when + ["drip"])
+    begun = time.monotonic()
+    assert ids(catalog_for(api.url)) == ["A"]
+    assert time.monotonic() - begun < 10
+    assert len(api.requests) == 3
+
+
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
