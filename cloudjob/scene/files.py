@@ -47,6 +47,10 @@ MAX_SIDE = 100_000
 LARGEST_BLOCK = 2**27
 """Pixels of one block of a file, which a reader unpacks whole; all 10980² of a Sentinel-2 tile are fewer."""
 
+EQUIVALENT = 50
+"""Percent that GDAL must be sure of a file's EPSG code: so much it is of HLS's "UTM Zone 33, Northern Hemisphere" on an
+unknown datum upon the ellipsoid of WGS 84."""
+
 FAULTS = (RuntimeError, OSError, ValueError, rasterio.errors.RasterioError, CPLE_BaseError)
 """What rasterio raises when a file cannot be opened or read."""
 
@@ -154,7 +158,7 @@ def header(href: str, what: str) -> tuple[int, Sequence[float], tuple[int, int]]
     """
     try:
         with env(), open_file(href) as file:
-            epsg = file.crs.to_epsg() if file.crs else None
+            epsg = file.crs.to_epsg(EQUIVALENT) if file.crs else None
             transform, shape = tuple(file.transform)[:6], file.shape
     except SceneError as error:
         raise type(error)(f"{what}: {error}", hint=error.hint) from None

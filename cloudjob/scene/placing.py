@@ -49,8 +49,8 @@ def grid_of(item: dict[str, Any], asset: dict[str, Any], key: str, address: str,
 
 
 def _epsg(told: Mapping[str, Any]) -> int | None:
-    # what stands after a + is vertical
-    if horizontal := re.fullmatch(r"EPSG:(\d{1,6})(\+\d+)?", told.get("proj:code", ""), re.IGNORECASE):
+    # What stands after a + is vertical; the Planetary Computer writes a bare number for HLS (its issue 486)
+    if horizontal := re.fullmatch(r"(?:EPSG:)?(\d{1,6})(\+\d+)?", told.get("proj:code", ""), re.IGNORECASE):
         return int(horizontal[1])
     return told.get("proj:epsg")
 
