@@ -105,24 +105,26 @@ class SceneFiles:
 
     def _ask(self, name: str, what: Callable[["_File"], T]) -> T:
         """Do something with an open file; after a fault that may pass it is signed and opened anew, and asked again."""
-        file = self._files[name]
+        file, attempts, patience = self._files[name], ATTEMPTS, {}
+        if name == "scl":  # Only compared: where its host is down, no scene waits for it
+            attempts, patience = 2, {"GDAL_HTTP_MAX_RETRY": "1"}
         begun, pause = time.monotonic(), PAUSE
         for attempt in itertools.count(1):
             if self.late:
                 raise PassingError(f"scene {self.scene.id}: reading has taken longer than {DEADLINE:g} s")
             try:
-                with file.timed(), env():
+                with file.timed(), env(**patience):
                     return what(file)
             except SceneError as error:
                 raise type(error)(f"scene {self.scene.id}, asset {file.band.key}: {error}", hint=error.hint) from None
             except FAULTS as error:
                 file.close()
                 fault = failed(error, self.scene, file.band)
-            if not isinstance(fault, PassingError) or attempt == ATTEMPTS or time.monotonic() - begun > PATIENCE:
+            if not isinstance(fault, PassingError) or attempt == attempts or time.monotonic() - begun > PATIENCE:
                 if type(fault) is PassingError:
                     raise PassingError(f"{fault}{outside.instead(file.address)}")
                 raise fault
-            log.info("%s; attempt %d of %d", fault, attempt + 1, ATTEMPTS)
+            log.info("%s; attempt %d of %d", fault, attempt + 1, attempts)
             signing.forget(self.scene.signing, file.band.href)
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
