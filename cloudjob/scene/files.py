@@ -116,7 +116,14 @@ def open_file(href: str) -> Any:
     outside.check_keys(href)
     if parts.scheme in ("http", "https"):
         href = requote_uri(href)  # Spaces and letters beyond ASCII, which curl refuses
-    return _bounded(rasterio.open(href, driver="JP2OpenJPEG" if JPEG_2000.search(parts.path) else "GTiff"))
+    driver = "JP2OpenJPEG" if JPEG_2000.search(parts.path) else "GTiff"
+    try:
+        return _bounded(rasterio.open(href, driver=driver))
+    except rasterio.errors.RasterioIOError as error:
+        if not parts.query or "403" not in str(error):
+            raise
+    with rasterio.Env(CPL_VSIL_CURL_USE_HEAD="NO"):  # Many signatures hold for GET alone
+        return _bounded(rasterio.open(href, driver=driver))
 
 
 def _bounded(file: Any) -> Any:

@@ -1,5 +1,6 @@
 """Files held open: asked for once, tried again window by window, and read right whatever says no data in them."""
 
+import copy
 import threading
 import time
 from collections import Counter
@@ -127,6 +128,21 @@ def test_a_new_signature_is_taken_for_each_attempt(
         files.check(scene.bands)
         server.signature = "new"
         assert pixels(files).shape == (4, 150, 139)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_signature_may_hold_for_get_alone(scene: Scene, server: FileServer, *, told: bool) -> None:
+    """Google's and those of many object stores do, and GDAL asks by HEAD how long a file is."""
+    with SceneFiles(scene) as files:
+        expected = pixels(files)
+    server.signature, server.get_only = "Expires=9999999999&Signature=x", True
+    item = copy.deepcopy(scene.item)
+    for asset in item["assets"].values():
+        asset["href"] += f"?{server.signature}"
+        if not told:  # Where its header tells the grid
+            del asset["proj:shape"]
+    with SceneFiles(describe(item, ASSETS, BANDS, 10)) as files:
+        np.testing.assert_array_equal(pixels(files), expected)
 
 
 @pytest.mark.usefixtures("quick")
