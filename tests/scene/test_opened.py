@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -322,6 +323,29 @@ def test_bytes_of_a_picture_are_no_reflectance(tmp_path: Path) -> None:
     write_cog(Path(item["assets"]["blue"]["href"]), np.ones((150, 139), np.uint8), GRID)
     scene = describe(item, ASSETS, BANDS, 10)
     with SceneFiles(scene) as files, pytest.raises(SceneError, match="asset blue: its numbers are bytes"):
+        files.check(scene.bands)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "baseline", "offset", "says"),
+    [
+        ("int16", "05.10", None, "its numbers are int16, .*: the offset -0.1 is ESA's"),
+        ("int16", "05.10", 0.0, ""),
+        ("int16", "03.01", None, ""),
+        ("uint16", "05.10", None, ""),
+        ("float32", "05.10", None, ""),  # ESA's, where no data were NaN for a while
+    ],
+)
+def test_signed_numbers_that_only_the_file_tells_have_no_offset_of_esas(
+    dtype: str, baseline: str, offset: float | None, says: str, tmp_path: Path
+) -> None:
+    """Dark ground was below zero."""
+    item = make_item(tmp_path, properties={"s2:processing_baseline": baseline})
+    for key in BANDS:
+        del item["assets"][key]["raster:bands"]
+        write_cog(Path(item["assets"][key]["href"]), np.ones((150, 139), dtype), GRID)
+    scene = describe(item, ASSETS, BANDS, 10, offset=offset)
+    with SceneFiles(scene) as files, pytest.raises(SceneError, match=says) if says else nullcontext():
         files.check(scene.bands)
 
 
