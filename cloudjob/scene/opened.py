@@ -179,6 +179,8 @@ class _File:
         if (grid, resampling) not in self._views:
             self._views[grid, resampling] = WarpedVRT(
                 self.dataset,
+                # Some files of the Planetary Computer tell none (its issue 491), and would be taken to lie here
+                src_crs=self.dataset.crs or f"EPSG:{self.band.grid.epsg}",
                 crs=f"EPSG:{grid.epsg}",
                 transform=Affine(*grid.transform),
                 height=grid.height,

@@ -15,11 +15,13 @@ import rasterio
 from affine import Affine
 from faulty import served
 from file_server import Fault, FileServer, file_server
+from pyproj import Transformer
 from scenes import BANDS, make_item, write_cog
 
 from cloudjob.errors import PassingError, SceneError
-from cloudjob.grid import Tiling
+from cloudjob.grid import Grid, Tiling
 from cloudjob.scene import opened, read
+from cloudjob.scene.cube import open_cube
 from cloudjob.scene.describe import describe
 from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.reflectance import reflectance
@@ -225,6 +227,23 @@ def test_averages_are_of_data_only_in_every_kind_of_number(dtype: str, hole: flo
     data = found[~(np.isnan(found) if dtype == "float32" else found == -32768)]
     assert set(np.unique(data)) == {values[0, -1]}
     assert 0.4 < data.size / found.size < 0.6
+
+
+def test_a_file_that_tells_no_projection_lies_where_its_item_says(tmp_path: Path) -> None:
+    """Seen from the next zone it was empty."""
+    scene = describe(make_item(tmp_path), ASSETS, BANDS, 10)
+    x, y = Transformer.from_crs(32633, 32632, always_xy=True).transform(600_000, 5_200_020)
+    next_zone = Grid(32632, round(x), round(y), 20, 20, 60, 60)
+    with SceneFiles(scene) as files:
+        expected = open_cube(files, scene.bands, next_zone).values
+    assert 0.9 < (expected > 0).mean() < 1
+    for band in scene.bands:
+        with rasterio.open(band.href) as file:
+            values = file.read(1)
+        write_cog(Path(band.href), values, GRID, epsg=None)
+    with SceneFiles(scene) as files:
+        files.check(scene.bands)
+        np.testing.assert_array_equal(open_cube(files, scene.bands, next_zone).values, expected)
 
 
 def test_a_number_for_no_data_that_no_pixel_can_have_is_none(tmp_path: Path) -> None:
