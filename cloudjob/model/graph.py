@@ -70,8 +70,8 @@ def inspect(data: bytes, path: str) -> Inspected:
 
     Raises:
         ContractError: it is no whole ONNX file; it is more than arithmetic on tensors that it holds itself (other
-            files, custom operators, functions, control flow, random numbers); it has weights that are not finite, or
-            not one input and one output.
+            files, custom operators, functions, control flow, random numbers); it has weights that are sparse or not
+            finite, or not one input and one output.
     """
     onnx: Any = library()
     try:
@@ -81,6 +81,7 @@ def inspect(data: bytes, path: str) -> Inspected:
     if not model.graph.node:
         raise _refused(path, "is not a whole .onnx file: it has no graph")
     _check_nodes(model, path)
+    _check_dense(model, path)
     weights = [*model.graph.initializer, *_tensors(model.graph.node)]
     _check_weights(onnx, weights, path)
     held = {tensor.name for tensor in model.graph.initializer}
@@ -167,6 +168,13 @@ def _tensors(nodes: Sequence[Any]) -> Iterator[Any]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
+
+
+def _check_dense(model: Any, path: str) -> None:
+    """ONNX Runtime would read sparse weights from whatever file they name."""
+    attributes = [attribute for node in model.graph.node for attribute in node.attribute]
+    if model.graph.sparse_initializer or any(one.HasField("sparse_tensor") or one.sparse_tensors for one in attributes):
+        raise _refused(path, "has sparse weights; expected dense ones")
 
 
 def _check_weights(onnx: Any, tensors: Sequence[Any], path: str) -> None:

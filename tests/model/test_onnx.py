@@ -124,6 +124,29 @@ def broken_weights() -> onnx.ModelProto:
     return graph(np.full((1, 4, 1, 1), np.nan), np.zeros(1))
 
 
+def sparse(*, constant: bool) -> onnx.ModelProto:
+    """Its bias lies in another file, which ONNX Runtime reads although it is handed bytes, not a path."""
+    model = bright()
+    del model.graph.initializer[1]
+    indices = numpy_helper.from_array(np.array([0]), "i")
+    bias = helper.make_sparse_tensor(numpy_helper.from_array(np.zeros(1, np.float32), "b"), indices, [1])
+    if constant:
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["b"], sparse_value=bias))
+        return model
+    bias.values.ClearField("raw_data")
+    bias.values.data_location = TensorProto.EXTERNAL
+    bias.values.external_data.add(key="location", value="passwords")
+    model.graph.sparse_initializer.append(bias)
+    return model
+
+
+def of_one_size() -> onnx.ModelProto:
+    """It gives 512 × 512 pixels whatever it takes, as PyTorch exports an interpolation to a size that was a number."""
+    size = numpy_helper.from_array(np.array([1, 1, 512, 512]), "size")
+    node = helper.make_node("Resize", ["x", "", "", "size"], ["scores"])
+    return with_node(node, held=[*bright().graph.initializer, size])
+
+
 def with_branch() -> onnx.ModelProto:
     inner = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],
@@ -147,6 +170,8 @@ MORE = helper.make_tensor_value_info("date", TensorProto.FLOAT, [1])
 WRONG_GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "external data": (external, "keeps its weights w in another file"),
     "weights that are no numbers": (broken_weights, "weights w that are not finite numbers"),
+    "sparse weights": (lambda: sparse(constant=False), "has sparse weights"),
+    "sparse constants": (lambda: sparse(constant=True), "has sparse weights"),
     "custom operator": (
         lambda: with_node(helper.make_node("Run", ["x"], ["scores"], domain="evil"), opsets={"": 17, "evil": 1}),
         "custom operator, evil.Run",
@@ -170,7 +195,12 @@ WRONG_GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     ),
     "other shape": (
         lambda: with_node(helper.make_node("GlobalAveragePool", ["x"], ["scores"]), given=["batch", 1, "a", "b"]),
-        r"gives the shape \(1, 1, 1, 1\); its record says \(1, 1, 512, 512\)",
+        r"gives the shape \(1, 1, 1, 1\); its record says \(1, 1, 512, 516\)",
+    ),
+    "one size for all": (of_one_size, r"gives the shape \(1, 1, 512, 512\)"),
+    "rows for columns": (
+        lambda: with_node(helper.make_node("Transpose", ["x"], ["scores"], perm=[0, 1, 3, 2])),
+        r"gives the shape \(1, 1, 516, 512\)",
     ),
     "no number": (
         lambda: with_node(
