@@ -38,13 +38,13 @@ class Inspected:
     Attributes:
         taken: its one input.
         given: its one output.
-        record: the text of the record in its metadata, or None.
+        record: the text of the record in its metadata, or None; bytes, for it may be no UTF-8.
         parameters: how many numbers its weights are.
     """
 
     taken: Tensor
     given: Tensor
-    record: str | None
+    record: bytes | None
     parameters: int
 
 
@@ -71,7 +71,7 @@ def inspect(data: bytes, path: str) -> Inspected:
     Raises:
         ContractError: it is no whole ONNX file; it is more than arithmetic on tensors that it holds itself (other
             files, custom operators, functions, control flow, random numbers); it has weights that are sparse or not
-            finite, or not one input and one output.
+            finite, or not one input and one output of four sides.
     """
     onnx: Any = library()
     try:
@@ -91,7 +91,10 @@ def inspect(data: bytes, path: str) -> Inspected:
         if len(tensors) != 1:
             names = ", ".join(tensor.name for tensor in tensors) or "none"
             raise _refused(path, f"has {len(tensors)} {what}s ({names}); expected one")
-    records = {entry.value for entry in model.metadata_props if entry.key == KEY}
+        if len(tensors[0].shape) != 4:
+            raise _refused(path, f"has the {what} {tensors[0].name} of shape {tensors[0].shape}; expected four sides")
+    texts = [entry.value for entry in model.metadata_props if entry.key == KEY]
+    records = {text.encode() if isinstance(text, str) else bytes(text) for text in texts}
     if len(records) > 1:
         raise _refused(path, f"has {len(records)} records that differ in its metadata")
     parameters = sum(int(np.prod(tensor.dims)) for tensor in weights)
@@ -113,8 +116,6 @@ def check(found: Inspected, contract: Contract, path: str) -> None:
     ):
         if tensor.type != "float32":
             raise _refused(path, f"has the {what} {tensor.name} of type {tensor.type}; expected float32")
-        if len(tensor.shape) != 4:
-            raise _refused(path, f"has the {what} {tensor.name} of shape {tensor.shape}; expected four sides")
         _check_shape(tensor, shape, what, path)
 
 
