@@ -235,6 +235,14 @@ def test_areas_and_items_become_files_for_as_long_as_they_are_needed(tmp_path: P
         pass
     with pytest.raises(UsageError, match="a int is no STAC item"), spoken.files(None, [3]):
         pass
+    item["assets"]["red"]["href"] = "./A/red.tif"  # Relative to what?
+    for lost in (item, pystac.Item.from_dict(item)):
+        with pytest.raises(UsageError, match=r"item A has a file at '\./A/red\.tif'"), spoken.files(None, [lost]):
+            pass
+    item["links"] = [{"rel": "self", "href": str(tmp_path / "A.json")}]
+    with spoken.files(None, [item, pystac.Item.from_dict(item)]) as (_, catalog):
+        hrefs = [each["assets"]["red"]["href"] for each in json.loads(Path(catalog).read_text())["features"]]
+        assert hrefs == ["./A/red.tif", str(tmp_path / "A" / "red.tif")]
 
 
 SCRIPT = """
