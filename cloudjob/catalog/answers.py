@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
+import urllib3
 
 from cloudjob.catalog.values import load
 from cloudjob.errors import ContractError, UnreachableError, printable, redact
@@ -99,10 +100,10 @@ class Client:
             status, headers, data = self._answer(method, address, body)
         except requests.exceptions.SSLError as error:
             raise _no_handshake(redact(address), error) from None
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            raise _PassingFault(_reason(error)) from None
-        except requests.exceptions.ContentDecodingError:
+        except urllib3.exceptions.DecodeError:
             raise _PassingFault("its answer cannot be unpacked") from None
+        except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
+            raise _PassingFault(_reason(error)) from None
         except (requests.RequestException, OSError, ValueError) as error:  # OSError: there is no REQUESTS_CA_BUNDLE
             raise ContractError(f"{redact(address)} cannot be asked: {_reason(error)}") from None
         text = data[:1000].decode("utf-8", "replace")
@@ -136,7 +137,7 @@ class Client:
 
 def _content(answer: requests.Response, ends: float) -> bytes:
     data = bytearray()
-    for chunk in answer.iter_content(_CHUNK):
+    while chunk := answer.raw.read1(_CHUNK, decode_content=True):  # `iter_content` waits for a whole one, however long
         data += chunk
         if len(data) > MAX_BYTES:
             raise ContractError(f"{redact(answer.url)} answers more than {MAX_BYTES // 2**20} MiB")

@@ -1,7 +1,7 @@
 """What would be done, and what it costs: the scenes found against the ledger."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -252,13 +252,4 @@ def _pixel_bytes(scene: Scene) -> float:
     """For one pixel of the scene's grid; a band of larger pixels has fewer of them."""
     own = scene.grid.dx * scene.grid.dy
     shares = ((band, min(1.0, own / (band.grid.dx * band.grid.dy))) for band in scene.bands)
-    return sum(_dtype(scene.item["assets"][band.key]).itemsize * share for band, share in shares)
-
-
-def _dtype(asset: Mapping[str, Any]) -> np.dtype[Any]:
-    """Of an asset's numbers: STAC 1.1, else the raster extension of STAC 1.0, else what Sentinel-2 has."""
-    bands = asset.get("raster:bands") or asset.get("bands") or [{}]
-    try:
-        return np.dtype(asset.get("data_type") or bands[0].get("data_type") or "uint16")
-    except TypeError:
-        return np.dtype("uint16")  # "other", and names that numpy does not know
+    return sum(np.dtype(band.dtype).itemsize * share for band, share in shares)
