@@ -237,7 +237,9 @@ def model(*, network: str | None, as_json: bool, like: str | None) -> None:
     if like:
         from cloudjob.model import draft
 
-        terminal.tell(json.dumps(draft.draft(Path(network or ""), like), indent=1))
+        if network is None:
+            raise UsageError("--like drafts a record; expected the .onnx file that it is for, too")
+        terminal.tell(json.dumps(draft.draft(Path(network), like), indent=1))
         return
     loaded = checkpoint.load(network)
     if as_json:

@@ -4,7 +4,7 @@ import contextlib
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import date
-from functools import cache
+from functools import lru_cache
 from operator import index
 from pathlib import Path
 from typing import Any, Never
@@ -21,6 +21,7 @@ from cloudjob.model import predict
 from cloudjob.model.checkpoint import load
 from cloudjob.model.contract import Contract
 from cloudjob.plan.request import request
+from cloudjob.scene.opened import LEAST
 from cloudjob.scene.reflectance import BLACK, IMPOSSIBLE
 from cloudjob.store.receipt import SceneResult
 
@@ -144,9 +145,10 @@ def mask(
     """Find the clouds of a cube, lazily if the cube is lazy: one Dask task per scene.
 
     Args:
-        cube: (…, band, y, x) reflectance, floating-point, about 0 to 1; NaN for no data. Bands are chosen by the names
-            in its `band` coordinate where there is one (red, green, blue, nir), else they must be the checkpoint's, in
-            its order. Its first pixel is that of a scene if the values are to be those of a job.
+        cube: (…, band, y, x) reflectance, floating-point, about 0 to 1; NaN, infinity or less than -0.5 for no data.
+            Bands are chosen by the names in its `band` coordinate where there is one (red, green, blue, nir), else they
+            must be the checkpoint's, in its order. Its first pixel is that of a scene if the values are to be those of
+            a job.
         checkpoint: a file or a name (`source.read`) instead of the one that ships.
         threshold: probability from which a pixel is cloud, above 0 and below 1; the checkpoint's unless given.
         buffer: metres by which clouds are widened, with y and x in metres; the checkpoint's unless given.
@@ -157,9 +159,10 @@ def mask(
     Raises:
         UsageError: threshold or buffer are out of range, or `cube` is no such cube.
         ContractError: the cube lacks a band, or has pixels of a size at which the network was not measured; or, on
-            computing where it is lazy, its values cannot be reflectance.
+            computing where it is lazy, its values cannot be reflectance, or the checkpoint's file has changed.
     """
-    contract = load(checkpoint).contract
+    network = load(checkpoint)
+    contract = network.contract
     threshold, buffer = spoken.number("threshold", threshold), spoken.number("buffer", buffer)
     if threshold is not None and not 0 < threshold < 1:
         raise UsageError(f"threshold is {threshold:g}; expected a probability above 0 and below 1")
@@ -176,7 +179,7 @@ def mask(
         vectorize=True,
         dask="parallelized",
         output_dtypes=[np.uint8],
-        kwargs={"path": checkpoint, "threshold": threshold, "buffer": buffer, "pixel": pixel},
+        kwargs={"path": checkpoint, "sha256": network.sha256, "threshold": threshold, "buffer": buffer, "pixel": pixel},
     )
     values = classes.of(contract.labels)
     meanings = " ".join(name for _, name, _ in values)
@@ -237,7 +240,8 @@ def _pixel(cube: xr.DataArray, contract: Contract, buffer: float) -> tuple[float
         UsageError: they are in degrees and clouds are to be widened by metres.
         ContractError: nobody knows what the network finds in pixels of that size.
     """
-    height, width = (_spacing(cube, axis, contract.resolution) for axis in ("y", "x"))
+    height, width = _spacing(cube, "y"), _spacing(cube, "x")
+    height, width = height or width or contract.resolution, width or height or contract.resolution
     if max(height, width) < 0.01:  # No sensor has pixels of a centimetre
         if buffer:
             raise UsageError(
@@ -256,19 +260,24 @@ def _pixel(cube: xr.DataArray, contract: Contract, buffer: float) -> tuple[float
     return height, width
 
 
-def _spacing(cube: xr.DataArray, axis: str, otherwise: float) -> float:
+def _spacing(cube: xr.DataArray, axis: str) -> float:
+    """The size of a pixel; 0 where there is no telling."""
     if axis not in cube.coords or cube.sizes[axis] < 2:
-        return otherwise
+        return 0.0
     return abs(float(cube[axis][-1] - cube[axis][0])) / (cube.sizes[axis] - 1)
 
 
-def _mask(reflectance: npt.NDArray[Any], *, path: str | Path | None, **options: Any) -> npt.NDArray[np.uint8]:
+def _mask(
+    reflectance: npt.NDArray[Any], *, path: str | Path | None, sha256: str, **options: Any
+) -> npt.NDArray[np.uint8]:
+    model = _model(path, sha256)
+    contract = model.contract
     values = reflectance.astype(np.float32)
-    contract = _model(path).contract
+    values[(values < LEAST) | np.isinf(values)] = np.nan  # -9999 and its like, as in a job
     required = [contract.bands.index(band) for band in contract.required_bands]
     values[:, np.isnan(values[required]).any(axis=0)] = np.nan
     _check_reflectance(values[required][:, ~np.isnan(values[required[0]])])
-    return predict.mask(_model(path), values, **options)
+    return predict.mask(model, values, **options)
 
 
 def _check_reflectance(values: npt.NDArray[np.float32]) -> None:
@@ -284,7 +293,14 @@ def _check_reflectance(values: npt.NDArray[np.float32]) -> None:
         )
 
 
-@cache
-def _model(path: str | Path | None) -> predict.Model:
-    """Loaded once per process."""
-    return predict.prepare(load(path))
+@lru_cache(maxsize=4)
+def _model(path: str | Path | None, sha256: str) -> predict.Model:
+    """Loaded once per process, as long as its file stays the same.
+
+    Raises:
+        ContractError: it is another one by now.
+    """
+    network = load(path)
+    if network.sha256 != sha256:
+        raise ContractError(f"the checkpoint {path} is another one than when the mask was asked for", hint="ask anew")
+    return predict.prepare(network)

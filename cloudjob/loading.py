@@ -40,6 +40,9 @@ from cloudjob.store.out import Out
 
 Values = npt.NDArray[Any]
 
+MOST = 500_000
+"""Pieces of a dataset, at most: Dask takes a third of a millisecond to note each down."""
+
 AT_ONCE = 2048**2
 """Pixels of a mask whose places are looked up at once: a coarse grid has thousands of them in each of its own."""
 
@@ -98,20 +101,34 @@ def load(
     """
     place = Out.at(out)
     ledger = ledgers.read(place)
+    bands = [bands] if isinstance(bands, str) else bands
     if not ledger.done:
         raise ContractError(f"{place} holds no masks", hint="`cloudjob run --out` makes some")
-    looks = _by_dates(place, ledger, what, bands) if _is_dates(what) else _by_items(place, ledger, what, bands, assets)
+    if spoken.is_dates(what):
+        looks = _by_dates(place, ledger, what, bands)
+    else:
+        looks = _by_items(place, ledger, what, bands, assets)
     if group:
         wanted = groups_like(ledger, group)
         looks = [look for look in looks if look.done.group in wanted]
     if not looks:
         raise UsageError(f"{place} has no mask of what was asked for", hint="`cloudjob list` shows what there is")
     grid = _cropped(_parsed(geobox) if geobox is not None else _together(looks), bbox)
-    return _dataset(place, looks, grid, bands, chunks)
+    _check_pieces(grid, chunks, len(looks) * (len(bands) + 1))
+    return _dataset(place, ledger, looks, grid, bands, chunks)
 
 
-def _is_dates(what: Any) -> bool:
-    return isinstance(what, str) or hasattr(what, "isoformat") or (isinstance(what, tuple) and len(what) == 2)
+def _check_pieces(grid: Grid, side: int, layers: int) -> None:
+    """Refuse what Dask would sit over for ever: scenes that lie far apart share a grid that is nearly empty."""
+    if not (isinstance(side, int | np.integer) and side > 0):
+        raise UsageError(f"chunks is {side!r}; expected pixels, a whole number above 0")
+    pieces = math.ceil(grid.height / side) * math.ceil(grid.width / side) * layers
+    if pieces > MOST:
+        raise UsageError(
+            f"a grid of {grid.height:,} × {grid.width:,} pixels is {pieces:,} pieces to read, for {layers:,} layers; "
+            f"expected {MOST:,} at most",
+            hint="load less at once, by group= or bbox=, or on a coarser geobox=",
+        )
 
 
 def _by_dates(out: Out, ledger: Ledger, dates: Any, bands: Sequence[str]) -> list[Look]:
@@ -140,8 +157,7 @@ def _by_items(
     out: Out, ledger: Ledger, items: Iterable[Any], bands: Sequence[str], assets: Mapping[str, str] | None
 ) -> list[Look]:
     looks = []
-    for given in items:
-        item = spoken.item_of(given)
+    for item in spoken.items_of(items):
         entry = ledger.done.get(item["id"])
         if entry is None:
             warnings.warn(f"{out} has no mask of {item['id']}: it is left out", stacklevel=3)
@@ -230,14 +246,14 @@ def _around(grid: Grid, bounds: tuple[float, float, float, float]) -> Grid:
     return grid.crop(Window(north, max(south, north + 1), west, max(east, west + 1)))
 
 
-def _dataset(out: Out, looks: list[Look], grid: Grid, bands: Sequence[str], chunks: int) -> xr.Dataset:
+def _dataset(out: Out, ledger: Ledger, looks: list[Look], grid: Grid, bands: Sequence[str], chunks: int) -> xr.Dataset:
     looks = sorted(looks, key=lambda look: (look.done.time, look.done.id))
     variables: dict[str, tuple[tuple[str, ...], Any, dict[str, Any]]] = {}
     for number, band in enumerate(bands):
         layers = [_lazy(grid, chunks, np.float32, partial(_read, look, number)) for look in looks]
         variables[band] = (("time", "y", "x"), da.stack(layers), {"long_name": f"{band} reflectance", "units": "1"})
     masks = [_lazy(grid, chunks, np.uint8, partial(_mask, out, look)) for look in looks]
-    member = groups.member(ledgers.read(out).groups[looks[0].done.group], "cloud")
+    member = groups.member(ledger.groups[looks[0].done.group], "cloud")
     told = {name: member["attributes"][name] for name in ("long_name", "flag_values", "flag_meanings")}
     variables["cloud"] = (("time", "y", "x"), da.stack(masks), told)
     coordinates: dict[str, Any] = {

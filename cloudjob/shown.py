@@ -194,6 +194,6 @@ def existing(address: str) -> "Out":
     if settings.read(out) is None:
         settings.check_ours(out)
         raise UsageError(
-            f"{out} holds no masks: no run has written there", hint="is it spelt right? `cloudjob run --out`"
+            f"{out} holds no masks: no run has written there", hint="is it spelt right? `cloudjob run --out` makes one"
         )
     return out

@@ -65,7 +65,7 @@ def interval(dates: object) -> str:
         return dates
     if isinstance(dates, date):
         return _day(dates)
-    if isinstance(dates, tuple | list) and len(dates) == 2 and all(_is_end(end) for end in dates):
+    if isinstance(dates, tuple | list) and is_dates(dates):
         first, last = dates
         return f"{'1970' if first is None else _day(first)}/{'..' if last is None else _day(last)}"
     raise UsageError(
@@ -74,12 +74,15 @@ def interval(dates: object) -> str:
     )
 
 
+def is_dates(what: object) -> bool:
+    """Whether something is a string, a date or a pair of these, of which one may be None."""
+    if isinstance(what, tuple | list) and len(what) == 2:
+        return all(end is None or isinstance(end, str | date) for end in what)
+    return isinstance(what, str | date)
+
+
 def _day(day: str | date) -> str:
     return day if isinstance(day, str) else f"{day:%Y-%m-%d}"  # a datetime is a date, too
-
-
-def _is_end(end: object) -> bool:
-    return end is None or isinstance(end, str | date)
 
 
 def box(bbox: object) -> tuple[float, float, float, float] | None:
@@ -173,30 +176,42 @@ def _catalog(catalog: Any, written: Callable[[str, Any], str]) -> str:
         return str(catalog)
     if hasattr(catalog, "get_self_href") and hasattr(catalog, "search"):  # a pystac_client.Client
         return str(catalog.get_self_href())
-    if isinstance(catalog, Mapping):
-        return written("items.json", catalog)
-    if not isinstance(catalog, Iterable):
-        raise UsageError(
-            f"catalog is a {type(catalog).__name__}; expected a preset, an address, a file, a pystac_client.Client, or "
-            "items"
-        )
-    return written("items.json", {"type": "FeatureCollection", "features": [item_of(each) for each in catalog]})
+    return written("items.json", {"type": "FeatureCollection", "features": items_of(catalog)})
 
 
-def item_of(item: Any) -> dict[str, Any]:
-    """A STAC item as a plain dict with absolute hrefs.
+def items_of(items: Any) -> list[dict[str, Any]]:
+    """STAC items as plain dicts, whose addresses do not depend on where they are read.
 
     Args:
-        item: a dict, or pystac's.
+        items: some of them, pystac's or dicts; or an item collection, or one item, as a dict.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: it is something else, or nobody can tell where an item's files lie.
     """
-    if isinstance(item, Mapping):
-        return dict(item)
-    if not hasattr(item, "to_dict") or not hasattr(item, "assets"):
-        raise UsageError(f"a {type(item).__name__} is no STAC item", hint="expected pystac.Item, or a dict")
-    whole = item.clone()
-    whole.make_asset_hrefs_absolute()
-    document: dict[str, Any] = whole.to_dict(include_self_link=True, transform_hrefs=False)
-    return document
+    if isinstance(items, Mapping):
+        items = items.get("features", [items])
+    if not isinstance(items, Iterable):
+        raise UsageError(
+            f"a {type(items).__name__} was given; expected items, pystac's or dicts", hint="one alone as [item]"
+        )
+    return [_item(each) for each in items]
+
+
+def _item(item: Any) -> dict[str, Any]:
+    if not isinstance(item, Mapping):
+        if not hasattr(item, "to_dict") or not hasattr(item, "assets"):
+            raise UsageError(f"a {type(item).__name__} is no STAC item", hint="expected pystac.Item, or a dict")
+        whole = item.clone()
+        if whole.get_self_href():
+            whole.make_asset_hrefs_absolute()
+        item = whole.to_dict(include_self_link=True, transform_hrefs=False)
+    assets, links = item.get("assets"), item.get("links")  # What is no item at all is refused alone, by who reads it
+    own = [link for link in links or () if isinstance(link, Mapping) and link.get("rel") == "self"]
+    for asset in assets.values() if isinstance(assets, Mapping) and not own else ():
+        href = asset.get("href") if isinstance(asset, Mapping) else None
+        if isinstance(href, str) and ":" not in href and not href.startswith("/"):
+            raise UsageError(
+                f"item {item.get('id')} has a file at {href!r}, and does not say where it lies itself",
+                hint="hand over the path of its file instead, or addresses that are absolute",
+            )
+    return dict(item)

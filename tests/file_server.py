@@ -46,6 +46,7 @@ class FileServer:
         slowness: seconds of "slow", and of "stall".
         go: what "held" waits for.
         signature: a query string that every request must carry, else 403; "" for none.
+        get_only: whether that signature holds for GET alone.
         requests: every request so far.
     """
 
@@ -55,6 +56,7 @@ class FileServer:
     slowness: float = 0.2
     go: threading.Event = field(default_factory=threading.Event)
     signature: str = ""
+    get_only: bool = False
     requests: list[Request] = field(default_factory=list)
     port: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -107,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         files, parts = self.files, urlsplit(self.path)  # A proxy's request line holds the whole address
         with files.lock:
             fault = files.fault_of(parts.path)
-            if files.signature and files.signature != parts.query:
+            if (files.signature and files.signature != parts.query) or (files.get_only and self.command == "HEAD"):
                 fault = 403
             asked = Request(self.command, parts.path, parts.query, self.headers.get("Range", ""), fault)
             files.requests.append(asked)

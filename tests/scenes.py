@@ -16,11 +16,11 @@ def write_cog(
     path: Path,
     values: np.ndarray,
     transform: tuple[float, ...],
-    epsg: int = 32633,
+    epsg: int | str | None = 32633,
     nodata: float | None = 0,
     blocksize: int = 128,
 ) -> None:
-    """A COG with overviews."""
+    """A COG with overviews, its projection by code or WKT, or untold."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with rasterio.open(
         path,
@@ -30,7 +30,7 @@ def write_cog(
         width=values.shape[1],
         count=1,
         dtype=values.dtype,
-        crs=f"EPSG:{epsg}",
+        crs=epsg,
         transform=Affine(*transform[:6]),
         nodata=nodata,
         blocksize=blocksize,

@@ -5,7 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,8 +31,8 @@ class StacServer:
         page: the most items on a page, whatever the request asks for.
         merge: whether the next page's body holds only what changes (else the whole search).
         filters: whether the search's conditions are heeded; a sloppy server lists everything.
-        faults: one for each of the next requests: an HTTP status, "slow", "hang up", "cut", "html", "json",
-            "empty", or "".
+        faults: one for each of the next requests: an HTTP status, "slow", "drip", "hang up", "cut", "html",
+            "json", "empty", or "".
         lasting: the fault of every request after those.
         slowness: seconds of "slow".
         retry_after: sent with statuses.
@@ -162,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             status, answer = self._route(body)
             text = json.dumps(answer) if status < 400 else str(answer["message"])
-            self._answer(status, text.encode(), cut=fault == "cut")
+            self._answer(status, text.encode(), fault=fault)
 
     def _route(self, body):
         api, parts = self.api, urlsplit(self.path)
@@ -185,14 +185,20 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, {"id": parts.path.rpartition("/")[2]}
         return 404, {"message": "Not Found"}
 
-    def _answer(self, status, content, kind="application/json", *, cut=False):
+    def _answer(self, status, content, kind="application/json", fault=""):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         if self.api.retry_after and status >= 400:
             self.send_header("Retry-After", self.api.retry_after)
         self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if cut else content)
+        if fault == "drip":
+            with suppress(ConnectionError):  # Whoever asked may not wait for the last drop
+                for drop in content:
+                    self.wfile.write(bytes([drop]))
+                    time.sleep(0.03)
+        else:
+            self.wfile.write(content[: len(content) // 2] if fault == "cut" else content)
 
     def log_message(self, *args):
         pass

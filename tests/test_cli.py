@@ -206,6 +206,7 @@ def test_answers_go_to_stdout(arguments: list[str], code: int, says: str, capfd:
         (["worker", "host"], "'host' is no scheduler's address"),
         (["worker", "tcp://127.0.0.1:1", "--workers", "0"], "0 is not in the range"),
         (["demo", "--workers", "none"], "'none' is not a valid integer"),
+        (["model", "--like", "ukis-csmask-l2a"], "expected the .onnx file that it is for"),
     ],
 )
 def test_complaints_go_to_stderr(arguments: list[str], says: str, capfd: Capfd) -> None:

@@ -20,6 +20,7 @@ from distributed import Client, Scheduler
 import cloudjob
 from cloudjob import spoken
 from cloudjob.errors import ContractError, UsageError
+from cloudjob.model import checkpoint
 from cloudjob.plan.request import request
 
 ASKED = {"bbox": (11, 46, 12, 47), "dates": "2024-06"}
@@ -90,6 +91,33 @@ def test_a_scene_without_any_data_is_none() -> None:
 def test_pixels_of_a_size_nobody_measured(step: float) -> None:
     with pytest.raises(ContractError, match=f"pixels of {step} m; the network's masks were measured with"):
         cloudjob.mask(cube(step=step))
+
+
+@pytest.mark.parametrize("one", [{"y": [0]}, {"x": [0]}, {"y": [0], "x": [0]}])
+def test_one_row_or_column_has_pixels_of_the_others_size(one: dict[str, list[int]]) -> None:
+    line = cube(step=20).isel(one)
+    assert cloudjob.mask(line).shape == line.shape[1:]
+
+
+@pytest.mark.parametrize("none", [-9999, -0.9999, np.inf, -np.inf, -3.4e38])
+def test_numbers_that_stand_for_no_data(none: float) -> None:
+    """They were taken for ground, and around them too the network saw what is not there."""
+    given, expected = cube(), cube()
+    given[{"band": 1, "y": slice(3, 9), "x": slice(4)}] = none
+    expected[{"y": slice(3, 9), "x": slice(4)}] = np.nan
+    xr.testing.assert_equal(cloudjob.mask(given), cloudjob.mask(expected))
+
+
+def test_a_checkpoint_that_was_trained_on_is_loaded_anew(tmp_path: Path) -> None:
+    net = jobs.brightness_checkpoint(tmp_path / "net.safetensors")
+    late = cloudjob.mask(cube().chunk(), checkpoint=net)
+    for more, cloudy in ((100, True), (-200, False)):
+        trained = checkpoint.load(net)
+        trained.unet.final.bias.data += more
+        checkpoint.save(trained.unet, trained.contract, net)
+        assert (cloudjob.mask(cube(), checkpoint=net) == cloudy).all()
+    with pytest.raises(ContractError, match="is another one than when"):
+        late.compute(scheduler="synchronous")
 
 
 def test_degrees() -> None:
@@ -207,6 +235,14 @@ def test_areas_and_items_become_files_for_as_long_as_they_are_needed(tmp_path: P
         pass
     with pytest.raises(UsageError, match="a int is no STAC item"), spoken.files(None, [3]):
         pass
+    item["assets"]["red"]["href"] = "./A/red.tif"  # Relative to what?
+    for lost in (item, pystac.Item.from_dict(item)):
+        with pytest.raises(UsageError, match=r"item A has a file at '\./A/red\.tif'"), spoken.files(None, [lost]):
+            pass
+    item["links"] = [{"rel": "self", "href": str(tmp_path / "A.json")}]
+    with spoken.files(None, [item, pystac.Item.from_dict(item)]) as (_, catalog):
+        hrefs = [each["assets"]["red"]["href"] for each in json.loads(Path(catalog).read_text())["features"]]
+        assert hrefs == ["./A/red.tif", str(tmp_path / "A" / "red.tif")]
 
 
 SCRIPT = """

@@ -9,8 +9,10 @@ from typing import Any
 
 import jobs
 import numpy as np
+import pystac
 import pytest
 import xarray as xr
+from affine import Affine
 from conftest import ROOT
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
@@ -25,6 +27,7 @@ pytestmark = [
 ]
 
 A, B, C = "A", "B", "C"
+FAR = GeoBox((4_000_000, 4_000_000), Affine(10, 0, -2e7, 0, -10, 2e7), "EPSG:3857")
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +136,6 @@ def test_a_wide_coarse_grid_costs_no_more_memory_than_what_lies_on_it(
 
 
 def test_items_instead_of_dates(made: Path) -> None:
-
     items = json.loads((made / "items.json").read_text())["features"]
     stranger = {**items[0], "id": "stranger"}
     with pytest.warns(UserWarning, match="no mask of stranger"):
@@ -141,11 +143,30 @@ def test_items_instead_of_dates(made: Path) -> None:
     xr.testing.assert_equal(found.compute(), cloudjob.load("2024-06-04", made / "out", ["blue"]).compute())
 
 
+def test_dates_and_items_in_the_forms_that_people_have_them(made: Path) -> None:
+    collection = json.loads((made / "items.json").read_text())
+    items = [pystac.Item.from_dict(item) for item in collection["features"]]
+    for what, scenes in (
+        (["2024-06-01", "2024-06-30"], [A, B]),
+        (("2024-06-02", None), [B, C]),
+        (tuple(items[:2]), [A, B]),
+        (pystac.ItemCollection(items), [A, B, C]),
+        (collection, [A, B, C]),
+        (collection["features"][1], [B]),
+    ):
+        found = cloudjob.load(what, made / "out", "red")
+        assert (found.scene.values.tolist(), "red" in found) == (scenes, True)
+
+
 @pytest.mark.parametrize(
     ("what", "bands", "options", "says"),
     [
         ("2030", ["red"], {}, "no mask of what was asked for"),
         ("2024-06", ["rde"], {}, "without the band 'rde'"),
+        (None, ["red"], {}, "a NoneType was given; expected items"),
+        ("2024", ["red"], {"chunks": 0}, "chunks is 0; expected pixels"),
+        ("2024", ["red"], {"chunks": "auto"}, "chunks is 'auto'; expected pixels"),
+        ("2024", ["red"], {"geobox": FAR}, r"a grid of 4,000,000 × 4,000,000 pixels is 22,\d+,\d+ pieces to read"),
         ("2024-06", ["red"], {"group": "99XXX"}, "no group '99XXX'"),
         ("2024-06", ["red"], {"geobox": 3}, "geobox is a int without"),
         ("2024-06", ["red"], {"bbox": (1, 2, 3)}, "bbox is"),

@@ -800,7 +800,21 @@ def test_a_damaged_mask_is_made_again_of_the_version_that_is_listed_now(
         list(repair.repair(lock, list(check.check(nights.out))))
     assert nights.run(later, dates="2024-06-07") == {}
     assert f"{V1} of 2024-06-01, whose mask was found damaged, is not listed any more" in caplog.text
+    assert nights.status.incomplete == (V1,)
     assert nights.run(newer, later, dates="2024-06-07") == {V2: "done"}
+    assert again.read(nights.out) == []
+    assert nights.status.incomplete == ()
+    assert jobs.slots(Path(nights.out.address)) == {damaged.group: [V2, C]}, "it has the place that waited"
+
+
+@pytest.mark.parametrize("narrower", [{"max_cloud_cover": 5.0}, {"limit": 1}])
+def test_a_damaged_mask_is_made_again_whatever_the_run_leaves_out(nights: Nights, narrower: dict[str, Any]):
+    """Of a day that is asked for, but of a scene that is not: it was gone until no run asked for its day any more."""
+    scenes = nights.scene(B), nights.scene(A)
+    nights.run(*scenes)
+    damage(nights, A)
+    mended(nights)
+    assert nights.run(*scenes, **narrower) == {A: "done"}
     assert again.read(nights.out) == []
 
 

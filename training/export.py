@@ -3,16 +3,17 @@
 For other programs, and to show that both give the same masks. cloudjob itself runs its own networks by torch.
 """
 
-import argparse
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import torch
 
 from cloudjob.model import checkpoint, graph
 from cloudjob.model.contract import Graph
 from cloudjob.model.draft import to_record
+from training.errors import told
 
 OPSET = 17
 
@@ -31,6 +32,7 @@ def export(path: Path | None, out: Path) -> None:
     with warnings.catch_warnings():
         # The newer exporter needs one package more, onnxscript, and gives the same graph
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", "Constant folding")  # Which some slices cannot be: they are left as they are
         torch.onnx.export(
             loaded.unet,
             (window,),
@@ -45,9 +47,14 @@ def export(path: Path | None, out: Path) -> None:
     out.write_bytes(graph.with_record(out.read_bytes(), to_record(terms, "")))
 
 
+@click.command(help=__doc__)
+@click.argument("network", metavar="CHECKPOINT", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+def main(network: Path, out: Path) -> None:
+    """Command line."""
+    with told():
+        export(network, out)
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help="a .safetensors file")
-    parser.add_argument("out", type=Path, help="an .onnx file")
-    arguments = parser.parse_args()
-    export(arguments.checkpoint, arguments.out)
+    main()

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
+import urllib3
 
 from cloudjob.catalog.values import load
 from cloudjob.errors import ContractError, UnreachableError, printable, redact
@@ -125,10 +126,10 @@ class Client:
             raise _PassingFault(f"an answer takes longer than {MAX_SECONDS} s") from None
         except requests.exceptions.SSLError as error:
             raise _no_handshake(redact(address), error) from None
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            raise _PassingFault(_reason(error)) from None
-        except requests.exceptions.ContentDecodingError:
+        except urllib3.exceptions.DecodeError:
             raise _PassingFault("its answer cannot be unpacked") from None
+        except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
+            raise _PassingFault(_reason(error)) from None
         except (requests.RequestException, OSError, ValueError) as error:  # OSError: there is no REQUESTS_CA_BUNDLE
             raise ContractError(f"{redact(address)} cannot be asked: {_reason(error)}") from None
         text = data[:1000].decode("utf-8", "replace")
@@ -162,11 +163,11 @@ class Client:
 
 def _content(answer: requests.Response, ends: float) -> bytes:
     data = bytearray()
-    for chunk in answer.iter_content(_CHUNK):
+    while chunk := answer.raw.read1(_CHUNK, decode_content=True):  # `iter_content` waits for a whole one, however long
         data += chunk
         if len(data) > MAX_BYTES:
             raise ContractError(f"{redact(answer.url)} answers more than {MAX_BYTES // 2**20} MiB")
-        if time.monotonic() > ends:
+        if time.monotonic() > ends:  # Or a thread that was left to itself would go on
             raise requests.Timeout(f"an answer takes longer than {MAX_SECONDS} s")
     return bytes(data)
 
@@ -181,7 +182,7 @@ def _retry_after(told: str) -> float:
         return 0.0
 
 
-def _within(error: BaseException) -> Iterator[BaseException]:
+def _chain(error: BaseException) -> Iterator[BaseException]:
     """An error and those that it was made of."""
     left = [error]
     while left:
@@ -191,7 +192,7 @@ def _within(error: BaseException) -> Iterator[BaseException]:
 
 def _no_handshake(name: str, error: Exception) -> Exception:
     """What a handshake that failed means: only certificates, and what is no TLS at all, are lasting faults."""
-    causes = list(_within(error))
+    causes = list(_chain(error))
     # "X509": the certificates that REQUESTS_CA_BUNDLE names
     if any(isinstance(each, ssl.SSLCertVerificationError) or getattr(each, "library", "") == "X509" for each in causes):
         return ContractError(f"{name} has no certificate to trust: {_reason(error)}")

@@ -66,7 +66,8 @@ def numbers(told: Mapping[str, Any], of_item: Mapping[str, Any] | None = None) -
     """
     found: dict[str, Any] = {}
     shared = {name: value for name, value in (of_item or {}).items() if name in _SHARED}
-    for each in (shared, *values.records(told.get("raster:bands"), "raster:bands")[:1], *_first_band(told), told):
+    first = (band for name in ("raster:bands", "bands") for band in values.records(told.get(name), name)[:1])
+    for each in (shared, *first, told):
         for name in ("data_type", "nodata"):
             found |= {name: each[name]} if each.get(name) is not None else {}
         for name in ("scale", "offset"):
@@ -81,10 +82,6 @@ def numbers(told: Mapping[str, Any], of_item: Mapping[str, Any] | None = None) -
         **projection(told),
     }
     return {name: value for name, value in kept.items() if value is not None}
-
-
-def _first_band(told: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return values.records(told.get("bands"), "bands")[:1]
 
 
 def projection(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ REMOTE = ("http", "https", "s3", "gs", "az")
 
 _MOMENTS = ("datetime", "start_datetime", "end_datetime")
 _TEXTS = (
-    *("platform", "constellation", "grid:code", "processing:version"),
+    *("platform", "grid:code", "processing:version"),
     *("s2:mgrs_tile", "s2:product_uri", "s2:processing_baseline", "s2:generation_time"),
     *("sentinel:processing_baseline", "sentinel:product_id", "sentinel:latitude_band", "sentinel:grid_square"),
     *("mgrs:latitude_band", "mgrs:grid_square", "odc:region_code"),

@@ -135,10 +135,11 @@ def _first_page(
                 return asked, client.ask(asked.method, asked.address, asked.body, whole=_is_page), form.get("limit")
             except RefusedRequestError as error:
                 refusal = refusal or error
-                if error.status not in _SIMPLER:
+                # Some let only GET pass, and forbid all else (stac-utils/pystac-client#900)
+                if error.status not in _SIMPLER and not (error.status == 403 and search is not searches[-1]):
                     raise refusal from None
                 refused = redact(asked.address), asked.method, error
-                log.info("%s refuses a search by %s (%s): a simpler one is tried", *refused)
+                log.info("%s refuses a search by %s (%s): another one is tried", *refused)
     assert refusal is not None
     raise refusal
 

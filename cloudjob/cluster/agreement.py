@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cloudjob.classes import CLEAR, CLOUD, NOT_COMPUTED, SHADOW, THIN_CLOUD
-from cloudjob.errors import SceneError
+from cloudjob.errors import PassingError, SceneError
 from cloudjob.grid import Grid, Tile, Tiling, Window
 from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.read import Classification
@@ -63,6 +63,8 @@ class Agreement:
             return self._classes.under(window)
         except SceneError as error:
             log.warning("%s", error)
+            if isinstance(error, PassingError):  # Nor is its host asked again for each row
+                self._classes = None
             self.warnings = ("its scene classification is not compared everywhere: a part of it cannot be read",)
             return None
 

@@ -20,7 +20,7 @@ def table(items: list[dict[str, Any]], folder: Path, masks: xr.DataTree) -> Iter
         folder: where the catalog lies; its items' truth is found from there.
         masks: of these scenes, from `store.masks.open_masks`.
     """
-    yield f"{'scene':32} {'cloud':>7} {'truth':>7} {'agreement':>10} {'IoU':>6}"
+    yield f"{'scene':32} {'cloud':>7} {'truth':>7} {'agreement':>10} {'IoU':>6}  no data"
     for item in items:
         with rasterio.open(folder / item["assets"]["truth"]["href"]) as file:
             truth = file.read(1)
@@ -42,5 +42,5 @@ def _fit(mask: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> str:
     labelled = (mask <= CLOUD) & (truth <= CLOUD)
     ours, theirs = mask[labelled] == CLOUD, truth[labelled] == CLOUD
     iou = f"{(ours & theirs).sum() / (ours | theirs).sum():6.3f}" if theirs.any() else "     –"
-    same = "no data fits" if ((mask == NO_DATA) == (truth == NO_DATA)).all() else "NO DATA DIFFERS"
+    same = "same" if ((mask == NO_DATA) == (truth == NO_DATA)).all() else "DIFFERS"
     return f"{ours.mean():7.1%} {theirs.mean():7.1%} {(ours == theirs).mean():10.1%} {iou}  {same}"

@@ -7,7 +7,8 @@ coarser mask is made of the network's: a pixel is
 * else cloud where at least half of those that hold data are, so that the cloud cover of a scene stays what it is. Who
   wants every pixel that a cloud touches widens clouds before, by `buffer`.
 
-Where a network knows several kinds of cloud, the most frequent of them stands for all.
+Where a network knows several kinds of cloud, or shadows, what is not clear counts together, and the most frequent kind
+stands for all.
 """
 
 import numpy as np

@@ -124,7 +124,8 @@ def draft(path: Path, like: str) -> dict[str, Any]:
         like: a network that has a record (`source.read`).
 
     Raises:
-        ContractError: either cannot be used, or the graph takes or gives another number of channels than the other.
+        ContractError: either cannot be used, or the graph takes or gives another number of channels than the other, or
+            windows that are too small.
     """
     data = source.file(path)
     found = graphs.inspect(data, str(path))
@@ -138,7 +139,9 @@ def draft(path: Path, like: str) -> dict[str, Any]:
                 f"{path} has {number} {what}, {like} has {expected}: {', '.join(known.bands)}",
                 hint="draft it like a network that has as many, and change what differs",
             )
-    halo = known.halo if not window else min(known.halo, window // 4)
+    if 0 < window < 4:
+        raise ContractError(f"{path} takes windows of {window} pixels, too small to overlap; expected 4 at least")
+    halo = known.halo if not window else max(1, min(known.halo, window // 4))
     graph = replace(given, window=window, stride=1 if window else max(given.stride, 1))
     side = window - halo - 1 if window else graph.stride
     made = replace(

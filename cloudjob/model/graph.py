@@ -38,13 +38,13 @@ class Inspected:
     Attributes:
         taken: its one input.
         given: its one output.
-        record: the text of the record in its metadata, or None.
+        record: the text of the record in its metadata, or None; bytes, for it may be no UTF-8.
         parameters: how many numbers its weights are.
     """
 
     taken: Tensor
     given: Tensor
-    record: str | None
+    record: bytes | None
     parameters: int
 
 
@@ -70,8 +70,8 @@ def inspect(data: bytes, path: str) -> Inspected:
 
     Raises:
         ContractError: it is no whole ONNX file; it is more than arithmetic on tensors that it holds itself (other
-            files, custom operators, functions, control flow, random numbers); it has weights that are not finite, or
-            not one input and one output.
+            files, custom operators, functions, control flow, random numbers); it has weights that are sparse or not
+            finite, or not one input and one output of four sides.
     """
     onnx: Any = library()
     try:
@@ -81,6 +81,7 @@ def inspect(data: bytes, path: str) -> Inspected:
     if not model.graph.node:
         raise _refused(path, "is not a whole .onnx file: it has no graph")
     _check_nodes(model, path)
+    _check_dense(model, path)
     weights = [*model.graph.initializer, *_tensors(model.graph.node)]
     _check_weights(onnx, weights, path)
     held = {tensor.name for tensor in model.graph.initializer}
@@ -90,7 +91,10 @@ def inspect(data: bytes, path: str) -> Inspected:
         if len(tensors) != 1:
             names = ", ".join(tensor.name for tensor in tensors) or "none"
             raise _refused(path, f"has {len(tensors)} {what}s ({names}); expected one")
-    records = {entry.value for entry in model.metadata_props if entry.key == KEY}
+        if len(tensors[0].shape) != 4:
+            raise _refused(path, f"has the {what} {tensors[0].name} of shape {tensors[0].shape}; expected four sides")
+    texts = [entry.value for entry in model.metadata_props if entry.key == KEY]
+    records = {text.encode() if isinstance(text, str) else bytes(text) for text in texts}
     if len(records) > 1:
         raise _refused(path, f"has {len(records)} records that differ in its metadata")
     parameters = sum(int(np.prod(tensor.dims)) for tensor in weights)
@@ -112,8 +116,6 @@ def check(found: Inspected, contract: Contract, path: str) -> None:
     ):
         if tensor.type != "float32":
             raise _refused(path, f"has the {what} {tensor.name} of type {tensor.type}; expected float32")
-        if len(tensor.shape) != 4:
-            raise _refused(path, f"has the {what} {tensor.name} of shape {tensor.shape}; expected four sides")
         _check_shape(tensor, shape, what, path)
 
 
@@ -167,6 +169,13 @@ def _tensors(nodes: Sequence[Any]) -> Iterator[Any]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
+
+
+def _check_dense(model: Any, path: str) -> None:
+    """ONNX Runtime would read sparse weights from whatever file they name."""
+    attributes = [attribute for node in model.graph.node for attribute in node.attribute]
+    if model.graph.sparse_initializer or any(one.HasField("sparse_tensor") or one.sparse_tensors for one in attributes):
+        raise _refused(path, "has sparse weights; expected dense ones")
 
 
 def _check_weights(onnx: Any, tensors: Sequence[Any], path: str) -> None:

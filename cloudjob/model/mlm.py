@@ -5,8 +5,6 @@ It stands in the header of the safetensors file, under the key `mlm`, and is rea
 """
 
 import json
-import os
-import stat
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -17,9 +15,6 @@ from cloudjob.model.contract import Contract
 
 MLM = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
 CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
-LARGEST = 4 * 2**30
-"""Bytes of a checkpoint, at most."""
-
 HEADER = 100_000_000
 """Bytes of a header, at most; safetensors' own bound."""
 
@@ -33,26 +28,6 @@ ARGUMENTS = ("widths", "stem", "dilation", "smooth")
 def shipped() -> Path:
     """The checkpoint in the package."""
     return Path(str(resources.files("cloudjob.model") / "cloudjob-s2.safetensors"))
-
-
-def read_file(path: Path) -> bytes:
-    """The bytes of a checkpoint's file; `read_contract` checks their record, `checkpoint.parse` all.
-
-    Raises:
-        ContractError: it cannot be read.
-    """
-    try:
-        with open(path, "rb", opener=_at_once) as file:
-            state = os.fstat(file.fileno())
-            if not stat.S_ISREG(state.st_mode) or state.st_size > LARGEST:
-                raise ContractError(f"checkpoint {path} is no file of at most {LARGEST:,} bytes", hint=HINT)
-            return file.read()
-    except (OSError, ValueError) as error:
-        raise ContractError(f"checkpoint {path}: {getattr(error, 'strerror', error)}", hint=HINT) from None
-
-
-def _at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # A pipe would be waited for
 
 
 def read_contract(data: bytes, path: str) -> Contract:

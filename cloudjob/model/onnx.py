@@ -18,7 +18,8 @@ WINDOWS = 8
 """How many windows of one size go into one call on a GPU; on CPUs one, where more only cost memory."""
 
 TRIAL = 512
-"""Side in pixels, about, of the window of random numbers with which a network is tried."""
+"""Rows, about, of the random numbers with which a network is tried. Where it takes any size they have a stride more of
+columns: so what gives one size for all, or exchanges rows and columns, is found."""
 
 
 class OnnxNetwork:
@@ -124,15 +125,16 @@ class OnnxNetwork:
     def _try(self) -> None:
         """Run it on random numbers: does it give what its record says?"""
         bands, stride = len(self.contract.bands), self.graph.stride
-        side = self.graph.window or max(1, TRIAL // stride) * stride
-        noise = np.random.default_rng(0).random((bands, side, side), np.float32)
-        everywhere = np.ones((side, side), np.bool_)
+        height = self.graph.window or max(1, TRIAL // stride) * stride
+        width = self.graph.window or height + stride
+        noise = np.random.default_rng(0).random((bands, height, width), np.float32)
+        everywhere = np.ones((height, width), np.bool_)
         try:
             scores = self._run([self._scaled(noise, everywhere)])
         except SceneError as error:
             raise ContractError(f"checkpoint {self.path}: {error}") from None
-        told = f"checkpoint {self.path}, tried on random numbers of shape (1, {bands}, {side}, {side}),"
-        wanted = (1, len(self.graph.classes), side, side)
+        told = f"checkpoint {self.path}, tried on random numbers of shape (1, {bands}, {height}, {width}),"
+        wanted = (1, len(self.graph.classes), height, width)
         if scores.shape != wanted:
             raise ContractError(f"{told} gives the shape {scores.shape}; its record says {wanted}")
         if not np.isfinite(scores).all():

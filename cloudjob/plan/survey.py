@@ -99,7 +99,7 @@ def find(job: Job) -> Found:
     sources, catalog = Sources(), job.catalog
     scenes, refusals = _described(job, ((item, catalog.assets, catalog.signing) for item in found), sources)
     marked = again.read(job.out) if settings.read(job.out) == job.settings else []
-    more, lost = _damaged(job, marked, sources)
+    more, lost = _damaged(job, _missing(marked, scenes, refusals), sources)
     scenes, refusals = [*scenes, *more], [*refusals, *lost]
     error = None
     if refusals and not scenes:
@@ -110,34 +110,30 @@ def find(job: Job) -> Found:
     return Found(scenes, refusals, marked, error)
 
 
-def _damaged(job: Job, marked: Sequence[Marked], sources: Sources) -> tuple[list[Scene], list[Refusal]]:
-    """Scenes whose masks were found damaged, of days that were not asked for, under whatever id they are listed now."""
+def _damaged(job: Job, wanted: Sequence[Marked], sources: Sources) -> tuple[list[Scene], list[Refusal]]:
+    """Scenes whose masks were found damaged and that were not asked for, under whatever id they are listed now."""
     scenes: list[Scene] = []
     refusals: list[Refusal] = []
     catalog = job.catalog
-    for day in sorted({each.day for each in marked}):
+    for day in sorted({each.day for each in wanted}):
         start = datetime.combine(day, time(), UTC)
-        if job.dates.touches(start, start + timedelta(days=1, milliseconds=-1)):
-            continue
-        wanted = {each.id: each for each in marked if each.day == day}
+        here = {each.id: each for each in wanted if each.day == day}
         found = list(search(catalog, job.area, Interval(start, start + timedelta(days=1))))
-        if wanted.keys() <= {item["id"] for item in found}:
-            found = [item for item in found if item["id"] in wanted]  # No other need be opened
+        if here.keys() <= {item["id"] for item in found}:
+            found = [item for item in found if item["id"] in here]  # No other need be opened
         described, refused = _described(job, ((item, catalog.assets, catalog.signing) for item in found), sources)
-        scenes += [
-            scene for scene in described if any(one.is_(scene.id, Identity.of(scene)) for one in wanted.values())
-        ]
-        refusals += [refusal for refusal in refused if refusal.id in wanted]
-        _warn_of_lost(wanted.values(), scenes, refusals)
+        scenes += [each for each in described if any(one.is_(each.id, Identity.of(each)) for one in here.values())]
+        refusals += [refusal for refusal in refused if refusal.id in here]
+    for one in _missing(wanted, scenes, refusals):
+        log.warning("scene %s of %s, whose mask was found damaged, is not listed any more", one.id, one.day)
     return scenes, refusals
 
 
-def _warn_of_lost(wanted: Iterable[Marked], scenes: Sequence[Scene], refusals: Sequence[Refusal]) -> None:
+def _missing(marked: Iterable[Marked], scenes: Sequence[Scene], refusals: Sequence[Refusal]) -> list[Marked]:
+    """Those that are not among the scenes, by whatever id, and the refusals."""
     identities = [(scene.id, Identity.of(scene)) for scene in scenes]
     refused = {refusal.id for refusal in refusals}
-    for one in wanted:
-        if one.id not in refused and not any(one.is_(*each) for each in identities):
-            log.warning("scene %s of %s, whose mask was found damaged, is not listed any more", one.id, one.day)
+    return [one for one in marked if one.id not in refused and not any(one.is_(*each) for each in identities)]
 
 
 def estimate(job: Job, view: Survey, lanes: int) -> Cost:
@@ -192,7 +188,7 @@ def compare(job: Job, found: Found, *, files: bool = False) -> Survey:
         if scene.id != other.id:
             log.info("scene %s is an older version of %s, or the same", scene.id, other.id)
     kept += merge_versions(scene for scene in fitting if scene.id in lost)[0]
-    made = plan.make(kept, known, lambda scene: _tiles(job, scene, found.marked), job.retry)
+    made = plan.make(kept, known, lambda scene: _tiles(job, scene, found.marked), job.retry, found.marked)
     refused, given_up = _sorted_out(job, [*found.refusals, *hopeless, *misfits], made, known)
     return Survey(made, refused, given_up, known)
 

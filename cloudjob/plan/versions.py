@@ -1,11 +1,13 @@
-"""Other versions of a scene that the ledger has: done, or failed."""
+"""Other versions of a scene that the ledger has: done, failed, or found damaged."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from cloudjob.grid import Tile
 from cloudjob.scene.identity import TOLERANCE, Identity, same_scene
+from cloudjob.store.again import Marked
 from cloudjob.store.ledger import Done, Ledger
 
 
@@ -17,7 +19,7 @@ class Version:
         id: of it.
         newer: whether it is newer than the scene.
         older: whether it is older; of two publishers' it is neither.
-        done: its mask, or None where it has only failed.
+        done: its mask, or None where it has failed, or lost it.
     """
 
     id: str
@@ -35,10 +37,11 @@ class Version:
 class Versions:
     """The ledger's scenes by place and time, so that few are compared with each other."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, marked: Iterable[Marked] = ()) -> None:
         self._ledger = ledger
         self._known: dict[tuple[str, str, int | str], list[tuple[str, dict[str, Any]]]] = {}
-        records = {entry.id: entry.identity for entry in ledger.failures.values() if entry.identity}
+        records = {one.id: one.identity.to_json() for one in marked if one.identity}
+        records |= {entry.id: entry.identity for entry in ledger.failures.values() if entry.identity}
         records |= {entry.id: entry.identity for entry in ledger.done.values()}
         for id_, record in records.items():
             moment = _moment(datetime.fromisoformat(record["sensing"]))

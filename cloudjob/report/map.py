@@ -15,7 +15,8 @@ LOWEST, HIGHEST = 150, 420
 """Of the drawing's height; its unit is about a CSS pixel."""
 
 NAMED = 12
-"""Up to so many tiles are named in the drawing; the others tell their names when pointed at."""
+"""Up to so many tiles are named in the drawing; the others tell their names when pointed at, as windows of no tile do,
+whose names are longer than they are wide."""
 
 _STEPS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 45, 90)
 
@@ -54,7 +55,7 @@ def where(rows: Sequence[Row], footprints: Mapping[str, dict[str, Any]]) -> Mark
         count = counts[tile, group]
         told = f"{tile}: {count} {'scene' if count == 1 else 'scenes'}"
         parts.append(Markup('<path class="tile" d="{}"><title>{}</title></path>').format(_outline(area, place), told))
-        if len(largest) <= NAMED:
+        if len(largest) <= NAMED and "_" not in tile:
             x, y = place(area.centroid.x, area.centroid.y)
             parts.append(Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(x, y + 4, tile))
     label = f"Map of {len(largest)} {'tile' if len(largest) == 1 else 'tiles'}, {sum(counts.values())} scenes"

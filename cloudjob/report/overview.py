@@ -84,7 +84,7 @@ class Run:
 
     Attributes:
         started: UTC.
-        how: "complete" or "interrupted".
+        how: "complete", "stopped" (by an error), "interrupted", or "unfinished" (killed, or still at work).
         seconds: by the clock.
         done: ids of the scenes it finished.
         failed: how many scenes failed.

@@ -61,7 +61,7 @@ class Pictures:
 
     Attributes:
         key: of the item they were made of.
-        mask: WebP without loss, in the colours of `export.COLOURS`; "" if it cannot be read.
+        mask: WebP without loss, in the colours of `classes.COLOURS`; "" if it cannot be read.
         image: WebP, true colour; "" if it cannot be read.
         why: what could not be read, without secrets.
         width: of both, pixels.

@@ -9,10 +9,8 @@ from dataclasses import astuple
 from typing import Any
 from urllib.parse import urlsplit
 
-from pyproj.exceptions import CRSError
-
 from cloudjob.catalog.bands import OPTIONAL, missing
-from cloudjob.catalog.item import Found, parse
+from cloudjob.catalog.item import parse
 from cloudjob.catalog.signing import given, open_href
 from cloudjob.errors import OutsideError, PassingError, SceneError
 from cloudjob.grid import Grid
@@ -66,26 +64,7 @@ def describe(
     if reason := item.get("refused"):
         raise SceneError(f"scene {item.get('id')}: {reason}")
     found = parse(item, {name: assets[name] for name in (*bands, *OPTIONAL) if name in assets})
-    try:
-        return _describe(found, assets, bands, resolution, signing, offset, measured or (resolution,), optional)
-    except CRSError as error:
-        raise SceneError(
-            f"scene {found.item['id']}: its projection makes no sense: {error}",
-            hint="report it to whoever publishes the catalog",
-        ) from None
-
-
-def _describe(
-    found: Found,
-    assets: Mapping[str, str],
-    bands: Sequence[str],
-    resolution: float,
-    signing: str,
-    offset: float | None,
-    measured: Sequence[float],
-    optional: Sequence[str],
-) -> Scene:
-    item, keys = found.item, found.keys or {}
+    item, keys, measured = found.item, found.keys or {}, measured or (resolution,)
     assert found.times is not None
     if lacking := {name: assets[name] for name in bands if name not in keys and name not in optional}:
         says, hint = missing(item["id"], item["assets"], lacking)
@@ -156,7 +135,7 @@ def _classification(item: dict[str, Any], key: str, signing: str) -> Band | None
         return _band(item, "scl", key, "", signing, None)
     except (PassingError, OutsideError):
         raise  # Or a source that is out would be asked again for every scene
-    except (SceneError, CRSError) as error:
+    except SceneError as error:
         log.warning("%s; the scene classification of %s is not compared", error, item["id"])
         return None
 

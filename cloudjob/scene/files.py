@@ -47,6 +47,10 @@ MAX_SIDE = 100_000
 LARGEST_BLOCK = 2**27
 """Pixels of one block of a file, which a reader unpacks whole; all 10980² of a Sentinel-2 tile are fewer."""
 
+EQUIVALENT = 50
+"""Percent that GDAL must be sure of a file's EPSG code: so much it is of HLS's "UTM Zone 33, Northern Hemisphere" on an
+unknown datum upon the ellipsoid of WGS 84."""
+
 FAULTS = (RuntimeError, OSError, ValueError, rasterio.errors.RasterioError, CPLE_BaseError)
 """What rasterio raises when a file cannot be opened or read."""
 
@@ -112,7 +116,14 @@ def open_file(href: str) -> Any:
     outside.check_keys(href)
     if parts.scheme in ("http", "https"):
         href = requote_uri(href)  # Spaces and letters beyond ASCII, which curl refuses
-    return _bounded(rasterio.open(href, driver="JP2OpenJPEG" if JPEG_2000.search(parts.path) else "GTiff"))
+    driver = "JP2OpenJPEG" if JPEG_2000.search(parts.path) else "GTiff"
+    try:
+        return _bounded(rasterio.open(href, driver=driver))
+    except rasterio.errors.RasterioIOError as error:
+        if not parts.query or "403" not in str(error):
+            raise
+    with rasterio.Env(CPL_VSIL_CURL_USE_HEAD="NO"):  # Many signatures hold for GET alone
+        return _bounded(rasterio.open(href, driver=driver))
 
 
 def _bounded(file: Any) -> Any:
@@ -154,7 +165,7 @@ def header(href: str, what: str) -> tuple[int, Sequence[float], tuple[int, int]]
     """
     try:
         with env(), open_file(href) as file:
-            epsg = file.crs.to_epsg() if file.crs else None
+            epsg = file.crs.to_epsg(EQUIVALENT) if file.crs else None
             transform, shape = tuple(file.transform)[:6], file.shape
     except SceneError as error:
         raise type(error)(f"{what}: {error}", hint=error.hint) from None

@@ -18,6 +18,7 @@ from cloudjob.errors import PassingError, SceneError
 from cloudjob.grid import Grid
 from cloudjob.scene import outside
 from cloudjob.scene.files import BYTES, FAULTS, KINDS, env, failed, open_file
+from cloudjob.scene.reflectance import scaling
 from cloudjob.scene.scene import EMPTY, NO_DATA, Band, Numbers, Scene
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class SceneFiles:
             PassingError: it could not be opened for a reason that may pass.
         """
         for band in bands:
-            self._ask(band.name, lambda file: _compare(file.dataset, file.band))
+            self._ask(band.name, lambda file: _compare(file.dataset, file.band, file.scene))
 
     def dtype(self) -> np.dtype[Any]:
         """Of arrays that hold the numbers of all bands: uint16, int16 or float32."""
@@ -105,24 +106,26 @@ class SceneFiles:
 
     def _ask(self, name: str, what: Callable[["_File"], T]) -> T:
         """Do something with an open file; after a fault that may pass it is signed and opened anew, and asked again."""
-        file = self._files[name]
+        file, attempts, patience = self._files[name], ATTEMPTS, {}
+        if name == "scl":  # Only compared: where its host is down, no scene waits for it
+            attempts, patience = 2, {"GDAL_HTTP_MAX_RETRY": "1"}
         begun, pause = time.monotonic(), PAUSE
         for attempt in itertools.count(1):
             if self.late:
                 raise PassingError(f"scene {self.scene.id}: reading has taken longer than {DEADLINE:g} s")
             try:
-                with file.timed(), env():
+                with file.timed(), env(**patience):
                     return what(file)
             except SceneError as error:
                 raise type(error)(f"scene {self.scene.id}, asset {file.band.key}: {error}", hint=error.hint) from None
             except FAULTS as error:
                 file.close()
                 fault = failed(error, self.scene, file.band)
-            if not isinstance(fault, PassingError) or attempt == ATTEMPTS or time.monotonic() - begun > PATIENCE:
+            if not isinstance(fault, PassingError) or attempt == attempts or time.monotonic() - begun > PATIENCE:
                 if type(fault) is PassingError:
                     raise PassingError(f"{fault}{outside.instead(file.address)}")
                 raise fault
-            log.info("%s; attempt %d of %d", fault, attempt + 1, ATTEMPTS)
+            log.info("%s; attempt %d of %d", fault, attempt + 1, attempts)
             signing.forget(self.scene.signing, file.band.href)
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -176,6 +179,8 @@ class _File:
         if (grid, resampling) not in self._views:
             self._views[grid, resampling] = WarpedVRT(
                 self.dataset,
+                # Some files of the Planetary Computer tell none (its issue 491), and would be taken to lie here
+                src_crs=self.dataset.crs or f"EPSG:{self.band.grid.epsg}",
                 crs=f"EPSG:{grid.epsg}",
                 transform=Affine(*grid.transform),
                 height=grid.height,
@@ -211,15 +216,21 @@ def _lies_on(file: Any, grid: Grid) -> bool:
     return file.shape == grid.shape and np.allclose(said, grid.transform, rtol=0, atol=tolerance)
 
 
-def _compare(file: Any, band: Band) -> None:
+def _compare(file: Any, band: Band, scene: Scene) -> None:
     """Raise where a file's header does not say what its item does."""
-    grid = band.grid
+    grid, properties, asset = band.grid, scene.item["properties"], scene.item["assets"][band.key]
     kind, count, transform, shape = file.dtypes[0], file.count, file.transform, file.shape
     epsg = file.crs.to_epsg() if file.crs else None
     if kind not in KINDS or count != 1:
         raise SceneError(f"{count} band(s) of {kind}; expected one of {', '.join(KINDS)}")
     if kind == "uint8" != band.dtype and band.name != "scl":
         raise SceneError(BYTES)
+    signed = scaling(properties, {"data_type": kind, **asset}, scene.baseline)
+    if kind == "int16" and (band.scale, band.offset) == scaling(properties, asset, scene.baseline) != signed:
+        raise SceneError(
+            f"its numbers are {kind}, which its item does not tell: the offset {band.offset:g} is ESA's for unsigned",
+            hint="say it yourself, for example --offset 0, and report it to whoever publishes the catalog",
+        )
     if epsg not in (None, grid.epsg):
         raise SceneError(f"the file is in EPSG:{epsg}, its item says {grid.epsg}")
     if not _lies_on(file, grid):

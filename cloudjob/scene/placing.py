@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyproj import Transformer
-from pyproj.exceptions import ProjError
+from pyproj.exceptions import CRSError, ProjError
 from shapely.geometry.base import BaseGeometry
 
 from cloudjob.errors import SceneError
@@ -49,8 +49,8 @@ def grid_of(item: dict[str, Any], asset: dict[str, Any], key: str, address: str,
 
 
 def _epsg(told: Mapping[str, Any]) -> int | None:
-    # what stands after a + is vertical
-    if horizontal := re.fullmatch(r"EPSG:(\d{1,6})(\+\d+)?", told.get("proj:code", ""), re.IGNORECASE):
+    # What stands after a + is vertical; the Planetary Computer writes a bare number for HLS (its issue 486)
+    if horizontal := re.fullmatch(r"(?:EPSG:)?(\d{1,6})(\+\d+)?", told.get("proj:code", ""), re.IGNORECASE):
         return int(horizontal[1])
     return told.get("proj:epsg")
 
@@ -65,7 +65,12 @@ def _north_up(epsg: int, transform: Sequence[float], shape: Sequence[int], what:
     if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
         raise SceneError(f"{what}: it has {height} × {width} pixels; expected at most {MAX_SIDE} a side")
     grid = _one_grid(int(epsg), c, f, a, -e, height, width)
-    if place(grid) is None:
+    try:
+        found = place(grid)
+    except CRSError as error:
+        hint = "report it to whoever publishes the catalog"
+        raise SceneError(f"{what}: its projection makes no sense: {error}", hint=hint) from None
+    if found is None:
         raise SceneError(f"{what}: its grid lies nowhere on Earth ({grid})")
     return grid
 

@@ -48,7 +48,7 @@ def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any], baseline: s
     if scale == 1 and kind.startswith(("int", "uint")):
         scale, stated = SCALE, stated or None
     applied = properties.get("earthsearch:boa_offset_applied", properties.get("sentinel:boa_offset_applied"))
-    if applied is True:
+    if applied is True and asset.get("type") != "image/jp2":  # Off its COGs; the files beside them are ESA's own
         return scale, 0.0
     if stated is not None and not (applied is False and stated == 0):
         return scale, float(stated)

@@ -105,7 +105,7 @@ class Scene:
 
     @property
     def assets(self) -> dict[str, str]:
-        """Common band name → asset key, as `metadata.describe` was told."""
+        """Common band name → asset key, as `describe` was told."""
         return {band.name: band.key for band in (*self.bands, *self.left_out, self.scl) if band}
 
     def without(self, band: Band) -> "Scene":

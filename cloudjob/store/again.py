@@ -44,28 +44,35 @@ class Marked:
 
 def read(out: Out) -> list[Marked]:
     """The scenes that are marked, by id; what cannot be read of them is told, and costs nothing else."""
-    found: list[Marked] = []
+    found, faults = look(out)
+    for fault in faults:
+        log.warning("%s", fault)
+    return found
+
+
+def look(out: Out) -> tuple[list[Marked], list[str]]:
+    """The scenes that are marked, and what is wrong with other marks."""
     try:
         records = dict(out.get_json(FILE) or {})
     except (ContractError, *_WRONG) as error:
-        log.warning("%s; which masks it says are damaged is lost: run again with their dates", _unreadable(error))
-        return []
+        return [], [f"{_unreadable(error)}; which masks it says are damaged is lost: run again with their dates"]
+    found, faults = [], []
     for id_, record in records.items():
         try:
             found.append(_parsed(id_, record))
         except _WRONG as error:
-            log.warning("%s of scene %s; run again with its date", _unreadable(error), id_)
-    return found
+            faults.append(f"{_unreadable(error)} of scene {id_}; run again with its date")
+    return found, faults
 
 
 def mark(out: Out, scenes: Iterable[Marked]) -> None:
     """Have the next run look for scenes, beside those that are marked already."""
-    _write(out, {marked.id: marked for marked in (*read(out), *scenes)}.values())
+    _write(out, {marked.id: marked for marked in (*look(out)[0], *scenes)}.values())
 
 
 def settle(out: Out, done: Mapping[str, dict[str, Any]]) -> None:
     """Forget the scenes that have been done: id → identity (`Identity.to_json`)."""
-    marked = read(out)
+    marked, _ = look(out)  # What is wrong with them was told when the run looked for them
     if not marked:
         return
     known = [(id_, Identity.from_json(record)) for id_, record in done.items()]

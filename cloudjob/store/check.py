@@ -14,7 +14,7 @@ import numpy as np
 from cloudjob import classes
 from cloudjob.classes import NAMES, NOT_COMPUTED
 from cloudjob.errors import ContractError
-from cloudjob.store import conventions, runs, settings
+from cloudjob.store import again, conventions, failures, runs, settings
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
 from cloudjob.store import ledger as ledgers
@@ -68,6 +68,7 @@ def check(out: Out) -> Iterator[Fault]:
     for path, what in sorted(ledger.damaged.items()):
         yield _damaged(path, what, owners)
     yield from (Fault(path, "it no longer counts", "delete") for path in ledger.leftovers)
+    yield from _marks(out, ledger)
     yield from _records(out, ledger)
     for group in sorted(ledger.groups):
         found = list(_group(out, ledger, group))
@@ -112,6 +113,17 @@ def _damaged(path: str, what: str, owners: dict[str, str]) -> Fault:
     if path in owners:
         return Fault(path, what, "again", owners[path])
     return Fault(path, what, "by hand" if folder == "items" else "delete")
+
+
+def _marks(out: Out, ledger: Ledger) -> Iterator[Fault]:
+    """Marks of damaged masks, and scenes that nothing would have tried again, for what told of them is damaged."""
+    marked, faults = again.look(out)
+    yield from (Fault(again.FILE, what, "rebuild") for what in faults)
+    for id_, (group, _) in ledger.begun.items():
+        path, told = stac.path(group, id_), again.FILE if faults else failures.path(id_)
+        known = path in ledger.damaged or id_ in {one.id for one in marked}
+        if (faults or told in ledger.damaged) and not known:
+            yield Fault(path, f"it is missing, and {told}, which may have told of it, is damaged", "again", id_)
 
 
 def _records(out: Out, ledger: Ledger) -> Iterator[Fault]:

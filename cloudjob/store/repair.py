@@ -3,6 +3,7 @@
 A mask is never guessed: a scene whose mask, item or place is damaged loses its item, and the next run masks it again.
 """
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
@@ -56,6 +57,7 @@ def repair(lock: Lock, faults: Iterable[Fault]) -> Iterator[tuple[Fault, str]]:
     ledgers.refresh(out)
     yield from ((fault, cog.restore(lock, fault.scene)) for fault in faults if _of_cog(fault))
     yield from ((fault, "made anew") for fault in faults if fault.mend == "rebuild" and fault.path.startswith("items/"))
+    yield from ((fault, "what can be read is kept") for fault in faults if fault.path == again.FILE)
     yield from ((fault, "") for fault in faults if fault.mend == "by hand")
 
 
@@ -85,8 +87,8 @@ def _again(lock: Lock, faults: Sequence[Fault]) -> Iterator[tuple[Fault, str]]:
     ledger = ledgers.read(out)
     days = {fault.scene: _day(out, ledger, fault.scene) for fault in faults}
     again.mark(out, [_marked(ledger, id_, day) for id_, day in days.items() if day])
-    lock.check()
     for fault in faults:
+        lock.check()  # A run that took over may have masked it by now
         done = ledger.done.get(fault.scene)
         path = done.path if done else fault.path
         if done:
@@ -111,11 +113,10 @@ def _day(out: Out, ledger: ledgers.Ledger, id_: str) -> date | None:
     for group, metadata in ledger.groups.items():
         owners = groups.scenes(metadata)
         if id_ in owners:
-            try:
+            with contextlib.suppress(*check.WRONG):
                 moment = int(np.asarray(groups.open_array(out, group, "time")[owners.index(id_)]))
-                return datetime.fromtimestamp(moment / 1e6, UTC).date()
-            except check.WRONG:
-                break
+                if moment:  # Else its group has been mended just now, and no item told its time
+                    return datetime.fromtimestamp(moment / 1e6, UTC).date()
     found = re.search(r"(?:19|20)\d{2}[01]\d[0-3]\d", id_)
     try:
         return datetime.strptime(found[0], "%Y%m%d").replace(tzinfo=UTC).date() if found else None

@@ -106,10 +106,11 @@ def _allot(
     for slot in [slot for slot, id_ in enumerate(order) if id_ in over]:
         _empty(lock.out, name, slot)
         order[slot] = ""
+    written = {slot for folder in _arrays(name) for slot in lock.out.names(folder)} if given else set()
     for id_, slot in given.items():
         order[slot] = id_
-        if slot < len(owners):
-            _empty(lock.out, name, slot)  # It may hold parts of a mask that was never finished
+        if str(slot) in written:  # Parts of a mask that was never finished, or that this group's list does not know
+            _empty(lock.out, name, slot)
     times = {given[scene.id]: _microseconds(scene.time) for scene in wanted if scene.id in given}
     statuses = [PLANNED if slot in times else _status(ledger, name, slot) for slot in range(len(order))]
     grid = wanted[0].mask_grid if name not in ledger.groups else None
@@ -207,12 +208,14 @@ def tidy(lock: Lock, ledger: Ledger) -> None:
     for name, metadata in ledger.groups.items():
         order = list(groups.scenes(metadata))
         freed = [slot for slot in _free(ledger, name) if order[slot]]
+        if not freed:
+            continue
+        lock.check()  # There may be hundreds of groups; a run that took over gives these slots to others
         for slot in freed:
             _empty(lock.out, name, slot)
             order[slot] = ""
-        if freed:
-            statuses = [_status(ledger, name, slot) for slot in range(len(order))]
-            groups.commit(lock.out, name, order, times={}, statuses=statuses)
+        statuses = [_status(ledger, name, slot) for slot in range(len(order))]
+        groups.commit(lock.out, name, order, times={}, statuses=statuses)
 
 
 def fail(
@@ -303,8 +306,13 @@ def _sweep(out: Out, ledger: Ledger) -> None:
         out.sweep(folder, keep=done)
 
 
+def _arrays(group: str) -> list[str]:
+    """Folders that hold a folder for every slot in which something was written."""
+    return [f"{MASKS}/{group}/{array}/c" for array in ("cloud", "cloud_probability")]
+
+
 def _shards(group: str, slot: int) -> list[str]:
-    return [f"{MASKS}/{group}/{array}/c/{slot}" for array in ("cloud", "cloud_probability")]
+    return [f"{folder}/{slot}" for folder in _arrays(group)]
 
 
 def _empty(out: Out, group: str, slot: int) -> None:

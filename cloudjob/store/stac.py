@@ -3,7 +3,11 @@
 It is a view of the ledger, written anew at the end of a run and of `cloudjob export --all`.
 """
 
+import math
 from typing import Any
+
+import shapely
+from shapely.geometry import shape
 
 from cloudjob import classes
 from cloudjob.store import item as items
@@ -103,14 +107,5 @@ def _link(relation: str, path: str, *, title: str = "", media_type: str = "appli
 
 def _bbox(footprints: list[dict[str, Any]]) -> list[float]:
     """(west, south, east, north) of GeoJSON geometries; the whole world where none tells."""
-    positions = [position for footprint in footprints for position in _positions(footprint.get("coordinates", ()))]
-    if not positions:
-        return [-180.0, -90.0, 180.0, 90.0]
-    xs, ys = zip(*positions, strict=True)
-    return [min(xs), min(ys), max(xs), max(ys)]
-
-
-def _positions(node: Any) -> list[tuple[float, float]]:
-    if node and isinstance(node[0], int | float):
-        return [(float(node[0]), float(node[1]))]
-    return [position for child in node for position in _positions(child)]
+    bounds: list[float] = shapely.total_bounds([shape(footprint) for footprint in footprints]).tolist()
+    return [-180.0, -90.0, 180.0, 90.0] if math.isnan(bounds[0]) else bounds

@@ -94,7 +94,7 @@ def progress(
     if count:
         seconds = time.monotonic() - started
         told = ", ".join(f"{count[state]} {state}" for state in ("done", "failed", "abandoned") if count[state])
-        summary = f"{told} in {_duration(seconds)} ({pixels / 1e6:.1f} Mpx)"
+        summary = f"{told} in {_duration(seconds)} ({pixels / 1e6:,.1f} Mpx)"
         logs.say(summary, "summary", **count, seconds=round(seconds, 1), pixels=pixels)
     return SOME_FAILED if count["failed"] else DONE
 
@@ -127,7 +127,7 @@ def _say_cost(cost: Cost) -> None:
     overlap = f", and {cost.seen / cost.pixels - 1:.0%} more where tiles overlap" if cost.seen > cost.pixels else ""
     takes = ("about " if cost.hours * 3600 >= 1 else "") + _duration(cost.hours * 3600)
     logs.say(
-        f"to do: {cost.pixels / 1e6:.1f} Mpx{overlap}; {cost.bytes / 1e6:.0f} MB of pixels to read; "
+        f"to do: {cost.pixels / 1e6:,.1f} Mpx{overlap}; {cost.bytes / 1e6:,.0f} MB of pixels to read; "
         f"{takes} with {_many(cost.lanes, 'worker')} at {cost.speed:.1f} Mpx/s each "
         f"({how})",
         "cost",

@@ -43,7 +43,7 @@ def main() -> None:
     drawn.set_clim(-0.5, float(looks.max()) + 0.5)
     figure.colorbar(drawn, ax=axes[1], ticks=range(int(looks.max()) + 1), shrink=0.8)
     axes[1].set_title("clear looks")
-    figure.colorbar(axes[2].imshow(frequency, cmap="magma", vmin=0, vmax=1), ax=axes[2], shrink=0.8)
+    figure.colorbar(axes[2].imshow(frequency, cmap="cividis", vmin=0, vmax=1), ax=axes[2], shrink=0.8)
     axes[2].set_title("share of looks that were cloud (white: no look)")
     for axis in axes:
         axis.set_axis_off()

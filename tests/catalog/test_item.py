@@ -174,6 +174,8 @@ def test_what_only_informs_costs_nothing():
         assert found == told
     for title in ("two\nlines", "x" * 1000, 7, {}):
         assert parse(make_item(title=title), WANTED).item["properties"].get("title") is None
+    for constellation in (["sentinel-2"], "x" * 1000, {}):
+        assert parse(make_item(constellation=constellation), WANTED).keys.keys() == set(FOUR)
 
 
 @pytest.mark.parametrize(("said", "meant"), [(True, True), ("true", True), ("False", False), (1, None), ("no", None)])

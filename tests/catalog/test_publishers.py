@@ -72,11 +72,11 @@ def files(tmp_path):
         yield server
 
 
-def pixels(files, *, dtype=np.uint16, nodata=0, transform=TRANSFORM, bands=BANDS):
+def pixels(files, *, dtype=np.uint16, nodata=0, transform=TRANSFORM, bands=BANDS, epsg=32633):
     for number, band in enumerate(bands):
         values = np.random.default_rng(number).integers(1, 9000, SHAPE).astype(dtype)
         values[:20] = nodata
-        write_cog(files.folder / f"{band}.tif", values, transform, nodata=nodata)
+        write_cog(files.folder / f"{band}.tif", values, transform, epsg, nodata)
 
 
 def masked(api, catalog, resolution=10):
@@ -119,6 +119,10 @@ def test_earth_search(files):
             assert {band.offset for band in scene.bands} == {offset}
             assert [band.key for band in scene.bands] == list(BANDS)
             assert (values[:, :20] == 0).all()
+            # Beside its COGs lie ESA's own files, which nobody takes anything off
+            own = catalog_for(api.url, assets={band: f"{band}-jp2" for band in BANDS})
+            (found,) = search(own, WORLD, JUNE)
+            assert {band.offset for band in describe(found, own.assets, BANDS, 10).bands} == {-0.1}
         assert api.searches[0][0] == "POST"
 
 
@@ -262,14 +266,25 @@ def test_terrascope(files):
     assert_only_data(values)
 
 
-def test_hls(files):
-    """The grid stands in the files, the tile in the id."""
-    pixels(files, dtype=np.int16, nodata=-9999, transform=(30, 0, 300_000, 0, -30, 5_500_020))
+HLS = (30, 0, 300_000, 0, -30, 5_500_020)
+# As NASA writes it: zones of the south are those of the north, too, with northings below zero
+UTM = """PROJCS["UTM Zone 33, Northern Hemisphere",GEOGCS["Unknown datum based upon the WGS84 ellipsoid",
+DATUM["Not_specified_based_on_WGS_84_spheroid",SPHEROID["WGS 84",6378137,298.257223563]],PRIMEM["Greenwich",0],
+UNIT["degree",0.0174532925199433]],PROJECTION["Transverse_Mercator"],PARAMETER["latitude_of_origin",0],
+PARAMETER["central_meridian",15],PARAMETER["scale_factor",0.9996],PARAMETER["false_easting",500000],
+PARAMETER["false_northing",0],UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]"""
+
+
+@pytest.mark.parametrize("told", [{}, {"proj:code": 32633, "proj:shape": list(SHAPE), "proj:transform": list(HLS)}])
+def test_hls(files, told):
+    """The grid stands in the files, the tile in the id; the Planetary Computer's items have the code as a number."""
+    pixels(files, dtype=np.int16, nodata=-9999, transform=HLS, epsg=UTM)
     keys = dict(zip(BANDS, ("B04", "B03", "B02", "B08"), strict=True))
     name = "HLS.S30.T33UUQ.2024153T101559.v2.0"
-    with stac_server(items=[item(name, "HLSS30_2.0", assets(files, keys.values()), **{"eo:cloud_cover": 12})]) as api:
+    about = {"eo:cloud_cover": 12, **told}
+    with stac_server(items=[item(name, "HLSS30_2.0", assets(files, keys.values()), **about)]) as api:
         scene, values = masked(api, catalog_for(api.url, collection="HLSS30_2.0", assets=keys), 30)
-    assert (scene.grid.dx, scene.bands[0].offset, scene.group[:5]) == (30, 0, "33UUQ")
+    assert (scene.grid.epsg, scene.grid.dx, scene.bands[0].offset, scene.group[:5]) == (32633, 30, 0, "33UUQ")
     assert_only_data(values)
 
 

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -459,6 +459,18 @@ def test_a_head_that_drips_ends(hurried, monkeypatch):
     assert time.monotonic() - begun < LONGEST
 
 
+@pytest.mark.parametrize("when", [0, 1])
+def test_an_answer_that_drips_is_not_waited_for(api, hurried, monkeypatch, when):
+    """Each drop comes in time; all of them would take twenty seconds and more."""
+    monkeypatch.setattr(answers, "MAX_SECONDS", 0.5)
+    api.items = [make_item("A")]
+    api.faults = deque([""] * when + ["drip"])
+    begun = time.monotonic()
+    assert ids(catalog_for(api.url)) == ["A"]
+    assert time.monotonic() - begun < 10
+    assert len(api.requests) == 3
+
+
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
@@ -546,7 +558,7 @@ def test_certificates_of_ones_own_that_cannot_be_read_are_told(hurried, tmp_path
     [
         (404, 0, "refuses: HTTP 404"),
         (401, 0, "refuses: HTTP 401"),
-        (403, 1, "refuses: HTTP 403 .*something is wrong"),
+        (401, 1, "refuses: HTTP 401 .*something is wrong"),
         ("json", 0, "is not a STAC API: .*timed out"),
     ],
 )
@@ -685,6 +697,14 @@ def test_a_form_that_an_api_refuses_is_made_simpler(api, refuses, takes):
     api.refuses = refuses
     assert ids(catalog_for(api.url), interval=parse_dates("2024-06-01/..", date(2024, 7, 1))) == ["A"]
     assert asked(api)[-1] == takes
+
+
+@pytest.mark.parametrize(("forbids", "finds"), [((403,), ["A"]), ((403, 403), None), ((401,), None)])
+def test_an_api_may_forbid_all_but_get(api, forbids, finds):
+    api.items, api.faults = [make_item("A")], deque(["", *forbids])
+    with nullcontext() if finds else pytest.raises(ContractError, match=f"refuses: HTTP {forbids[0]}"):
+        assert ids(catalog_for(api.url)) == finds
+    assert [method for method, *_ in api.searches] == ["POST", "GET"][: len(forbids) + bool(finds)]
 
 
 def test_fractions_of_a_second_can_be_refused(api):

@@ -1,11 +1,13 @@
 """What is compared with the provider's scene classification, number by number."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+from file_server import file_server
 from scenes import BANDS, make_item, write_cog
 
 from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED
@@ -130,6 +132,27 @@ def test_a_classification_that_cannot_be_read_is_told_and_not_compared(scene: Sc
         told = [provider.labels(Window(top, top + 22, 0, 139)) for top in (0, 128)]
     assert None in told
     assert provider.warnings == ("its scene classification is not compared everywhere: a part of it cannot be read",)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_classification_whose_host_is_down_is_not_waited_for(scene: Scene, tmp_path: Path, *, late: bool) -> None:
+    """No scene waits a quarter of a minute for what is only compared, nor each of its rows."""
+    assert scene.scl
+    tiling = Tiling(*scene.grid.shape, 32, 0, 16)
+    fine = Grid(32633, 600_000, 5_200_020, 2, 2, 750, 695)  # More than comes with the header
+    classes = np.random.default_rng(1).integers(0, 255, fine.shape, np.uint8)
+    write_cog(tmp_path / "scl.tif", classes, fine.transform)
+    with file_server(tmp_path) as server:
+        away = replace(scene, scl=replace(scene.scl, href=f"{server.url}/scl.tif", grid=fine))
+        if not late:
+            server.disturb("scl", lasting="hang up")
+        with SceneFiles(away) as files:
+            begun = time.monotonic()
+            provider = Agreement(files, tiling, tiling.all())
+            server.disturb("scl", lasting="hang up")
+            assert not any(provider.labels(Window(top, min(top + 32, 150), 0, 139)) for top in range(64, 150, 32))
+    assert provider.warnings
+    assert time.monotonic() - begun < 5
 
 
 def test_a_classification_that_does_not_reach_is_compared_where_it_lies(scene: Scene) -> None:

@@ -48,7 +48,7 @@ class Handler(stac_server._Handler):
 
     do_DELETE = do_PATCH = do_HEAD = do_PUT  # noqa: N815
 
-    def _answer(self, status: int, content: bytes, kind: str = "application/json", *, cut: bool = False) -> None:
+    def _answer(self, status: int, content: bytes, kind: str = "application/json", fault: str = "") -> None:
         status, headers, content = type(self).spoil((status, {"Content-Type": kind}, content))
         self.send_response(status)
         for name, value in {"Content-Length": str(len(content)), **headers}.items():

@@ -23,6 +23,8 @@ from cloudjob.model.coarse import coarsen, coarsen_percent
         ([255, 255, 255, 255], 255),
         ([1, 2, 2, 0], 2),  # the most frequent kind of cloud
         ([1, 2, 0, 0], 1),
+        ([3, 3, 1, 0], 3),  # what is not clear counts together, shadows too
+        ([3, 1, 0, 0], 1),
     ],
 )
 def test_a_larger_pixel(cell: list[int], becomes: int) -> None:

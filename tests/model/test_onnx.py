@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -124,6 +125,29 @@ def broken_weights() -> onnx.ModelProto:
     return graph(np.full((1, 4, 1, 1), np.nan), np.zeros(1))
 
 
+def sparse(*, constant: bool) -> onnx.ModelProto:
+    """Its bias lies in another file, which ONNX Runtime reads although it is handed bytes, not a path."""
+    model = bright()
+    del model.graph.initializer[1]
+    indices = numpy_helper.from_array(np.array([0]), "i")
+    bias = helper.make_sparse_tensor(numpy_helper.from_array(np.zeros(1, np.float32), "b"), indices, [1])
+    if constant:
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["b"], sparse_value=bias))
+        return model
+    bias.values.ClearField("raw_data")
+    bias.values.data_location = TensorProto.EXTERNAL
+    bias.values.external_data.add(key="location", value="passwords")
+    model.graph.sparse_initializer.append(bias)
+    return model
+
+
+def of_one_size() -> onnx.ModelProto:
+    """It gives 512 × 512 pixels whatever it takes, as PyTorch exports an interpolation to a size that was a number."""
+    size = numpy_helper.from_array(np.array([1, 1, 512, 512]), "size")
+    node = helper.make_node("Resize", ["x", "", "", "size"], ["scores"])
+    return with_node(node, held=[*bright().graph.initializer, size])
+
+
 def with_branch() -> onnx.ModelProto:
     inner = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],
@@ -147,6 +171,8 @@ MORE = helper.make_tensor_value_info("date", TensorProto.FLOAT, [1])
 WRONG_GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "external data": (external, "keeps its weights w in another file"),
     "weights that are no numbers": (broken_weights, "weights w that are not finite numbers"),
+    "sparse weights": (lambda: sparse(constant=False), "has sparse weights"),
+    "sparse constants": (lambda: sparse(constant=True), "has sparse weights"),
     "custom operator": (
         lambda: with_node(helper.make_node("Run", ["x"], ["scores"], domain="evil"), opsets={"": 17, "evil": 1}),
         "custom operator, evil.Run",
@@ -170,7 +196,12 @@ WRONG_GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     ),
     "other shape": (
         lambda: with_node(helper.make_node("GlobalAveragePool", ["x"], ["scores"]), given=["batch", 1, "a", "b"]),
-        r"gives the shape \(1, 1, 1, 1\); its record says \(1, 1, 512, 512\)",
+        r"gives the shape \(1, 1, 1, 1\); its record says \(1, 1, 512, 516\)",
+    ),
+    "one size for all": (of_one_size, r"gives the shape \(1, 1, 512, 512\)"),
+    "rows for columns": (
+        lambda: with_node(helper.make_node("Transpose", ["x"], ["scores"], perm=[0, 1, 3, 2])),
+        r"gives the shape \(1, 1, 516, 512\)",
     ),
     "no number": (
         lambda: with_node(
@@ -242,6 +273,13 @@ def spoil(name: str, folder: Path) -> Path:  # noqa: C901, PLR0912  # A list of 
         record.write_text(" " * (2**20 + 1))
     elif name == "another record":
         path.write_bytes(source.graph.with_record(data, {**told, "id": "another"}))
+    elif name in ("no JSON within", "no UTF-8 within"):
+        text = {"no JSON within": b"{", "no UTF-8 within": b"\xff"}[name]
+        model = onnx.ModelProto(metadata_props=[onnx.StringStringEntryProto(key="mlm", value="?")])
+        path.write_bytes(data + model.SerializeToString().replace(b"?", text))
+    elif name == "a pipe":
+        path.unlink()
+        os.mkfifo(path)
     elif name == "a huge header":  # Of safetensors: 2 GB, it says
         path = folder / "net.safetensors"
         path.write_bytes((2**31).to_bytes(8, "little") + b"{}")
@@ -276,7 +314,10 @@ def spoil(name: str, folder: Path) -> Path:  # noqa: C901, PLR0912  # A list of 
         ("a list", "net.json is no JSON object"),
         ("deep", "net.json is no JSON"),
         ("long", "has 1,048,577 bytes; expected 1,048,576 at most"),
-        ("another record", "has a record in its metadata, and another in net.json"),
+        ("another record", "has a record in its metadata, and another in .*net.json"),
+        ("no JSON within", "net.onnx: the record in its metadata is no JSON"),
+        ("no UTF-8 within", "net.onnx: the record in its metadata is no JSON"),
+        ("a pipe", "net.onnx is no file"),
         ("a huge header", "not a whole .safetensors file"),
         ("a pickle", "looks like a pickle, which is never opened"),
         ("two gigabytes", "has 2,147,483,648 bytes; expected 2,147,483,647 at most"),
@@ -287,7 +328,7 @@ def spoil(name: str, folder: Path) -> Path:  # noqa: C901, PLR0912  # A list of 
         ("sum", "its record says 0000000000000000…"),
         ("other sum", "expected 1220…, a SHA-256"),
         ("no asset", "has 0 assets with the role mlm:model; expected one"),
-        ("no ONNX", "net.onnx is no .onnx file"),
+        ("no ONNX", "net.onnx is not a whole .onnx file"),
     ],
 )
 def test_files_that_are_no_network(name: str, says: str, catalog: Path, tmp_path: Path) -> None:
@@ -504,6 +545,22 @@ def test_a_draft_for_somebody_elses_graph(like: str, tmp_path: Path) -> None:
     path.write_bytes(four_classes().SerializeToString())
     with pytest.raises(ContractError, match=f"has 4 classes, {re.escape(like)} has 3"):
         draft(path, like)
+
+
+@pytest.mark.parametrize(
+    ("taken", "given", "says"),
+    [
+        (["n", 4], ["n", 1], "input image of shape .*; expected four sides"),
+        (["n", 4, "h", "w"], ["n"], "output scores of shape .*; expected four sides"),
+        ([1, 4, 1, 1], [1, 1, 1, 1], "windows of 1 pixels, too small to overlap; expected 4 at least"),
+    ],
+)
+def test_shapes_of_which_no_draft_can_be_made(taken: list, given: list, says: str, tmp_path: Path) -> None:
+    path, known = tmp_path / "theirs.onnx", save(tmp_path / "known.onnx", bright(), contract())
+    path.write_bytes(bright(taken=taken, given=given).SerializeToString())
+    done = CliRunner().invoke(cli.cli, ["model", str(path), "--like", str(known)])
+    assert isinstance(done.exception, ContractError), done.exception
+    assert re.search(says, str(done.exception))
 
 
 def test_the_hint_where_there_is_no_record_is_a_command_that_drafts_one(tmp_path: Path) -> None:

@@ -386,6 +386,19 @@ def test_tiles_across_the_date_line_lie_side_by_side(west: tuple[float, float], 
     assert min(ys) >= 0
 
 
+def test_a_window_in_no_tile_tells_its_long_name_when_pointed_at() -> None:
+    from shapely import box
+    from shapely.geometry import mapping
+
+    from cloudjob.report.map import where
+
+    window = "32736_446235_9705660_512x512"
+    rows = [replace(ROW, id=name, tile=name, group=name) for name in ("36MVB", window)]
+    drawn = str(where(rows, {"36MVB": mapping(box(32, -3, 33, -2)), window: mapping(box(33.5, -3, 33.6, -2.9))}))
+    assert re.findall(r'text-anchor="middle">([^<]+)<', drawn) == ["36MVB"]
+    assert f"<title>{window}: 1 scene</title>" in drawn
+
+
 SCRIPT = "<script>alert(1)</script>"
 
 

@@ -1,9 +1,11 @@
 """Files held open: asked for once, tried again window by window, and read right whatever says no data in them."""
 
+import copy
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +15,13 @@ import rasterio
 from affine import Affine
 from faulty import served
 from file_server import Fault, FileServer, file_server
+from pyproj import Transformer
 from scenes import BANDS, make_item, write_cog
 
 from cloudjob.errors import PassingError, SceneError
-from cloudjob.grid import Tiling
+from cloudjob.grid import Grid, Tiling
 from cloudjob.scene import opened, read
+from cloudjob.scene.cube import open_cube
 from cloudjob.scene.describe import describe
 from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.reflectance import reflectance
@@ -129,6 +133,21 @@ def test_a_new_signature_is_taken_for_each_attempt(
         assert pixels(files).shape == (4, 150, 139)
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_a_signature_may_hold_for_get_alone(scene: Scene, server: FileServer, *, told: bool) -> None:
+    """Google's and those of many object stores do, and GDAL asks by HEAD how long a file is."""
+    with SceneFiles(scene) as files:
+        expected = pixels(files)
+    server.signature, server.get_only = "Expires=9999999999&Signature=x", True
+    item = copy.deepcopy(scene.item)
+    for asset in item["assets"].values():
+        asset["href"] += f"?{server.signature}"
+        if not told:  # Where its header tells the grid
+            del asset["proj:shape"]
+    with SceneFiles(describe(item, ASSETS, BANDS, 10)) as files:
+        np.testing.assert_array_equal(pixels(files), expected)
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_scene_has_a_deadline(scene: Scene, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that answers, but so late that a lane would be held for hours."""
@@ -208,6 +227,23 @@ def test_averages_are_of_data_only_in_every_kind_of_number(dtype: str, hole: flo
     data = found[~(np.isnan(found) if dtype == "float32" else found == -32768)]
     assert set(np.unique(data)) == {values[0, -1]}
     assert 0.4 < data.size / found.size < 0.6
+
+
+def test_a_file_that_tells_no_projection_lies_where_its_item_says(tmp_path: Path) -> None:
+    """Seen from the next zone it was empty."""
+    scene = describe(make_item(tmp_path), ASSETS, BANDS, 10)
+    x, y = Transformer.from_crs(32633, 32632, always_xy=True).transform(600_000, 5_200_020)
+    next_zone = Grid(32632, round(x), round(y), 20, 20, 60, 60)
+    with SceneFiles(scene) as files:
+        expected = open_cube(files, scene.bands, next_zone).values
+    assert 0.9 < (expected > 0).mean() < 1
+    for band in scene.bands:
+        with rasterio.open(band.href) as file:
+            values = file.read(1)
+        write_cog(Path(band.href), values, GRID, epsg=None)
+    with SceneFiles(scene) as files:
+        files.check(scene.bands)
+        np.testing.assert_array_equal(open_cube(files, scene.bands, next_zone).values, expected)
 
 
 def test_a_number_for_no_data_that_no_pixel_can_have_is_none(tmp_path: Path) -> None:
@@ -306,6 +342,29 @@ def test_bytes_of_a_picture_are_no_reflectance(tmp_path: Path) -> None:
     write_cog(Path(item["assets"]["blue"]["href"]), np.ones((150, 139), np.uint8), GRID)
     scene = describe(item, ASSETS, BANDS, 10)
     with SceneFiles(scene) as files, pytest.raises(SceneError, match="asset blue: its numbers are bytes"):
+        files.check(scene.bands)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "baseline", "offset", "says"),
+    [
+        ("int16", "05.10", None, "its numbers are int16, .*: the offset -0.1 is ESA's"),
+        ("int16", "05.10", 0.0, ""),
+        ("int16", "03.01", None, ""),
+        ("uint16", "05.10", None, ""),
+        ("float32", "05.10", None, ""),  # ESA's, where no data were NaN for a while
+    ],
+)
+def test_signed_numbers_that_only_the_file_tells_have_no_offset_of_esas(
+    dtype: str, baseline: str, offset: float | None, says: str, tmp_path: Path
+) -> None:
+    """Dark ground was below zero."""
+    item = make_item(tmp_path, properties={"s2:processing_baseline": baseline})
+    for key in BANDS:
+        del item["assets"][key]["raster:bands"]
+        write_cog(Path(item["assets"][key]["href"]), np.ones((150, 139), dtype), GRID)
+    scene = describe(item, ASSETS, BANDS, 10, offset=offset)
+    with SceneFiles(scene) as files, pytest.raises(SceneError, match=says) if says else nullcontext():
         files.check(scene.bands)
 
 

@@ -13,9 +13,9 @@ from faulty import call
 
 from cloudjob.errors import UnreachableError
 from cloudjob.shown import attach
-from cloudjob.store import again, check, ledger, settings
+from cloudjob.store import again, check, ledger, repair, settings
 from cloudjob.store.conventions import COMPLETE, PLANNED
-from cloudjob.store.lock import Lock
+from cloudjob.store.lock import Lock, LockLostError
 from cloudjob.store.out import Out
 
 Capfd = pytest.CaptureFixture[str]
@@ -94,6 +94,48 @@ def test_what_is_cut_is_found_and_mended(out: Out, capfd: Capfd, path: str, mend
         assert again.read(out) == []
     assert call(capfd, "check", out).code == 0
     assert parsed(output.files(out)) == parsed(before)
+
+
+@pytest.mark.parametrize("left", [b"", b"{", b'{"x": 3}', None])
+def test_what_damaged_marks_told_of_is_looked_for_all_the_same(out: Out, capfd: Capfd, left: bytes | None):
+    """They were told of in every night, and nothing mended them; the masks that they told of were lost."""
+    Path(out.address, ITEM).write_bytes(b"x")
+    assert call(capfd, "check", out, "--repair").code == 0
+    (marked,) = again.read(out)
+    if left is None:  # One of them only
+        second = f"items/32TQM/{SCENES[1].id}.json"
+        Path(out.address, second).write_bytes(b"x")
+        assert call(capfd, "check", out, "--repair").code == 0
+        left = json.dumps({**out.get_json(again.FILE), FIRST: 3}).encode()
+    out.put(again.FILE, left)
+    result = call(capfd, "check", out)
+    assert result.code == 1
+    assert "again.json cannot be read" in result.stdout
+    assert call(capfd, "check", out, "--repair").code == 0
+    assert marked in again.read(out)
+    assert call(capfd, "check", out).code == 0
+    output.run(out, SCENES, contract=CONTRACT)
+    assert again.read(out) == []
+
+
+def test_a_scene_whose_failure_is_damaged_is_tried_again(out: Out, capfd: Capfd):
+    """Every later run tries it, whatever its dates; without its record none did."""
+    failing = output.make_scene(9)
+    output.run(out, [failing], contract=CONTRACT, failing={failing.id: "it cannot be read"})
+    (record,) = Path(out.address, "failures").iterdir()
+    record.write_bytes(b"x")
+    assert call(capfd, "check", out, "--repair").code == 0
+    assert not record.exists()
+    assert [(each.id, each.day) for each in again.read(out)] == [(failing.id, failing.time.date())]
+    assert call(capfd, "check", out).code == 0
+
+
+def test_the_day_of_a_scene_is_not_that_of_an_axis_that_was_emptied(out: Out, capfd: Capfd):
+    """Else the next runs would look for it in 1970, and its mask would be lost."""
+    for path in (ITEM, f"{GROUP}/time/c/0"):
+        Path(out.address, path).write_bytes(b"x")
+    assert call(capfd, "check", out, "--repair").code == 0
+    assert [(each.id, each.day) for each in again.read(out)] == [(FIRST, SCENES[0].time.date())]
 
 
 @pytest.mark.parametrize("beside", ["cloud/zarr.json", "time/c/0"])
@@ -299,6 +341,17 @@ def test_an_out_that_is_none(tmp_path: Path, capfd: Capfd):
     (tmp_path / "photos/cat.jpg").touch()
     assert call(capfd, "check", tmp_path / "photos", "--repair").code == 3
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
+
+
+def test_a_repair_that_lost_the_lock_takes_back_no_more(out: Out, monkeypatch: pytest.MonkeyPatch):
+    """Its machine was asleep, and a run has masked the other scenes again."""
+    faults = [check.Fault(f"{GROUP}/cloud/c/{slot}", "damaged", "again", scene.id) for slot, scene in enumerate(SCENES)]
+    with Lock(out) as lock:
+        taken = out.get(lock.token.path) or b""
+        monkeypatch.setattr(repair, "_status", lambda *_: out.put("lock/00000099.json", taken))
+        with pytest.raises(LockLostError):
+            list(repair.repair(lock, faults))
+    assert set(ledger.read(out).done) == {scene.id for scene in SCENES[1:]}
 
 
 def test_what_a_run_mended_meanwhile_is_left_alone(out: Out, capfd: Capfd, monkeypatch: pytest.MonkeyPatch):

@@ -504,6 +504,9 @@ def test_marks_of_damaged_scenes_are_not_lost_without_a_word(out: Out, odd: byte
     assert again.read(out) == []
     assert "again.json cannot be read" in caplog.text
     assert "run again with their dates" in caplog.text
+    caplog.clear()
+    ledger.refresh(out)
+    assert "again.json" not in caplog.text, "it is told once in a run"
 
 
 def test_what_is_marked_stays_so_until_it_is_done(out: Out):

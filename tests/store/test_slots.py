@@ -462,6 +462,19 @@ def test_of_a_mask_that_was_never_finished_nothing_is_left_in_another(out: Out):
     assert np.array_equal(array(out), [expected(make_scene(1)), expected(changed, ALL[3:])])
 
 
+def test_of_a_mask_that_its_group_no_longer_knows_nothing_is_left_in_another(out: Out):
+    """A group's list of yesterday, as a copy that was made while a run was at work may have it."""
+    run(out, [make_scene(0)])
+    group = Path(out.address, "masks.zarr/32TQM/zarr.json")
+    yesterday = group.read_bytes()
+    run(out, [make_scene(1)])
+    group.write_bytes(yesterday)
+    run(out, [make_scene(2)], ALL[3:])
+    assert np.array_equal(array(out), [expected(make_scene(0)), expected(make_scene(2), ALL[3:])])
+    run(out, [make_scene(1)])
+    assert list(check.check(out)) == []
+
+
 def test_a_mask_of_which_nobody_took_a_checksum_grows_and_is_sound(out: Out):
     """An older cloudjob's: the sum of its new tiles is not that of the whole, and `check --repair` would delete it."""
     run(out, [make_scene(0)], ALL[:2])
@@ -584,6 +597,21 @@ def test_a_lock_lost_at_the_last_moment_stops_the_item(out: Out, monkeypatch: py
         with pytest.raises(LockLostError):
             complete(lock, SETTINGS, ledger.read(out), make_scene(0), slot=slot, receipt=Receipt(clear=1), tiles=ALL)
     assert not ledger.read(out).done
+
+
+def test_a_lock_lost_while_slots_are_freed_frees_no_more(out: Out, monkeypatch: pytest.MonkeyPatch):
+    """A machine that was asleep would empty slots that another run has given away since."""
+    monkeypatch.setattr(output.slots, "tidy", lambda *_: None)
+    groups = ("32TQM", "32TQN")
+    for baseline in ("05.10", "05.11"):
+        run(out, [make_scene(0, group=name, id=f"{name}-{baseline}", baseline=baseline) for name in groups])
+    with Lock(out) as lock:
+        empty = output.slots._empty
+        taken = out.get(lock.token.path) or b""
+        monkeypatch.setattr(output.slots, "_empty", lambda *what: (empty(*what), out.put("lock/00000099.json", taken)))
+        with pytest.raises(LockLostError):
+            tidy(lock, ledger.read(out))
+    assert [(array(out, "cloud", name)[0] == 255).all() for name in groups] == [True, False]
 
 
 def test_all_of_a_mask_is_on_the_disk_before_its_item_says_so(out: Out, monkeypatch: pytest.MonkeyPatch):

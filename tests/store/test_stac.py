@@ -3,10 +3,12 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jobs
 import numpy as np
 import odc.stac
+import output
 import pystac
 import pytest
 import rasterio
@@ -16,9 +18,10 @@ from faulty import call
 from odc.geo.geobox import GeoBox
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from rasterio.enums import Resampling
+from shapely import GeometryCollection, box
 
 import cloudjob
-from cloudjob.store import cog
+from cloudjob.store import cog, ledger, stac
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 
@@ -71,6 +74,21 @@ def test_all_of_it_is_valid(made: Path) -> None:
         JsonSchemaSTACValidator().validate_core(json.loads(path.read_text()), kind, "1.1.0")
     for day in DAYS:
         JsonSchemaSTACValidator().validate_core(jobs.item_of(made, f"S{day}"), kinds.ITEM, "1.1.0")
+
+
+def test_the_extent_of_footprints_of_any_kind(tmp_path: Path) -> None:
+    """In several parts, as one that crosses the antimeridian may be; or none."""
+    out = Out.at(tmp_path / "out")
+    parts = GeometryCollection([box(10, 46, 11, 47), box(12, 46, 13, 48)])
+    output.run(out, [output.make_scene(0, footprint=parts)])
+
+    def extent() -> Any:
+        return stac.collection(output.SETTINGS, ledger.read(out))["extent"]["spatial"]["bbox"]
+
+    assert extent() == [[10, 46, 13, 48]]
+    (done,) = ledger.read(out).done.values()
+    out.put_json(done.path, {**out.get_json(done.path), "geometry": None})
+    assert extent() == [[-180, -90, 180, 90]]
 
 
 def test_what_the_collection_says(made: Path) -> None:
