@@ -206,12 +206,13 @@ def _item(item: Any) -> dict[str, Any]:
             whole.make_asset_hrefs_absolute()
         item = whole.to_dict(include_self_link=True, transform_hrefs=False)
     assets, links = item.get("assets"), item.get("links")  # What is no item at all is refused alone, by who reads it
-    own = [link for link in links or () if isinstance(link, Mapping) and link.get("rel") == "self"]
-    for asset in assets.values() if isinstance(assets, Mapping) and not own else ():
-        href = asset.get("href") if isinstance(asset, Mapping) else None
-        if isinstance(href, str) and ":" not in href and not href.startswith("/"):
-            raise UsageError(
-                f"item {item.get('id')} has a file at {href!r}, and does not say where it lies itself",
-                hint="hand over the path of its file instead, or addresses that are absolute",
-            )
+    links = links if isinstance(links, list) else []
+    own = any(isinstance(link, Mapping) and link.get("rel") == "self" for link in links)
+    assets = assets.values() if isinstance(assets, Mapping) else ()
+    hrefs = [href for each in assets if isinstance(each, Mapping) and isinstance(href := each.get("href"), str)]
+    if hrefs and not own and not any(":" in href or href.startswith("/") for href in hrefs):  # A thumbnail may be lost
+        raise UsageError(
+            f"item {item.get('id')} has a file at {hrefs[0]!r}, and does not say where it lies itself",
+            hint="hand over the path of its file instead, or addresses that are absolute",
+        )
     return dict(item)

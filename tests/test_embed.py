@@ -235,7 +235,11 @@ def test_areas_and_items_become_files_for_as_long_as_they_are_needed(tmp_path: P
         pass
     with pytest.raises(UsageError, match="a int is no STAC item"), spoken.files(None, [3]):
         pass
-    item["assets"]["red"]["href"] = "./A/red.tif"  # Relative to what?
+    item["assets"]["thumbnail"] = {"href": "./thumbnail.png"}  # Which no mask is made of
+    odd = {**item, "links": 3}
+    with spoken.files(None, [item, odd]) as (_, catalog):
+        assert json.loads(Path(catalog).read_text())["features"] == [item, odd]
+    item["assets"] = {"red": {"href": "./A/red.tif"}}  # Relative to what?
     for lost in (item, pystac.Item.from_dict(item)):
         with pytest.raises(UsageError, match=r"item A has a file at '\./A/red\.tif'"), spoken.files(None, [lost]):
             pass

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
-import urllib3
 
 from cloudjob.catalog.values import load
 from cloudjob.errors import ContractError, UnreachableError, printable, redact
@@ -37,7 +36,7 @@ T = TypeVar("T")
 def within(seconds: float, ask: Callable[[], T]) -> T:
     """Return what a call of a server gives; what takes longer is left to itself, in a thread that keeps no process.
 
-    `requests` and urllib3 only bound each read: of a head that drips they wait for the end, for ever.
+    `requests` and urllib3 only bound each read: of what drips they wait for the end, for ever.
 
     Raises:
         TimeoutError: it takes longer.
@@ -126,10 +125,10 @@ class Client:
             raise _PassingFault(f"an answer takes longer than {MAX_SECONDS} s") from None
         except requests.exceptions.SSLError as error:
             raise _no_handshake(redact(address), error) from None
-        except urllib3.exceptions.DecodeError:
-            raise _PassingFault("its answer cannot be unpacked") from None
-        except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             raise _PassingFault(_reason(error)) from None
+        except requests.exceptions.ContentDecodingError:
+            raise _PassingFault("its answer cannot be unpacked") from None
         except (requests.RequestException, OSError, ValueError) as error:  # OSError: there is no REQUESTS_CA_BUNDLE
             raise ContractError(f"{redact(address)} cannot be asked: {_reason(error)}") from None
         text = data[:1000].decode("utf-8", "replace")
@@ -163,11 +162,11 @@ class Client:
 
 def _content(answer: requests.Response, ends: float) -> bytes:
     data = bytearray()
-    while chunk := answer.raw.read1(_CHUNK, decode_content=True):  # `iter_content` waits for a whole one, however long
+    for chunk in answer.iter_content(_CHUNK):
         data += chunk
         if len(data) > MAX_BYTES:
             raise ContractError(f"{redact(answer.url)} answers more than {MAX_BYTES // 2**20} MiB")
-        if time.monotonic() > ends:  # Or a thread that was left to itself would go on
+        if time.monotonic() > ends:  # Or a thread that was left to itself (`within`) would go on
             raise requests.Timeout(f"an answer takes longer than {MAX_SECONDS} s")
     return bytes(data)
 

@@ -168,6 +168,7 @@ def _band(item: dict[str, Any], name: str, key: str, baseline: str, signing: str
             hint="say it yourself, for example --offset -0.1, and report it to whoever publishes the catalog",
         )
     nodata = asset.get("nodata")
+    signed = scaling(item["properties"], {"data_type": "int16", **asset}, baseline)[1]
     return Band(
         name,
         key,
@@ -178,6 +179,7 @@ def _band(item: dict[str, Any], name: str, key: str, baseline: str, signing: str
         dtype=dtype,
         nodata=int(nodata) if nodata is not None and nodata == int(nodata) else None,
         address=address if address != asset["href"] else "",
+        unsigned=offset is None and name != "scl" and stated != signed,
     )
 
 

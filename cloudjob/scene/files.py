@@ -1,5 +1,6 @@
 """A file as GDAL opens it: an image at an address that an item may name, patiently but never for ever."""
 
+import math
 import os
 import re
 import stat
@@ -11,6 +12,7 @@ from urllib.request import url2pathname
 
 import rasterio
 from rasterio._err import CPLE_BaseError  # What rasterio lets through of GDAL's own errors
+from rasterio.crs import CRS
 from requests.utils import requote_uri
 
 from cloudjob.errors import KeysMissingError, PassingError, SceneError, redact
@@ -166,6 +168,8 @@ def header(href: str, what: str) -> tuple[int, Sequence[float], tuple[int, int]]
     try:
         with env(), open_file(href) as file:
             epsg = file.crs.to_epsg(EQUIVALENT) if file.crs else None
+            if epsg and not math.isclose(CRS.from_epsg(epsg).units_factor[1], file.crs.units_factor[1], rel_tol=1e-6):
+                epsg = None  # So sure it is also of the same in feet
             transform, shape = tuple(file.transform)[:6], file.shape
     except SceneError as error:
         raise type(error)(f"{what}: {error}", hint=error.hint) from None

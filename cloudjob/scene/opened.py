@@ -18,7 +18,6 @@ from cloudjob.errors import PassingError, SceneError
 from cloudjob.grid import Grid
 from cloudjob.scene import outside
 from cloudjob.scene.files import BYTES, FAULTS, KINDS, env, failed, open_file
-from cloudjob.scene.reflectance import scaling
 from cloudjob.scene.scene import EMPTY, NO_DATA, Band, Numbers, Scene
 
 log = logging.getLogger(__name__)
@@ -79,7 +78,7 @@ class SceneFiles:
             PassingError: it could not be opened for a reason that may pass.
         """
         for band in bands:
-            self._ask(band.name, lambda file: _compare(file.dataset, file.band, file.scene))
+            self._ask(band.name, lambda file: _compare(file.dataset, file.band))
 
     def dtype(self) -> np.dtype[Any]:
         """Of arrays that hold the numbers of all bands: uint16, int16 or float32."""
@@ -216,19 +215,19 @@ def _lies_on(file: Any, grid: Grid) -> bool:
     return file.shape == grid.shape and np.allclose(said, grid.transform, rtol=0, atol=tolerance)
 
 
-def _compare(file: Any, band: Band, scene: Scene) -> None:
+def _compare(file: Any, band: Band) -> None:
     """Raise where a file's header does not say what its item does."""
-    grid, properties, asset = band.grid, scene.item["properties"], scene.item["assets"][band.key]
+    grid = band.grid
     kind, count, transform, shape = file.dtypes[0], file.count, file.transform, file.shape
     epsg = file.crs.to_epsg() if file.crs else None
     if kind not in KINDS or count != 1:
         raise SceneError(f"{count} band(s) of {kind}; expected one of {', '.join(KINDS)}")
     if kind == "uint8" != band.dtype and band.name != "scl":
         raise SceneError(BYTES)
-    signed = scaling(properties, {"data_type": kind, **asset}, scene.baseline)
-    if kind == "int16" and (band.scale, band.offset) == scaling(properties, asset, scene.baseline) != signed:
+    if kind == "int16" and band.unsigned:
         raise SceneError(
-            f"its numbers are {kind}, which its item does not tell: the offset {band.offset:g} is ESA's for unsigned",
+            f"its numbers are {kind}, which its item does not tell; "
+            f"the offset {band.offset:g} is ESA's for unsigned ones",
             hint="say it yourself, for example --offset 0, and report it to whoever publishes the catalog",
         )
     if epsg not in (None, grid.epsg):

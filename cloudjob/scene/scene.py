@@ -39,6 +39,7 @@ class Band:
         nodata: the number that says no data, as the item says; None where it says nothing: then the file's own tag
             counts, and where that is missing, too, what is usual (`EMPTY`).
         address: to open instead of `href` where the catalog gave a signed one; never stored, never shown.
+        unsigned: whether its offset is ESA's, taken because nobody says that its numbers are signed.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Band:
     dtype: str = "uint16"
     nodata: int | None = None
     address: str = field(default="", repr=False)
+    unsigned: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from cloudjob.errors import ContractError
 from cloudjob.scene.identity import Identity
-from cloudjob.store import again, check, cog, conventions, folder, runs, settings
+from cloudjob.store import again, check, cog, conventions, failures, folder, runs, settings
 from cloudjob.store import group as groups
 from cloudjob.store import ledger as ledgers
 from cloudjob.store.again import Marked
@@ -41,12 +41,10 @@ def repair(lock: Lock, faults: Iterable[Fault]) -> Iterator[tuple[Fault, str]]:
     """
     out, faults = lock.out, list(faults)
     lock.check()
-    for fault in faults:
-        if fault.mend == "delete":
-            out.delete([fault.path])
-            yield fault, "deleted"
-        elif fault.path == settings.FILE:
-            yield fault, _contract(out)
+    deleted = [fault for fault in faults if fault.mend == "delete"]
+    told = [fault for fault in deleted if fault.path.startswith(f"{failures.FOLDER}/")]  # Last: or a kill loses them
+    yield from _delete(lock, [fault for fault in deleted if fault not in told])
+    yield from ((fault, _contract(out)) for fault in faults if fault.path == settings.FILE)
     for group in sorted({fault.path.split("/")[1] for fault in faults if _of_group(fault)}):
         mended = _group(lock, group)
         yield from ((fault, mended) for fault in faults if _of_group(fault) and fault.path.split("/")[1] == group)
@@ -54,11 +52,19 @@ def repair(lock: Lock, faults: Iterable[Fault]) -> Iterator[tuple[Fault, str]]:
             known = {fault.scene for fault in faults}
             faults += [fault for fault in check.masks(out, ledgers.read(out), group) if fault.scene not in known]
     yield from _again(lock, [fault for fault in faults if fault.mend == "again"])
+    yield from _delete(lock, told)
     ledgers.refresh(out)
     yield from ((fault, cog.restore(lock, fault.scene)) for fault in faults if _of_cog(fault))
     yield from ((fault, "made anew") for fault in faults if fault.mend == "rebuild" and fault.path.startswith("items/"))
     yield from ((fault, "what can be read is kept") for fault in faults if fault.path == again.FILE)
     yield from ((fault, "") for fault in faults if fault.mend == "by hand")
+
+
+def _delete(lock: Lock, faults: Iterable[Fault]) -> Iterator[tuple[Fault, str]]:
+    for fault in faults:
+        lock.check()
+        lock.out.delete([fault.path])
+        yield fault, "deleted"
 
 
 def _of_cog(fault: Fault) -> bool:

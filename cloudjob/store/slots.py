@@ -106,7 +106,8 @@ def _allot(
     for slot in [slot for slot, id_ in enumerate(order) if id_ in over]:
         _empty(lock.out, name, slot)
         order[slot] = ""
-    written = {slot for folder in _arrays(name) for slot in lock.out.names(folder)} if given else set()
+    looked = given and name in ledger.groups  # Of one that is new nothing is left (`groups.create`)
+    written = {slot for folder in _arrays(name) for slot in lock.out.names(folder)} if looked else set()
     for id_, slot in given.items():
         order[slot] = id_
         if str(slot) in written:  # Parts of a mask that was never finished, or that this group's list does not know

@@ -111,6 +111,21 @@ def test_the_header_tells_the_grid_where_the_item_does_not(tmp_path: Path) -> No
     assert described(item).grid == with_metadata
 
 
+@pytest.mark.parametrize(
+    ("told", "code"),
+    [
+        ("+proj=longlat +ellps=WGS84", 4326),
+        ("+proj=utm +zone=33 +ellps=WGS84", 32633),
+        ("+proj=utm +zone=33 +ellps=WGS84 +units=us-ft", None),  # Its like is 32633, whose pixels are thrice as large
+        ("+proj=utm +zone=33 +ellps=WGS84 +units=km", None),
+    ],
+)
+def test_a_code_is_that_of_a_projection_in_the_same_unit(told: str, code: int | None, tmp_path: Path) -> None:
+    write_cog(tmp_path / "image.tif", np.ones((64, 64), np.uint16), (1e-4, 0, 15, 0, -1e-4, 47), told)
+    with nullcontext() if code else pytest.raises(SceneError, match="has no EPSG code"):
+        assert files.header(str(tmp_path / "image.tif"), "it")[0] == code
+
+
 def test_the_header_of_a_signed_file_tells_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     item = make_item(tmp_path)
     with_metadata = described(item).grid

@@ -118,12 +118,20 @@ def test_what_damaged_marks_told_of_is_looked_for_all_the_same(out: Out, capfd: 
     assert again.read(out) == []
 
 
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_scene_whose_failure_is_damaged_is_tried_again(out: Out, capfd: Capfd):
     """Every later run tries it, whatever its dates; without its record none did."""
     failing = output.make_scene(9)
     output.run(out, [failing], contract=CONTRACT, failing={failing.id: "it cannot be read"})
     (record,) = Path(out.address, "failures").iterdir()
     record.write_bytes(b"x")
+    with pytest.MonkeyPatch.context() as patch, Lock(out) as lock:
+        patch.setattr(again, "mark", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(repair.repair(lock, check.check(out)))
     assert call(capfd, "check", out, "--repair").code == 0
     assert not record.exists()
     assert [(each.id, each.day) for each in again.read(out)] == [(failing.id, failing.time.date())]
