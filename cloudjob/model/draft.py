@@ -5,13 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cloudjob.classes import NAMES
+from cloudjob.classes import CLOUD, NAMES
 from cloudjob.errors import ContractError
 from cloudjob.model import graph as graphs
 from cloudjob.model import source
 from cloudjob.model.contract import Contract, Graph
 from cloudjob.model.mlm import CLASSIFICATION, MLM
 from cloudjob.model.record import DIMENSIONS, UNLIMITED
+
+UNNAMED = (-1,)
+"""Of classes of which nobody has said yet what they mean."""
 
 FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
 
@@ -28,7 +31,7 @@ def to_record(contract: Contract, href: str, checksum: str = "") -> dict[str, An
     assert graph is not None
     side = graph.window or -1
     names = {value: name for name, value in NAMES.items()}
-    listed = [names[value] for value in graph.classes]
+    listed = [names.get(value, f"class {number}") for number, value in enumerate(graph.classes, 1)]
     own = {
         "resolution": contract.resolution,
         **({"resolutions": list(contract.resolutions)} if contract.resolutions else {}),
@@ -119,30 +122,34 @@ def _value_scaling(contract: Contract) -> list[dict[str, Any]] | None:
 def draft(path: Path, like: str) -> dict[str, Any]:
     """A record for somebody's ONNX file, to be gone over: its own shapes, and all else as in another network's.
 
+    Bands and classes of another number than that network's are numbered: such a record is refused until they are named.
+
     Args:
         path: of the .onnx file, beside which the record is to lie.
-        like: a network that has a record (`source.read`).
+        like: a network that has a record (`source.read`); of one that goes by its name the weights are not needed.
 
     Raises:
-        ContractError: either cannot be used, or the graph takes or gives another number of channels than the other, or
-            windows that are too small.
+        ContractError: either cannot be used, or the graph takes windows that are too small.
     """
     data = source.file(path)
     found = graphs.inspect(data, str(path))
-    known = source.contract(source.read(like), like)
-    given = known.graph or Graph(stride=known.stride)
+    known = source.known(like)
+    graph = known.graph or Graph(stride=known.stride)
     bands, window = (side if isinstance(side, int) else 0 for side in found.taken.shape[1:3])
-    classes = found.given.shape[1]
-    for what, number, expected in (("bands", bands, len(known.bands)), ("classes", classes, len(given.classes))):
-        if isinstance(number, int) and number and number != expected:
-            raise ContractError(
-                f"{path} has {number} {what}, {like} has {expected}: {', '.join(known.bands)}",
-                hint="draft it like a network that has as many, and change what differs",
-            )
     if 0 < window < 4:
         raise ContractError(f"{path} takes windows of {window} pixels, too small to overlap; expected 4 at least")
+    classes = found.given.shape[1]
+    if isinstance(classes, int) and classes and classes != len(graph.classes):
+        graph = replace(graph, classes=UNNAMED * classes) if classes > 1 else replace(graph, classes=(CLOUD,))
+        graph = replace(graph, activation="softmax" if classes > 1 else "sigmoid")
+    if bands and bands != len(known.bands):
+        names = tuple(f"band {number}" for number in range(1, bands + 1))
+        known = replace(known, bands=names, mean=(0.0,) * bands, std=(1.0,) * bands, optional_bands=())
+        graph = replace(graph, clip=())
+    if found.ends in graphs.PROBABLE:
+        graph = replace(graph, activation="none")
     halo = known.halo if not window else max(1, min(known.halo, window // 4))
-    graph = replace(given, window=window, stride=1 if window else max(given.stride, 1))
+    graph = replace(graph, window=window, stride=1 if window else max(graph.stride, 1))
     side = window - halo - 1 if window else graph.stride
     made = replace(
         known,

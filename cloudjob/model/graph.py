@@ -16,7 +16,17 @@ KEY = "mlm"
 
 CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+PROBABLE = ("Sigmoid", "Softmax")
+"""Operators that give probabilities."""
+
+SHAPING = ("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Clip")
+"""Operators after which a probability is still one."""
+
 INSTALL = "pip install 'cloudjob[onnx]'"
+FORM = 'change it where it is exported: see "A graph of another form" in docs/networks.md'
+
+MOST = 13
+"""Bands of Sentinel-2: a side of so few pixels is none."""
 
 Side = int | str | None
 """Of a tensor: a number, the name of one that is free, or unknown."""
@@ -38,13 +48,15 @@ class Inspected:
     Attributes:
         taken: its one input.
         given: its one output.
-        record: the text of the record in its metadata, or None; bytes, for it may be no UTF-8.
+        ends: the operator that makes what it gives, but for what only changes its shape or type.
+        record: the text of the record in its metadata, or None; bytes if it is no UTF-8.
         parameters: how many numbers its weights are.
     """
 
     taken: Tensor
     given: Tensor
-    record: bytes | None
+    ends: str
+    record: str | bytes | None
     parameters: int
 
 
@@ -71,7 +83,7 @@ def inspect(data: bytes, path: str) -> Inspected:
     Raises:
         ContractError: it is no whole ONNX file; it is more than arithmetic on tensors that it holds itself (other
             files, custom operators, functions, control flow, random numbers); it has weights that are sparse or not
-            finite, or not one input and one output of four sides.
+            finite, or not one input and one output of four sides, of which bands and classes are the second.
     """
     onnx: Any = library()
     try:
@@ -90,15 +102,13 @@ def inspect(data: bytes, path: str) -> Inspected:
     for what, tensors in (("input", taken), ("output", given)):
         if len(tensors) != 1:
             names = ", ".join(tensor.name for tensor in tensors) or "none"
-            raise _refused(path, f"has {len(tensors)} {what}s ({names}); expected one")
-        if len(tensors[0].shape) != 4:
-            raise _refused(path, f"has the {what} {tensors[0].name} of shape {tensors[0].shape}; expected four sides")
-    texts = [entry.value for entry in model.metadata_props if entry.key == KEY]
-    records = {text.encode() if isinstance(text, str) else bytes(text) for text in texts}
+            raise _refused(path, f"has {len(tensors)} {what}s ({names}); expected one", FORM)
+        _check_sides(tensors[0], what, path)
+    records = {entry.value for entry in model.metadata_props if entry.key == KEY}
     if len(records) > 1:
         raise _refused(path, f"has {len(records)} records that differ in its metadata")
     parameters = sum(int(np.prod(tensor.dims)) for tensor in weights)
-    return Inspected(taken[0], given[0], next(iter(records), None), parameters)
+    return Inspected(taken[0], given[0], _ends(model), next(iter(records), None), parameters)
 
 
 def check(found: Inspected, contract: Contract, path: str) -> None:
@@ -115,8 +125,17 @@ def check(found: Inspected, contract: Contract, path: str) -> None:
         ("output", found.given, (None, len(graph.classes), *sides)),
     ):
         if tensor.type != "float32":
-            raise _refused(path, f"has the {what} {tensor.name} of type {tensor.type}; expected float32")
+            raise _refused(path, f"has the {what} {tensor.name} of type {tensor.type}; expected float32", FORM)
         _check_shape(tensor, shape, what, path)
+    if found.ends == "ArgMax":
+        raise _refused(path, "ends in ArgMax: it gives the number of a class; expected a score for each", FORM)
+    if found.ends in PROBABLE and graph.activation != "none":
+        raise _refused(
+            path,
+            f"ends in {found.ends}, so it gives probabilities, of which its record's {graph.activation} would make "
+            "others",
+            'its record should say "none"',
+        )
 
 
 def library() -> Any:
@@ -144,6 +163,25 @@ def _check_shape(tensor: Tensor, wanted: Sequence[int | None], what: str, path: 
             raise _refused(path, f"has an {what} of {side} {unit}, but its record says any number (-1)")
         if expected is not None and side != expected:
             raise _refused(path, f"has an {what} of {side} {unit}, but its record says {expected}")
+
+
+def _check_sides(tensor: Tensor, what: str, path: str) -> None:
+    shape, unit = tensor.shape, "bands" if what == "input" else "classes"
+    if len(shape) != 4:
+        raise _refused(path, f"has the {what} {tensor.name} of shape {shape}; expected four sides", FORM)
+    second, last = (side if isinstance(side, int) else MOST + 1 for side in shape[1::2])
+    if last <= MOST < second:
+        raise _refused(path, f"has the {what} {tensor.name} of shape {shape}; expected its {unit} second", FORM)
+
+
+def _ends(model: Any) -> str:
+    name = model.graph.output[0].name
+    for node in reversed(model.graph.node):  # Each stands after those whose results it takes
+        if name in node.output:
+            if node.op_type not in SHAPING or not node.input:
+                return str(node.op_type)
+            name = node.input[0]
+    return ""
 
 
 def _check_nodes(model: Any, path: str) -> None:

@@ -18,8 +18,10 @@ CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema
 HEADER = 100_000_000
 """Bytes of a header, at most; safetensors' own bound."""
 
-HINT = "make one with `python -m training`, or leave --checkpoint out to use the one that ships"
-
+HINT = (
+    "make one with `python -m training`, export another network as ONNX (docs/networks.md), or leave --checkpoint out "
+    "to use the one that ships"
+)
 
 ARGUMENTS = ("widths", "stem", "dilation", "smooth")
 """Of a `SimpleUNet`."""
@@ -59,7 +61,7 @@ def read_contract(data: bytes, path: str) -> Contract:
 
 def not_whole(data: bytes, path: str, error: Exception) -> ContractError:
     """The error for a file that is no, or no whole, safetensors file."""
-    kind = " (it looks like a pickle, which is never opened)" if data[:2] in (b"PK", b"\x80\x02") else ""
+    kind = " (it looks like a pickle, which is never opened)" if data[:2] == b"PK" or data[:1] == b"\x80" else ""
     return ContractError(f"checkpoint {path} is not a whole .safetensors file{kind}: {error}", hint=HINT)
 
 

@@ -136,7 +136,8 @@ class OnnxNetwork:
         told = f"checkpoint {self.path}, tried on random numbers of shape (1, {bands}, {height}, {width}),"
         wanted = (1, len(self.graph.classes), height, width)
         if scores.shape != wanted:
-            raise ContractError(f"{told} gives the shape {scores.shape}; its record says {wanted}")
+            says = f"{told} gives the shape {scores.shape}; its record says {wanted}"
+            raise ContractError(says, hint=graphs.FORM)
         if not np.isfinite(scores).all():
             raise ContractError(f"{told} gives values that are not finite numbers")
         low, high = float(scores.min()), float(scores.max())

@@ -47,6 +47,17 @@ def read(checkpoint: str | Path | None) -> bytes:
     return _with_record(data, path) if path.suffix == ".onnx" or graph.is_onnx(data) else data
 
 
+def known(network: str) -> Contract:
+    """The contract of a network; of one that goes by its name without its weights.
+
+    Raises:
+        ContractError: it has none that this version can read.
+    """
+    if network in NAMES:
+        return record.from_record(json.loads((RECORDS / f"{network}.json").read_text("utf-8")))
+    return contract(read(network), network)
+
+
 def contract(data: bytes, path: str) -> Contract:
     """The contract in the bytes of a network; weights are looked at by `checkpoint.parse`.
 
@@ -171,7 +182,7 @@ def _at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # A pipe would be waited for
 
 
-def _parsed(data: bytes, what: str) -> dict[str, Any]:
+def _parsed(data: str | bytes, what: str) -> dict[str, Any]:
     try:
         told = json.loads(data)
     except (ValueError, RecursionError) as error:
