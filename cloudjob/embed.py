@@ -25,6 +25,11 @@ from cloudjob.scene.opened import LEAST
 from cloudjob.scene.reflectance import BLACK, IMPOSSIBLE
 from cloudjob.store.receipt import SceneResult
 
+OTHER_NAMES = {"variable": "band", "bands": "band"} | {
+    name: axis for axis, names in (("y", "y lat latitude"), ("x", "x lon longitude")) for name in names.split()
+}
+"""What dimensions are called elsewhere, in small letters."""
+
 RECIPE = (
     "(cube.where(cube > 0) - offset) / 10_000; offset is 1000 from baseline 04.00 on, and 0 before, or where items say "
     "earthsearch:boa_offset_applied"
@@ -147,8 +152,8 @@ def mask(
     Args:
         cube: (…, band, y, x) reflectance, floating-point, about 0 to 1; NaN, infinity or less than -0.5 for no data.
             Bands are chosen by the names in its `band` coordinate where there is one (red, green, blue, nir), else they
-            must be the checkpoint's, in its order. Its first pixel is that of a scene if the values are to be those of
-            a job.
+            must be the checkpoint's, in its order. Its north-western pixel is that of a scene if the values are to be
+            those of a job.
         checkpoint: a file or a name (`source.read`) instead of the one that ships.
         threshold: probability from which a pixel is cloud, above 0 and below 1; the checkpoint's unless given.
         buffer: metres by which clouds are widened, with y and x in metres; the checkpoint's unless given.
@@ -170,7 +175,9 @@ def mask(
         raise UsageError(f"buffer is {buffer:g}; expected metres, 0 or more and below 10,000")
     _check_cube(cube)
     pixel = _pixel(cube, contract, contract.buffer if buffer is None else buffer)
-    cube = _bands(cube, contract)
+    # As scenes lie: to the network a cloud whose shadow falls to the south is another one
+    turned = {axis: slice(None, None, -1) for axis, wrong in (("y", 1), ("x", -1)) if wrong * _step(cube, axis) > 0}
+    cube = _bands(cube, contract).isel(turned)
     found: xr.DataArray = xr.apply_ufunc(
         _mask,
         cube.chunk({"band": -1, "y": -1, "x": -1}) if cube.chunks else cube,
@@ -183,7 +190,11 @@ def mask(
     )
     values = classes.of(contract.labels)
     meanings = " ".join(name for _, name, _ in values)
-    return found.rename("cloud").assign_attrs(flag_values=[value for value, _, _ in values], flag_meanings=meanings)
+    return (
+        found.isel(turned)
+        .rename("cloud")
+        .assign_attrs(flag_values=[value for value, _, _ in values], flag_meanings=meanings)
+    )
 
 
 def _check_cube(cube: Any) -> None:
@@ -191,17 +202,14 @@ def _check_cube(cube: Any) -> None:
     if isinstance(cube, xr.Dataset):
         raise UsageError("expected a DataArray, not a Dataset", hint='make it one: cube.to_array("band")')
     if not isinstance(cube, xr.DataArray):
-        raise UsageError(f"expected an xarray.DataArray, not {type(cube).__name__}")
-    dims = ", ".join(map(str, cube.dims))
-    if "band" not in cube.dims:
-        hint = 'cube.to_array("band"), or cube.rename(variable="band")' if "variable" in cube.dims else None
-        raise UsageError(f"the cube has no dimension `band`; it has {dims}", hint=hint)
-    if not {"y", "x"} <= set(cube.dims):
+        hint = 'xarray.DataArray(values, dims=("band", "y", "x"))'
+        raise UsageError(f"expected an xarray.DataArray, not {type(cube).__name__}", hint=hint)
+    if lacking := [dim for dim in ("band", "y", "x") if dim not in cube.dims]:
+        ours = {dim: OTHER_NAMES.get(str(dim).lower(), dim) for dim in cube.dims}
+        renamed = ", ".join(f'{dim}="{our}"' for dim, our in ours.items() if dim != our)
         raise UsageError(
-            f"the cube has no dimensions `y` and `x`; it has {dims}",
-            hint="load it in metres, as in odc.stac.load(…, crs=items[0].properties['proj:code'])"
-            if "latitude" in cube.dims
-            else None,
+            f"the cube has no dimension {', '.join(lacking)}; it has {', '.join(map(str, cube.dims))}",
+            hint=f"cube.rename({renamed})" if renamed else None,
         )
     if cube.dtype.kind != "f":
         raise UsageError(f"the cube holds numbers ({cube.dtype}), not reflectance", hint=RECIPE)
@@ -209,16 +217,17 @@ def _check_cube(cube: Any) -> None:
 
 def _bands(cube: xr.DataArray, contract: Contract) -> xr.DataArray:
     names = [str(name) for name in cube["band"].values] if "band" in cube.coords else []
-    if twice := {name for name in names if names.count(name) > 1}:
+    if twice := {name for name in contract.bands if names.count(name) > 1}:
         raise ContractError(f"the cube has the band {min(twice)} more than once", hint="choose one of them")
     if names:
         if missing := set(contract.required_bands) - set(names):
+            told = "cube.common_name.values" if "common_name" in cube.coords else '["red", "green", "blue", "nir"]'
             raise ContractError(
                 f"the cube has the bands {', '.join(names)} but not {', '.join(sorted(missing))}",
-                hint='rename them, for example cube.assign_coords(band=["red", "green", "blue", "nir"])',
+                hint=f"rename them, for example cube.assign_coords(band={told})",
             )
         present = [band for band in contract.bands if band in names]
-        return _complete(cube.sel(band=present), present, contract)
+        return _complete(cube.isel(band=[names.index(band) for band in present]), present, contract)
     if cube.sizes["band"] == len(contract.required_bands):
         return _complete(cube, list(contract.required_bands), contract)
     if cube.sizes["band"] != len(contract.bands):
@@ -240,7 +249,7 @@ def _pixel(cube: xr.DataArray, contract: Contract, buffer: float) -> tuple[float
         UsageError: they are in degrees and clouds are to be widened by metres.
         ContractError: nobody knows what the network finds in pixels of that size.
     """
-    height, width = _spacing(cube, "y"), _spacing(cube, "x")
+    height, width = abs(_step(cube, "y")), abs(_step(cube, "x"))
     height, width = height or width or contract.resolution, width or height or contract.resolution
     if max(height, width) < 0.01:  # No sensor has pixels of a centimetre
         if buffer:
@@ -260,11 +269,11 @@ def _pixel(cube: xr.DataArray, contract: Contract, buffer: float) -> tuple[float
     return height, width
 
 
-def _spacing(cube: xr.DataArray, axis: str) -> float:
-    """The size of a pixel; 0 where there is no telling."""
+def _step(cube: xr.DataArray, axis: str) -> float:
+    """From a pixel to the next; 0 where there is no telling."""
     if axis not in cube.coords or cube.sizes[axis] < 2:
         return 0.0
-    return abs(float(cube[axis][-1] - cube[axis][0])) / (cube.sizes[axis] - 1)
+    return float(cube[axis][-1] - cube[axis][0]) / (cube.sizes[axis] - 1)
 
 
 def _mask(

@@ -41,14 +41,36 @@ def cube(
     [
         (cube(dtype="uint16", bright=9000), r"numbers \(uint16\), not reflectance"),
         (cube().to_dataset("band"), "not a Dataset"),
-        (cube().to_dataset("band").to_array(), "no dimension `band`; it has variable, y, x"),
-        (cube(dims=("band", "latitude", "longitude")), "no dimensions `y` and `x`"),
+        (cube().isel(band=0), "no dimension band; it has y, x"),
         (np.zeros((4, 32, 32)), "DataArray, not ndarray"),
     ],
 )
 def test_what_is_no_cube_of_reflectance(given: object, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         cloudjob.mask(given)
+
+
+LISTED_BY_NUMBER = cube().isel(band=[2, 1, 0, 3])
+LISTED_BY_NUMBER = LISTED_BY_NUMBER.assign_coords(
+    common_name=("band", LISTED_BY_NUMBER.band.values), band=["B02", "B03", "B04", "B08"]
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (cube().to_dataset("band").to_array(), "no dimension band; it has variable, y, x"),
+        (cube(dims=("bands", "lat", "lon")), "no dimension band, y, x; it has bands, lat, lon"),
+        (cube(dims=("band", "Y", "X")), "no dimension y, x"),
+        (cube(step=1e-4, dims=("band", "latitude", "longitude")), "no dimension y, x"),
+        (LISTED_BY_NUMBER, "the bands B02, B03, B04, B08 but not blue, green, nir, red"),
+    ],
+)
+def test_the_hint_names_what_other_tools_call_otherwise(given: xr.DataArray, says: str) -> None:
+    with pytest.raises((UsageError, ContractError), match=says) as caught:
+        cloudjob.mask(given)
+    hint = (caught.value.hint or "").removeprefix("rename them, for example ")
+    np.testing.assert_array_equal(cloudjob.mask(eval(hint, {"cube": given})), cloudjob.mask(cube()))
 
 
 @pytest.mark.parametrize(
@@ -91,6 +113,19 @@ def test_a_scene_without_any_data_is_none() -> None:
 def test_pixels_of_a_size_nobody_measured(step: float) -> None:
     with pytest.raises(ContractError, match=f"pixels of {step} m; the network's masks were measured with"):
         cloudjob.mask(cube(step=step))
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("turned", [{"y"}, {"x"}, {"y", "x"}])
+def test_a_cube_is_seen_as_scenes_lie_however_its_axes_run(turned: set[str], lazy: bool) -> None:
+    given = cube(bright=1.5)
+    expected = cloudjob.mask(given)
+    assert 0.05 < float(expected.mean()) < 0.95
+    upside = given.isel({axis: slice(None, None, -1) for axis in turned})
+    found = cloudjob.mask(upside.chunk(y=10) if lazy else upside)
+    assert found.y.equals(upside.y)
+    assert found.x.equals(upside.x)
+    xr.testing.assert_equal(found.compute(scheduler="synchronous").sel(y=given.y, x=given.x), expected)
 
 
 @pytest.mark.parametrize("one", [{"y": [0]}, {"x": [0]}, {"y": [0], "x": [0]}])
@@ -177,6 +212,9 @@ def test_yes_and_no_as_python_says_them(said: Any) -> None:
 def test_a_band_that_comes_twice() -> None:
     with pytest.raises(ContractError, match="the band green more than once"):
         cloudjob.mask(cube().assign_coords(band=["red", "green", "green", "nir"]))
+    edges = cube().isel(band=[0, 0, 1, 2, 3]).assign_coords(band=["rededge", "rededge", "green", "blue", "nir"])
+    named = xr.concat([edges, cube().isel(band=[0])], "band")  # Of a band that nobody needs that is no matter
+    xr.testing.assert_equal(cloudjob.mask(named), cloudjob.mask(cube()))
 
 
 def test_a_band_that_is_misspelt(tmp_path: Path) -> None:
