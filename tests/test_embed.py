@@ -50,7 +50,7 @@ def test_what_is_no_cube_of_reflectance(given: object, says: str) -> None:
         cloudjob.mask(given)
 
 
-LISTED_BY_NUMBER = cube().isel(band=[2, 1, 0, 3])
+LISTED_BY_NUMBER = cube(bright=1.5).isel(band=[2, 1, 0, 3])
 LISTED_BY_NUMBER = LISTED_BY_NUMBER.assign_coords(
     common_name=("band", LISTED_BY_NUMBER.band.values), band=["B02", "B03", "B04", "B08"]
 )
@@ -59,10 +59,10 @@ LISTED_BY_NUMBER = LISTED_BY_NUMBER.assign_coords(
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (cube().to_dataset("band").to_array(), "no dimension band; it has variable, y, x"),
-        (cube(dims=("bands", "lat", "lon")), "no dimension band, y, x; it has bands, lat, lon"),
-        (cube(dims=("band", "Y", "X")), "no dimension y, x"),
-        (cube(step=1e-4, dims=("band", "latitude", "longitude")), "no dimension y, x"),
+        (cube(bright=1.5).to_dataset("band").to_array(), "no dimension band; it has variable, y, x"),
+        (cube(bright=1.5, dims=("bands", "lat", "lon")), "no dimension band, y, x; it has bands, lat, lon"),
+        (cube(bright=1.5, dims=("band", "Y", "X")), "no dimension y, x"),
+        (cube(bright=1.5, step=1e-4, dims=("band", "latitude", "longitude")), "no dimension y, x"),
         (LISTED_BY_NUMBER, "the bands B02, B03, B04, B08 but not blue, green, nir, red"),
     ],
 )
@@ -70,7 +70,7 @@ def test_the_hint_names_what_other_tools_call_otherwise(given: xr.DataArray, say
     with pytest.raises((UsageError, ContractError), match=says) as caught:
         cloudjob.mask(given)
     hint = (caught.value.hint or "").removeprefix("rename them, for example ")
-    np.testing.assert_array_equal(cloudjob.mask(eval(hint, {"cube": given})), cloudjob.mask(cube()))
+    np.testing.assert_array_equal(cloudjob.mask(eval(hint, {"cube": given})), cloudjob.mask(cube(bright=1.5)))
 
 
 @pytest.mark.parametrize(
