@@ -4,7 +4,6 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 
 import click
@@ -15,7 +14,7 @@ from cloudjob.errors import UsageError
 from cloudjob.model import checkpoint
 from training import data, evaluate, loop, peer, pictures, settings, state, teach
 from training.errors import told
-from training.patch import BANDS, Patch
+from training.patch import BANDS, Patch, any_of
 from training.sample import Float, Samples
 
 
@@ -91,9 +90,9 @@ def divide(chosen: settings.Settings, patches: Sequence[Patch]) -> tuple[list[Pa
     Raises:
         UsageError: there are no patches of a kind that the mix shows, or none to validate on.
     """
-    patches = [dataclasses.replace(p, clear=True) if _any(p.scene, chosen.data.clear) else p for p in patches]
+    patches = [dataclasses.replace(p, clear=True) if any_of(p.scene, chosen.data.clear) else p for p in patches]
     rest, _ = data.split(tuple(patches), chosen.data.held_out)
-    rest = tuple(p for p in rest if not any(fnmatch(p.name, pattern) for pattern in chosen.data.ignored))
+    rest = tuple(p for p in rest if not any_of(p.name, chosen.data.ignored))
     learn, check = (list(part) for part in data.split(rest, chosen.data.validation))
     rng = np.random.default_rng(chosen.training.seed)
     scenes = sorted({patch.scene for patch in learn if patch.label})
@@ -121,7 +120,7 @@ def divide(chosen: settings.Settings, patches: Sequence[Patch]) -> tuple[list[Pa
 
 def _check_mix(chosen: settings.Settings, learn: Sequence[Patch], check: Sequence[Patch]) -> None:
     mix = chosen.mix
-    known = any(p.label or any(fnmatch(p.scene, pattern) for pattern in chosen.data.teacher) for p in learn)
+    known = any(p.label or any_of(p.scene, chosen.data.teacher) for p in learn)
     clear = any(patch.clear for patch in learn)
     if (mix.labelled or mix.pasted) and not known:
         raise UsageError(
@@ -168,9 +167,8 @@ def make_samples(
 ) -> Samples:
     """What the settings say is shown of these patches; `out/blends.npz` keeps what the teacher says of blends."""
     training = chosen.training
-    blended, frozen = (
-        frozenset(p.name for p in learn if _any(p.scene, names)) for names in (chosen.data.blended, chosen.data.frozen)
-    )
+    groups = (chosen.data.blended, chosen.data.frozen)
+    blended, frozen = (frozenset(p.name for p in learn if any_of(p.scene, names)) for names in groups)
     if blended and training.crop > peer.SIDE:
         raise UsageError(f"training.crop is {training.crop}; the teacher sees {peer.SIDE} px (data.blended)")
     words = teach.Words(out / "blends.npz", training.seed, list(blended))
@@ -204,10 +202,6 @@ def simulated_pairs(samples: Samples) -> list[loop.Pair]:
     """A validation set for experiments on simulated data only: other skies and grounds than those trained on."""
     other = Samples((), samples.mix, 32, crop=samples.crop, contract=samples.contract, seed=samples.seed + 1, skies=32)
     return [other[index][:2] for index in range(len(other))]
-
-
-def _any(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 if __name__ == "__main__":

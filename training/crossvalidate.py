@@ -11,7 +11,6 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatch
 from pathlib import Path
 
 import click
@@ -23,7 +22,7 @@ from training import __main__ as training
 from training import data, loop, settings, teach
 from training.errors import told
 from training.methods import likelihood
-from training.patch import CLEAR, CLOUD, UNKNOWN, Label, Patch, Reflectance
+from training.patch import CLEAR, CLOUD, UNKNOWN, Label, Patch, Reflectance, any_of
 from training.sample import Float
 from training.score import Counts
 from training.sensor import SWIR, frost
@@ -96,7 +95,7 @@ def train(
 
 def of_fold(patches: Sequence[Patch], fold: Sequence[str]) -> list[Patch]:
     """The patches of a fold's scenes."""
-    return [patch for patch in patches if any(fnmatch(patch.scene, pattern) for pattern in fold)]
+    return [patch for patch in patches if any_of(patch.scene, fold)]
 
 
 def judge(model: predict.Model, patches: Sequence[Patch], soft: dict[str, Float]) -> dict[str, dict[str, list[Counts]]]:
@@ -139,7 +138,7 @@ def kinds(scenes: dict[str, list[Counts]]) -> dict[str, dict[str, list[Counts]]]
     groups: dict[str, dict[str, list[Counts]]] = defaultdict(dict)
     for kind, patterns in (CLOUDY | GROUND).items():
         for scene, counts in scenes.items():
-            if any(fnmatch(scene, pattern) for pattern in patterns):
+            if any_of(scene, patterns):
                 groups[kind][scene] = counts
     return groups
 

@@ -11,7 +11,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 import rasterio
@@ -19,7 +18,7 @@ import rasterio.errors
 import rasterio.windows
 
 from cloudjob.errors import ContractError, UsageError
-from training.patch import ALL_BANDS, BANDS, Layer, Patch, read_layer
+from training.patch import ALL_BANDS, BANDS, Layer, Patch, any_of, read_layer
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def find(folder: Path) -> Found:
 
 def split(patches: tuple[Patch, ...], patterns: tuple[str, ...]) -> tuple[tuple[Patch, ...], tuple[Patch, ...]]:
     """(patches of the other scenes, patches of the scenes whose name matches one of the patterns)."""
-    chosen = {patch.scene for patch in patches if any(fnmatch(patch.scene, pattern) for pattern in patterns)}
+    chosen = {patch.scene for patch in patches if any_of(patch.scene, patterns)}
     return tuple(p for p in patches if p.scene not in chosen), tuple(p for p in patches if p.scene in chosen)
 
 

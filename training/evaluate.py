@@ -20,7 +20,7 @@ from training import data, peer, pictures
 from training.choice import fix_choice
 from training.errors import told
 from training.methods import cases, likelihood
-from training.patch import UNKNOWN, Patch
+from training.patch import UNKNOWN, Patch, any_of
 from training.score import (
     BRIGHT,
     BUFFERS,
@@ -29,7 +29,6 @@ from training.score import (
     Case,
     Reliability,
     Table,
-    any_of,
     brightness,
     said,
     show,

@@ -24,8 +24,7 @@ def likelihood(model: predict.Model, reflectance: Reflectance) -> Float:
     for tile in tiling.all():
         core, padded = tiling.core(tile), tiling.padded(tile)
         (found,) = predict.probability(model, [predict.cut(image.astype(np.float32), padded)])
-        top, left = core.top - padded.top, core.left - padded.left
-        result[core.slices] = found[top : top + core.shape[0], left : left + core.shape[1]]
+        result[core.slices] = predict.trim(found, padded, core)
     return result
 
 

@@ -1,7 +1,9 @@
 """One labelled image on disk, read as reflectance and label."""
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +147,8 @@ def read_layer(path: Path, index: int = 1) -> npt.NDArray[Any]:
     except rasterio.errors.RasterioIOError as error:
         reason = "there is no such file" if not path.exists() else f"it cannot be read: {error}"
         raise ContractError(f"{path}: {reason}", hint="is the data set complete?") from None
+
+
+def any_of(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name matches one of the patterns, as in a shell."""
+    return any(fnmatch(name, pattern) for pattern in patterns)

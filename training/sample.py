@@ -13,7 +13,6 @@ arXiv:1503.02531); what the sensor does to an image: `training.sensor`.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,7 @@ from cloudjob.demo import simulate
 from cloudjob.model import predict
 from cloudjob.model.contract import Contract
 from training.crop import Sample, hidden, pad, resize, turn, window
-from training.patch import ALL_BANDS, UNKNOWN, Patch
+from training.patch import ALL_BANDS, UNKNOWN, Patch, any_of
 from training.scenery import Scenery
 from training.sensor import (
     SWIR,
@@ -233,7 +232,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
 
     def _folds_of(self, patch: Patch) -> int:
         """Bit k is set where the patch is of fold k."""
-        members = (any(fnmatch(patch.scene, pattern) for pattern in fold) for fold in self.folds)
+        members = (any_of(patch.scene, fold) for fold in self.folds)
         return sum(1 << number for number, member in enumerate(members) if member)
 
     def _blend(self, number: int) -> tuple[npt.NDArray[np.float16], int]:

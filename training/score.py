@@ -3,14 +3,13 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
-from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cloudjob.model import labels
-from training.patch import CLEAR, CLOUD, UNKNOWN, Label, Patch, Reflectance
+from training.patch import CLEAR, CLOUD, UNKNOWN, Label, Patch, Reflectance, any_of
 
 Float = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
@@ -176,8 +175,3 @@ def summary(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
     told |= {f"cloud_share_of_clear_scenes_{row['buffer_px']}px": row["false_positives"]
              for row in ours if row["group"] == "clear scenes"}  # fmt: skip
     return {name.replace("-", "_"): round(value, 4) for name, value in sorted(told.items()) if value is not None}
-
-
-def any_of(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a name matches one of the patterns, as in a shell."""
-    return any(fnmatch(name, pattern) for pattern in patterns)

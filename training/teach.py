@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training import peer
-from training.patch import ALL_BANDS, CLEAR, CLOUD, UNKNOWN, Patch
+from training.patch import ALL_BANDS, CLEAR, CLOUD, UNKNOWN, Patch, any_of
 from training.sensor import empty
 from training.settings import Data
 
@@ -33,7 +32,7 @@ def targets(patches: Sequence[Patch], settings: Data, cache: Path) -> dict[str, 
     result: dict[str, Float] = {}
     for patch in patches:
         groups = (settings.teacher, settings.agreeing, settings.confirmed)
-        taught, agreeing, confirmed = (_any(patch.scene, names) for names in groups)
+        taught, agreeing, confirmed = (any_of(patch.scene, names) for names in groups)
         if not taught and not agreeing and not confirmed:
             continue
         reflectance, label = patch.read(len(ALL_BANDS))
@@ -99,7 +98,3 @@ def _ask(reflectance: Float, level: str) -> npt.NDArray[np.float16]:
             mirrored = np.ascontiguousarray(reflectance[:, rows, columns])
             total += peer.probability(mirrored, level)[rows, columns]
     return (total / 4).astype(np.float16)
-
-
-def _any(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch(name, pattern) for pattern in patterns)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -233,7 +234,7 @@ def cut(reflectance: Reflectance, window: Window) -> Reflectance:
     return result
 
 
-def trim(values: Mask, padded: Window, core: Window) -> Mask:
+def trim(values: npt.NDArray[Any], padded: Window, core: Window) -> npt.NDArray[Any]:
     """The core's part of a padded tile's values (y, x)."""
     top, left = core.top - padded.top, core.left - padded.left
     height, width = core.shape
