@@ -12,6 +12,5 @@ def check_address(address: str) -> None:
         UsageError: it is none.
     """
     if not re.fullmatch(r"(tcp|tls)://[^\s/@]+:\d+", address):
-        raise UsageError(
-            f"{redact(address)!r} is no scheduler's address", hint="expected one such as tcp://host:8786, or 'local'"
-        )
+        hint = "expected one such as tcp://host:8786"
+        raise UsageError(f"{redact(address)!r} is no scheduler's address", hint=hint)

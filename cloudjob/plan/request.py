@@ -166,6 +166,6 @@ def _between(low: float, value: float | None, high: float, name: str, default: f
     if value is None:
         return default
     if not low < value < high:  # also refuses nan
-        least = low if low <= -1 else max(0, low)
-        raise UsageError(f"{name} is {value:g}; expected above {least:g} and below {high:g}")
+        least = "0 or more" if -1 < low < 0 else f"above {low:g}"
+        raise UsageError(f"{name} is {value:g}; expected {least} and below {high:g}")
     return float(value)

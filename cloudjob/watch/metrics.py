@@ -72,7 +72,7 @@ class Watch(Collector):
             self._write()
         except OSError as error:
             raise UsageError(
-                f"--metrics-file {self.file} cannot be written: {error}",
+                f"--metrics-file {self.file} cannot be written: {error.strerror}",
                 hint="create its folder, or choose one that you may write to",
             ) from None
         REGISTRY.register(self)

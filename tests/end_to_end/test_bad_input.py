@@ -147,7 +147,7 @@ USAGE = {
     "threshold 1": ({"threshold": "1"}, "threshold is 1; expected above 0 and below 1"),
     "threshold in percent": ({"threshold": "50"}, "threshold is 50; expected above 0 and below 1"),
     "threshold nan": ({"threshold": "nan"}, "threshold is nan"),
-    "buffer below 0": ({"buffer": "-1"}, "buffer in metres is -1"),
+    "buffer below 0": ({"buffer": "-1"}, "buffer in metres is -1; expected 0 or more and below 10000"),
     "buffer of a country": ({"buffer": "1e6"}, "buffer in metres is 1e+06"),
     "buffer nan": ({"buffer": "nan"}, "buffer in metres is nan"),
     "resolution 0": ({"resolution": "0"}, "resolution in metres is 0"),

@@ -117,6 +117,9 @@ def test_a_fingerprint_tells_which_bands_there_were(items: list[dict[str, Any]])
     without = describe(items[1], ASSETS, FIVE, 10, optional=("swir16",))
     assert [band.name for band in without.bands] == list(BANDS)
     assert without.fingerprint == describe(items[1], ASSETS, BANDS, 10).fingerprint, "as before there was such a band"
+    both = describe(items[0], ASSETS, FIVE, 10, optional=("nir", "swir16"))
+    assert [each.left_out[0].name for each in both.spares] == ["nir", "swir16"]
+    assert not any(each.spares for each in both.spares), "without both nobody has measured it"
 
 
 def test_cubes_with_and_without(checkpoint: Path) -> None:
@@ -330,6 +333,23 @@ def test_a_scene_whose_other_bands_break_too_is_abandoned(nights: Nights) -> Non
         assert "asset nir" in state.reason
     assert state.state == "abandoned"
     assert nights.run()["WITH"] == state
+
+
+def test_another_bands_fault_does_not_leave_it_out(nights: Nights) -> None:
+    damage(nights.folder / Path(nights.item["assets"]["nir"]["href"]).name)
+    for _ in range(4):
+        state = nights.run()["WITH"]
+        assert "asset nir" in state.reason
+        assert "without" not in state.reason
+    assert state.state == "abandoned"
+
+
+def test_a_scene_of_no_data_is_empty_not_outside_of_the_area(nights: Nights) -> None:
+    with rasterio.open(nights.item["assets"]["red"]["href"], "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+        file.write(np.zeros_like(file.read()))
+    assert nights.run()["WITH"].state == "done"
+    assert (jobs.mask_of(nights.out, "WITH") == 254).all()
+    assert "cloudjob:warnings" not in nights.told()
 
 
 def test_a_mask_without_the_band_grows_without_it(nights: Nights) -> None:
