@@ -385,6 +385,12 @@ def test_files_that_are_no_network(name: str, says: str, catalog: Path, tmp_path
     refused(spoil(name, tmp_path), catalog, tmp_path / "out", says)
 
 
+def test_a_name_that_no_file_can_have() -> None:
+    with pytest.raises(ContractError, match="null byte") as caught:
+        checkpoint.load("net\0.safetensors")
+    assert "names are ukis-csmask-l1c" in (caught.value.hint or "")
+
+
 def test_a_threshold_for_a_network_that_needs_none(catalog: Path, tmp_path: Path) -> None:
     net = save(tmp_path / "net.onnx", four_classes(), contract(graph=Graph(FOUR, "softmax", stride=4)))
     with pytest.raises(UsageError, match="tells 4 classes apart"):
