@@ -451,6 +451,17 @@ def test_a_scheduler_that_was_lost_for_so_long_that_dask_has_given_it_up(meanwhi
             next(results)
 
 
+def test_a_scheduler_lost_before_workers_have_the_network_is_not_taken_for_a_bad_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scheduler, "PATIENCE", 2)
+    with losable() as (process, client):
+        process.kill()
+        process.wait()
+        with pytest.raises(UnreachableError, match="the Dask scheduler is lost"):
+            network.load(client, "net", b"", "0" * 64)
+
+
 def test_a_scheduler_that_hangs_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its machine still takes what it is sent, and Dask sets no limit."""
     monkeypatch.setattr(stream, "COUNTED", 0.1)
