@@ -290,7 +290,8 @@ def _status_lines(found: ledger.Summary) -> Iterator[str]:
         yield f"from {_minute(found.first)} to {_minute(found.last)} UTC"
     if found.cloud_cover:
         low, mean, high = found.cloud_cover
-        yield f"cloud cover {low:.1f} to {high:.1f} %, {mean:.1f} % on average"
+        spread = f"cloud cover {low:.1f} to {high:.1f} %, {mean:.1f} % on average"
+        yield spread if low < high else f"cloud cover {mean:.1f} %"
     for word, scenes in (("failed", found.failed), ("abandoned", found.abandoned)):
         for name, reason in scenes.items():
             yield f"{word}: {name}: {reason}"
