@@ -10,13 +10,11 @@ from cloudjob.errors import ContractError
 from cloudjob.grid import Tile
 from cloudjob.scene.identity import Identity, same_scene
 from cloudjob.store.failures import tiles
-from cloudjob.store.out import Out
+from cloudjob.store.out import ODD, Out
 
 log = logging.getLogger(__name__)
 
 FILE = "again.json"
-
-_WRONG = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True)
@@ -54,13 +52,13 @@ def look(out: Out) -> tuple[list[Marked], list[str]]:
     """The scenes that are marked, and what is wrong with other marks."""
     try:
         records = dict(out.get_json(FILE) or {})
-    except (ContractError, *_WRONG) as error:
+    except (ContractError, *ODD) as error:
         return [], [f"{_unreadable(error)}; which masks it says are damaged is lost: run again with their dates"]
     found, faults = [], []
     for id_, record in records.items():
         try:
             found.append(_parsed(id_, record))
-        except _WRONG as error:
+        except ODD as error:
             faults.append(f"{_unreadable(error)} of scene {id_}; run again with its date")
     return found, faults
 

@@ -21,17 +21,14 @@ from cloudjob.store import ledger as ledgers
 from cloudjob.store.conventions import COMPLETE
 from cloudjob.store.group import ALONG_TIME, MASKS
 from cloudjob.store.ledger import Done, Ledger
-from cloudjob.store.out import Out
+from cloudjob.store.out import ODD, Out
 from cloudjob.store.receipt import tile_sum
 
 Mend = Literal["again", "rebuild", "delete", "by hand"]
 """What becomes of a fault: its scene is masked again by the next run; the file is made from what else is known; it is
 deleted; or only a person can tell what it should be."""
 
-WRONG = (
-    *(ContractError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, LookupError, RuntimeError),
-    SystemError,  # Blosc, of a size below 0
-)
+WRONG = (*ODD, ContractError, RuntimeError, SystemError)  # The last of Blosc, of a size below 0
 """What documents and codecs raise that are not as cloudjob wrote them."""
 
 

@@ -17,7 +17,7 @@ from cloudjob.classes import NOT_COMPUTED
 from cloudjob.errors import ContractError
 from cloudjob.grid import Grid
 from cloudjob.store import conventions
-from cloudjob.store.out import Out, dump, parse
+from cloudjob.store.out import ODD, Out, dump, parse
 from cloudjob.store.settings import Settings
 
 MASKS = "masks.zarr"
@@ -98,9 +98,9 @@ def open_array(out: Out, group: str, name: str) -> zarr.Array[Any]:
         try:
             array = zarr.open_array(out.zarr(path), mode="r+", zarr_format=3)
             if not _as_made(name, array.shape, array.shards or array.chunks, array.chunks):
-                raise ValueError(f"it has {array.shape} values in pieces of {array.shards or array.chunks}")  # noqa: TRY301
+                raise ValueError(f"it has {array.shape} values in pieces of {array.shards or array.chunks}")
             return array  # noqa: TRY300
-        except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except (*ODD, FileNotFoundError, RecursionError) as error:
             raise ContractError(f"{out}/{path} cannot be opened: {type(error).__name__}: {error}", hint=MEND) from None
 
 
@@ -269,17 +269,17 @@ def parsed(data: bytes) -> Metadata:
         document: Metadata = parse(data)
         owners, grid, side = document["attributes"][SCENES], grid_of(document), tile(document)
         if not (isinstance(owners, list) and all(isinstance(id_, str) for id_ in owners)):
-            raise ValueError(f"{SCENES} are no ids")  # noqa: TRY301
+            raise ValueError(f"{SCENES} are no ids")
         for name, told in document["consolidated_metadata"]["metadata"].items():
             pieces = told["chunk_grid"]["configuration"]["chunk_shape"]
             sharded = told["codecs"][0] if told["codecs"][0]["name"] == "sharding_indexed" else told["chunk_grid"]
             if not _as_made(name, told["shape"], pieces, sharded["configuration"]["chunk_shape"]):
-                raise ValueError(f"{name} has {told['shape']} values in pieces of {pieces}")  # noqa: TRY301
+                raise ValueError(f"{name} has {told['shape']} values in pieces of {pieces}")
         if not (0 < side <= WIDEST and 0 < grid.height <= LARGEST and 0 < grid.width <= LARGEST):
-            raise ValueError(f"its tiles have {side} pixels and its grid {grid.shape}")  # noqa: TRY301
+            raise ValueError(f"its tiles have {side} pixels and its grid {grid.shape}")
         if not np.isfinite(grid.transform).all() or grid.dx <= 0 or grid.dy <= 0:
-            raise ValueError(f"its transform is {grid.transform}")  # noqa: TRY301
+            raise ValueError(f"its transform is {grid.transform}")
         CRS.from_epsg(grid.epsg)
-    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+    except (*ODD, RuntimeError) as error:
         raise ContractError(f"it is no group that cloudjob made: {type(error).__name__}: {error}") from None
     return document

@@ -37,6 +37,9 @@ RETRY: "RetryConfig" = {
 }
 """A store that is back within a minute costs nobody anything."""
 
+ODD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+"""What a document raises whose members are not there, or of other types than they should be."""
+
 Answer = TypeVar("Answer")
 _AT_ONCE = 16  # Requests in flight when many small objects are read; a bucket answers one in 20 to 50 ms
 

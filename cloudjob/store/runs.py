@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cloudjob.errors import ContractError, redact_all
-from cloudjob.store.out import Out, dump
+from cloudjob.store.out import ODD, Out, dump
 
 FOLDER = "runs"
 
@@ -66,7 +66,7 @@ def fault_of(out: Out, path: str) -> str:
         record: dict[str, Any] = out.get_json(path)
         datetime.fromisoformat(record["started"])
         f"{record['how']} {record['seconds']:g}"
-    except (ContractError, ValueError, TypeError, KeyError) as error:
+    except (ContractError, *ODD) as error:
         return f"it is no record of a run: {type(error).__name__}: {error}"
     return ""
 
