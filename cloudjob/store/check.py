@@ -6,7 +6,7 @@ shard that was deleted, cut or written over is found, and one flipped bit too.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -61,7 +61,7 @@ def check(out: Out) -> Iterator[Fault]:
     yield from _contract(out)
     ledger = ledgers.read(out)
     yield from (Fault(path, "a link, a pipe or the like", "by hand") for path in out.oddities())
-    owners = {stac.path(group, id_): id_ for group, ids in _owners(ledger).items() for id_ in ids if id_}
+    owners = {stac.path(name, id_): id_ for name, group in ledger.groups.items() for id_ in groups.scenes(group) if id_}
     for path, what in sorted(ledger.damaged.items()):
         yield _damaged(path, what, owners)
     yield from (Fault(path, "it no longer counts", "delete") for path in ledger.leftovers)
@@ -84,10 +84,6 @@ def masks(out: Out, ledger: Ledger, group: str) -> Iterator[Fault]:
 
 def _arrays(group: str) -> tuple[str, str]:
     return f"{MASKS}/{group}/cloud/zarr.json", f"{MASKS}/{group}/cloud_probability/zarr.json"
-
-
-def _owners(ledger: Ledger) -> dict[str, tuple[str, ...]]:
-    return {group: groups.scenes(metadata) for group, metadata in ledger.groups.items()}
 
 
 def _contract(out: Out) -> Iterator[Fault]:
@@ -147,7 +143,7 @@ def _group(out: Out, ledger: Ledger, group: str) -> Iterator[Fault]:
     done = [done for done in ledger.done.values() if done.group == group]
     expected: dict[str, dict[int, Any]] = {
         "status": {each.slot: COMPLETE for each in done},
-        "time": {each.slot: microseconds(each.time) for each in done},
+        "time": {each.slot: conventions.microseconds(datetime.fromisoformat(each.time)) for each in done},
     }
     for name, (places, _) in conventions.coordinates(groups.grid_of(metadata)).items():
         expected[name] = dict(enumerate(places))
@@ -201,8 +197,3 @@ def _mask(out: Out, done: Done, side: int) -> str:
 def told(error: Exception) -> str:
     """An error in one line."""
     return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}".rstrip(": ")
-
-
-def microseconds(time: str) -> int:
-    """A moment (ISO 8601) as the time axis has it."""
-    return (datetime.fromisoformat(time) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

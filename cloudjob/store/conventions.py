@@ -4,6 +4,7 @@ CF: https://cfconventions.org.
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,11 @@ STATUS = {
     "flag_values": [PLANNED, COMPLETE, FAILED],
     "flag_meanings": "planned complete failed",
 }
+
+
+def microseconds(moment: datetime) -> int:
+    """A moment as `TIME` has it."""
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def grid_mapping(grid: Grid) -> dict[str, Any]:

@@ -66,15 +66,14 @@ def export(out: Out, what: str | None, path: str | Path, *, group: Collection[st
         targets = dict.fromkeys([path], next(iter(files.values())))
     if path not in targets and not path.is_dir() and path.parent.is_dir():
         _make(path)
-    damaged: list[SceneError] = []
+    values, damaged = cog.values(out), list[SceneError]()
     for target, chosen in targets.items():
-        values, (crs, transform) = cog.values(out), cog.place(ledger, chosen[0].group)
         try:
             mosaic = _mosaic(out, chosen)
         except SceneError as error:
             damaged.append(error)
             continue
-        _write(target, cog.encode(mosaic, crs, transform, values), values)
+        _write(target, cog.encode(mosaic, *cog.place(ledger, chosen[0].group), values), values)
         yield Exported(target, tuple(entry.id for entry in chosen))
     cog.tell(damaged)
 

@@ -184,18 +184,19 @@ def commit(
     before = out.get(path(group))
     told = conventions.attributes(grid) if grid else parsed(before or b"{}")["attributes"]
     members = out.each(out.get_json, [f"{MASKS}/{group}/{name}/zarr.json" for name in names])
-    document = {
+    data = dump(document(dict(zip(names, members, strict=True)), told, order))
+    if data != before:
+        out.put(path(group), data)
+
+
+def document(members: Metadata, attributes: Metadata, order: Sequence[str]) -> Metadata:
+    """A group's metadata: of its arrays, consolidated, and its own with the scenes that own its slots."""
+    return {
         "zarr_format": 3,
         "node_type": "group",
-        "attributes": {**told, SCENES: list(order)},
-        "consolidated_metadata": {
-            "kind": "inline",
-            "must_understand": False,
-            "metadata": dict(zip(names, members, strict=True)),
-        },
+        "attributes": {**attributes, SCENES: list(order)},
+        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": members},
     }
-    if dump(document) != before:
-        out.put(path(group), dump(document))
 
 
 def mend_axes(out: Out, group: str, grid: Grid) -> None:

@@ -141,36 +141,38 @@ def _status(out: Out, done: Done) -> None:
 
 def _group(lock: Lock, group: str) -> str:
     """Write a group's metadata anew: of each array from the group's own, and the group's from its arrays and items."""
-    out, path = lock.out, groups.path(group)
-    damaged: dict[str, str] = {}
-    known = groups.read_all(out, damaged).get(group)
+    out = lock.out
+    known = groups.read_all(out, {}).get(group)
     items = ledgers.items_of(out, group)
-    members = dict(known["consolidated_metadata"]["metadata"]) if known else _members(out, group)
+    members = known["consolidated_metadata"]["metadata"] if known else _members(out, group)
     try:
-        slots = len(groups.scenes(known)) if known else int(members["cloud"]["shape"][0])
-        grid = groups.grid_of(known or _document(members, members["cloud"]["attributes"]))
-        slots = max([slots, *(done.slot + 1 for done in items)]) if not known else slots
-        if not 0 <= slots <= LARGEST:
-            raise ContractError(f"{path} has {slots} slots")
-        found = list(groups.scenes(known)) if known else [""] * slots
-        for done in () if known else items:
-            found[done.slot] = done.id
-        attributes = (known["attributes"] if known else conventions.attributes(grid)) | {groups.SCENES: found}
-        groups.parsed(dump(_document(members, attributes)))  # Nothing is made of what is not as cloudjob makes it
+        grid = groups.grid_of(known or groups.document(members, members["cloud"]["attributes"], ()))
+        order = list(groups.scenes(known)) if known else _order(int(members["cloud"]["shape"][0]), items)
+        attributes = known["attributes"] if known else conventions.attributes(grid)
+        # Nothing is made of what is not as cloudjob makes it
+        groups.parsed(dump(groups.document(members, attributes, order)))
         for name in members:
             if name in ALONG_TIME:
-                members[name]["shape"][0] = slots
+                members[name]["shape"][0] = len(order)
             _put(out, f"{MASKS}/{group}/{name}/zarr.json", members[name])
         groups.mend_axes(out, group, grid)
-        if not known:
-            out.put(path, dump(_document(members, attributes)))
-        times = {done.slot: check.microseconds(done.time) for done in items}
-        complete = {done.slot for done in items}
-        statuses = [COMPLETE if slot in complete else PLANNED for slot in range(slots)]
-        groups.commit(out, group, found, times=times, statuses=statuses)
+        times = {done.slot: conventions.microseconds(datetime.fromisoformat(done.time)) for done in items}
+        statuses = [COMPLETE if slot in times else PLANNED for slot in range(len(order))]
+        groups.commit(out, group, order, times=times, statuses=statuses, grid=None if known else grid)
     except check.WRONG:
         return ""
     return "made anew from what else is known"
+
+
+def _order(slots: int, items: Sequence[Done]) -> list[str]:
+    """The scenes that own a group's slots, as their items have it."""
+    slots = max([slots, *(done.slot + 1 for done in items)])
+    if slots > LARGEST:
+        raise ContractError(f"{slots} slots are too many")
+    order = [""] * slots
+    for done in items:
+        order[done.slot] = done.id
+    return order
 
 
 def _members(out: Out, group: str) -> dict[str, Any]:
@@ -192,8 +194,3 @@ def _put(out: Out, path: str, document: Any) -> None:
     except check.WRONG:
         pass
     out.put_json(path, document)
-
-
-def _document(members: dict[str, Any], attributes: dict[str, Any]) -> dict[str, Any]:
-    consolidated = {"kind": "inline", "must_understand": False, "metadata": members}
-    return {"zarr_format": 3, "node_type": "group", "attributes": attributes, "consolidated_metadata": consolidated}
