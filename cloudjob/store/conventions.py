@@ -37,6 +37,7 @@ CONVENTIONS = [
     )
 ]
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TIME = {
     "standard_name": "time",
     "axis": "T",
@@ -52,7 +53,7 @@ STATUS = {
 
 def microseconds(moment: datetime) -> int:
     """A moment as `TIME` has it."""
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    return (moment - EPOCH) // timedelta(microseconds=1)
 
 
 def grid_mapping(grid: Grid) -> dict[str, Any]:

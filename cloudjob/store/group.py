@@ -5,6 +5,7 @@ file with the consolidated metadata, so the axis changes by one atomic write, ma
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from cloudjob.classes import NOT_COMPUTED
 from cloudjob.errors import ContractError
 from cloudjob.grid import Grid
 from cloudjob.store import conventions
+from cloudjob.store.conventions import EPOCH
 from cloudjob.store.out import ODD, Out, dump, parse
 from cloudjob.store.settings import Settings
 
@@ -119,6 +121,19 @@ def axis(out: Out, group: str, name: str, array: zarr.Array[Any] | None = None) 
             raise ContractError(
                 f"{out}/{MASKS}/{group}/{name} cannot be read: {type(error).__name__}: {error}", hint=MEND
             ) from None
+
+
+def times(out: Out, group: str) -> dict[int, datetime]:
+    """Slot → the moment of its scene, as far as the axis tells: it may be damaged, or have been emptied (`mend_axes`).
+
+    Raises:
+        UnreachableError: the store does not answer.
+    """
+    try:
+        told = enumerate(axis(out, group, "time").tolist())
+        return {slot: EPOCH + timedelta(microseconds=value) for slot, value in told if value}
+    except (ContractError, OverflowError):
+        return {}
 
 
 def create(out: Out, group: str, grid: Grid, side: int, settings: Settings, coarser: int = 1) -> None:

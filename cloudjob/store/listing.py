@@ -9,6 +9,7 @@ from typing import Literal
 from cloudjob.catalog.dates import Interval
 from cloudjob.catalog.values import UnreadableError, moment
 from cloudjob.errors import UsageError, did_you_mean
+from cloudjob.store import group as groups
 from cloudjob.store import ledger as ledgers
 from cloudjob.store.failures import Failure
 from cloudjob.store.item import iso
@@ -58,7 +59,7 @@ def scenes(out: Out, *, group: str | None = None, dates: Interval | None = None)
     """
     ledger = ledgers.read(out)
     wanted = set(groups_like(ledger, group)) if group else None
-    found = [*_done(out, ledger, wanted), *_others(ledger)]
+    found = [*_done(out, ledger, wanted), *_others(out, ledger)]
     kept = [
         one
         for one in found
@@ -110,7 +111,7 @@ def _done(out: Out, ledger: Ledger, wanted: Iterable[str] | None) -> list[Listed
     ]
 
 
-def _others(ledger: Ledger) -> list[Listed]:
+def _others(out: Out, ledger: Ledger) -> list[Listed]:
     failed = [
         Listed(
             id=failure.id,
@@ -125,7 +126,12 @@ def _others(ledger: Ledger) -> list[Listed]:
         for failure in ledger.failures.values()
         if failure.id not in ledger.done
     ]
-    interrupted = [Listed(id_, group, "", None, None, None, "incomplete") for id_, (group, _) in ledger.begun.items()]
+    begun = ledger.begun
+    times = {name: groups.times(out, name) for name in {name for name, _ in begun.values()}}
+    interrupted = [
+        Listed(id_, name, iso(times[name][slot]) if slot in times[name] else "", None, None, None, "incomplete")
+        for id_, (name, slot) in begun.items()
+    ]
     return failed + interrupted
 
 

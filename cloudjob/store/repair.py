@@ -3,13 +3,10 @@
 A mask is never guessed: a scene whose mask, item or place is damaged loses its item, and the next run masks it again.
 """
 
-import contextlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
-
-import numpy as np
 
 from cloudjob.errors import ContractError
 from cloudjob.scene.identity import Identity
@@ -118,11 +115,8 @@ def _day(out: Out, ledger: ledgers.Ledger, id_: str) -> date | None:
         return datetime.fromisoformat(ledger.done[id_].time).date()
     for group, metadata in ledger.groups.items():
         owners = groups.scenes(metadata)
-        if id_ in owners:
-            with contextlib.suppress(*check.WRONG):
-                moment = int(np.asarray(groups.open_array(out, group, "time")[owners.index(id_)]))
-                if moment:  # Else its group has been mended just now, and no item told its time
-                    return datetime.fromtimestamp(moment / 1e6, UTC).date()
+        if id_ in owners and (moment := groups.times(out, group).get(owners.index(id_))):
+            return moment.date()
     found = re.search(r"(?:19|20)\d{2}[01]\d[0-3]\d", id_)
     try:
         return datetime.strptime(found[0], "%Y%m%d").replace(tzinfo=UTC).date() if found else None
