@@ -14,6 +14,9 @@ WIDTH = 640
 LOWEST, HIGHEST = 150, 420
 """Of the drawing's height; its unit is about a CSS pixel."""
 
+LABEL = 90
+"""Room that a meridian's degrees need at its right, in the large letters of a narrow window."""
+
 NAMED = 12
 """Up to so many tiles are named in the drawing; the others tell their names when pointed at, as windows of no tile do,
 whose names are longer than they are wide."""
@@ -89,6 +92,7 @@ def _graticule(west: float, south: float, east: float, north: float, place: Any,
     texts = [
         Markup('<text x="{}" y="{}">{}</text>').format(x + 3, height - 4, _degrees(at, "E", "W"))
         for x, at in zip(down, meridians, strict=True)
+        if x < WIDTH - LABEL
     ]
     texts += [
         Markup('<text x="3" y="{}">{}</text>').format(y - 3, _degrees(at, "N", "S"))

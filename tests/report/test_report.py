@@ -26,8 +26,9 @@ from cloudjob.classes import COLOURS
 from cloudjob.demo import collection as demo
 from cloudjob.report.alarm import alarms, disagreement
 from cloudjob.report.overview import Row, Run
-from cloudjob.store import ledger
+from cloudjob.store import ledger, slots
 from cloudjob.store.ledger import Ledger
+from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 
 Capfd = pytest.CaptureFixture[str]
@@ -464,6 +465,35 @@ def test_failures_with_their_reasons(tmp_path: Path, capfd: Capfd) -> None:
     assert re.search(rf"{lost}\s+abandoned\s+HTTP 404\s+On 3 nights", told)
     assert re.search(rf"{late}\s+failed\s+timed out after 30 s\s+Once, last 20", told)
     assert [next(a["data-v"] for _, a in parts if a.get("class") == "name") for parts in page.rows.values()] == [fine]
+
+
+def test_what_is_not_done_is_told_briefly(tmp_path: Path, capfd: Capfd) -> None:
+    """Every reason began with the scene's name, which stands above it, and twenty of them came before all else."""
+    out = Out.at(tmp_path / "out")
+    scenes = [output.make_scene(number) for number in range(14)]
+    reasons = {scene.id: f"scene {scene.id}, asset nir: HTTP 404" for scene in scenes[:12]}
+    output.run(out, scenes[:13], failing=reasons)
+    with Lock(out) as lock:
+        slots.prepare(lock, output.SETTINGS, ledger.read(out), scenes[13:], tile_of=lambda _: output.TILE)
+    page = made(capfd, tmp_path / "out")
+    assert page.text.count("asset nir: HTTP 404") == 12
+    assert all(page.text.count(id_) == 1 for id_ in reasons)
+    assert "2 more that failed" in page.text
+    assert "(`cloudjob list OUT`)" in page.look(), "how somebody learns their dates"
+
+
+@pytest.mark.parametrize("east", [10.5, 12, 17, 40])
+def test_no_degrees_are_cut_off_at_the_edge_of_the_map(east: float) -> None:
+    """In a narrow window their letters are 26 of the drawing's units high."""
+    from shapely import box
+    from shapely.geometry import mapping
+
+    from cloudjob.report.map import WIDTH, where
+
+    drawn = str(where([replace(ROW, id="a")], {"a": mapping(box(10, 46, east, 47))}))
+    degrees = re.findall(r'<text x="([\d.]+)" y="\d+">(\d[^<]*[EW])</text>', drawn)
+    assert len(degrees) > 1
+    assert all(float(x) + 26 * 0.6 * len(told) <= WIDTH for x, told in degrees)
 
 
 def test_the_runs(world: World, capfd: Capfd) -> None:
