@@ -89,7 +89,8 @@ def _again(lock: Lock, faults: Sequence[Fault]) -> Iterator[tuple[Fault, str]]:
     out = lock.out
     ledger = ledgers.read(out)
     days = {fault.scene: _day(out, ledger, fault.scene) for fault in faults}
-    again.mark(out, [_marked(ledger, id_, day) for id_, day in days.items() if day])
+    found = [_marked(ledger.done[id_]) if id_ in ledger.done else Marked(id_, day) for id_, day in days.items() if day]
+    again.mark(out, found)
     for fault in faults:
         lock.check()  # A run that took over may have masked it by now
         done = ledger.done.get(fault.scene)
@@ -104,9 +105,9 @@ def _again(lock: Lock, faults: Sequence[Fault]) -> Iterator[tuple[Fault, str]]:
         yield fault, f"will be masked again by the next run (scene of {day})" if day else "its item is deleted"
 
 
-def _marked(ledger: ledgers.Ledger, id_: str, day: date) -> Marked:
-    done = ledger.done.get(id_)
-    return Marked(id_, day, Identity.from_json(done.identity), done.group, done.tiles) if done else Marked(id_, day)
+def _marked(done: Done) -> Marked:
+    day = datetime.fromisoformat(done.time).date()
+    return Marked(done.id, day, Identity.from_json(done.identity), done.group, done.tiles)
 
 
 def _day(out: Out, ledger: ledgers.Ledger, id_: str) -> date | None:
@@ -154,8 +155,20 @@ def _group(lock: Lock, group: str) -> str:
         statuses = [COMPLETE if slot in times else PLANNED for slot in range(len(order))]
         groups.commit(out, group, order, times=times, statuses=statuses, grid=None if known else grid)
     except check.WRONG:
-        return ""
+        odd = any(
+            each.startswith(f"{MASKS}/{group}") for each in out.oddities()
+        )  # Somebody's link stays, and in the way
+        return "" if known or odd else _given_up(lock, group, items)
     return "made anew from what else is known"
+
+
+def _given_up(lock: Lock, group: str, items: Sequence[Done]) -> str:
+    """Take back all masks of a group of which too little is known to read any, as `_again` does it."""
+    again.mark(lock.out, map(_marked, items))
+    lock.check()
+    lock.out.delete(done.path for done in items)
+    lock.out.delete_under(f"{MASKS}/{group}")
+    return f"too little is known of it: its {len(items)} scenes will be masked again by the next run"
 
 
 def _order(slots: int, items: Sequence[Done]) -> list[str]:
@@ -172,7 +185,7 @@ def _order(slots: int, items: Sequence[Done]) -> list[str]:
 def _members(out: Out, group: str) -> dict[str, Any]:
     """What a group's arrays say of themselves; None of those that say nothing."""
     found: dict[str, Any] = {}
-    for name in sorted(out.names(f"{MASKS}/{group}") & ARRAYS):
+    for name in sorted(ARRAYS - {"cloud_probability"} | out.names(f"{MASKS}/{group}") & ARRAYS):
         try:
             found[name] = out.get_json(f"{MASKS}/{group}/{name}/zarr.json")
         except check.WRONG:
