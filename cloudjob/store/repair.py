@@ -155,9 +155,8 @@ def _group(lock: Lock, group: str) -> str:
         statuses = [COMPLETE if slot in times else PLANNED for slot in range(len(order))]
         groups.commit(out, group, order, times=times, statuses=statuses, grid=None if known else grid)
     except check.WRONG:
-        odd = any(
-            each.startswith(f"{MASKS}/{group}") for each in out.oddities()
-        )  # Somebody's link stays, and in the way
+        # Somebody's link stays, and would be in a new group's way
+        odd = any(path.startswith(f"{MASKS}/{group}") for path in out.oddities())
         return "" if known or odd else _given_up(lock, group, items)
     return "made anew from what else is known"
 
@@ -168,7 +167,7 @@ def _given_up(lock: Lock, group: str, items: Sequence[Done]) -> str:
     lock.check()
     lock.out.delete(done.path for done in items)
     lock.out.delete_under(f"{MASKS}/{group}")
-    return f"too little is known of it: its {len(items)} scenes will be masked again by the next run"
+    return "too little is known of it: all its scenes will be masked again by the next run"
 
 
 def _order(slots: int, items: Sequence[Done]) -> list[str]:
