@@ -150,7 +150,9 @@ def failed(error: BaseException, scene: Scene, band: Band | None = None) -> Scen
     message = f"scene {scene.id}{f', asset {band.key}' if band else ''}: {redact(text)}"
     kinds = {outside.kind(each.href, text): each.href for each in ([band] if band else scene.bands)}
     kind = next((kind for kind in kinds if kind is not SceneError), SceneError)  # Some may lie on a disk
-    return outside.keys_missing(outside.source(kinds[kind])) if kind is KeysMissingError else kind(message)
+    if kind is KeysMissingError:
+        return outside.keys_missing(outside.source(kinds[kind]))
+    return kind(message, asset=band.key if band else "")
 
 
 def header(href: str, what: str) -> tuple[int, Sequence[float], tuple[int, int]]:
