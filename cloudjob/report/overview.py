@@ -125,8 +125,7 @@ def rows(out: Out, ledger: Ledger) -> list[Row]:
             ledger.damaged[entry.path] = f"it is no item that cloudjob wrote: {type(error).__name__}: {error}"
             return None
 
-    found = out.each(lambda id_: row(ledger.done[id_]), [entry.id for entry in entries])
-    return [row for row in found if row]
+    return [found for found in out.each(row, entries) if found]
 
 
 def runs(out: Out, ledger: Ledger) -> list[Run]:

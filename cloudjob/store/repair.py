@@ -42,17 +42,22 @@ def repair(lock: Lock, faults: Iterable[Fault]) -> Iterator[tuple[Fault, str]]:
     told = [fault for fault in deleted if fault.path.startswith(f"{failures.FOLDER}/")]  # Last: or a kill loses them
     yield from _delete(lock, [fault for fault in deleted if fault not in told])
     yield from ((fault, _contract(out)) for fault in faults if fault.path == settings.FILE)
-    for group in sorted({fault.path.split("/")[1] for fault in faults if _of_group(fault)}):
+    rebuilt = [fault for fault in faults if fault.mend == "rebuild"]
+    by_group: dict[str, list[Fault]] = {}
+    for fault in rebuilt:
+        if fault.path.startswith(f"{MASKS}/"):
+            by_group.setdefault(fault.path.split("/")[1], []).append(fault)
+    for group, own in sorted(by_group.items()):
         mended = _group(lock, group)
-        yield from ((fault, mended) for fault in faults if _of_group(fault) and fault.path.split("/")[1] == group)
+        yield from ((fault, mended) for fault in own)
         if mended:  # Perhaps its masks could not be looked at before
             known = {fault.scene for fault in faults}
             faults += [fault for fault in check.masks(out, ledgers.read(out), group) if fault.scene not in known]
     yield from _again(lock, [fault for fault in faults if fault.mend == "again"])
     yield from _delete(lock, told)
     ledgers.refresh(out)
-    yield from ((fault, cog.restore(lock, fault.scene)) for fault in faults if _of_cog(fault))
-    yield from ((fault, "made anew") for fault in faults if fault.mend == "rebuild" and fault.path.startswith("items/"))
+    yield from ((fault, cog.restore(lock, fault.scene)) for fault in rebuilt if folder.is_cog(fault.path))
+    yield from ((fault, "made anew") for fault in rebuilt if fault.path.startswith("items/"))
     yield from ((fault, "what can be read is kept") for fault in faults if fault.path == again.FILE)
     yield from ((fault, "") for fault in faults if fault.mend == "by hand")
 
@@ -62,14 +67,6 @@ def _delete(lock: Lock, faults: Iterable[Fault]) -> Iterator[tuple[Fault, str]]:
         lock.check()
         lock.out.delete([fault.path])
         yield fault, "deleted"
-
-
-def _of_cog(fault: Fault) -> bool:
-    return fault.mend == "rebuild" and folder.is_cog(fault.path)
-
-
-def _of_group(fault: Fault) -> bool:
-    return fault.mend == "rebuild" and fault.path.startswith(f"{MASKS}/")
 
 
 def _contract(out: Out) -> str:
@@ -149,7 +146,7 @@ def _group(lock: Lock, group: str) -> str:
         for name in members:
             if name in ALONG_TIME:
                 members[name]["shape"][0] = len(order)
-            _put(out, f"{MASKS}/{group}/{name}/zarr.json", members[name])
+            out.put_json(f"{MASKS}/{group}/{name}/zarr.json", members[name])
         groups.mend_axes(out, group, grid)
         times = {done.slot: conventions.microseconds(datetime.fromisoformat(done.time)) for done in items}
         statuses = [COMPLETE if slot in times else PLANNED for slot in range(len(order))]
@@ -190,13 +187,3 @@ def _members(out: Out, group: str) -> dict[str, Any]:
         except check.WRONG:
             found[name] = None
     return found
-
-
-def _put(out: Out, path: str, document: Any) -> None:
-    """Write a document where another one lies."""
-    try:
-        if out.get_json(path) == document:
-            return
-    except check.WRONG:
-        pass
-    out.put_json(path, document)
