@@ -119,8 +119,10 @@ def _marks(out: Out, ledger: Ledger) -> Iterator[Fault]:
 def _records(out: Out, ledger: Ledger) -> Iterator[Fault]:
     """Runs, and the ledger's caches."""
     for path in runs.paths(out):
-        if what := runs.fault_of(out, path):
-            yield Fault(path, what, "delete")
+        try:
+            runs.read(out, path)
+        except ContractError as error:
+            yield Fault(path, str(error), "delete")
     for group in sorted({done.group for done in ledger.done.values()}):
         path = f"items/{group}/{stac.INDEX}"
         if (found := ledgers.cached(out, path)) is None:

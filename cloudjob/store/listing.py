@@ -17,7 +17,7 @@ from cloudjob.store.ledger import Ledger
 from cloudjob.store.out import Out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Listed:
     """One scene of an OUT.
 
@@ -36,9 +36,9 @@ class Listed:
     id: str
     group: str
     datetime: str
-    cloud_cover: float | None
-    valid: float | None
-    provider_cloud_cover: float | None
+    cloud_cover: float | None = None
+    valid: float | None = None
+    provider_cloud_cover: float | None = None
     state: Literal["done", "failed", "abandoned", "incomplete"]
     reason: str = ""
     item: str = ""
@@ -117,9 +117,6 @@ def _others(out: Out, ledger: Ledger) -> list[Listed]:
             id=failure.id,
             group=failure.group,
             datetime=_time(failure),
-            cloud_cover=None,
-            valid=None,
-            provider_cloud_cover=None,
             state="abandoned" if failure.abandoned else "failed",
             reason=failure.reason,
         )
@@ -129,7 +126,7 @@ def _others(out: Out, ledger: Ledger) -> list[Listed]:
     begun = ledger.begun
     times = {name: groups.times(out, name) for name in {name for name, _ in begun.values()}}
     interrupted = [
-        Listed(id_, name, iso(times[name][slot]) if slot in times[name] else "", None, None, None, "incomplete")
+        Listed(id=id_, group=name, datetime=iso(times[name][slot]) if slot in times[name] else "", state="incomplete")
         for id_, (name, slot) in begun.items()
     ]
     return failed + interrupted
