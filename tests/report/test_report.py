@@ -1,6 +1,7 @@
 """The report from the outside: `cloudjob report` on what a run made, and the page as a browser would take it apart."""
 
 import base64
+import itertools
 import json
 import re
 import shutil
@@ -482,18 +483,22 @@ def test_what_is_not_done_is_told_briefly(tmp_path: Path, capfd: Capfd) -> None:
     assert "(`cloudjob list OUT`)" in page.look(), "how somebody learns their dates"
 
 
-@pytest.mark.parametrize("east", [10.5, 12, 17, 40])
-def test_no_degrees_are_cut_off_at_the_edge_of_the_map(east: float) -> None:
+@pytest.mark.parametrize(("east", "north"), [(10.5, 47), (11, 47.3), (12, 47), (17, 47), (40, 47), (11, 52)])
+def test_no_degrees_of_the_map_are_cut_off_or_lie_on_others(east: float, north: float) -> None:
     """In a narrow window their letters are 26 of the drawing's units high."""
     from shapely import box
     from shapely.geometry import mapping
 
     from cloudjob.report.map import WIDTH, where
 
-    drawn = str(where([replace(ROW, id="a")], {"a": mapping(box(10, 46, east, 47))}))
-    degrees = re.findall(r'<text x="([\d.]+)" y="\d+">(\d[^<]*[EW])</text>', drawn)
-    assert len(degrees) > 1
-    assert all(float(x) + 26 * 0.6 * len(told) <= WIDTH for x, told in degrees)
+    drawn = str(where([replace(ROW, id="a")], {"a": mapping(box(10, 46, east, north))}))
+    height = int(re.findall(rf"0 0 {WIDTH} (\d+)", drawn)[0])
+    told = re.findall(r'<text x="([\d.]+)" y="([\d.]+)">(\d[^<]*)</text>', drawn)
+    boxes = [(float(x), float(y) - 26, float(x) + 26 * 0.6 * len(text), float(y)) for x, y, text in told]
+    assert {text[-1] for *_, text in told} == {"E", "N"}
+    assert all(left >= 0 and top >= -4 and right <= WIDTH + 3 and low <= height for left, top, right, low in boxes)
+    pairs = itertools.combinations((box(*sides) for sides in boxes), 2)
+    assert not any(one.intersection(other).area > 30 for one, other in pairs)
 
 
 def test_the_runs(world: World, capfd: Capfd) -> None:
