@@ -134,6 +134,7 @@ def _status(out: Out, done: Done) -> None:
 def _group(lock: Lock, group: str) -> str:
     """Write a group's metadata anew: of each array from the group's own, and the group's from its arrays and items."""
     out = lock.out
+    lock.check()
     known = groups.read_all(out, {}).get(group)
     items = ledgers.items_of(out, group)
     members = known["consolidated_metadata"]["metadata"] if known else _members(out, group)
@@ -164,6 +165,8 @@ def _given_up(lock: Lock, group: str, items: Sequence[Done]) -> str:
     lock.check()
     lock.out.delete(done.path for done in items)
     lock.out.delete_under(f"{MASKS}/{group}")
+    if lock.out.names(f"{MASKS}/{group}"):
+        return ""  # What stays is somebody else's, and in the way
     return "too little is known of it: all its scenes will be masked again by the next run"
 
 

@@ -139,6 +139,18 @@ def test_a_group_with_somebodys_link_in_it_is_left_alone(out: Out, capfd: Capfd,
     assert after == before
 
 
+def test_what_lies_in_the_way_of_a_group_is_said_to_be(out: Out, capfd: Capfd):
+    Path(out.address, GROUP, "zarr.json").unlink()
+    Path(out.address, GROUP, "zarr.json").mkdir()
+    Path(out.address, GROUP, "zarr.json/mine.txt").touch()
+    for _ in range(2):
+        result = call(capfd, "check", out, "--repair")
+        assert result.code == 1
+        assert f"{GROUP}/zarr.json is no file" in result.stdout
+    assert Path(out.address, GROUP, "zarr.json/mine.txt").exists()
+    assert {each.id for each in again.read(out)} == {scene.id for scene in SCENES}
+
+
 @pytest.mark.parametrize("left", [b"", b"{", b'{"x": 3}', None])
 def test_what_damaged_marks_told_of_is_looked_for_all_the_same(out: Out, capfd: Capfd, left: bytes | None):
     """They were told of in every night, and nothing mended them; the masks that they told of were lost."""
