@@ -43,6 +43,7 @@ class StacServer:
         following: the next link of every page, whatever is on it.
         empty_pages: how many pages without items come first.
         largest: bytes of an answer; in place of a larger one comes `overload`, an HTTP status, as of AWS Lambda.
+        home: path of the landing page.
         requests: (method, path with query, body) of every request so far.
     """
 
@@ -63,6 +64,7 @@ class StacServer:
     empty_pages: int = 0
     largest: int = 0
     overload: int = 502
+    home: str = "/v1"
     requests: list = field(default_factory=list)
     port: int = 0
 
@@ -172,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _route(self, body):
         api, parts = self.api, urlsplit(self.path)
-        if parts.path == "/v1":
+        if parts.path == api.home:
             return 200, api.landing()
         if parts.path == "/v1/search" and self.command in api.methods:
             asked = body

@@ -127,7 +127,13 @@ def _turned(client: Client, asked: _Request, following: _Request) -> tuple[_Requ
 
 def _searches(client: Client, address: str) -> list[_Request]:
     """Where and how the API can be searched, the better way first."""
-    landing = client.ask("GET", address)
+    try:
+        landing = client.ask("GET", address)
+    except RefusedRequestError as error:
+        if error.status != 404:
+            raise
+        bare, mark, query = address.partition("?")  # Some know it only with a stroke at its end, or without
+        landing = client.ask("GET", (bare[:-1] if bare.endswith("/") else f"{bare}/") + mark + query)
     name = redact(address)
     if landing.get("type") == "Collection":
         raise UsageError(f"{name} is the address of a collection", hint=f"try {_landing_of(landing, address)}")

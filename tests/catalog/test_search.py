@@ -683,6 +683,14 @@ def asked(api):
     return found
 
 
+@pytest.mark.parametrize("home", ["/v1", "/v1/"])
+@pytest.mark.parametrize("typed", ["", "/", "?key=x", "/?key=x"])
+def test_a_landing_page_is_found_with_and_without_a_stroke_at_its_end(api, home, typed):
+    api.items, api.home = [make_item("A")], home
+    assert ids(catalog_for(api.url + typed)) == ["A"]
+    assert ("key=x" in typed) == ("key=x" in api.requests[-2][1])
+
+
 def test_a_search_link_without_a_method_is_tried_by_post_first(api, monkeypatch):
     """As datacube-explorer's, which takes areas only so."""
     landing = api.landing()
