@@ -9,6 +9,8 @@ from dataclasses import astuple
 from typing import Any
 from urllib.parse import urlsplit
 
+from shapely.geometry.base import BaseGeometry
+
 from cloudjob.catalog.bands import OPTIONAL, missing
 from cloudjob.catalog.item import parse
 from cloudjob.catalog.signing import given, open_href
@@ -71,10 +73,11 @@ def describe(
         raise SceneError(says, hint=hint)
     properties, time = item["properties"], found.times[0]
     baseline = product.baseline(item)
-    read = tuple(_band(item, name, keys[name], baseline, signing, offset) for name in bands if name in keys)
+    place = found.footprint
+    read = tuple(_band(item, name, keys[name], baseline, signing, offset, place) for name in bands if name in keys)
     native = next(band.grid for band in read if band.name not in optional)
-    scl = _classification(item, keys["scl"], signing) if "scl" in keys else None
-    check_place(native, found.footprint, item["id"])
+    scl = _classification(item, keys["scl"], signing, place) if "scl" in keys else None
+    check_place(native, place, item["id"])
     grid = _target(native, measured[0], item["id"])
     _check_measured(grid, measured, item["id"])
     coarser = _factor(grid, resolution, item["id"])
@@ -120,7 +123,7 @@ def bands_of(
         says, hint = missing(item["id"], item["assets"], lacking)
         raise SceneError(says, hint=hint)
     baseline = product.baseline(item)
-    return tuple(_band(item, name, keys[name], baseline, signing, None) for name in names)
+    return tuple(_band(item, name, keys[name], baseline, signing, None, found.footprint) for name in names)
 
 
 def _slim(item: dict[str, Any], bands: Sequence[Band], scl: Band | None) -> dict[str, Any]:
@@ -129,10 +132,10 @@ def _slim(item: dict[str, Any], bands: Sequence[Band], scl: Band | None) -> dict
     return {**item, "assets": {key: item["assets"][key] for key in sorted(keys)}}
 
 
-def _classification(item: dict[str, Any], key: str, signing: str) -> Band | None:
+def _classification(item: dict[str, Any], key: str, signing: str, place: BaseGeometry | None) -> Band | None:
     """The provider's scene classification. It is only compared: a fault of its own costs no scene."""
     try:
-        return _band(item, "scl", key, "", signing, None)
+        return _band(item, "scl", key, "", signing, None, place)
     except (PassingError, OutsideError):
         raise  # Or a source that is out would be asked again for every scene
     except SceneError as error:
@@ -140,7 +143,15 @@ def _classification(item: dict[str, Any], key: str, signing: str) -> Band | None
         return None
 
 
-def _band(item: dict[str, Any], name: str, key: str, baseline: str, signing: str, offset: float | None) -> Band:
+def _band(
+    item: dict[str, Any],
+    name: str,
+    key: str,
+    baseline: str,
+    signing: str,
+    offset: float | None,
+    place: BaseGeometry | None,
+) -> Band:
     asset = item["assets"][key]
     dtype = asset.get("data_type", "uint16")
     if other := foreign(asset["href"], asset.get("type", "")):
@@ -173,7 +184,7 @@ def _band(item: dict[str, Any], name: str, key: str, baseline: str, signing: str
         name,
         key,
         asset["href"],
-        grid_of(item, asset, key, open_href(signing, address), coarse=name in OPTIONAL),
+        grid_of(item, asset, key, open_href(signing, address), place, coarse=name in OPTIONAL),
         scale,
         stated if offset is None or name == "scl" else offset,
         dtype=dtype,

@@ -288,6 +288,22 @@ def test_hls(files, told):
     assert_only_data(values)
 
 
+@pytest.mark.parametrize(("code", "top"), [(None, -1_200_000), (32733, -1_200_000), (32733, 5_500_020)])
+def test_hls_counts_northings_from_the_equator_in_both_halves_of_a_zone(files, code, top):
+    """Items of the Planetary Computer say the code of the south, of either half; they were refused."""
+    grid = (*HLS[:5], top)
+    pixels(files, dtype=np.int16, nodata=-9999, transform=grid, epsg=UTM)
+    keys = dict(zip(BANDS, ("B04", "B03", "B02", "B08"), strict=True))
+    told = {"proj:code": code, "proj:shape": list(SHAPE), "proj:transform": list(grid)} if code else {}
+    one = item("HLS.S30.T33LUH.2024153T101559.v2.0", "HLSS30_2.0", assets(files, keys.values()), **told)
+    west, south = (12.2, 49.6) if top > 0 else (13.1, -11)
+    one["geometry"] = mapping(box(west, south, west + 0.1, south + 0.1))
+    with stac_server(items=[one]) as api:
+        scene, values = masked(api, catalog_for(api.url, collection="HLSS30_2.0", assets=keys), 30)
+    assert (scene.grid.epsg, scene.grid.y0) == (32633, top)
+    assert_only_data(values)
+
+
 def test_landsat(files, monkeypatch):
     pixels(files, transform=(30, 0, 300_000, 0, -30, 5_500_020))
     numbers = {"raster:bands": [{"data_type": "uint16", "nodata": 0, "scale": 2.75e-05, "offset": -0.2}]}

@@ -423,7 +423,7 @@ def test_a_folder_may_be_called_as_the_zip_that_it_was_unpacked_from(tmp_path: P
     check(described(make_item(folder)))
 
 
-@pytest.mark.parametrize("epsg", [32632, 32634, 32733])
+@pytest.mark.parametrize("epsg", [32632, 32634, 32732])
 def test_a_grid_far_from_the_items_own_geometry_is_refused(epsg: int, tmp_path: Path) -> None:
     """It was left out without a word: no tile of that grid lies in the area asked for."""
     item = make_item(tmp_path)
