@@ -536,6 +536,10 @@ BASELINE_4 = {"s2:processing_baseline": "05.10"}
         ({"processing:version": "N0214"}, {}, (0.0001, 0)),
         ({"processing:version": "N0510"}, {}, (0.0001, -0.1)),
         ({"s2:processing_baseline": "99.99"}, {}, (0.0001, -0.1)),
+        # Sen2Cor in anybody's hands says 99.99 at any time
+        ({"s2:processing_baseline": "99.99", "datetime": "2022-01-25T10:00:00Z"}, {}, (0.0001, -0.1)),
+        ({"s2:processing_baseline": "99.99", "datetime": "2021-06-26T13:32:31Z"}, {}, (0.0001, 0)),
+        ({"s2:processing_baseline": "05.00", "datetime": "2021-06-26T13:32:31Z"}, {}, (0.0001, -0.1)),
         # Earth Search: the flag tells whether raster:bands' offset is still to be applied
         (
             BASELINE_4 | {"earthsearch:boa_offset_applied": True},
