@@ -139,12 +139,14 @@ def reflectance(
 
     Returns:
         (band, y, x) float32, about 0 to 1 (clouds and snow above), NaN in every band where a required one has no data,
-        and in an optional one where it is absent.
+        and in an optional one where it is absent. Where all required numbers are 0 there are no data, though signed
+        numbers may be 0: no ground is black in every band, and many files are filled with it without a word.
     """
     names = [band.name for band in bands]
     order = list(wanted) or names
     values = np.full((len(order), *raw.shape[1:]), np.nan, np.float32)
-    empty = np.zeros(raw.shape[1:], np.bool_)
+    needed = [number for number, name in enumerate(names) if name not in optional]
+    empty = np.zeros(raw.shape[1:], np.bool_) if len(needed) == 1 else ~raw[needed].any(axis=0)
     for numbers, band in zip(raw, bands, strict=True):
         plane, missing = values[order.index(band.name)], is_empty(numbers)
         np.multiply(numbers, np.float32(band.scale), out=plane, casting="unsafe")
