@@ -100,6 +100,24 @@ def test_the_projection_is_found_wherever_a_catalog_puts_it(tmp_path: Path, wher
     np.testing.assert_array_equal(opened(scene).values, bare(scene))
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"proj:epsg": "EPSG:32633"},
+        {"proj:code": "urn:ogc:def:crs:EPSG::32633"},
+        {"proj:code": "http://www.opengis.net/def/crs/EPSG/0/32633"},
+    ],
+)
+def test_a_code_may_be_written_in_other_ways(told: dict[str, str], tmp_path: Path) -> None:
+    item = make_item(tmp_path, band={"data_type": "UInt16"})  # GDAL's word, which was refused as well
+    for asset in item["assets"].values():
+        asset["href"] = "/nowhere.tif"  # Nothing is opened for it
+    del item["properties"]["proj:epsg"]
+    item["properties"] |= told
+    scene = described(item)
+    assert (scene.grid.epsg, scene.bands[0].dtype) == (32633, "uint16")
+
+
 def test_the_header_tells_the_grid_where_the_item_does_not(tmp_path: Path) -> None:
     item = make_item(tmp_path)
     with_metadata = described(item).grid
