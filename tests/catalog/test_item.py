@@ -392,6 +392,17 @@ def test_bands_without_a_nought_are_sentinel_2s_only_beside_one_that_is():
     assert bands.find({**assets, **named_assets(("B8A", "", {}))}, same) == ours
 
 
+@pytest.mark.parametrize("other", ["B8A", "B12"])
+def test_what_told_a_band_need_not_be_kept(other, tmp_path):
+    """A search leaves out the assets that no job reads."""
+    item = make_item()
+    item["assets"] = {key: item["assets"][band] for band, key in zip(FOUR, ("B4", "B3", "B2", "B8"), strict=True)} | {
+        other: {"href": "./x.tif"}
+    }
+    (scene,), refused = scenes(tmp_path, item)
+    assert [band.key for band in scene.bands] == ["B4", "B3", "B2", "B8"], refused
+
+
 def test_of_several_near_infrareds_the_broad_one_is_taken():
     told = (("B05", "nir"), ("B07", "nir"), ("B08", "nir"), ("B8A", "nir"), ("B04", "RED"))
     assets = named_assets(*((key, name, {}) for key, name in told))
