@@ -316,6 +316,28 @@ def test_landsat(files, monkeypatch):
     assert (values[:, :20] == 0).all()
 
 
+def test_swisseo(files):
+    """Keys that nobody can type: they hold the date. Of the projection items tell the code alone."""
+    pixels(files, transform=(10, 0, 2_600_000, 0, -10, 1_200_000), epsg=2056)
+    days = []
+    for day in ("2024-06-01t101041", "2024-06-03t102031"):
+        keys = [f"swisseo_s2-sr_v200_mosaic_{day}_{band}_10m.tif" for band in ("b04", "b03", "b02", "b08")]
+        told = assets(files, keys, **{"proj:epsg": 2056, "eo:gsd": 10})
+        told |= {key.replace("b04", "tci"): {"href": f"{files.url}/tci.tif"} for key in keys[:1]}
+        one = item(day, "ch.swisstopo.swisseo_s2-sr_v200", told)
+        one["geometry"] = mapping(box(7.4, 46.9, 7.5, 47))
+        one["properties"]["datetime"] = f"{day[:10]}T10:10:41Z"
+        days.append((one, keys))
+    with stac_server(items=[one for one, _ in days]) as api:
+        catalog = catalog_for(api.url, collection="ch.swisstopo.swisseo_s2-sr_v200")
+        found = [describe(each, catalog.assets, BANDS, 10, offset=-0.1) for each in search(catalog, WORLD, JUNE)]
+    assert [[band.key for band in scene.bands] for scene in found] == [keys for _, keys in days]
+    for scene in found:
+        assert (scene.grid.epsg, scene.grid.shape, scene.bands[0].offset) == (2056, SHAPE, -0.1)
+        with SceneFiles(scene) as opened:
+            assert_only_data(open_cube(opened, scene.bands, scene.grid).values)
+
+
 def test_the_table_says_what_the_presets_are():
     text = DOCS.read_text(encoding="utf-8")
     for name in presets.PRESETS:
@@ -341,5 +363,6 @@ TRIED = {
     "Digital Earth Australia": "test_digital_earth_australia",
     "Terrascope": "test_terrascope",
     "HLS (NASA)": "test_hls",
+    "swissEO (swisstopo)": "test_swisseo",
     "Landsat Collection 2": "test_landsat",
 }
