@@ -20,7 +20,7 @@ _NAMES = {
     "swir16": r"B11|nbart_swir_2",
 }
 # With the size of its pixels, and as a file's name, whose date makes it another key in every item.
-_NAMED = r"(?i)(?:.*20\d\d.*[._-])?(?:{})(?:_\d0m)?(?:\.tiff?|\.jp2)?"
+_NAMED = r"(?i)(?:.*20\d\d.*[._-])?(?:{})(?:[_-]\d0m)?(?:\.tiff?|\.jp2)?"
 _WORD = r"(?i)(?:^|[^a-z\d])(?:{})(?:[^a-z\d]|$)"
 # Among Landsat's bands B11 is thermal infrared (HLS L30), and nbart_swir_2 has 2.2 µm: Landsat has none of these.
 _SENTINEL_2 = re.compile(_WORD.format("B08|B8A|B12|nbart_nir_1"))
@@ -128,5 +128,5 @@ def _is_raster(key: str, asset: Mapping[str, Any]) -> bool:
 
 def _metres(key: str) -> float | None:
     """The pixels' size at the end of a key such as B04_10m."""
-    told = re.search(r"_(\d{1,3})m$", key, re.IGNORECASE)
+    told = re.search(r"[_-](\d{1,3})m$", key, re.IGNORECASE)
     return float(told[1]) if told else None

@@ -366,6 +366,7 @@ ESA = {"red": "B04", "green": "B03", "blue": "B02", "nir": "B08", "swir16": "B11
     "key",
     [
         "b{}_10m",
+        "B{}-10m",
         "{}",
         "T33UWP_20240601T101031_B{}_10m",  # As a SAFE's files
         "openEO_2024-06-01Z_B{}.tif",
