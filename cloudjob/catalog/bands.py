@@ -51,15 +51,14 @@ def find(assets: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, str]) -> 
 def candidates(assets: Mapping[str, Mapping[str, Any]], band: str) -> list[str]:
     """Keys of the assets that may be a band: those of the finest pixels, and of them cloud-optimized files."""
     data = {key: asset for key, asset in assets.items() if _is_data(asset)}
-    pattern = re.compile(_NAMED.format(_names(assets, band)))
-    usual = [key for key, asset in data.items() if any(map(pattern.fullmatch, _called(key, asset)))]
     said = [key for key, asset in data.items() if _common_names(asset) == {band}]
-    likely = said or [key for key in usual if not any(_common_names(data[key]))]
+    likely = said or _usual([key for key, asset in data.items() if not any(_common_names(asset))], assets, band)
     sizes = {key: data[key].get("gsd") or _metres(key) for key in likely}
     finest = min((size for size in sizes.values() if size), default=None)
     likely = [key for key in likely if sizes[key] in (finest, None)]
     likely = [key for key in likely if "tiff" in str(data[key].get("type"))] or likely
-    return [key for key in likely if key in usual] or likely  # Some say "nir" of all bands from B05 to B8A
+    # Some say "nir" of all bands from B05 to B8A
+    return (_usual(likely, assets, band) if len(likely) > 1 else []) or likely
 
 
 def missing(item: str, assets: Mapping[str, Mapping[str, Any]], lacking: Mapping[str, str]) -> tuple[str, str]:
@@ -93,6 +92,12 @@ def _guess(band: str, assets: Mapping[str, Mapping[str, Any]], rasters: Iterable
     likely = candidates(assets, band)
     loose = [key for key in rasters if re.search(_WORD.format(_names(assets, band)), key)]
     return (likely or loose or ["KEY"])[0]
+
+
+def _usual(keys: Iterable[str], assets: Mapping[str, Mapping[str, Any]], band: str) -> list[str]:
+    """Those of some assets that are called as a band usually is."""
+    pattern = re.compile(_NAMED.format(_names(assets, band)))
+    return [key for key in keys if any(map(pattern.fullmatch, _called(key, assets[key])))]
 
 
 def _names(assets: Mapping[str, Mapping[str, Any]], band: str) -> str:
