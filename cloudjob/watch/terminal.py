@@ -120,6 +120,10 @@ def _say_survey(view: Survey) -> None:
     if damaged := view.ledger.damaged:
         told = f"{_many(len(damaged), 'file')} of the OUT cannot be used, such as {min(damaged)}"
         logs.say(f"{told}; see `cloudjob check`", "damaged", level=logging.WARNING, files=damaged)
+    asked = {planned.scene.id for planned in view.plan.scenes} | {*view.plan.replaces.values(), *view.plan.settled}
+    if left := sorted(view.ledger.begun.keys() - asked):
+        told = f"{_many(len(left), 'scene')} that an interrupted run began, such as {left[0]}"
+        logs.say(f"{told}, not asked for now; `cloudjob list` tells the dates", "incomplete", scenes=left)
 
 
 def _say_cost(cost: Cost) -> None:
