@@ -33,10 +33,6 @@ class CloudjobError(Exception):
         super().__init__(_fit_to_print(message))
         self.hint = _fit_to_print(hint) if hint else None
 
-    def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions travel from workers to the client by pickle, which knows nothing of keyword-only arguments.
-        return _rebuild, (type(self), str(self), self.hint)
-
 
 class UsageError(CloudjobError):
     """The command line or an argument is wrong. Never worth a retry."""
@@ -57,9 +53,17 @@ class UnreachableError(CloudjobError):
 
 
 class SceneError(CloudjobError):
-    """One scene cannot be read or does not match its metadata. Costs that scene only."""
+    """One scene cannot be read or does not match its metadata. Costs that scene only.
 
-    exit_code = SOME_FAILED
+    Args:
+        message: as of every error.
+        hint: likewise.
+        asset: key of the asset whose file it is about; "" where that is not known.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, asset: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.asset = asset
 
 
 class PassingError(SceneError):
@@ -99,10 +103,6 @@ def _fit_to_print(text: str) -> str:
     """Strangers' texts are quoted in ours: without their secrets, their escape sequences, and their length."""
     shown = printable(redact(text[: 4 * LONGEST]))
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
-
-
-def _rebuild(kind: type[CloudjobError], message: str, hint: str | None) -> CloudjobError:
-    return kind(message, hint=hint)
 
 
 # Every character is looked at by each of these a few times at most: a match takes all of an address, whether there is

@@ -1,6 +1,5 @@
 """The job, top to bottom: search, plan, prepare, map over scenes, write, complete."""
 
-import contextlib
 import json
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -14,7 +13,7 @@ from distributed import Client
 from cloudjob.cluster import network
 from cloudjob.cluster.stream import lane_count, stream
 from cloudjob.cluster.task import Task, process
-from cloudjob.errors import CloudjobError, ContractError, UnreachableError
+from cloudjob.errors import ContractError, UnreachableError
 from cloudjob.model import checkpoint
 from cloudjob.outcome import Outcomes
 from cloudjob.plan import survey
@@ -54,9 +53,7 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Gene
         checkpoint.parse(job.data, job.contract.name)  # Its weights, too, are found wrong before anything is written
     with connect() if work else nullcontext() as client, Lock(job.out) as lock:
         settings.claim(lock, job.settings, redo=job.redo)
-        record = Record(lock, job.settings, started, _about(job))
-        record.write()
-        try:
+        with Record(lock, job.settings, started, _about(job)) as record:
             # Again: another run may have ended while the catalog was searched. What it left undone is the next one's.
             view = survey.compare(job, found, files=work)
             del found
@@ -65,11 +62,6 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Gene
                 record.add(result)
                 yield result
             _check_kept(job, record)
-        except BaseException as error:
-            with contextlib.suppress(CloudjobError):  # What ended the run is told, not what its record met
-                record.end(error)
-            raise
-        record.end()
 
 
 def _about(job: Job) -> dict[str, Any]:

@@ -138,8 +138,7 @@ class Outcomes:
             return None
         for spare in scene.spares:
             (band,) = spare.left_out
-            about = str(error).startswith(f"scene {scene.id}, asset {band.key}: ")
-            if about and source(band.href) == source(_href(scene)):
+            if error.asset == band.key and source(band.href) == source(_href(scene)):
                 return spare
         return None
 

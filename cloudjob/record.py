@@ -1,10 +1,12 @@
 """What a run did, for runs/<UTC start>.json: written when it begins, too, for a run may be killed."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from cloudjob.errors import CloudjobError
 from cloudjob.store import ledger, runs, slots, stac
@@ -14,7 +16,7 @@ from cloudjob.store.settings import Settings
 
 
 class Record:
-    """The record of one run.
+    """The record of one run: a context that writes it when entered and, with the ledger's caches, when left.
 
     Args:
         lock: of the run.
@@ -30,6 +32,17 @@ class Record:
         self.about = {"cloudjob": version("cloudjob"), **about, "settings": settings.to_json()}
         self.scenes: list[dict[str, Any]] = []
 
+    def __enter__(self) -> Self:
+        self._write()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # What ended the run is told, not what its record met
+        with contextlib.suppress(CloudjobError) if error else contextlib.nullcontext():
+            self.end(error)
+
     def add(self, result: SceneResult) -> None:
         """Take note of what became of a scene."""
         self.scenes.append(
@@ -37,7 +50,7 @@ class Record:
             | ({"receipt": asdict(result.receipt)} if result.receipt else {})
         )
 
-    def end(self, error: BaseException | None = None) -> None:
+    def end(self, error: BaseException | None) -> None:
         """Write it for good, and the ledger's caches; leave nothing that no longer counts."""
         self.lock.check()
         now = ledger.refresh(self.lock.out)
@@ -45,10 +58,9 @@ class Record:
         stac.write(self.lock.out, self.settings, now)
         self.how = "complete" if error is None else "stopped" if isinstance(error, CloudjobError) else "interrupted"
         self.why = str(error) if isinstance(error, CloudjobError) else ""
-        self.write()
+        self._write()
 
-    def write(self) -> None:
-        """Write it as it is now."""
+    def _write(self) -> None:
         runs.write(self.lock.out, self.path, self._to_json())
 
     def _to_json(self) -> dict[str, Any]:

@@ -4,7 +4,6 @@ The new OUT is written as a run writes: with a contract of its own, under a lock
 called again, and a run goes on with it.
 """
 
-import contextlib
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cloudjob.classes import BINARY, NO_DATA, NOT_COMPUTED
-from cloudjob.errors import CloudjobError, ContractError, UsageError
+from cloudjob.errors import ContractError, UsageError
 from cloudjob.grid import Grid, Tile, Tiling, Window
 from cloudjob.model.contract import buffer_pixels
 from cloudjob.model.labels import is_whole, relabelled
@@ -65,9 +64,7 @@ def rethreshold(
     settings.check(new, contract)
     with Lock(new) as lock:
         settings.claim(lock, contract)
-        record = Record(lock, contract, started, {"catalog": f"probabilities of {old}", "dates": "all"})
-        record.write()
-        try:
+        with Record(lock, contract, started, {"catalog": f"probabilities of {old}", "dates": "all"}) as record:
             now = ledger.read(new)
             scenes, broken = _scenes(old, known)
             # No image is read: what could not be read in `new` on three nights need not stay away
@@ -78,11 +75,6 @@ def rethreshold(
             for result in chain(_unusable(old, known), broken, short, _run(old, known, lock, contract, view)):
                 record.add(result)
                 yield result
-        except BaseException as error:
-            with contextlib.suppress(CloudjobError):  # What ended it is told, not what its record met
-                record.end(error)
-            raise
-        record.end()
 
 
 def _contract(old: Out, new: Out, known: Ledger, threshold: float | None, buffer: float | None) -> Settings:

@@ -42,6 +42,8 @@ class StacServer:
         matched: how many items it says it has for a search; 0 for nothing.
         following: the next link of every page, whatever is on it.
         empty_pages: how many pages without items come first.
+        largest: bytes of an answer; in place of a larger one comes `overload`, an HTTP status, as of AWS Lambda.
+        home: path of the landing page.
         requests: (method, path with query, body) of every request so far.
     """
 
@@ -60,6 +62,9 @@ class StacServer:
     matched: int = 0
     following: dict = field(default_factory=dict)
     empty_pages: int = 0
+    largest: int = 0
+    overload: int = 502
+    home: str = "/v1"
     requests: list = field(default_factory=list)
     port: int = 0
 
@@ -107,6 +112,7 @@ class StacServer:
                 link |= {"merge": self.merge, "body": {"token": token} if self.merge else {**asked, "token": token}}
             else:
                 flat = {key: json.dumps(value) if key == "intersects" else value for key, value in asked.items()}
+                flat |= {"bbox": ",".join(map(str, asked["bbox"]))} if "bbox" in asked else {}
                 link["href"] += "?" + urlencode({**flat, "token": token})
             links.append(link)
         features = found[start : start + size] if start >= 0 else []
@@ -162,11 +168,13 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             status, answer = self._route(body)
             text = json.dumps(answer) if status < 400 else str(answer["message"])
+            if 0 < api.largest < len(text):
+                status, text = api.overload, "Internal server error"
             self._answer(status, text.encode(), fault=fault)
 
     def _route(self, body):
         api, parts = self.api, urlsplit(self.path)
-        if parts.path == "/v1":
+        if parts.path == api.home:
             return 200, api.landing()
         if parts.path == "/v1/search" and self.command in api.methods:
             asked = body

@@ -206,9 +206,9 @@ def test_it_is_set_up_once(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_an_error_quotes_is_cut_where_it_fills_a_screen() -> None:
     """A library may quote megabytes of a stranger's file. Travelling to the client changes nothing."""
-    error = SceneError(f"it is {'a' * 10**7}", hint="b" * 10**7)
+    error = SceneError(f"it is {'a' * 10**7}", hint="b" * 10**7, asset="B11")
     assert len(str(error)) == len(error.hint or "") == LONGEST
     assert str(error).startswith("it is aaa")
     assert str(error).endswith("a…")
     again = pickle.loads(pickle.dumps(error))
-    assert (type(again), str(again), again.hint) == (SceneError, str(error), error.hint)
+    assert (type(again), str(again), again.hint, again.asset) == (SceneError, str(error), error.hint, "B11")

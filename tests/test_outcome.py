@@ -635,6 +635,19 @@ def test_what_a_killed_run_left_is_over_when_another_version_is_done(nights: Nig
     assert list(jobs.slots(Path(nights.out.address)).values()) == [["", V2]]
 
 
+def test_a_run_tells_of_what_a_killed_one_left_and_it_does_not_ask_for(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    """Whose dates had passed when the machine was mended was never finished, and only `status` knew."""
+    killed_in(nights, monkeypatch, nights.scene(A))
+    catalog, out = nights.folder / "items.json", nights.out.address
+    what = ("--catalog", catalog, "--checkpoint", nights.checkpoint, "--bbox", "-180", "-90", "180", "90", "--out", out)
+    told = f"1 scene that an interrupted run began, such as {A}, not asked for now; `cloudjob list` tells the dates"
+    later = call(capfd, "run", *what, "--dates", "2024-06-30")
+    assert (later.code, told in later.stderr) == (0, True)
+    assert told not in call(capfd, "plan", *what, "--dates", "2024-06").stderr
+
+
 def test_a_run_tells_of_files_that_cannot_be_used(nights: Nights, capfd: pytest.CaptureFixture[str]):
     """It said "nothing to do", and ended with 0."""
     nights.run(nights.scene(A), nights.scene(B))

@@ -65,12 +65,16 @@ class RefusedRequestError(Exception):
         self.status = status
 
 
+class ServerFaultError(UnreachableError):
+    """The server goes on answering that it has failed (HTTP 5xx but 503): perhaps because it was asked for too much."""
+
+
 class _PassingFault(Exception):  # noqa: N818  # It is no error until it has lasted
     """What may soon be over: no answer, half of one, or one that is not the API's."""
 
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
+    def __init__(self, reason: str, wait: float = 0.0, lasting: type[UnreachableError] = UnreachableError) -> None:
         super().__init__(reason)
-        self.wait = wait
+        self.wait, self.lasting = wait, lasting
 
 
 @dataclass
@@ -116,7 +120,7 @@ class Client:
         try:
             return self._ask(method, address, body, whole)
         except _PassingFault as fault:
-            raise UnreachableError(f"{redact(address)} does not answer: {fault}", hint=_LATER) from None
+            raise fault.lasting(f"{redact(address)} does not answer: {fault}", hint=_LATER) from None
 
     def _ask(self, method: str, address: str, body: Any, whole: Callable[[Any], bool]) -> dict[str, Any]:
         try:
@@ -134,7 +138,8 @@ class Client:
         text = data[:1000].decode("utf-8", "replace")
         if status in (408, 425, 429) or (status >= 500 and status != requests.codes.not_implemented):
             wait = _retry_after(headers.get("Retry-After", ""))
-            raise _PassingFault(str(RefusedRequestError(status, text)), wait)
+            lasting = ServerFaultError if status >= 500 and status != 503 else UnreachableError
+            raise _PassingFault(str(RefusedRequestError(status, text)), wait, lasting)
         if status >= 300:
             raise RefusedRequestError(status, text)
         try:

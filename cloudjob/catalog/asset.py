@@ -74,9 +74,10 @@ def numbers(told: Mapping[str, Any], of_item: Mapping[str, Any] | None = None) -
             stated = each.get(f"raster:{name}", each.get(name))
             if (value := values.number(stated, name, -1e6, 1e6)) is not None:
                 found[f"raster:{name}"] = value
+    kind = values.text(found.get("data_type"), "data_type", longest=20)
     kept = {
         **found,
-        "data_type": values.text(found.get("data_type"), "data_type", longest=20),
+        "data_type": kind and kind.lower(),  # GDAL writes UInt16
         "nodata": values.nodata(found.get("nodata")),
         "file:checksum": values.text(told.get("file:checksum"), "file:checksum"),
         **projection(told),
@@ -86,11 +87,13 @@ def numbers(told: Mapping[str, Any], of_item: Mapping[str, Any] | None = None) -
 
 def projection(told: Mapping[str, Any]) -> dict[str, Any]:
     """What an item or an asset says of its grid, without what it says is null."""
-    code = values.text(told.get("proj:code"), "proj:code")
+    code, epsg = values.text(told.get("proj:code"), "proj:code"), told.get("proj:epsg")
+    if isinstance(epsg, str) and epsg.upper().startswith("EPSG:"):
+        code, epsg = code or values.text(epsg, "proj:epsg"), None
     shape = values.numbers(told.get("proj:shape"), "proj:shape", (2,)) or []
     transform = values.numbers(told.get("proj:transform"), "proj:transform", (6, 9))
     kept = {
-        "proj:epsg": values.whole(told.get("proj:epsg"), "proj:epsg", 1, 999_999),
+        "proj:epsg": values.whole(epsg, "proj:epsg", 1, 999_999),
         "proj:code": code,
         "proj:shape": [values.whole(side, "proj:shape", 1, 10**12) for side in shape],
         "proj:transform": transform,

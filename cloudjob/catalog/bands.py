@@ -11,17 +11,21 @@ COMMON = ("red", "green", "blue", "nir", "swir16", "scl")
 OPTIONAL = frozenset({"swir16", "scl"})
 """Bands that a scene may lack."""
 
-# ESA's keys, and Digital Earth Australia's. B08 is the near infrared of 10 m; B8A and nir08 are other bands.
-_KEYS = {
-    "red": r"B04|B04_10m|nbart_red",
-    "green": r"B03|B03_10m|nbart_green",
-    "blue": r"B02|B02_10m|nbart_blue",
-    "nir": r"B08|B08_10m|nbart_nir_1",
-    "swir16": r"B11|B11_20m|nbart_swir_2",
-    "scl": r"(?i:scl)(_20m)?",
+# ESA's names, and Digital Earth Australia's. B08 is the near infrared of 10 m; B8A and nir08 are other bands.
+_NAMES = {
+    "red": r"B04|nbart_red",
+    "green": r"B03|nbart_green",
+    "blue": r"B02|nbart_blue",
+    "nir": r"B08|nbart_nir_1",
+    "swir16": r"B11|nbart_swir_2",
 }
+# With the size of its pixels, and as a file's name, whose date makes it another key in every item.
+_NAMED = r"(?i)(?:.*20\d\d.*[._-])?(?:{})(?:[_-]\d0m)?(?:\.tiff?|\.jp2)?"
+_WORD = r"(?i)(?:^|[^a-z\d])(?:{})(?:[^a-z\d]|$)"
 # Among Landsat's bands B11 is thermal infrared (HLS L30), and nbart_swir_2 has 2.2 µm: Landsat has none of these.
-_SENTINEL_2 = re.compile(r"(B08|B8A|B12)(_\d0m)?|nbart_nir_1")
+_SENTINEL_2 = re.compile(_WORD.format("B08|B8A|B12|nbart_nir_1"))
+# B4 is red here, and near infrared of Landsat 5 and 7: only Sentinel-2 has such a band beside it.
+_UNPADDED = re.compile(_WORD.format("B8A|B12"))
 
 
 def find(assets: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, str]) -> dict[str, str]:
@@ -46,15 +50,15 @@ def find(assets: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, str]) -> 
 
 def candidates(assets: Mapping[str, Mapping[str, Any]], band: str) -> list[str]:
     """Keys of the assets that may be a band: those of the finest pixels, and of them cloud-optimized files."""
-    said = [key for key, asset in assets.items() if _common_names(asset) == {band} and _is_data(asset)]
-    likely = said or [key for key, asset in assets.items() if _is_usual(key, band) and not any(_common_names(asset))]
-    if not said and band == "swir16" and not any(map(_SENTINEL_2.fullmatch, assets)):
-        likely = []
-    sizes = {key: assets[key].get("gsd") or _metres(key) for key in likely}
+    data = {key: asset for key, asset in assets.items() if _is_data(asset)}
+    said = [key for key, asset in data.items() if _common_names(asset) == {band}]
+    likely = said or _usual([key for key, asset in data.items() if not any(_common_names(asset))], assets, band)
+    sizes = {key: data[key].get("gsd") or _metres(key) for key in likely}
     finest = min((size for size in sizes.values() if size), default=None)
     likely = [key for key in likely if sizes[key] in (finest, None)]
-    tiffs = [key for key in likely if "tiff" in str(assets[key].get("type"))]
-    return tiffs or likely
+    likely = [key for key in likely if "tiff" in str(data[key].get("type"))] or likely
+    # Some say "nir" of all bands from B05 to B8A
+    return (_usual(likely, assets, band) if len(likely) > 1 else []) or likely
 
 
 def missing(item: str, assets: Mapping[str, Mapping[str, Any]], lacking: Mapping[str, str]) -> tuple[str, str]:
@@ -86,16 +90,33 @@ def meant(band: str, known: Iterable[str]) -> str:
 def _guess(band: str, assets: Mapping[str, Mapping[str, Any]], rasters: Iterable[str]) -> str:
     """The key to paste: what a band is most likely called here, or KEY where nobody can tell."""
     likely = candidates(assets, band)
-    loose = [key for key in rasters if re.search(rf"(?i)(^|[^a-z]){band}([^a-z]|$)", key)]
+    loose = [key for key in rasters if re.search(_WORD.format(_names(assets, band)), key)]
     return (likely or loose or ["KEY"])[0]
 
 
-def _is_usual(key: str, band: str) -> bool:
-    return re.fullmatch(_KEYS.get(band, r"(?!)"), key) is not None
+def _usual(keys: Iterable[str], assets: Mapping[str, Mapping[str, Any]], band: str) -> list[str]:
+    """Those of some assets that are called as a band usually is."""
+    pattern = re.compile(_NAMED.format(_names(assets, band)))
+    return [key for key in keys if any(map(pattern.fullmatch, _called(key, assets[key])))]
+
+
+def _names(assets: Mapping[str, Mapping[str, Any]], band: str) -> str:
+    """A pattern of the usual names of a band."""
+    every = [name for key, asset in assets.items() for name in _called(key, asset)]
+    if band not in _NAMES or (band == "swir16" and not any(map(_SENTINEL_2.search, every))):
+        return re.escape(band)
+    names = f"{band}|{_NAMES[band]}"
+    return names.replace("B0", "B0?") if any(map(_UNPADDED.search, every)) else names
+
+
+def _called(key: str, asset: Mapping[str, Any]) -> list[str]:
+    """What an asset is called: its key, and the name of the band it holds if that is one."""
+    listed = asset.get("bands", ())
+    return [key, *(each.get("name", "") for each in listed if len(listed) == 1)]
 
 
 def _common_names(asset: Mapping[str, Any]) -> set[str]:
-    return {each.get("eo:common_name", "") for each in asset.get("bands", ())}
+    return {each.get("eo:common_name", "").lower() for each in asset.get("bands", ())}
 
 
 def _is_data(asset: Mapping[str, Any]) -> bool:
@@ -112,5 +133,5 @@ def _is_raster(key: str, asset: Mapping[str, Any]) -> bool:
 
 def _metres(key: str) -> float | None:
     """The pixels' size at the end of a key such as B04_10m."""
-    told = re.search(r"_(\d{1,3})m$", key, re.IGNORECASE)
+    told = re.search(r"[_-](\d{1,3})m$", key, re.IGNORECASE)
     return float(told[1]) if told else None

@@ -126,6 +126,9 @@ def _parse(raw: Any, wanted: Mapping[str, str], base: str, *, remote: bool, foun
     base, links = _links(raw, base, remote=remote)
     every = {key: asset.read(key, one) for key, one in _bounded(assets).items()}
     found.keys = keys = bands.find(every, wanted)
+    for band, key in keys.items():
+        if key != wanted[band]:  # Beside which others it was found is not kept
+            every[key]["bands"] = [{"name": "", "eo:common_name": band}]
     kept = sorted(set(keys.values())) if not wanted.keys() - keys.keys() - bands.OPTIONAL else sorted(every)
     for key in kept:
         if key not in keys.values():

@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
@@ -12,7 +12,7 @@ import shapely
 from shapely.geometry import mapping
 from shapely.geometry.base import BaseGeometry
 
-from cloudjob.catalog.answers import Client, RefusedRequestError
+from cloudjob.catalog.answers import Client, RefusedRequestError, ServerFaultError
 from cloudjob.catalog.dates import Interval
 from cloudjob.errors import ContractError, UsageError, redact
 
@@ -62,42 +62,78 @@ def items(address: str, collection: str, area: BaseGeometry, interval: Interval)
         UsageError: if nothing is found and the API does not know the collection, or the address is a collection's.
     """
     client = Client(_WAITS_S, _TIMEOUT_S)
-    name = redact(address)
+    name, asked_for = redact(address), collection.split(",")
+    forms = list(_forms(asked_for, area, interval))
     try:
         searches = _searches(client, address)
-        asked, page, limit = _first_page(client, searches, collection.split(","), area, interval)
-        seen: set[str] = set()
-        stale = empty = 0
-        for number in range(1, MAX_PAGES + 1):
-            before = len(seen)
-            yield from page["features"]
-            seen.update(_named(one) for one in page["features"])
-            following = _next(asked, page)
-            empty = 0 if page["features"] else empty + 1
-            if following is None or empty == _EMPTY or (empty and following == asked):
-                break
-            stale = 0 if len(seen) > before else stale + bool(page["features"])
-            if following == asked or stale == _STALE:
-                raise ContractError(f"{name} lists the same page of items again and again")
-            if number == MAX_PAGES:
-                raise ContractError(f"{name} lists more than {MAX_PAGES} pages", hint="ask for a smaller area or time")
-            asked, page = following, client.ask(following.method, following.address, following.body, whole=_is_page)
+        try:
+            found = yield from _pages(client, name, searches, forms)
+        except ServerFaultError as error:  # Earth Search's, where a hundred items have more than 6 MB (its issue 17)
+            log.warning("%s; it is asked anew, for less at once", error)
+            less = [form for form in forms if form.get("limit") != _PAGE]
+            found = yield from _pages(client, name, searches, less)
     except RefusedRequestError as error:
         hint = "is it the address of a STAC API's landing page, and may you use it?"
         raise ContractError(f"{name} refuses: {error}", hint=hint) from None
+    if not found:
+        _check_collections(client, address, asked_for)
+
+
+def _pages(
+    client: Client, name: str, searches: list[_Request], forms: list[dict[str, Any]]
+) -> Generator[Any, None, bool]:
+    """Yield what all pages of a search list; return whether that is anything."""
+    asked, page, limit = _first_page(client, searches, forms)
+    seen: set[str] = set()
+    stale = empty = 0
+    for number in range(1, MAX_PAGES + 1):
+        before = len(seen)
+        yield from page["features"]
+        seen.update(_named(one) for one in page["features"])
+        following = _next(asked, page)
+        empty = 0 if page["features"] else empty + 1
+        if following is None or empty == _EMPTY or (empty and following == asked):
+            break
+        stale = 0 if len(seen) > before else stale + bool(page["features"])
+        if following == asked or stale == _STALE:
+            raise ContractError(f"{name} lists the same page of items again and again")
+        if number == MAX_PAGES:
+            raise ContractError(f"{name} lists more than {MAX_PAGES} pages", hint="ask for a smaller area or time")
+        asked, page = _turned(client, asked, following)
     if (matched := _matched(page)) > len(seen):
         log.warning("%s says that it has %d items for this search, but lists only %d", name, matched, len(seen))
     elif number == 1 and not matched and len(page["features"]) == limit:  # microsoft/planetary-computer-apis#274
         log.warning("%s lists as many items as it was asked for (%d) and no next page: it may have more", name, limit)
     if empty == _EMPTY and following:
         log.warning("%s lists %d pages without items one after the other: no more are asked for", name, _EMPTY)
-    if not seen:
-        _check_collections(client, address, collection.split(","))
+    return bool(seen)
+
+
+def _turned(client: Client, asked: _Request, following: _Request) -> tuple[_Request, dict[str, Any]]:
+    """The next page, and what it was asked by.
+
+    A server that does not know under which path it is called links to another one (stac-fastapi-pgstac's issues 194 and
+    262): what it refuses there is asked for where the page before came from.
+    """
+    try:
+        return following, client.ask(following.method, following.address, following.body, whole=_is_page)
+    except RefusedRequestError:
+        path = urlsplit(asked.address).path
+        here = replace(following, address=urlunsplit(urlsplit(following.address)._replace(path=path)))
+        if here == following:
+            raise
+        return here, client.ask(here.method, here.address, here.body, whole=_is_page)
 
 
 def _searches(client: Client, address: str) -> list[_Request]:
     """Where and how the API can be searched, the better way first."""
-    landing = client.ask("GET", address)
+    try:
+        landing = client.ask("GET", address)
+    except RefusedRequestError as error:
+        if error.status != 404:
+            raise
+        bare, mark, query = address.partition("?")  # Some know it only with a stroke at its end, or without
+        landing = client.ask("GET", (bare[:-1] if bare.endswith("/") else f"{bare}/") + mark + query)
     name = redact(address)
     if landing.get("type") == "Collection":
         raise UsageError(f"{name} is the address of a collection", hint=f"try {_landing_of(landing, address)}")
@@ -122,11 +158,11 @@ def _searches(client: Client, address: str) -> list[_Request]:
 
 
 def _first_page(
-    client: Client, searches: list[_Request], collections: list[str], area: BaseGeometry, interval: Interval
+    client: Client, searches: list[_Request], forms: list[dict[str, Any]]
 ) -> tuple[_Request, dict[str, Any], int | None]:
     """What it was asked by, first page and its most items, of the first form of a search that the API takes."""
     refusal = None
-    for form in _forms(collections, area, interval):
+    for form in forms:
         for search in searches:
             asked = search if search.method == "POST" else _Request("GET", f"{search.address}?{_query(form)}")
             if search.method == "POST":

@@ -87,11 +87,13 @@ def load(client: Client, path: str, data: bytes, sha256: str) -> None:
     """Have every worker, also those that come later, load the network.
 
     Raises:
-        UnreachableError: one cannot.
+        UnreachableError: one cannot, or the scheduler is lost.
     """
     try:
         client.register_plugin(ModelPlugin(path, data, sha256))
     except Exception as error:  # noqa: BLE001 -- Dask raises a bare one, whatever happened there
+        if client.status != "running":
+            raise UnreachableError("the Dask scheduler is lost", hint="run again") from None
         raise UnreachableError(
             f"a worker cannot load the network: {error}",
             hint="cloudjob must be installed where workers run, in this version: start them with `cloudjob worker`",

@@ -1,5 +1,6 @@
 """Where the work runs: a cluster of this machine's lanes, or a scheduler elsewhere."""
 
+import asyncio
 import contextlib
 import logging
 import warnings
@@ -9,6 +10,8 @@ from typing import Any
 import dask
 from distributed import Client, Nanny, Scheduler, Security, SpecCluster
 from distributed.comm.addressing import get_address_host_port
+from distributed.comm.core import connect as comm_connect
+from distributed.utils import LoopRunner
 
 from cloudjob import logs
 from cloudjob.cluster.address import check_address
@@ -49,6 +52,7 @@ def connect(where: str = "local", workers: int | None = None, listen: str | None
     check_address(where)
     check_encryption(where, "client")
     try:
+        LoopRunner().run_sync(greet, where, "client", PATIENCE)
         client = Client(where, timeout=PATIENCE)
     except (OSError, TimeoutError, ValueError) as error:
         raise UnreachableError(
@@ -57,6 +61,25 @@ def connect(where: str = "local", workers: int | None = None, listen: str | None
         ) from None
     with client:
         yield client
+
+
+async def greet(address: str, role: str, patience: float) -> None:
+    """Return when a scheduler answers. For its greeting Dask itself would wait for ever, once something listens there.
+
+    Args:
+        address: of the scheduler.
+        role: see `check_encryption`.
+        patience: in seconds; for the connection as well.
+
+    Raises:
+        OSError, TimeoutError: none answers.
+    """
+    arguments = Security().get_connection_args(role)
+    try:
+        comm = await asyncio.wait_for(comm_connect(address, timeout=patience, **arguments), 2 * patience)
+    except TimeoutError:
+        raise TimeoutError(f"who listens there says nothing for {patience:g} s") from None
+    comm.abort()
 
 
 class _Scheduler(Scheduler):

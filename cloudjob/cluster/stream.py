@@ -25,8 +25,12 @@ WINDOW = 100
 COUNTED = 10.0
 """Seconds after which workers are counted anew."""
 
+FETCHED = 10.0
+"""Seconds for which a result is awaited before workers are counted: if it was lost with its worker it is done again."""
+
 PATIENCE = 600.0
-"""Seconds for which a run waits without any worker: as long as a worker waits for a run (`worker.ARRIVAL`)."""
+"""Seconds for which a run waits without any worker, or for a scheduler that hangs: as long as a worker waits for a run
+(`worker.ARRIVAL`)."""
 
 KEPT = "what is finished is kept; run again"
 
@@ -90,7 +94,7 @@ def _run(
         while running:
             future: Future[Result] = _next(done, lanes)
             key, argument = running.pop(future)
-            outcome = _outcome(future)
+            outcome = _outcome(future, lanes)
             future.release()
             submit()
             yield key, argument, outcome
@@ -141,7 +145,7 @@ def _threads(client: Client) -> int:
     with _lost_is_told():
         if client.scheduler is None:
             raise ClosedClientError
-        return sum(client.nthreads().values())
+        return sum(client.nthreads(callback_timeout=PATIENCE).values())
 
 
 def _submit(client: Client, key: str, function: Callable[[Work], Result], argument: Work) -> "Future[Result]":
@@ -167,11 +171,13 @@ def _next(done: as_completed, lanes: _Lanes) -> "Future[Any]":
     return future
 
 
-def _outcome(future: "Future[Result]") -> Result | BaseException:
+def _outcome(future: "Future[Result]", lanes: _Lanes) -> Result | BaseException:
     with _lost_is_told():
-        if not _erred(future):
+        while not _erred(future):
             try:
-                result: Result = future.result()
+                result: Result = future.result(FETCHED)
+            except TimeoutError:
+                lanes.look()
             except Exception:
                 # Its worker died before it was fetched, so it was done again, and went wrong
                 if not _erred(future):

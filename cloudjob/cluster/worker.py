@@ -5,19 +5,21 @@ import time
 from typing import Any, Literal
 
 import dask
-from distributed import Nanny, Security, Worker
+from distributed import Nanny, Worker
 from distributed.comm.addressing import get_address_host
-from distributed.comm.core import connect
 from distributed.utils import get_ip
 
 from cloudjob import logs
 from cloudjob.cluster.address import check_address
 from cloudjob.cluster.lanes import CONFIG, WORKER, lanes, listen_at
-from cloudjob.cluster.scheduler import DASHBOARD_PORT, check_encryption
+from cloudjob.cluster.scheduler import DASHBOARD_PORT, check_encryption, greet
 from cloudjob.errors import UnreachableError, redact
 
 ARRIVAL = 600
 """Seconds for which a worker waits for its scheduler: a run searches its catalog before it starts one."""
+
+GREETING = 5
+"""Seconds of one try to reach it: Dask's own pauses between its tries grow with the time that it is given."""
 
 AGAIN = "start the worker again"
 LET_GO = ("scheduler-close", "scheduler-close-worker", "scheduler-remove-worker", "nanny-close")
@@ -108,15 +110,10 @@ async def serve(address: str, workers: int | None = None) -> None:
 async def _arrival(address: str) -> None:
     """Return when a scheduler answers: its machine may not even have a name yet."""
     deadline = time.monotonic() + ARRIVAL
-    arguments = Security().get_connection_args("worker")
     while True:
         try:
-            # Dask's own pauses between tries grow with the time it is given
-            comm = await connect(address, timeout=5, **arguments)
+            return await greet(address, "worker", GREETING)
         except (OSError, TimeoutError) as error:
             if time.monotonic() > deadline:
                 raise UnreachableError(f"no Dask scheduler answers at {redact(address)}: {error}") from None
             await asyncio.sleep(1)
-        else:
-            comm.abort()
-            return

@@ -86,13 +86,15 @@ def alarms(rows: Sequence[Row], runs: Sequence[Run], ledger: Ledger, incomplete:
         found.append(Alarm("alarm", title, rule))
     failed = ledger.to_retry()
     if failed:
-        found.append(Alarm("notice", _count(len(failed), "failed"), "The next run tries them again. Reasons: below."))
+        found.append(Alarm("notice", _count(len(failed), "failed"), "The next run tries again. Reasons: below."))
     abandoned = len(ledger.failures) - len(failed)
     if abandoned:
         rule = "They failed on three nights for one reason; no longer tried until their source changes or --retry asks."
         found.append(Alarm("notice", _count(abandoned, "abandoned"), rule))
     if incomplete:
-        rule = "A run was interrupted, or is at work right now. The next one that asks for their dates finishes them."
+        rule = (
+            "A run was interrupted, or is at work. One that asks for their dates (`cloudjob list OUT`) finishes them."
+        )
         found.append(Alarm("notice", _count(len(incomplete), "incomplete"), rule))
     warned = tuple(row for row in rows if row.warnings)
     if warned:

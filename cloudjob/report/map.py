@@ -14,6 +14,10 @@ WIDTH = 640
 LOWEST, HIGHEST = 150, 420
 """Of the drawing's height; its unit is about a CSS pixel."""
 
+LETTER = 16, 26
+"""Width and height of a letter in a narrow window, where they are largest: degrees that have not this room are left
+out."""
+
 NAMED = 12
 """Up to so many tiles are named in the drawing; the others tell their names when pointed at, as windows of no tile do,
 whose names are longer than they are wide."""
@@ -86,14 +90,16 @@ def _graticule(west: float, south: float, east: float, north: float, place: Any,
     across = [place(west, at)[1] for at in parallels]
     down = [place(at, north)[0] for at in meridians]
     lines = "".join([*(f"M0 {y}H{WIDTH}" for y in across), *(f"M{x} 0V{height}" for x in down)])
-    texts = [
-        Markup('<text x="{}" y="{}">{}</text>').format(x + 3, height - 4, _degrees(at, "E", "W"))
-        for x, at in zip(down, meridians, strict=True)
-    ]
-    texts += [
-        Markup('<text x="3" y="{}">{}</text>').format(y - 3, _degrees(at, "N", "S"))
-        for y, at in zip(across, parallels, strict=True)
-    ]
+    texts, right, low = [], 0.0, height - LETTER[1]
+    for x, at in zip(down, meridians, strict=True):
+        told = _degrees(at, "E", "W")
+        if right <= x <= WIDTH - LETTER[0] * len(told):
+            right = x + LETTER[0] * len(told)
+            texts.append(Markup('<text x="{}" y="{}">{}</text>').format(x + 3, height - 4, told))
+    for y, at in zip(across, parallels, strict=True):
+        if LETTER[1] <= y <= low:
+            low = y - LETTER[1]
+            texts.append(Markup('<text x="3" y="{}">{}</text>').format(y - 3, _degrees(at, "N", "S")))
     return Markup('<path class="axis" d="{}"/>').format(lines) + Markup().join(texts)
 
 

@@ -11,10 +11,7 @@ from cloudjob.errors import ContractError
 from cloudjob.store import group as groups
 from cloudjob.store import runs as records
 from cloudjob.store.ledger import Done, Ledger
-from cloudjob.store.out import Out, parse
-
-WRONG = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError)
-"""What a document raises that has other members, or members of other types, than it should have."""
+from cloudjob.store.out import ODD, Out, parse
 
 RUNS = 30
 """How many runs are told of, the newest: a month of nights."""
@@ -124,12 +121,11 @@ def rows(out: Out, ledger: Ledger) -> list[Row]:
         try:
             data = out.get(entry.path)  # None: a run has just begun to compute it anew
             return None if data is None else _row(entry, data, sides[entry.group])
-        except (ContractError, *WRONG) as error:
+        except (ContractError, *ODD) as error:
             ledger.damaged[entry.path] = f"it is no item that cloudjob wrote: {type(error).__name__}: {error}"
             return None
 
-    found = out.each(lambda id_: row(ledger.done[id_]), [entry.id for entry in entries])
-    return [row for row in found if row]
+    return [found for found in out.each(row, entries) if found]
 
 
 def runs(out: Out, ledger: Ledger) -> list[Run]:
@@ -144,7 +140,7 @@ def runs(out: Out, ledger: Ledger) -> list[Run]:
     def run(path: str) -> Run | None:
         try:
             return _run(out.get_json(path))
-        except (ContractError, *WRONG) as error:
+        except (ContractError, *ODD) as error:
             ledger.damaged[path] = f"it is no run's record: {type(error).__name__}: {error}"
             return None
 

@@ -22,10 +22,11 @@ from rasterio.windows import from_bounds
 
 from cloudjob.catalog import signing
 from cloudjob.classes import COLOURS, NO_DATA, NOT_COMPUTED
-from cloudjob.errors import ContractError, SceneError, redact
+from cloudjob.errors import SceneError, redact
 from cloudjob.grid import Grid, Window
 from cloudjob.scene.files import env, open_file
 from cloudjob.scene.scene import NO_DATA as EMPTY
+from cloudjob.store import check
 from cloudjob.store import group as groups
 from cloudjob.store.item import file_name
 from cloudjob.store.ledger import Done
@@ -48,7 +49,6 @@ MOST = 5e8
 """Pixels of an image; a whole tile of Sentinel-2 has 1.2e8."""
 
 PREFIX = "data:image/webp;base64,"
-WRONG = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError, SystemError)
 PATIENCE = 10
 """After so many images in a row that cannot be read, others are not tried in this report."""
 
@@ -118,7 +118,7 @@ class Album:
             window = _window(entry, item, self.sides[entry.group])
             with self.out.reached():
                 pixels = _shares(self._array(entry.group), entry.slot, window)
-        except (ContractError, *WRONG) as error:  # What a damaged shard's codecs say, too
+        except check.WRONG as error:
             return replace(found, why=f"the mask cannot be read: {redact(str(error))}")
         height, width = pixels.shape[1:]
         return replace(found, mask=_webp(pixels, LOSSLESS="YES"), height=height, width=width)
@@ -128,7 +128,7 @@ class Album:
             return replace(found, why=f"not tried: {PATIENCE} others before could not be read")
         try:
             pixels = self._image(entry, item, (found.height, found.width))
-        except (rasterio.errors.RasterioError, SceneError, OSError, *WRONG) as error:
+        except (rasterio.errors.RasterioError, SceneError, OSError, *check.WRONG) as error:
             self._misses += 1
             told = re.sub(r"[^\s'\"]*/", "", redact(str(error)))  # Where the file lies stands in the item
             return replace(found, why=f"the image cannot be read: {told or type(error).__name__}")

@@ -9,6 +9,8 @@ from dataclasses import astuple
 from typing import Any
 from urllib.parse import urlsplit
 
+from shapely.geometry.base import BaseGeometry
+
 from cloudjob.catalog.bands import OPTIONAL, missing
 from cloudjob.catalog.item import parse
 from cloudjob.catalog.signing import given, open_href
@@ -71,10 +73,14 @@ def describe(
         raise SceneError(says, hint=hint)
     properties, time = item["properties"], found.times[0]
     baseline = product.baseline(item)
-    read = tuple(_band(item, name, keys[name], baseline, signing, offset) for name in bands if name in keys)
-    native = next(band.grid for band in read if band.name not in optional)
-    scl = _classification(item, keys["scl"], signing) if "scl" in keys else None
-    check_place(native, found.footprint, item["id"])
+    place = found.footprint
+    said = item, baseline, signing, offset, place
+    needed = {name: _band(*said, name, keys[name]) for name in bands if name not in optional}
+    native = next(iter(needed.values())).grid
+    spare = {name: _band(*said, name, keys[name], native) for name in optional if name in bands and name in keys}
+    read = tuple((needed | spare)[name] for name in bands if name in keys)
+    scl = _classification(item, keys["scl"], signing, place) if "scl" in keys else None
+    check_place(native, place, item["id"])
     grid = _target(native, measured[0], item["id"])
     _check_measured(grid, measured, item["id"])
     coarser = _factor(grid, resolution, item["id"])
@@ -120,7 +126,7 @@ def bands_of(
         says, hint = missing(item["id"], item["assets"], lacking)
         raise SceneError(says, hint=hint)
     baseline = product.baseline(item)
-    return tuple(_band(item, name, keys[name], baseline, signing, None) for name in names)
+    return tuple(_band(item, baseline, signing, None, found.footprint, name, keys[name]) for name in names)
 
 
 def _slim(item: dict[str, Any], bands: Sequence[Band], scl: Band | None) -> dict[str, Any]:
@@ -129,10 +135,10 @@ def _slim(item: dict[str, Any], bands: Sequence[Band], scl: Band | None) -> dict
     return {**item, "assets": {key: item["assets"][key] for key in sorted(keys)}}
 
 
-def _classification(item: dict[str, Any], key: str, signing: str) -> Band | None:
+def _classification(item: dict[str, Any], key: str, signing: str, place: BaseGeometry | None) -> Band | None:
     """The provider's scene classification. It is only compared: a fault of its own costs no scene."""
     try:
-        return _band(item, "scl", key, "", signing, None)
+        return _band(item, "", signing, None, place, "scl", key)
     except (PassingError, OutsideError):
         raise  # Or a source that is out would be asked again for every scene
     except SceneError as error:
@@ -140,7 +146,17 @@ def _classification(item: dict[str, Any], key: str, signing: str) -> Band | None
         return None
 
 
-def _band(item: dict[str, Any], name: str, key: str, baseline: str, signing: str, offset: float | None) -> Band:
+def _band(
+    item: dict[str, Any],
+    baseline: str,
+    signing: str,
+    offset: float | None,
+    place: BaseGeometry | None,
+    name: str,
+    key: str,
+    stand_in: Grid | None = None,
+) -> Band:
+    """One band; where its own grid cannot be told, and there is another to stand in, the run says what is wrong."""
     asset = item["assets"][key]
     dtype = asset.get("data_type", "uint16")
     if other := foreign(asset["href"], asset.get("type", "")):
@@ -169,11 +185,17 @@ def _band(item: dict[str, Any], name: str, key: str, baseline: str, signing: str
         )
     nodata = asset.get("nodata")
     signed = scaling(item["properties"], {"data_type": "int16", **asset}, baseline)[1]
+    try:
+        grid = grid_of(item, asset, key, open_href(signing, address), place, coarse=name in OPTIONAL)
+    except SceneError as error:
+        if stand_in is None or isinstance(error, PassingError | OutsideError):
+            raise
+        grid = stand_in
     return Band(
         name,
         key,
         asset["href"],
-        grid_of(item, asset, key, open_href(signing, address), coarse=name in OPTIONAL),
+        grid,
         scale,
         stated if offset is None or name == "scl" else offset,
         dtype=dtype,

@@ -147,10 +147,13 @@ def failed(error: BaseException, scene: Scene, band: Band | None = None) -> Scen
         cause = cause.__cause__ or cause.__context__
     text = " ← ".join(dict.fromkeys(line.strip() for line in told if line.strip()))
     text = _NOWHERE.sub("", text)
-    message = f"scene {scene.id}{f', asset {band.key}' if band else ''}: {redact(text)}"
     kinds = {outside.kind(each.href, text): each.href for each in ([band] if band else scene.bands)}
     kind = next((kind for kind in kinds if kind is not SceneError), SceneError)  # Some may lie on a disk
-    return outside.keys_missing(outside.source(kinds[kind])) if kind is KeysMissingError else kind(message)
+    text = redact(text) + outside.denied(kinds[kind], text)
+    message = f"scene {scene.id}{f', asset {band.key}' if band else ''}: {text}"
+    if kind is KeysMissingError:
+        return outside.keys_missing(outside.source(kinds[kind]))
+    return kind(message, asset=band.key if band else "")
 
 
 def header(href: str, what: str) -> tuple[int, Sequence[float], tuple[int, int]]:
@@ -177,7 +180,7 @@ def header(href: str, what: str) -> tuple[int, Sequence[float], tuple[int, int]]
         kind = outside.kind(href, str(error))
         if kind is KeysMissingError:
             raise outside.keys_missing(outside.source(href)) from None
-        instead = outside.instead(href) if kind is PassingError else ""
+        instead = outside.instead(href) if kind is PassingError else outside.denied(href, str(error))
         raise kind(f"{what}: {redact(str(error))}{instead}") from None
     if not epsg:
         raise SceneError(f"{what}: its coordinate reference system has no EPSG code")

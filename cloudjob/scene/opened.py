@@ -116,13 +116,14 @@ class SceneFiles:
                 with file.timed(), env(**patience):
                     return what(file)
             except SceneError as error:
-                raise type(error)(f"scene {self.scene.id}, asset {file.band.key}: {error}", hint=error.hint) from None
+                told = f"scene {self.scene.id}, asset {file.band.key}: {error}"
+                raise type(error)(told, hint=error.hint, asset=file.band.key) from None
             except FAULTS as error:
                 file.close()
                 fault = failed(error, self.scene, file.band)
             if not isinstance(fault, PassingError) or attempt == attempts or time.monotonic() - begun > PATIENCE:
                 if type(fault) is PassingError:
-                    raise PassingError(f"{fault}{outside.instead(file.address)}")
+                    raise PassingError(f"{fault}{outside.instead(file.address)}", asset=fault.asset)
                 raise fault
             log.info("%s; attempt %d of %d", fault, attempt + 1, attempts)
             signing.forget(self.scene.signing, file.band.href)

@@ -93,6 +93,13 @@ def kind(href: str, told: str) -> type[SceneError]:
     return OutageError if _OUT.search(told) else PassingError
 
 
+def denied(href: str, told: str) -> str:
+    """Words to stand behind GDAL's where Amazon denies access: it does not say that a bucket's reader has to pay."""
+    if not source(href).startswith("s3://") or "Access Denied" not in told or os.environ.get("AWS_REQUEST_PAYER"):
+        return ""
+    return " (if its reader pays, set AWS_REQUEST_PAYER=requester where the workers run)"
+
+
 def instead(href: str) -> str:
     """What a server sends in a file's place, where GDAL's words do not tell: a web page, as many do that want a login.
 

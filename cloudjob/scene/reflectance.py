@@ -14,6 +14,8 @@ OFFSET_BASELINE = 4
 """From this processing baseline on (04.00, 25 January 2022) ESA adds 1000 to every number of L1C and L2A, so that dark
 surfaces can be negative: https://sentiwiki.copernicus.eu/web/s2-products (Level-2A products)."""
 
+FIRST = "2022-01-25"
+"""The day from which on products have it."""
 
 OFFSET = 0.1
 """That addition as reflectance."""
@@ -54,7 +56,10 @@ def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any], baseline: s
         return scale, float(stated)
     # ESA adds it so that unsigned numbers can say what is negative; signed ones are somebody else's product.
     signed = kind.startswith(("int", "float"))
-    return scale, -OFFSET if adds_offset(baseline) and not signed else 0.0
+    # 99.99 is what Sen2Cor says in anybody's hands (Brazil Data Cube's): it adds what the L1C had added by then
+    taken = properties.get("datetime", properties.get("start_datetime", FIRST))
+    early = baseline.startswith("99") and taken < FIRST
+    return scale, -OFFSET if adds_offset(baseline) and not signed and not early else 0.0
 
 
 def adds_offset(baseline: str) -> bool:
@@ -134,12 +139,14 @@ def reflectance(
 
     Returns:
         (band, y, x) float32, about 0 to 1 (clouds and snow above), NaN in every band where a required one has no data,
-        and in an optional one where it is absent.
+        and in an optional one where it is absent. Where all required numbers are 0 there are no data, though signed
+        numbers may be 0: no ground is black in every band, and many files are filled with it without a word.
     """
     names = [band.name for band in bands]
     order = list(wanted) or names
     values = np.full((len(order), *raw.shape[1:]), np.nan, np.float32)
-    empty = np.zeros(raw.shape[1:], np.bool_)
+    needed = [number for number, name in enumerate(names) if name not in optional]
+    empty = np.zeros(raw.shape[1:], np.bool_) if len(needed) == 1 else ~raw[needed].any(axis=0)
     for numbers, band in zip(raw, bands, strict=True):
         plane, missing = values[order.index(band.name)], is_empty(numbers)
         np.multiply(numbers, np.float32(band.scale), out=plane, casting="unsafe")

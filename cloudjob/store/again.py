@@ -10,13 +10,11 @@ from cloudjob.errors import ContractError
 from cloudjob.grid import Tile
 from cloudjob.scene.identity import Identity, same_scene
 from cloudjob.store.failures import tiles
-from cloudjob.store.out import Out
+from cloudjob.store.out import ODD, Out
 
 log = logging.getLogger(__name__)
 
 FILE = "again.json"
-
-_WRONG = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def read(out: Out) -> list[Marked]:
     """The scenes that are marked, by id; what cannot be read of them is told, and costs nothing else."""
     found, faults = look(out)
     for fault in faults:
-        log.warning("%s", fault)
+        log.warning("%s; `cloudjob check OUT --repair` finds which masks were damaged", fault)
     return found
 
 
@@ -54,14 +52,14 @@ def look(out: Out) -> tuple[list[Marked], list[str]]:
     """The scenes that are marked, and what is wrong with other marks."""
     try:
         records = dict(out.get_json(FILE) or {})
-    except (ContractError, *_WRONG) as error:
-        return [], [f"{_unreadable(error)}; which masks it says are damaged is lost: run again with their dates"]
+    except (ContractError, *ODD) as error:
+        return [], [f"{FILE} cannot be read: {error!r}"]
     found, faults = [], []
     for id_, record in records.items():
         try:
             found.append(_parsed(id_, record))
-        except _WRONG as error:
-            faults.append(f"{_unreadable(error)} of scene {id_}; run again with its date")
+        except ODD as error:
+            faults.append(f"{FILE} cannot be read: {error!r} of scene {id_}")
     return found, faults
 
 
@@ -79,10 +77,6 @@ def settle(out: Out, done: Mapping[str, dict[str, Any]]) -> None:
     left = [one for one in marked if not any(one.is_(*each) for each in known)]
     if len(left) < len(marked):
         _write(out, left)
-
-
-def _unreadable(error: Exception) -> str:
-    return f"{FILE} cannot be read: {error!r}"
 
 
 def _parsed(id_: str, record: Any) -> Marked:

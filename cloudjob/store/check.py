@@ -6,7 +6,7 @@ shard that was deleted, cut or written over is found, and one flipped bit too.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -21,17 +21,14 @@ from cloudjob.store import ledger as ledgers
 from cloudjob.store.conventions import COMPLETE
 from cloudjob.store.group import ALONG_TIME, MASKS
 from cloudjob.store.ledger import Done, Ledger
-from cloudjob.store.out import Out
+from cloudjob.store.out import ODD, Out
 from cloudjob.store.receipt import tile_sum
 
 Mend = Literal["again", "rebuild", "delete", "by hand"]
 """What becomes of a fault: its scene is masked again by the next run; the file is made from what else is known; it is
 deleted; or only a person can tell what it should be."""
 
-WRONG = (
-    *(ContractError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, LookupError, RuntimeError),
-    SystemError,  # Blosc, of a size below 0
-)
+WRONG = (*ODD, ContractError, RuntimeError, SystemError)  # The last of Blosc, of a size below 0
 """What documents and codecs raise that are not as cloudjob wrote them."""
 
 
@@ -64,7 +61,7 @@ def check(out: Out) -> Iterator[Fault]:
     yield from _contract(out)
     ledger = ledgers.read(out)
     yield from (Fault(path, "a link, a pipe or the like", "by hand") for path in out.oddities())
-    owners = {stac.path(group, id_): id_ for group, ids in _owners(ledger).items() for id_ in ids if id_}
+    owners = {stac.path(name, id_): id_ for name, group in ledger.groups.items() for id_ in groups.scenes(group) if id_}
     for path, what in sorted(ledger.damaged.items()):
         yield _damaged(path, what, owners)
     yield from (Fault(path, "it no longer counts", "delete") for path in ledger.leftovers)
@@ -73,7 +70,8 @@ def check(out: Out) -> Iterator[Fault]:
     for group in sorted(ledger.groups):
         found = list(_group(out, ledger, group))
         yield from found
-        if not any(fault.path in _arrays(group) for fault in found):  # Else none could be read, and all would be lost
+        arrays = ("/cloud/zarr.json", "/cloud_probability/zarr.json")
+        if not any(fault.path.endswith(arrays) for fault in found):  # Else none could be read, and all would be lost
             yield from masks(out, ledger, group)
 
 
@@ -83,14 +81,6 @@ def masks(out: Out, ledger: Ledger, group: str) -> Iterator[Fault]:
     for each in sorted(done, key=lambda each: each.slot):
         if what := _mask(out, each, groups.tile(ledger.groups[group])):
             yield Fault(f"{MASKS}/{group}/cloud/c/{each.slot}", what, "again", each.id)
-
-
-def _arrays(group: str) -> tuple[str, str]:
-    return f"{MASKS}/{group}/cloud/zarr.json", f"{MASKS}/{group}/cloud_probability/zarr.json"
-
-
-def _owners(ledger: Ledger) -> dict[str, tuple[str, ...]]:
-    return {group: groups.scenes(metadata) for group, metadata in ledger.groups.items()}
 
 
 def _contract(out: Out) -> Iterator[Fault]:
@@ -129,8 +119,10 @@ def _marks(out: Out, ledger: Ledger) -> Iterator[Fault]:
 def _records(out: Out, ledger: Ledger) -> Iterator[Fault]:
     """Runs, and the ledger's caches."""
     for path in runs.paths(out):
-        if what := runs.fault_of(out, path):
-            yield Fault(path, what, "delete")
+        try:
+            runs.read(out, path)
+        except ContractError as error:
+            yield Fault(path, str(error), "delete")
     for group in sorted({done.group for done in ledger.done.values()}):
         path = f"items/{group}/{stac.INDEX}"
         if (found := ledgers.cached(out, path)) is None:
@@ -150,7 +142,7 @@ def _group(out: Out, ledger: Ledger, group: str) -> Iterator[Fault]:
     done = [done for done in ledger.done.values() if done.group == group]
     expected: dict[str, dict[int, Any]] = {
         "status": {each.slot: COMPLETE for each in done},
-        "time": {each.slot: microseconds(each.time) for each in done},
+        "time": {each.slot: conventions.microseconds(datetime.fromisoformat(each.time)) for each in done},
     }
     for name, (places, _) in conventions.coordinates(groups.grid_of(metadata)).items():
         expected[name] = dict(enumerate(places))
@@ -204,8 +196,3 @@ def _mask(out: Out, done: Done, side: int) -> str:
 def told(error: Exception) -> str:
     """An error in one line."""
     return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}".rstrip(": ")
-
-
-def microseconds(time: str) -> int:
-    """A moment (ISO 8601) as the time axis has it."""
-    return (datetime.fromisoformat(time) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

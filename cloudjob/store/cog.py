@@ -164,14 +164,13 @@ def attach(lock: Lock) -> Iterator[str]:
         UnreachableError: the store does not answer, or the lock is lost.
     """
     out, ledger = lock.out, ledgers.read(lock.out)
-    there, damaged = set(out.tags(FOLDER)), list[SceneError]()
+    there, labels, damaged = set(out.tags(FOLDER)), values(out), list[SceneError]()
     for entry in sorted(ledger.done.values(), key=lambda entry: (entry.time, entry.id)):
         item, file = out.get_json(entry.path), path(entry.group, entry.id)
         if not item or (ASSET in item["assets"] and file in there):
             continue
-        crs, transform = place(ledger, entry.group)
         try:
-            data = encode(read(out, entry), crs, transform, values(out))
+            data = encode(read(out, entry), *place(ledger, entry.group), labels)
         except SceneError as error:
             damaged.append(error)
             continue

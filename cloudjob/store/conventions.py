@@ -4,6 +4,7 @@ CF: https://cfconventions.org.
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ CONVENTIONS = [
     )
 ]
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TIME = {
     "standard_name": "time",
     "axis": "T",
@@ -47,6 +49,11 @@ STATUS = {
     "flag_values": [PLANNED, COMPLETE, FAILED],
     "flag_meanings": "planned complete failed",
 }
+
+
+def microseconds(moment: datetime) -> int:
+    """A moment as `TIME` has it."""
+    return (moment - EPOCH) // timedelta(microseconds=1)
 
 
 def grid_mapping(grid: Grid) -> dict[str, Any]:

@@ -61,20 +61,20 @@ def export(out: Out, what: str | None, path: str | Path, *, group: Collection[st
             told = ", ".join(sorted(files)[:3]) + (" …" if len(files) > 3 else "")
             hint = "choose one with --group" if len({chosen[0].time[:10] for chosen in files.values()}) == 1 else None
             raise UsageError(f"{what} makes {len(files)} files ({told}), and {path} is no folder", hint=hint)
+        if not path.is_dir() and path.parent.is_dir():
+            _make(path)
         targets = {path / f"{quote(name, safe='')}.tif": chosen for name, chosen in files.items()}
     else:
-        targets = dict.fromkeys([path], next(iter(files.values())))
-    if path not in targets and not path.is_dir() and path.parent.is_dir():
-        _make(path)
-    damaged: list[SceneError] = []
+        (only,) = files.values()
+        targets = {path: only}
+    values, damaged = cog.values(out), list[SceneError]()
     for target, chosen in targets.items():
-        values, (crs, transform) = cog.values(out), cog.place(ledger, chosen[0].group)
         try:
             mosaic = _mosaic(out, chosen)
         except SceneError as error:
             damaged.append(error)
             continue
-        _write(target, cog.encode(mosaic, crs, transform, values), values)
+        _write(target, cog.encode(mosaic, *cog.place(ledger, chosen[0].group), values), values)
         yield Exported(target, tuple(entry.id for entry in chosen))
     cog.tell(damaged)
 

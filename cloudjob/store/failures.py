@@ -17,7 +17,7 @@ from cloudjob.scene.scene import Scene
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
 from cloudjob.store.lock import Lock
-from cloudjob.store.out import Out, dump, parse
+from cloudjob.store.out import ODD, Out, dump, parse
 
 FOLDER = "failures"
 
@@ -147,7 +147,7 @@ def read_all(out: Out, damaged: dict[str, str]) -> list[Failure]:
         try:
             data = out.get(path)
             return None if data is None else _parsed(path, data)
-        except (ContractError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ContractError, *ODD) as error:
             damaged[path] = f"it is no record that cloudjob wrote: {error}"
             return None
 

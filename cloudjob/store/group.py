@@ -5,6 +5,7 @@ file with the consolidated metadata, so the axis changes by one atomic write, ma
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from cloudjob.classes import NOT_COMPUTED
 from cloudjob.errors import ContractError
 from cloudjob.grid import Grid
 from cloudjob.store import conventions
-from cloudjob.store.out import Out, dump, parse
+from cloudjob.store.conventions import EPOCH
+from cloudjob.store.out import ODD, Out, dump, parse
 from cloudjob.store.settings import Settings
 
 MASKS = "masks.zarr"
@@ -98,9 +100,9 @@ def open_array(out: Out, group: str, name: str) -> zarr.Array[Any]:
         try:
             array = zarr.open_array(out.zarr(path), mode="r+", zarr_format=3)
             if not _as_made(name, array.shape, array.shards or array.chunks, array.chunks):
-                raise ValueError(f"it has {array.shape} values in pieces of {array.shards or array.chunks}")  # noqa: TRY301
+                raise ValueError(f"it has {array.shape} values in pieces of {array.shards or array.chunks}")
             return array  # noqa: TRY300
-        except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except (*ODD, FileNotFoundError, RecursionError) as error:
             raise ContractError(f"{out}/{path} cannot be opened: {type(error).__name__}: {error}", hint=MEND) from None
 
 
@@ -119,6 +121,19 @@ def axis(out: Out, group: str, name: str, array: zarr.Array[Any] | None = None) 
             raise ContractError(
                 f"{out}/{MASKS}/{group}/{name} cannot be read: {type(error).__name__}: {error}", hint=MEND
             ) from None
+
+
+def times(out: Out, group: str) -> dict[int, datetime]:
+    """Slot → the moment of its scene, as far as the axis tells: it may be damaged, or have been emptied (`mend_axes`).
+
+    Raises:
+        UnreachableError: the store does not answer.
+    """
+    try:
+        told = enumerate(axis(out, group, "time").tolist())
+        return {slot: EPOCH + timedelta(microseconds=value) for slot, value in told if value}
+    except (ContractError, OverflowError):
+        return {}
 
 
 def create(out: Out, group: str, grid: Grid, side: int, settings: Settings, coarser: int = 1) -> None:
@@ -184,18 +199,19 @@ def commit(
     before = out.get(path(group))
     told = conventions.attributes(grid) if grid else parsed(before or b"{}")["attributes"]
     members = out.each(out.get_json, [f"{MASKS}/{group}/{name}/zarr.json" for name in names])
-    document = {
+    data = dump(document(dict(zip(names, members, strict=True)), told, order))
+    if data != before:
+        out.put(path(group), data)
+
+
+def document(members: Metadata, attributes: Metadata, order: Sequence[str]) -> Metadata:
+    """A group's metadata: of its arrays, consolidated, and its own with the scenes that own its slots."""
+    return {
         "zarr_format": 3,
         "node_type": "group",
-        "attributes": {**told, SCENES: list(order)},
-        "consolidated_metadata": {
-            "kind": "inline",
-            "must_understand": False,
-            "metadata": dict(zip(names, members, strict=True)),
-        },
+        "attributes": {**attributes, SCENES: list(order)},
+        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": members},
     }
-    if dump(document) != before:
-        out.put(path(group), dump(document))
 
 
 def mend_axes(out: Out, group: str, grid: Grid) -> None:
@@ -269,17 +285,17 @@ def parsed(data: bytes) -> Metadata:
         document: Metadata = parse(data)
         owners, grid, side = document["attributes"][SCENES], grid_of(document), tile(document)
         if not (isinstance(owners, list) and all(isinstance(id_, str) for id_ in owners)):
-            raise ValueError(f"{SCENES} are no ids")  # noqa: TRY301
+            raise ValueError(f"{SCENES} are no ids")
         for name, told in document["consolidated_metadata"]["metadata"].items():
             pieces = told["chunk_grid"]["configuration"]["chunk_shape"]
             sharded = told["codecs"][0] if told["codecs"][0]["name"] == "sharding_indexed" else told["chunk_grid"]
             if not _as_made(name, told["shape"], pieces, sharded["configuration"]["chunk_shape"]):
-                raise ValueError(f"{name} has {told['shape']} values in pieces of {pieces}")  # noqa: TRY301
+                raise ValueError(f"{name} has {told['shape']} values in pieces of {pieces}")
         if not (0 < side <= WIDEST and 0 < grid.height <= LARGEST and 0 < grid.width <= LARGEST):
-            raise ValueError(f"its tiles have {side} pixels and its grid {grid.shape}")  # noqa: TRY301
+            raise ValueError(f"its tiles have {side} pixels and its grid {grid.shape}")
         if not np.isfinite(grid.transform).all() or grid.dx <= 0 or grid.dy <= 0:
-            raise ValueError(f"its transform is {grid.transform}")  # noqa: TRY301
+            raise ValueError(f"its transform is {grid.transform}")
         CRS.from_epsg(grid.epsg)
-    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+    except (*ODD, RuntimeError) as error:
         raise ContractError(f"it is no group that cloudjob made: {type(error).__name__}: {error}") from None
     return document

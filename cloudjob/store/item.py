@@ -178,14 +178,9 @@ def _links(scene: Scene, settings: Settings) -> list[dict[str, str]]:
     # An item in a file has no address of its own, but its files do
     told = (link["href"] for link in scene.item.get("links", []) if link.get("rel") == "self")
     own = next((href for href in told if "://" in href or href.startswith("/")), "")
+    above = {"root": "catalog.json", "parent": COLLECTION_FILE, "collection": COLLECTION_FILE}
     return [
-        *(
-            {"rel": relation, "href": f"../../{path}", "type": "application/json"}
-            for relation, path in (
-                ("root", "catalog.json"),
-                *((each, COLLECTION_FILE) for each in ("parent", "collection")),
-            )
-        ),
+        *({"rel": rel, "href": f"../../{path}", "type": "application/json"} for rel, path in above.items()),
         {
             "rel": "derived_from",
             "href": redact(own or scene.bands[0].href),

@@ -19,10 +19,9 @@ from cloudjob.store import failures as failed
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
 from cloudjob.store.failures import Failure
-from cloudjob.store.out import Out, dump, parse
+from cloudjob.store.out import ODD, Out, dump, parse
 
-_WRONG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SceneError, ShapelyError)
-"""What an item raises whose members are not there, or of other types."""
+_WRONG = (*ODD, SceneError, ShapelyError)
 
 
 @dataclass(frozen=True)

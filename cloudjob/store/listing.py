@@ -9,6 +9,7 @@ from typing import Literal
 from cloudjob.catalog.dates import Interval
 from cloudjob.catalog.values import UnreadableError, moment
 from cloudjob.errors import UsageError, did_you_mean
+from cloudjob.store import group as groups
 from cloudjob.store import ledger as ledgers
 from cloudjob.store.failures import Failure
 from cloudjob.store.item import iso
@@ -16,7 +17,7 @@ from cloudjob.store.ledger import Ledger
 from cloudjob.store.out import Out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Listed:
     """One scene of an OUT.
 
@@ -35,9 +36,9 @@ class Listed:
     id: str
     group: str
     datetime: str
-    cloud_cover: float | None
-    valid: float | None
-    provider_cloud_cover: float | None
+    cloud_cover: float | None = None
+    valid: float | None = None
+    provider_cloud_cover: float | None = None
     state: Literal["done", "failed", "abandoned", "incomplete"]
     reason: str = ""
     item: str = ""
@@ -58,7 +59,7 @@ def scenes(out: Out, *, group: str | None = None, dates: Interval | None = None)
     """
     ledger = ledgers.read(out)
     wanted = set(groups_like(ledger, group)) if group else None
-    found = [*_done(out, ledger, wanted), *_others(ledger)]
+    found = [*_done(out, ledger, wanted), *_others(out, ledger)]
     kept = [
         one
         for one in found
@@ -110,22 +111,24 @@ def _done(out: Out, ledger: Ledger, wanted: Iterable[str] | None) -> list[Listed
     ]
 
 
-def _others(ledger: Ledger) -> list[Listed]:
+def _others(out: Out, ledger: Ledger) -> list[Listed]:
     failed = [
         Listed(
             id=failure.id,
             group=failure.group,
             datetime=_time(failure),
-            cloud_cover=None,
-            valid=None,
-            provider_cloud_cover=None,
             state="abandoned" if failure.abandoned else "failed",
             reason=failure.reason,
         )
         for failure in ledger.failures.values()
         if failure.id not in ledger.done
     ]
-    interrupted = [Listed(id_, group, "", None, None, None, "incomplete") for id_, (group, _) in ledger.begun.items()]
+    begun = ledger.begun
+    times = {name: groups.times(out, name) for name in {name for name, _ in begun.values()}}
+    interrupted = [
+        Listed(id=id_, group=name, datetime=iso(times[name][slot]) if slot in times[name] else "", state="incomplete")
+        for id_, (name, slot) in begun.items()
+    ]
     return failed + interrupted
 
 

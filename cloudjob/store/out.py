@@ -37,6 +37,10 @@ RETRY: "RetryConfig" = {
 }
 """A store that is back within a minute costs nobody anything."""
 
+ODD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+"""What a document raises whose members are not there, or of other types than they should be."""
+
+Of = TypeVar("Of")
 Answer = TypeVar("Answer")
 _AT_ONCE = 16  # Requests in flight when many small objects are read; a bucket answers one in 20 to 50 ms
 
@@ -173,10 +177,10 @@ class Out:
         return None if data is None else parse(data)
 
     @staticmethod
-    def each(ask: Callable[[str], Answer], paths: Iterable[str]) -> list[Answer]:
-        """Ask the same of many paths, some at once; the answers in their order."""
+    def each(ask: Callable[[Of], Answer], what: Iterable[Of]) -> list[Answer]:
+        """Ask the same of many paths or the like, some at once; the answers in their order."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            return list(pool.map(ask, paths))
+            return list(pool.map(ask, what))
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object, whole or not at all.

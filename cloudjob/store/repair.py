@@ -3,13 +3,10 @@
 A mask is never guessed: a scene whose mask, item or place is damaged loses its item, and the next run masks it again.
 """
 
-import contextlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
-
-import numpy as np
 
 from cloudjob.errors import ContractError
 from cloudjob.scene.identity import Identity
@@ -45,17 +42,22 @@ def repair(lock: Lock, faults: Iterable[Fault]) -> Iterator[tuple[Fault, str]]:
     told = [fault for fault in deleted if fault.path.startswith(f"{failures.FOLDER}/")]  # Last: or a kill loses them
     yield from _delete(lock, [fault for fault in deleted if fault not in told])
     yield from ((fault, _contract(out)) for fault in faults if fault.path == settings.FILE)
-    for group in sorted({fault.path.split("/")[1] for fault in faults if _of_group(fault)}):
+    rebuilt = [fault for fault in faults if fault.mend == "rebuild"]
+    by_group: dict[str, list[Fault]] = {}
+    for fault in rebuilt:
+        if fault.path.startswith(f"{MASKS}/"):
+            by_group.setdefault(fault.path.split("/")[1], []).append(fault)
+    for group, own in sorted(by_group.items()):
         mended = _group(lock, group)
-        yield from ((fault, mended) for fault in faults if _of_group(fault) and fault.path.split("/")[1] == group)
+        yield from ((fault, mended) for fault in own)
         if mended:  # Perhaps its masks could not be looked at before
             known = {fault.scene for fault in faults}
             faults += [fault for fault in check.masks(out, ledgers.read(out), group) if fault.scene not in known]
     yield from _again(lock, [fault for fault in faults if fault.mend == "again"])
     yield from _delete(lock, told)
     ledgers.refresh(out)
-    yield from ((fault, cog.restore(lock, fault.scene)) for fault in faults if _of_cog(fault))
-    yield from ((fault, "made anew") for fault in faults if fault.mend == "rebuild" and fault.path.startswith("items/"))
+    yield from ((fault, cog.restore(lock, fault.scene)) for fault in rebuilt if folder.is_cog(fault.path))
+    yield from ((fault, "made anew") for fault in rebuilt if fault.path.startswith("items/"))
     yield from ((fault, "what can be read is kept") for fault in faults if fault.path == again.FILE)
     yield from ((fault, "") for fault in faults if fault.mend == "by hand")
 
@@ -65,14 +67,6 @@ def _delete(lock: Lock, faults: Iterable[Fault]) -> Iterator[tuple[Fault, str]]:
         lock.check()
         lock.out.delete([fault.path])
         yield fault, "deleted"
-
-
-def _of_cog(fault: Fault) -> bool:
-    return fault.mend == "rebuild" and folder.is_cog(fault.path)
-
-
-def _of_group(fault: Fault) -> bool:
-    return fault.mend == "rebuild" and fault.path.startswith(f"{MASKS}/")
 
 
 def _contract(out: Out) -> str:
@@ -92,7 +86,8 @@ def _again(lock: Lock, faults: Sequence[Fault]) -> Iterator[tuple[Fault, str]]:
     out = lock.out
     ledger = ledgers.read(out)
     days = {fault.scene: _day(out, ledger, fault.scene) for fault in faults}
-    again.mark(out, [_marked(ledger, id_, day) for id_, day in days.items() if day])
+    found = [_marked(ledger.done[id_]) if id_ in ledger.done else Marked(id_, day) for id_, day in days.items() if day]
+    again.mark(out, found)
     for fault in faults:
         lock.check()  # A run that took over may have masked it by now
         done = ledger.done.get(fault.scene)
@@ -107,9 +102,9 @@ def _again(lock: Lock, faults: Sequence[Fault]) -> Iterator[tuple[Fault, str]]:
         yield fault, f"will be masked again by the next run (scene of {day})" if day else "its item is deleted"
 
 
-def _marked(ledger: ledgers.Ledger, id_: str, day: date) -> Marked:
-    done = ledger.done.get(id_)
-    return Marked(id_, day, Identity.from_json(done.identity), done.group, done.tiles) if done else Marked(id_, day)
+def _marked(done: Done) -> Marked:
+    day = datetime.fromisoformat(done.time).date()
+    return Marked(done.id, day, Identity.from_json(done.identity), done.group, done.tiles)
 
 
 def _day(out: Out, ledger: ledgers.Ledger, id_: str) -> date | None:
@@ -118,11 +113,8 @@ def _day(out: Out, ledger: ledgers.Ledger, id_: str) -> date | None:
         return datetime.fromisoformat(ledger.done[id_].time).date()
     for group, metadata in ledger.groups.items():
         owners = groups.scenes(metadata)
-        if id_ in owners:
-            with contextlib.suppress(*check.WRONG):
-                moment = int(np.asarray(groups.open_array(out, group, "time")[owners.index(id_)]))
-                if moment:  # Else its group has been mended just now, and no item told its time
-                    return datetime.fromtimestamp(moment / 1e6, UTC).date()
+        if id_ in owners and (moment := groups.times(out, group).get(owners.index(id_))):
+            return moment.date()
     found = re.search(r"(?:19|20)\d{2}[01]\d[0-3]\d", id_)
     try:
         return datetime.strptime(found[0], "%Y%m%d").replace(tzinfo=UTC).date() if found else None
@@ -141,59 +133,60 @@ def _status(out: Out, done: Done) -> None:
 
 def _group(lock: Lock, group: str) -> str:
     """Write a group's metadata anew: of each array from the group's own, and the group's from its arrays and items."""
-    out, path = lock.out, groups.path(group)
-    damaged: dict[str, str] = {}
-    known = groups.read_all(out, damaged).get(group)
+    out = lock.out
+    lock.check()
+    known = groups.read_all(out, {}).get(group)
     items = ledgers.items_of(out, group)
-    members = dict(known["consolidated_metadata"]["metadata"]) if known else _members(out, group)
+    members = known["consolidated_metadata"]["metadata"] if known else _members(out, group)
     try:
-        slots = len(groups.scenes(known)) if known else int(members["cloud"]["shape"][0])
-        grid = groups.grid_of(known or _document(members, members["cloud"]["attributes"]))
-        slots = max([slots, *(done.slot + 1 for done in items)]) if not known else slots
-        if not 0 <= slots <= LARGEST:
-            raise ContractError(f"{path} has {slots} slots")
-        found = list(groups.scenes(known)) if known else [""] * slots
-        for done in () if known else items:
-            found[done.slot] = done.id
-        attributes = (known["attributes"] if known else conventions.attributes(grid)) | {groups.SCENES: found}
-        groups.parsed(dump(_document(members, attributes)))  # Nothing is made of what is not as cloudjob makes it
+        grid = groups.grid_of(known or groups.document(members, members["cloud"]["attributes"], ()))
+        order = list(groups.scenes(known)) if known else _order(int(members["cloud"]["shape"][0]), items)
+        attributes = known["attributes"] if known else conventions.attributes(grid)
+        # Nothing is made of what is not as cloudjob makes it
+        groups.parsed(dump(groups.document(members, attributes, order)))
         for name in members:
             if name in ALONG_TIME:
-                members[name]["shape"][0] = slots
-            _put(out, f"{MASKS}/{group}/{name}/zarr.json", members[name])
+                members[name]["shape"][0] = len(order)
+            out.put_json(f"{MASKS}/{group}/{name}/zarr.json", members[name])
         groups.mend_axes(out, group, grid)
-        if not known:
-            out.put(path, dump(_document(members, attributes)))
-        times = {done.slot: check.microseconds(done.time) for done in items}
-        complete = {done.slot for done in items}
-        statuses = [COMPLETE if slot in complete else PLANNED for slot in range(slots)]
-        groups.commit(out, group, found, times=times, statuses=statuses)
+        times = {done.slot: conventions.microseconds(datetime.fromisoformat(done.time)) for done in items}
+        statuses = [COMPLETE if slot in times else PLANNED for slot in range(len(order))]
+        groups.commit(out, group, order, times=times, statuses=statuses, grid=None if known else grid)
     except check.WRONG:
-        return ""
+        # Somebody's link stays, and would be in a new group's way
+        odd = any(path.startswith(f"{MASKS}/{group}") for path in out.oddities())
+        return "" if known or odd else _given_up(lock, group, items)
     return "made anew from what else is known"
+
+
+def _given_up(lock: Lock, group: str, items: Sequence[Done]) -> str:
+    """Take back all masks of a group of which too little is known to read any, as `_again` does it."""
+    again.mark(lock.out, map(_marked, items))
+    lock.check()
+    lock.out.delete(done.path for done in items)
+    lock.out.delete_under(f"{MASKS}/{group}")
+    if lock.out.names(f"{MASKS}/{group}"):
+        return ""  # What stays is somebody else's, and in the way
+    return "too little is known of it: all its scenes will be masked again by the next run"
+
+
+def _order(slots: int, items: Sequence[Done]) -> list[str]:
+    """The scenes that own a group's slots, as their items have it."""
+    slots = max([slots, *(done.slot + 1 for done in items)])
+    if slots > LARGEST:
+        raise ContractError(f"{slots} slots are too many")
+    order = [""] * slots
+    for done in items:
+        order[done.slot] = done.id
+    return order
 
 
 def _members(out: Out, group: str) -> dict[str, Any]:
     """What a group's arrays say of themselves; None of those that say nothing."""
     found: dict[str, Any] = {}
-    for name in sorted(out.names(f"{MASKS}/{group}") & ARRAYS):
+    for name in sorted(ARRAYS - {"cloud_probability"} | out.names(f"{MASKS}/{group}") & ARRAYS):
         try:
             found[name] = out.get_json(f"{MASKS}/{group}/{name}/zarr.json")
         except check.WRONG:
             found[name] = None
     return found
-
-
-def _put(out: Out, path: str, document: Any) -> None:
-    """Write a document where another one lies."""
-    try:
-        if out.get_json(path) == document:
-            return
-    except check.WRONG:
-        pass
-    out.put_json(path, document)
-
-
-def _document(members: dict[str, Any], attributes: dict[str, Any]) -> dict[str, Any]:
-    consolidated = {"kind": "inline", "must_understand": False, "metadata": members}
-    return {"zarr_format": 3, "node_type": "group", "attributes": attributes, "consolidated_metadata": consolidated}

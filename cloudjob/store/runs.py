@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cloudjob.errors import ContractError, redact_all
-from cloudjob.store.out import Out, dump
+from cloudjob.store.out import ODD, Out, dump
 
 FOLDER = "runs"
 
@@ -53,29 +53,34 @@ def last(out: Out, damaged: dict[str, str]) -> dict[str, Any] | None:
     known = paths(out)
     if not known:
         return None
-    if fault := fault_of(out, known[-1]):
-        damaged[known[-1]] = fault
+    try:
+        return read(out, known[-1])
+    except ContractError as error:
+        damaged[known[-1]] = str(error)
         return None
-    record: dict[str, Any] = out.get_json(known[-1])
-    return record
 
 
-def fault_of(out: Out, path: str) -> str:
-    """What is wrong with a run's record, or ""."""
+def read(out: Out, path: str) -> dict[str, Any]:
+    """A run's record.
+
+    Raises:
+        ContractError: it is none.
+    """
     try:
         record: dict[str, Any] = out.get_json(path)
         datetime.fromisoformat(record["started"])
         f"{record['how']} {record['seconds']:g}"
-    except (ContractError, ValueError, TypeError, KeyError) as error:
-        return f"it is no record of a run: {type(error).__name__}: {error}"
-    return ""
+    except (ContractError, *ODD) as error:
+        raise ContractError(f"it is no record of a run: {type(error).__name__}: {error}") from None
+    return record
 
 
 def last_receipts(out: Out) -> list[dict[str, float]]:
     """What the scenes of the last run that masked any have cost (`COSTS`); of `LOOKED_AT` runs at most."""
     for path in paths(out)[::-1][:LOOKED_AT]:
-        if not fault_of(out, path) and (receipts := _costs(out.get_json(path))):
-            return receipts
+        with contextlib.suppress(ContractError):
+            if receipts := _costs(read(out, path)):
+                return receipts
     return []
 
 

@@ -65,13 +65,8 @@ class Settings:
             raise TypeError(f"a contract is an object, not {type(record).__name__}")
         lists = {name: tuple(value) for name, value in record.items() if name in ("bands", "classes")}
         found = cls(**(record | lists))
-        texts = (
-            found.checkpoint,
-            found.name,
-            found.version,
-            *found.bands,
-            "" if found.geometry is None else found.geometry,
-        )
+        geometry = () if found.geometry is None else (found.geometry,)
+        texts = (found.checkpoint, found.name, found.version, *found.bands, *geometry)
         numbers = (found.threshold, found.buffer, found.resolution)
         if not all(isinstance(text, str) for text in texts) or not all(type(each) in (int, float) for each in numbers):
             raise TypeError("a text or a number of a contract is of another type")

@@ -6,7 +6,6 @@ One writer, the client, allocates slots and writes items; workers write whole sh
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cloudjob.errors import ContractError, UnreachableError
@@ -15,7 +14,7 @@ from cloudjob.scene.scene import Scene
 from cloudjob.store import failures
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
-from cloudjob.store.conventions import COMPLETE, FAILED, PLANNED
+from cloudjob.store.conventions import COMPLETE, FAILED, PLANNED, microseconds
 from cloudjob.store.failures import Failure
 from cloudjob.store.group import MASKS
 from cloudjob.store.ledger import Done, Ledger
@@ -112,7 +111,7 @@ def _allot(
         order[slot] = id_
         if str(slot) in written:  # Parts of a mask that was never finished, or that this group's list does not know
             _empty(lock.out, name, slot)
-    times = {given[scene.id]: _microseconds(scene.time) for scene in wanted if scene.id in given}
+    times = {given[scene.id]: microseconds(scene.time) for scene in wanted if scene.id in given}
     statuses = [PLANNED if slot in times else _status(ledger, name, slot) for slot in range(len(order))]
     grid = wanted[0].mask_grid if name not in ledger.groups else None
     groups.commit(lock.out, name, order, times=times, statuses=statuses, grid=grid)
@@ -330,7 +329,3 @@ def _set_status(out: Out, slot: Slot, status: int, vacated: int | None = None) -
         values[vacated] = PLANNED
     with out.reached():
         array[:] = values
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

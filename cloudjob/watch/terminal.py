@@ -120,6 +120,10 @@ def _say_survey(view: Survey) -> None:
     if damaged := view.ledger.damaged:
         told = f"{_many(len(damaged), 'file')} of the OUT cannot be used, such as {min(damaged)}"
         logs.say(f"{told}; see `cloudjob check`", "damaged", level=logging.WARNING, files=damaged)
+    asked = {planned.scene.id for planned in view.plan.scenes} | {*view.plan.replaces.values(), *view.plan.settled}
+    if left := sorted(view.ledger.begun.keys() - asked):
+        told = f"{_many(len(left), 'scene')} that an interrupted run began, such as {left[0]}"
+        logs.say(f"{told}, not asked for now; `cloudjob list` tells the dates", "incomplete", scenes=left)
 
 
 def _say_cost(cost: Cost) -> None:
@@ -290,7 +294,8 @@ def _status_lines(found: ledger.Summary) -> Iterator[str]:
         yield f"from {_minute(found.first)} to {_minute(found.last)} UTC"
     if found.cloud_cover:
         low, mean, high = found.cloud_cover
-        yield f"cloud cover {low:.1f} to {high:.1f} %, {mean:.1f} % on average"
+        spread = f"cloud cover {low:.1f} to {high:.1f} %, {mean:.1f} % on average"
+        yield spread if low < high else f"cloud cover {mean:.1f} %"
     for word, scenes in (("failed", found.failed), ("abandoned", found.abandoned)):
         for name, reason in scenes.items():
             yield f"{word}: {name}: {reason}"

@@ -359,10 +359,63 @@ def test_bands_by_name_in_every_version_of_stac(how, tmp_path):
     assert [band.key for band in scene.bands] == ["x1", "x2", "x3", "x4"], refused
 
 
+ESA = {"red": "B04", "green": "B03", "blue": "B02", "nir": "B08", "swir16": "B11", "other": "B8A"}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "b{}_10m",
+        "B{}-10m",
+        "{}",
+        "T33UWP_20240601T101031_B{}_10m",  # As a SAFE's files
+        "openEO_2024-06-01Z_B{}.tif",
+        "ch.swisstopo.swisseo_s2-sr_v200_mosaic_2024-06-01t101041_b{}_10m.tif",
+    ],
+)
+def test_bands_are_found_by_esas_names_however_they_are_written(key, tmp_path):
+    item = make_item()
+    for band, name in ESA.items():
+        asset = {**item["assets"].get(band, {"href": "./x.tif"}), "roles": ["data"]}
+        item["assets"].pop(band, None)
+        named = {} if "b" in key.lower() else {"bands": [{"name": name}]}
+        item["assets"][key.format(name.removeprefix("B"))] = {**asset, **named}
+    (scene,), refused = scenes(tmp_path, item)
+    assert [band.key for band in scene.bands] == [key.format(ESA[band].removeprefix("B")) for band in FOUR], refused
+
+
+def test_bands_without_a_nought_are_sentinel_2s_only_beside_one_that_is():
+    keys = ("B2", "B3", "B4", "B8", "B11")
+    assets = named_assets(*((key, "", {}) for key in keys))
+    same = {band: band for band in (*FOUR, "swir16")}
+    assert bands.find(assets, same) == {}  # Of Landsat 8 the B8 is panchromatic, of Landsat 5 the B4 near infrared
+    ours = {"red": "B4", "green": "B3", "blue": "B2", "nir": "B8", "swir16": "B11"}
+    assert bands.find({**assets, **named_assets(("B8A", "", {}))}, same) == ours
+
+
+@pytest.mark.parametrize("other", ["B8A", "B12"])
+def test_what_told_a_band_need_not_be_kept(other, tmp_path):
+    """A search leaves out the assets that no job reads."""
+    item = make_item()
+    item["assets"] = {key: item["assets"][band] for band, key in zip(FOUR, ("B4", "B3", "B2", "B8"), strict=True)} | {
+        other: {"href": "./x.tif"}
+    }
+    (scene,), refused = scenes(tmp_path, item)
+    assert [band.key for band in scene.bands] == ["B4", "B3", "B2", "B8"], refused
+
+
+def test_of_several_near_infrareds_the_broad_one_is_taken():
+    told = (("B05", "nir"), ("B07", "nir"), ("B08", "nir"), ("B8A", "nir"), ("B04", "RED"))
+    assets = named_assets(*((key, name, {}) for key, name in told))
+    assert bands.find(assets, {"nir": "nir", "red": "red"}) == {"nir": "B08", "red": "B04"}
+
+
 def test_what_cannot_be_told_is_asked_for_with_the_flags_to_paste():
     assets = {key: {"href": f"{key}.tif"} for key in ("band_red", "band_nir", "x")}
     says, hint = bands.missing("A", assets, {"red": "red", "nir": "nir", "blue": "blue"})
     assert says == "scene A has no asset red, nir, blue; it has band_nir, band_red, x"
     assert hint.endswith("--asset red=band_red --asset nir=band_nir --asset blue=KEY")
     assert bands.missing("A", {"metadata": {"href": "a.xml"}}, {"red": "red"})[0] == "item A has no raster assets"
+    maja = {f"{kind}_{band}": {"href": f"{band}.tif"} for kind in ("FRE", "SRE") for band in ("B4", "B8", "B8A")}
+    assert bands.missing("A", maja, {"red": "red", "nir": "nir"})[1].endswith("--asset red=FRE_B4 --asset nir=FRE_B8")
     assert bands.meant("rde", FOUR) == "did you mean red?"

@@ -288,6 +288,22 @@ def test_hls(files, told):
     assert_only_data(values)
 
 
+@pytest.mark.parametrize(("code", "top"), [(None, -1_200_000), (32733, -1_200_000), (32733, 5_500_020)])
+def test_hls_counts_northings_from_the_equator_in_both_halves_of_a_zone(files, code, top):
+    """Items of the Planetary Computer say the code of the south, of either half; they were refused."""
+    grid = (*HLS[:5], top)
+    pixels(files, dtype=np.int16, nodata=-9999, transform=grid, epsg=UTM)
+    keys = dict(zip(BANDS, ("B04", "B03", "B02", "B08"), strict=True))
+    told = {"proj:code": code, "proj:shape": list(SHAPE), "proj:transform": list(grid)} if code else {}
+    one = item("HLS.S30.T33LUH.2024153T101559.v2.0", "HLSS30_2.0", assets(files, keys.values()), **told)
+    west, south = (12.2, 49.6) if top > 0 else (13.1, -11)
+    one["geometry"] = mapping(box(west, south, west + 0.1, south + 0.1))
+    with stac_server(items=[one]) as api:
+        scene, values = masked(api, catalog_for(api.url, collection="HLSS30_2.0", assets=keys), 30)
+    assert (scene.grid.epsg, scene.grid.y0) == (32633, top)
+    assert_only_data(values)
+
+
 def test_landsat(files, monkeypatch):
     pixels(files, transform=(30, 0, 300_000, 0, -30, 5_500_020))
     numbers = {"raster:bands": [{"data_type": "uint16", "nodata": 0, "scale": 2.75e-05, "offset": -0.2}]}
@@ -298,6 +314,28 @@ def test_landsat(files, monkeypatch):
         scene, values = masked(api, elsewhere(monkeypatch, "planetary-computer", api, "landsat-c2-l2", nir="nir08"), 30)
     assert {(band.scale, band.offset) for band in scene.bands} == {(2.75e-05, -0.2)}
     assert (values[:, :20] == 0).all()
+
+
+def test_swisseo(files):
+    """Keys that nobody can type: they hold the date. Of the projection items tell the code alone."""
+    pixels(files, transform=(10, 0, 2_600_000, 0, -10, 1_200_000), epsg=2056)
+    days = []
+    for day in ("2024-06-01t101041", "2024-06-03t102031"):
+        keys = [f"swisseo_s2-sr_v200_mosaic_{day}_{band}_10m.tif" for band in ("b04", "b03", "b02", "b08")]
+        told = assets(files, keys, **{"proj:epsg": 2056, "eo:gsd": 10})
+        told |= {key.replace("b04", "tci"): {"href": f"{files.url}/tci.tif"} for key in keys[:1]}
+        one = item(day, "ch.swisstopo.swisseo_s2-sr_v200", told)
+        one["geometry"] = mapping(box(7.4, 46.9, 7.5, 47))
+        one["properties"]["datetime"] = f"{day[:10]}T10:10:41Z"
+        days.append((one, keys))
+    with stac_server(items=[one for one, _ in days]) as api:
+        catalog = catalog_for(api.url, collection="ch.swisstopo.swisseo_s2-sr_v200")
+        found = [describe(each, catalog.assets, BANDS, 10, offset=-0.1) for each in search(catalog, WORLD, JUNE)]
+    assert [[band.key for band in scene.bands] for scene in found] == [keys for _, keys in days]
+    for scene in found:
+        assert (scene.grid.epsg, scene.grid.shape, scene.bands[0].offset) == (2056, SHAPE, -0.1)
+        with SceneFiles(scene) as opened:
+            assert_only_data(open_cube(opened, scene.bands, scene.grid).values)
 
 
 def test_the_table_says_what_the_presets_are():
@@ -325,5 +363,6 @@ TRIED = {
     "Digital Earth Australia": "test_digital_earth_australia",
     "Terrascope": "test_terrascope",
     "HLS (NASA)": "test_hls",
+    "swissEO (swisstopo)": "test_swisseo",
     "Landsat Collection 2": "test_landsat",
 }

@@ -593,6 +593,39 @@ def test_paging_in_circles_ends(api):
         search(catalog_for(api.url), ALPS, JUNE)
 
 
+@pytest.mark.parametrize("status", [500, 502])
+@pytest.mark.parametrize("page", [0, 1])
+@pytest.mark.parametrize("methods", [("GET",), ("POST",)])
+def test_a_page_that_is_too_much_for_a_server_is_asked_for_in_smaller_ones(api, hurried, methods, page, status):
+    """A hundred items of some tiles are more than Earth Search can answer: every run ended with 4."""
+    api.items = [make_item(f"{n}", title="x" * 2000 * (n // 100 == page)) for n in range(150)]
+    api.methods, api.page, api.largest, api.overload = methods, 100, 100_000, status
+    assert len(ids(catalog_for(api.url))) == 150
+    api.largest = 1000
+    with pytest.raises(UnreachableError, match=f"HTTP {status}"):
+        ids(catalog_for(api.url))
+
+
+@pytest.mark.parametrize("path", ["/", "/search", "/v1/v1/search"])
+@pytest.mark.parametrize("methods", [("GET",), ("POST",)])
+def test_a_next_link_whose_path_the_server_does_not_know_is_asked_for_where_the_first_page_was(
+    api, monkeypatch, methods, path
+):
+    """Behind a proxy: the path lacks what the proxy puts before it, or has it twice."""
+    api.items, api.methods, api.page = [make_item(f"{n}") for n in range(5)], methods, 2
+    honest = api.search
+
+    def elsewhere(method, asked):
+        page = honest(method, asked)
+        for link in page["links"]:
+            link["href"] = link["href"].replace("/v1/search", path)
+        return page
+
+    monkeypatch.setattr(api, "search", elsewhere)
+    assert ids(catalog_for(api.url)) == ["0", "1", "2", "3", "4"]
+    assert len(api.searches) == 3
+
+
 @pytest.mark.parametrize("news", [1, 2])
 @pytest.mark.parametrize("methods", [("GET",), ("POST",)])
 def test_what_is_ingested_while_pages_are_turned_is_no_circle(api, monkeypatch, methods, news):
@@ -648,6 +681,14 @@ def asked(api):
         told = body or {name: values[0] for name, values in parse_qs(urlsplit(path).query).items()}
         found.append((method, "intersects" if "intersects" in told else "bbox", told["datetime"], told.get("limit")))
     return found
+
+
+@pytest.mark.parametrize("home", ["/v1", "/v1/"])
+@pytest.mark.parametrize("typed", ["", "/", "?key=x", "/?key=x"])
+def test_a_landing_page_is_found_with_and_without_a_stroke_at_its_end(api, home, typed):
+    api.items, api.home = [make_item("A")], home
+    assert ids(catalog_for(api.url + typed)) == ["A"]
+    assert ("key=x" in typed) == ("key=x" in api.requests[-2][1])
 
 
 def test_a_search_link_without_a_method_is_tried_by_post_first(api, monkeypatch):

@@ -451,6 +451,32 @@ def test_a_scheduler_that_was_lost_for_so_long_that_dask_has_given_it_up(meanwhi
             next(results)
 
 
+def test_a_scheduler_lost_before_workers_have_the_network_is_not_taken_for_a_bad_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scheduler, "PATIENCE", 2)
+    with losable() as (process, client):
+        process.kill()
+        process.wait()
+        with pytest.raises(UnreachableError, match="the Dask scheduler is lost"):
+            network.load(client, "net", b"", "0" * 64)
+
+
+def test_a_scheduler_that_hangs_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its machine still takes what it is sent, and Dask sets no limit."""
+    monkeypatch.setattr(stream, "COUNTED", 0.1)
+    monkeypatch.setattr(stream, "PATIENCE", 1)
+    with losable() as (process, client):
+        results = stream.stream(client, lambda number: number, [(f"held {number}", number) for number in range(200)])
+        next(results)
+        process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(UnreachableError, match="the Dask scheduler is lost"):
+                list(results)
+        finally:
+            process.send_signal(signal.SIGCONT)
+
+
 NO_WORKER = {"n_workers": 0, "processes": False, "dashboard_address": "127.0.0.1:0"}
 """For a cluster in this process whose workers are yet to come."""
 
@@ -467,6 +493,27 @@ def test_a_run_waits_for_a_worker_but_not_for_ever(
     ):
         list(stream.stream(client, double, [("double-1", 1)]))
     assert "the run waits for one" in caplog.text
+
+
+def test_nor_for_one_to_do_again_what_was_lost_with_the_last_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A result lies with its worker until the client, which writes other scenes' items, comes to fetch it."""
+    monkeypatch.setattr(stream, "COUNTED", 0.1)
+    monkeypatch.setattr(stream, "FETCHED", 0.1)
+    monkeypatch.setattr(stream, "PATIENCE", 1)
+    result = Future.result
+    with LocalCluster(**{**NO_WORKER, "n_workers": 1}) as cluster, Client(cluster) as client:
+
+        def gone(future: Future[int], *arguments: Any, **named: Any) -> Any:
+            cluster.scale(0)
+            while client.nthreads():
+                time.sleep(0.05)
+            return result(future, *arguments, **named)
+
+        monkeypatch.setattr(Future, "result", gone)
+        with pytest.raises(UnreachableError, match="there has been no worker for"):
+            list(stream.stream(client, double, [("double-1", 1)]))
 
 
 def test_a_worker_that_comes_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -561,6 +608,26 @@ def test_a_worker_without_a_scheduler_exits_with_4(
     assert (result.code, result.stdout) == (4, ""), result.stderr
     assert result.stderr.startswith(f"error: no Dask scheduler answers at {address}")
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "worker"])
+def test_who_takes_the_connection_and_says_nothing_is_no_scheduler(
+    command: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that hangs, or something else at its port: Dask waits for ever for its greeting."""
+    monkeypatch.setattr(scheduler, "PATIENCE", 1)
+    monkeypatch.setattr(worker, "ARRIVAL", 1)
+    monkeypatch.setattr(worker, "GREETING", 1)
+    catalog = jobs.write_catalog(tmp_path / "items.json", [jobs.make_scene(tmp_path, "S1")])
+    network_ = jobs.random_checkpoint(tmp_path / "net.safetensors")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        job = ("--catalog", catalog, "--checkpoint", network_, "--out", tmp_path / "out", *jobs.EVERYWHERE)
+        arguments = ("run", *job, "--cluster", address) if command == "run" else ("worker", address)
+        result = call(capfd, *map(str, arguments))
+    assert result.code == 4, result.stderr
+    assert f"error: no Dask scheduler answers at {address}: who listens there says nothing for 1 s" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_worker_whose_scheduler_goes_before_it_has_joined_exits_with_4(

@@ -1,6 +1,7 @@
 """The report from the outside: `cloudjob report` on what a run made, and the page as a browser would take it apart."""
 
 import base64
+import itertools
 import json
 import re
 import shutil
@@ -26,8 +27,9 @@ from cloudjob.classes import COLOURS
 from cloudjob.demo import collection as demo
 from cloudjob.report.alarm import alarms, disagreement
 from cloudjob.report.overview import Row, Run
-from cloudjob.store import ledger
+from cloudjob.store import ledger, slots
 from cloudjob.store.ledger import Ledger
+from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 
 Capfd = pytest.CaptureFixture[str]
@@ -464,6 +466,39 @@ def test_failures_with_their_reasons(tmp_path: Path, capfd: Capfd) -> None:
     assert re.search(rf"{lost}\s+abandoned\s+HTTP 404\s+On 3 nights", told)
     assert re.search(rf"{late}\s+failed\s+timed out after 30 s\s+Once, last 20", told)
     assert [next(a["data-v"] for _, a in parts if a.get("class") == "name") for parts in page.rows.values()] == [fine]
+
+
+def test_what_is_not_done_is_told_briefly(tmp_path: Path, capfd: Capfd) -> None:
+    """Every reason began with the scene's name, which stands above it, and twenty of them came before all else."""
+    out = Out.at(tmp_path / "out")
+    scenes = [output.make_scene(number) for number in range(14)]
+    reasons = {scene.id: f"scene {scene.id}, asset nir: HTTP 404" for scene in scenes[:12]}
+    output.run(out, scenes[:13], failing=reasons)
+    with Lock(out) as lock:
+        slots.prepare(lock, output.SETTINGS, ledger.read(out), scenes[13:], tile_of=lambda _: output.TILE)
+    page = made(capfd, tmp_path / "out")
+    assert page.text.count("asset nir: HTTP 404") == 12
+    assert all(page.text.count(id_) == 1 for id_ in reasons)
+    assert "2 more that failed" in page.text
+    assert "(`cloudjob list OUT`)" in page.look(), "how somebody learns their dates"
+
+
+@pytest.mark.parametrize(("east", "north"), [(10.5, 47), (11, 47.3), (12, 47), (17, 47), (40, 47), (11, 52)])
+def test_no_degrees_of_the_map_are_cut_off_or_lie_on_others(east: float, north: float) -> None:
+    """In a narrow window their letters are 26 of the drawing's units high."""
+    from shapely import box
+    from shapely.geometry import mapping
+
+    from cloudjob.report.map import WIDTH, where
+
+    drawn = str(where([replace(ROW, id="a")], {"a": mapping(box(10, 46, east, north))}))
+    height = int(re.findall(rf"0 0 {WIDTH} (\d+)", drawn)[0])
+    told = re.findall(r'<text x="([\d.]+)" y="([\d.]+)">(\d[^<]*)</text>', drawn)
+    boxes = [(float(x), float(y) - 26, float(x) + 26 * 0.6 * len(text), float(y)) for x, y, text in told]
+    assert {text[-1] for *_, text in told} == {"E", "N"}
+    assert all(left >= 0 and top >= -4 and right <= WIDTH + 3 and low <= height for left, top, right, low in boxes)
+    pairs = itertools.combinations((box(*sides) for sides in boxes), 2)
+    assert not any(one.intersection(other).area > 30 for one, other in pairs)
 
 
 def test_the_runs(world: World, capfd: Capfd) -> None:

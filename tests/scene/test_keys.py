@@ -7,6 +7,8 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
+import pytest
+from jobs import EVERYWHERE, cloudjob, make_scene, write_catalog
 from scenes import write_cog
 from stac_server import serving
 
@@ -69,6 +71,40 @@ def test_the_configuration_file_goes_before_the_environment(tmp_path: Path) -> N
     assert done.stdout.strip() == str(int(values.sum())), (done.stderr, asked)
     assert asked
     assert all("OUTKEY" not in told for _, told, _ in asked)
+
+
+class Denying(BaseHTTPRequestHandler):
+    """A bucket whose reader pays, asked by somebody who does not say so: Amazon does not tell what is missing."""
+
+    def do_GET(self):
+        body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize("said", ["", "requester"])
+def test_a_bucket_that_denies_access_names_what_its_reader_may_have_to_set(said: str, tmp_path: Path) -> None:
+    item = make_scene(tmp_path, "A")
+    for key, asset in item["assets"].items():
+        asset["href"] = f"s3://pays/{key}.tif"
+        del asset["proj:transform"]  # Read from the file, when planning
+    keys = {"AWS_ACCESS_KEY_ID": "KEY", "AWS_SECRET_ACCESS_KEY": "SECRET", "AWS_REGION": "us-east-1"}
+    with serving(Denying) as port:
+        keys |= {"AWS_S3_ENDPOINT": f"127.0.0.1:{port}", "AWS_HTTPS": "NO", "AWS_VIRTUAL_HOSTING": "FALSE"}
+        catalog = write_catalog(tmp_path / "items.json", [item])
+        done = cloudjob(
+            *("plan", "--catalog", catalog, "--out", tmp_path / "out", *EVERYWHERE), **keys, AWS_REQUEST_PAYER=said
+        )
+    assert (done.code, "Access Denied" in done.stderr) == (4, True), done.stderr
+    assert ("set AWS_REQUEST_PAYER=requester" in done.stderr) == (not said)
 
 
 def test_the_document_shows_such_a_file() -> None:

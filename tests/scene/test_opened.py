@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import jobs
 import numpy as np
 import pytest
 import rasterio
@@ -334,6 +335,23 @@ def test_what_no_surface_reflects_is_no_data_though_nobody_says_so(
         found = reflectance(pixels(files), scene.bands)
     assert np.isnan(found[:, :9]).all()
     assert not np.isnan(found[:, 9:]).any()
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [("int16", 1e-4), ("float32", 1)])
+def test_where_signed_numbers_are_all_nought_there_are_no_data(dtype: str, scale: float, tmp_path: Path) -> None:
+    """Many files are filled with it and tell no number for no data: their empty side was clear ground."""
+    values = {band: np.full(jobs.SHAPE, 0.05 / scale, dtype) for band in BANDS}
+    for band in BANDS:
+        values[band][:9] = 0
+    values["nir"][9:12] = 0  # Water may be black in one
+    item = jobs.make_scene(tmp_path, "A", values=values, nodata=None)
+    for asset in item["assets"].values():
+        asset["raster:bands"] = [{"data_type": dtype}]
+    catalog, net = jobs.write_catalog(tmp_path / "items.json", [item]), jobs.brightness_checkpoint(tmp_path / "net")
+    jobs.run_here(catalog, net, tmp_path / "out")
+    mask = jobs.mask_of(tmp_path / "out", "A")
+    assert (mask[:9] == 254).all()
+    assert (mask[9:] == 0).all()
 
 
 def test_bytes_of_a_picture_are_no_reflectance(tmp_path: Path) -> None:

@@ -100,6 +100,24 @@ def test_the_projection_is_found_wherever_a_catalog_puts_it(tmp_path: Path, wher
     np.testing.assert_array_equal(opened(scene).values, bare(scene))
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"proj:epsg": "EPSG:32633"},
+        {"proj:code": "urn:ogc:def:crs:EPSG::32633"},
+        {"proj:code": "http://www.opengis.net/def/crs/EPSG/0/32633"},
+    ],
+)
+def test_a_code_may_be_written_in_other_ways(told: dict[str, str], tmp_path: Path) -> None:
+    item = make_item(tmp_path, band={"data_type": "UInt16"})  # GDAL's word, which was refused as well
+    for asset in item["assets"].values():
+        asset["href"] = "/nowhere.tif"  # Nothing is opened for it
+    del item["properties"]["proj:epsg"]
+    item["properties"] |= told
+    scene = described(item)
+    assert (scene.grid.epsg, scene.bands[0].dtype) == (32633, "uint16")
+
+
 def test_the_header_tells_the_grid_where_the_item_does_not(tmp_path: Path) -> None:
     item = make_item(tmp_path)
     with_metadata = described(item).grid
@@ -423,7 +441,7 @@ def test_a_folder_may_be_called_as_the_zip_that_it_was_unpacked_from(tmp_path: P
     check(described(make_item(folder)))
 
 
-@pytest.mark.parametrize("epsg", [32632, 32634, 32733])
+@pytest.mark.parametrize("epsg", [32632, 32634, 32732])
 def test_a_grid_far_from_the_items_own_geometry_is_refused(epsg: int, tmp_path: Path) -> None:
     """It was left out without a word: no tile of that grid lies in the area asked for."""
     item = make_item(tmp_path)
@@ -536,6 +554,10 @@ BASELINE_4 = {"s2:processing_baseline": "05.10"}
         ({"processing:version": "N0214"}, {}, (0.0001, 0)),
         ({"processing:version": "N0510"}, {}, (0.0001, -0.1)),
         ({"s2:processing_baseline": "99.99"}, {}, (0.0001, -0.1)),
+        # Sen2Cor in anybody's hands says 99.99 at any time
+        ({"s2:processing_baseline": "99.99", "datetime": "2022-01-25T10:00:00Z"}, {}, (0.0001, -0.1)),
+        ({"s2:processing_baseline": "99.99", "datetime": "2021-06-26T13:32:31Z"}, {}, (0.0001, 0)),
+        ({"s2:processing_baseline": "05.00", "datetime": "2021-06-26T13:32:31Z"}, {}, (0.0001, -0.1)),
         # Earth Search: the flag tells whether raster:bands' offset is still to be applied
         (
             BASELINE_4 | {"earthsearch:boa_offset_applied": True},

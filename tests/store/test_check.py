@@ -96,6 +96,61 @@ def test_what_is_cut_is_found_and_mended(out: Out, capfd: Capfd, path: str, mend
     assert parsed(output.files(out)) == parsed(before)
 
 
+@pytest.mark.parametrize(
+    ("how", "array"),
+    [
+        *(("emptied", each) for each in ("cloud", "cloud_probability", "time", "y", "spatial_ref")),
+        *(("deleted", each) for each in ("cloud", "time", "y", "spatial_ref")),
+    ],
+)
+def test_a_group_of_which_too_little_is_known_is_masked_again(out: Out, capfd: Capfd, how: str, array: str):
+    """Its own and an array's metadata are lost: nothing mended that, and every run ended with 3."""
+    before = output.files(out)
+    Path(out.address, GROUP, "zarr.json").write_bytes(b"")
+    if how == "emptied":
+        Path(out.address, GROUP, array, "zarr.json").write_bytes(b"")
+    else:
+        shutil.rmtree(Path(out.address, GROUP, array))
+    with pytest.MonkeyPatch.context() as patch, Lock(out) as lock:
+        patch.setattr(type(out), "delete_under", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(repair.repair(lock, check.check(out)))
+    result = call(capfd, "check", out, "--repair")
+    assert result.code == 0
+    assert "will be masked again by the next run" in result.stdout
+    assert {(each.id, each.day, each.tiles) for each in again.read(out)} == {
+        (scene.id, scene.time.date(), frozenset(output.ALL)) for scene in SCENES
+    }
+    assert call(capfd, "check", out).code == 0
+    output.run(out, SCENES, contract=CONTRACT)
+    assert again.read(out) == []
+    assert call(capfd, "check", out).code == 0
+    assert parsed(output.files(out)) == parsed(before)
+
+
+def test_a_group_with_somebodys_link_in_it_is_left_alone(out: Out, capfd: Capfd, tmp_path: Path):
+    """No run could write there, whatever was deleted."""
+    Path(out.address, GROUP, "zarr.json").write_bytes(b"")
+    shutil.move(Path(out.address, GROUP, "y"), tmp_path / "y")
+    Path(out.address, GROUP, "y").symlink_to(tmp_path / "y")
+    before = {name: path.read_bytes() for name, path in _files(out).items() if not name.startswith("lock/")}
+    assert call(capfd, "check", out, "--repair").code == 1
+    after = {name: path.read_bytes() for name, path in _files(out).items() if not name.startswith("lock/")}
+    assert after == before
+
+
+def test_what_lies_in_the_way_of_a_group_is_said_to_be(out: Out, capfd: Capfd):
+    Path(out.address, GROUP, "zarr.json").unlink()
+    Path(out.address, GROUP, "zarr.json").mkdir()
+    Path(out.address, GROUP, "zarr.json/mine.txt").touch()
+    for _ in range(2):
+        result = call(capfd, "check", out, "--repair")
+        assert result.code == 1
+        assert f"{GROUP}/zarr.json is no file" in result.stdout
+    assert Path(out.address, GROUP, "zarr.json/mine.txt").exists()
+    assert {each.id for each in again.read(out)} == {scene.id for scene in SCENES}
+
+
 @pytest.mark.parametrize("left", [b"", b"{", b'{"x": 3}', None])
 def test_what_damaged_marks_told_of_is_looked_for_all_the_same(out: Out, capfd: Capfd, left: bytes | None):
     """They were told of in every night, and nothing mended them; the masks that they told of were lost."""

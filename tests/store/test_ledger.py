@@ -494,7 +494,7 @@ def test_an_odd_mark_of_a_damaged_scene_costs_no_other(out: Out, odd: object, ca
     """A day that is none was looked for, and ended every later run."""
     out.put_json(again.FILE, {"A": odd, "B": "2024-06-01"})
     assert again.read(out) == [again.Marked("B", date(2024, 6, 1))]
-    assert "of scene A; run again with its date" in caplog.text
+    assert "of scene A; `cloudjob check OUT --repair` finds" in caplog.text
     assert "scene B" not in caplog.text
 
 
@@ -503,7 +503,7 @@ def test_marks_of_damaged_scenes_are_not_lost_without_a_word(out: Out, odd: byte
     out.put(again.FILE, odd)
     assert again.read(out) == []
     assert "again.json cannot be read" in caplog.text
-    assert "run again with their dates" in caplog.text
+    assert "`cloudjob check OUT --repair` finds" in caplog.text
     caplog.clear()
     ledger.refresh(out)
     assert "again.json" not in caplog.text, "it is told once in a run"

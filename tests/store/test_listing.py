@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from faulty import call
-from output import make_scene, run
+from output import SETTINGS, TILE, make_scene, run
 
 from cloudjob.catalog.dates import parse_dates
 from cloudjob.errors import UsageError
-from cloudjob.store import ledger, listing
+from cloudjob.store import ledger, listing, slots
+from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 
 Capfd = pytest.CaptureFixture[str]
@@ -71,6 +72,18 @@ def test_a_failed_scene_has_its_time_in_utc_however_its_item_writes_it(
     assert [json.loads(line)["datetime"] for line in listed.stdout.splitlines()] == [shown]
     everything = call(capfd, "list", str(out), "--json").stdout.splitlines()
     assert [json.loads(line)["state"] for line in everything] == ["done", "failed", "done"]
+
+
+def test_a_scene_of_an_interrupted_run_is_listed_with_its_time(out: Out, capfd: Capfd) -> None:
+    """Status says to run again with its dates, and nothing told them."""
+    scene = make_scene(7)
+    with Lock(out) as lock:
+        slots.prepare(lock, SETTINGS, ledger.read(out), [scene], tile_of=lambda _: TILE)
+    listed = call(capfd, "list", str(out), "--dates", "2024-06-08", "--json")
+    told = [(one["id"], one["state"], one["datetime"]) for one in map(json.loads, listed.stdout.splitlines())]
+    assert told == [(scene.id, "incomplete", "2024-06-08T10:15:59.024000Z")]
+    Path(out.address, "masks.zarr/32TQM/time/c/0").write_bytes(b"x")
+    assert scene.id in call(capfd, "list", str(out)).stdout, "also where its time cannot be read"
 
 
 def test_short_names_of_groups(out: Out) -> None:

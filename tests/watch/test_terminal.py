@@ -11,8 +11,19 @@ import termios
 from pathlib import Path
 
 import pytest
-from jobs import CLOUDJOB, EVERYWHERE, brightness_checkpoint, environment, make_scene, write_catalog
+from jobs import (
+    CLOUDJOB,
+    EVERYWHERE,
+    brightness_checkpoint,
+    environment,
+    make_scene,
+    random_checkpoint,
+    run_here,
+    write_catalog,
+)
 
+from cloudjob.store import ledger
+from cloudjob.store.out import Out
 from cloudjob.watch import terminal
 
 
@@ -44,6 +55,19 @@ def test_one_is_singular():
         "2 scenes",
         "1,000 scenes",
     ]
+
+
+def test_one_scene_is_no_range(tmp_path):
+    scenes = [make_scene(tmp_path, f"scene-{n}", f"2024-06-0{n}T10:00:00Z", seed=n) for n in (1, 2)]
+    checkpoint = random_checkpoint(tmp_path / "checkpoint.safetensors")
+    told = []
+    for found in (scenes[:1], scenes):
+        run_here(write_catalog(tmp_path / "items.json", found), checkpoint, tmp_path / "out")
+        lines = terminal._status_lines(ledger.summary(Out.at(tmp_path / "out")))
+        told += [line for line in lines if line.startswith("cloud cover")]
+    number = r"[0-9.]+"
+    assert re.fullmatch(rf"cloud cover {number} %", told[0])
+    assert re.fullmatch(rf"cloud cover {number} to {number} %, {number} % on average", told[1])
 
 
 @pytest.mark.parametrize("columns", [110, 0])
