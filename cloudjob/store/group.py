@@ -4,6 +4,7 @@ The truth about a group is its attribute `cloudjob:scenes`: which scene owns whi
 file with the consolidated metadata, so the axis changes by one atomic write, made after everything else is in place.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -144,26 +145,32 @@ def create(out: Out, group: str, grid: Grid, side: int, settings: Settings, coar
     inner = INNER if side % INNER == 0 else side
     shards = {"shards": (1, side, side), "chunks": (1, inner, inner), "fill_value": NOT_COMPUTED}
     cube = {"shape": (0, *grid.shape), "dtype": "uint8", "dimension_names": ("time", "y", "x"), **shards}
+    attributes = conventions.cloud(grid, settings.classes)
+    _create(out, group, "cloud", {**cube, "compressors": MASK_CODEC, "attributes": attributes})
+    if settings.probability:
+        attributes = conventions.probability(grid, coarser)
+        _create(out, group, "cloud_probability", {**cube, "compressors": PERCENT_CODEC, "attributes": attributes})
+    for name, made in _axes(grid).items():
+        _create(out, group, name, made)
+
+
+def _axes(grid: Grid) -> dict[str, Metadata]:
+    """What a group has beside its masks, which its grid alone tells: arguments of Zarr's, its time axis empty."""
     axis = {"shape": (0,), "chunks": (TIMES,), "fill_value": 0, "dimension_names": ("time",)}
-    arrays: dict[str, dict[str, Any]] = {
-        "cloud": {**cube, "compressors": MASK_CODEC, "attributes": conventions.cloud(grid, settings.classes)},
+    arrays: dict[str, Metadata] = {
         "time": {**axis, "dtype": "int64", "attributes": conventions.TIME},
         "status": {**axis, "dtype": "uint8", "attributes": conventions.STATUS},
         "spatial_ref": {"shape": (), "dtype": "int64", "fill_value": 0, "attributes": conventions.grid_mapping(grid)},
     }
-    if settings.probability:
-        arrays["cloud_probability"] = {
-            **cube,
-            "compressors": PERCENT_CODEC,
-            "attributes": conventions.probability(grid, coarser),
-        }
     for name, (values, attributes) in conventions.coordinates(grid).items():
         chunks = (min(PIXELS, values.size),)
         arrays[name] = {"data": values, "chunks": chunks, "dimension_names": (name,), "attributes": attributes}
-    with out.reached():
-        for name, made in arrays.items():
-            # A store for each, because Zarr makes groups of all folders above that it can see.
-            zarr.create_array(out.zarr(f"{MASKS}/{group}/{name}"), **made)
+    return arrays
+
+
+def _create(out: Out, group: str, name: str, made: Metadata) -> None:
+    with out.reached():  # A store for each array, because Zarr makes groups of all folders above that it can see
+        zarr.create_array(out.zarr(f"{MASKS}/{group}/{name}"), **made)
 
 
 def commit(
@@ -215,16 +222,14 @@ def document(members: Metadata, attributes: Metadata, order: Sequence[str]) -> M
 
 
 def mend_axes(out: Out, group: str, grid: Grid) -> None:
-    """Write a group's coordinates anew, and empty its times and statuses where they cannot be read."""
-    for name in ("time", "status"):
-        try:
-            axis(out, group, name)
-        except ContractError:
-            out.delete([f"{MASKS}/{group}/{name}/c/0"])
-    for name, (values, _) in conventions.coordinates(grid).items():
-        out.delete([f"{MASKS}/{group}/{name}/c/0"])
-        with out.reached():
-            open_array(out, group, name)[:] = values
+    """Make a group's coordinates anew, and its times and statuses, empty, where they cannot be read."""
+    for name, made in _axes(grid).items():
+        with contextlib.suppress(ContractError):
+            if name in ALONG_TIME:
+                axis(out, group, name)
+                continue
+        out.delete_under(f"{MASKS}/{group}/{name}")
+        _create(out, group, name, made)
 
 
 def check_grid(out: Out, group: str, metadata: Metadata, grid: Grid, side: int) -> None:

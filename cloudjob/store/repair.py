@@ -16,7 +16,7 @@ from cloudjob.store import ledger as ledgers
 from cloudjob.store.again import Marked
 from cloudjob.store.check import Fault
 from cloudjob.store.conventions import COMPLETE, PLANNED
-from cloudjob.store.group import ALONG_TIME, ARRAYS, LARGEST, MASKS
+from cloudjob.store.group import ALONG_TIME, LARGEST, MASKS
 from cloudjob.store.ledger import Done
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out, dump
@@ -144,7 +144,7 @@ def _group(lock: Lock, group: str) -> str:
         attributes = known["attributes"] if known else conventions.attributes(grid)
         # Nothing is made of what is not as cloudjob makes it
         groups.parsed(dump(groups.document(members, attributes, order)))
-        for name in members:
+        for name in members if known else ():
             if name in ALONG_TIME:
                 members[name]["shape"][0] = len(order)
             out.put_json(f"{MASKS}/{group}/{name}/zarr.json", members[name])
@@ -154,7 +154,7 @@ def _group(lock: Lock, group: str) -> str:
         groups.commit(out, group, order, times=times, statuses=statuses, grid=None if known else grid)
     except check.WRONG:
         # Somebody's link stays, and would be in a new group's way
-        odd = any(path.startswith(f"{MASKS}/{group}") for path in out.oddities())
+        odd = any(f"{path}/".startswith(f"{MASKS}/{group}/") for path in out.oddities())
         return "" if known or odd else _given_up(lock, group, items)
     return "made anew from what else is known"
 
@@ -182,9 +182,9 @@ def _order(slots: int, items: Sequence[Done]) -> list[str]:
 
 
 def _members(out: Out, group: str) -> dict[str, Any]:
-    """What a group's arrays say of themselves; None of those that say nothing."""
+    """What a group's masks say of themselves; None of those that say nothing. What lies beside them is made anew."""
     found: dict[str, Any] = {}
-    for name in sorted(ARRAYS - {"cloud_probability"} | out.names(f"{MASKS}/{group}") & ARRAYS):
+    for name in sorted({"cloud"} | out.names(f"{MASKS}/{group}") & {"cloud_probability"}):
         try:
             found[name] = out.get_json(f"{MASKS}/{group}/{name}/zarr.json")
         except check.WRONG:
