@@ -62,8 +62,10 @@ def grid_of(
 
 
 def _epsg(told: Mapping[str, Any]) -> int | None:
-    # What stands after a + is vertical; the Planetary Computer writes a bare number for HLS (its issue 486), some a URN
-    if horizontal := re.fullmatch(r"(?:.*EPSG.*[:/])?(\d{1,6})(\+\d+)?", told.get("proj:code", ""), re.IGNORECASE):
+    # What stands after a + is vertical, as is one of two with a comma or & between: then the file tells. The Planetary
+    # Computer writes a bare number for HLS (its issue 486), some a URN
+    code = told.get("proj:code", "")
+    if horizontal := re.fullmatch(r"(?:[^,&]*EPSG[^,&]*[:/])?(\d{1,6})(\+\d+)?", code, re.IGNORECASE):
         return int(horizontal[1])
     return told.get("proj:epsg")
 

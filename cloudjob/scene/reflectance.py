@@ -58,14 +58,18 @@ def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any], baseline: s
     signed = kind.startswith(("int", "float"))
     # 99.99 is what Sen2Cor says in anybody's hands (Brazil Data Cube's): it adds what the L1C had added by then
     taken = properties.get("datetime", properties.get("start_datetime", FIRST))
-    early = baseline.startswith("99") and taken < FIRST
+    early = _main(baseline) == 99 and taken < FIRST
     return scale, -OFFSET if adds_offset(baseline) and not signed and not early else 0.0
 
 
 def adds_offset(baseline: str) -> bool:
     """Whether numbers of a processing baseline ("05.10", "2.14", "N0510") have ESA's 1000 added."""
+    return _main(baseline) >= OFFSET_BASELINE
+
+
+def _main(baseline: str) -> int:
     main = re.search(r"\d{1,2}", baseline)
-    return main is not None and int(main[0]) >= OFFSET_BASELINE
+    return int(main[0]) if main else 0
 
 
 def offset_doubt(scene: Scene, valid: int, dark_all: int, dark_any: int, cloud_share: float) -> str | None:

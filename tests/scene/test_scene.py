@@ -492,9 +492,18 @@ def test_nothing_said_is_not_said_to_be_nothing(tmp_path: Path) -> None:
     assert described(item).bands == before.bands
 
 
-def test_a_vertical_datum_is_not_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "code",
+    [
+        "EPSG:32633+5773",
+        "urn:ogc:def:crs,crs:EPSG::32633,crs:EPSG::5773",
+        "http://opengis.net/def/crs-compound?1=http://opengis.net/def/crs/EPSG/0/32633&2=http://opengis.net/crs/EPSG/0/5773",
+    ],
+)
+def test_a_vertical_datum_is_not_asked_for(tmp_path: Path, code: str) -> None:
     item = make_item(tmp_path)
-    item["properties"]["proj:code"] = "EPSG:32633+5773"
+    del item["properties"]["proj:epsg"]
+    item["properties"]["proj:code"] = code
     assert described(item).grid.epsg == 32633
 
 
@@ -557,6 +566,7 @@ BASELINE_4 = {"s2:processing_baseline": "05.10"}
         # Sen2Cor in anybody's hands says 99.99 at any time
         ({"s2:processing_baseline": "99.99", "datetime": "2022-01-25T10:00:00Z"}, {}, (0.0001, -0.1)),
         ({"s2:processing_baseline": "99.99", "datetime": "2021-06-26T13:32:31Z"}, {}, (0.0001, 0)),
+        ({"s2:processing_baseline": "N9999", "datetime": "2021-06-26T13:32:31Z"}, {}, (0.0001, 0)),
         ({"s2:processing_baseline": "05.00", "datetime": "2021-06-26T13:32:31Z"}, {}, (0.0001, -0.1)),
         # Earth Search: the flag tells whether raster:bands' offset is still to be applied
         (
