@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
+from pyproj import CRS
+from pyproj.exceptions import CRSError
+
 from cloudjob.errors import ContractError
 from cloudjob.scene.identity import Identity
 from cloudjob.store import again, check, cog, conventions, failures, folder, runs, settings
@@ -155,8 +158,17 @@ def _group(lock: Lock, group: str) -> str:
     except check.WRONG:
         # Somebody's link stays, and would be in a new group's way
         odd = any(f"{path}/".startswith(f"{MASKS}/{group}/") for path in out.oddities())
-        return "" if known or odd else _given_up(lock, group, items)
+        return "" if known or odd or _lost_projections() else _given_up(lock, group, items)
     return "made anew from what else is known"
+
+
+def _lost_projections() -> bool:
+    """Whether PROJ finds no database, or another's: then no group looks as it was made, and all would be deleted."""
+    try:
+        CRS.from_epsg(4326)
+    except CRSError:
+        return True
+    return False
 
 
 def _given_up(lock: Lock, group: str, items: Sequence[Done]) -> str:

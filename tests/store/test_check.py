@@ -10,6 +10,8 @@ import output
 import pytest
 import zarr
 from faulty import call
+from pyproj import CRS
+from pyproj.exceptions import CRSError
 
 from cloudjob.errors import UnreachableError
 from cloudjob.shown import attach
@@ -160,6 +162,19 @@ def test_a_link_in_another_group_keeps_nothing_from_being_mended(out: Out, capfd
     result = call(capfd, "check", out, "--repair")
     assert "will be masked again by the next run" in result.stdout
     assert {each.id for each in again.read(out)} == {scene.id for scene in SCENES}
+
+
+def test_nothing_is_given_up_where_no_projection_is_known(out: Out, capfd: Capfd, monkeypatch: pytest.MonkeyPatch):
+    """Where PROJ's database is lost no group looks as it was made: all masks were deleted, good as they were."""
+    before = {name: path.read_bytes() for name, path in _files(out).items() if not name.startswith("lock/")}
+
+    def lost(code: int) -> None:
+        raise CRSError(f"Invalid projection: EPSG:{code}: (Internal Proj Error: no database context specified)")
+
+    monkeypatch.setattr(CRS, "from_epsg", lost)
+    assert call(capfd, "check", out, "--repair").code == 1
+    after = {name: path.read_bytes() for name, path in _files(out).items() if not name.startswith("lock/")}
+    assert after == before
 
 
 def test_what_lies_in_the_way_of_a_group_is_said_to_be(out: Out, capfd: Capfd):
