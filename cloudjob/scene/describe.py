@@ -185,12 +185,13 @@ def _band(
         )
     nodata = asset.get("nodata")
     signed = scaling(item["properties"], {"data_type": "int16", **asset}, baseline)[1]
+    fault = ""
     try:
         grid = grid_of(item, asset, key, open_href(signing, address), place, coarse=name in OPTIONAL)
     except SceneError as error:
         if stand_in is None or isinstance(error, PassingError | OutsideError):
             raise
-        grid = stand_in
+        grid, fault = stand_in, str(error).removeprefix(f"scene {item['id']}, asset {key}: ")
     return Band(
         name,
         key,
@@ -202,6 +203,7 @@ def _band(
         nodata=int(nodata) if nodata is not None and nodata == int(nodata) else None,
         address=address if address != asset["href"] else "",
         unsigned=offset is None and name != "scl" and stated != signed,
+        fault=fault,
     )
 
 

@@ -218,6 +218,8 @@ def _lies_on(file: Any, grid: Grid) -> bool:
 
 def _compare(file: Any, band: Band) -> None:
     """Raise where a file's header does not say what its item does."""
+    if band.fault:
+        raise SceneError(band.fault)
     grid = band.grid
     kind, count, transform, shape = file.dtypes[0], file.count, file.transform, file.shape
     epsg = file.crs.to_epsg() if file.crs else None

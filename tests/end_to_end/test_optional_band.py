@@ -229,6 +229,14 @@ def test_a_band_broken_for_good_costs_no_mask(broken: Callable[[Path], None], ni
     assert "cloudjob:warnings" not in nights.told()
 
 
+def test_a_band_whose_grid_cannot_be_told_is_told_so(nights: Nights) -> None:
+    """The grid of another band stood in for it, and the file was said to be another than its item describes."""
+    nights.item["assets"]["swir16"]["proj:transform"] = [14, 14, 600_000, 14, -14, 5_200_020]
+    reasons = [nights.run()["WITH"].reason for _ in range(3)]
+    assert all(each.startswith("scene WITH, asset swir16: its grid is not north-up") for each in reasons)
+    assert nights.run()["WITH"].state == "done"
+
+
 def test_a_band_that_comes_late_is_waited_for(nights: Nights) -> None:
     whole = nights.band.read_bytes()
     nights.band.unlink()
