@@ -25,9 +25,13 @@ class CloudjobError(Exception):
     Args:
         message: what is wrong, naming the offending value and what was expected.
         hint: what to do about it, printed on a line of its own.
+
+    Attributes:
+        worker: address of the worker that it happened on, or "".
     """
 
     exit_code = SOME_FAILED
+    worker = ""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(_fit_to_print(message))
@@ -64,6 +68,10 @@ class SceneError(CloudjobError):
     def __init__(self, message: str, *, hint: str | None = None, asset: str = "") -> None:
         super().__init__(message, hint=hint)
         self.asset = asset
+
+
+class UnseenError(SceneError):
+    """A file on a disk is not there, or may not be read, on the machine that should: on others it may be."""
 
 
 class PassingError(SceneError):

@@ -6,16 +6,17 @@ from dataclasses import replace
 from distributed import KilledWorker
 
 from cloudjob.cluster.task import Task
-from cloudjob.errors import CloudjobError, OutsideError, PassingError, SceneError
+from cloudjob.errors import CloudjobError, OutsideError, PassingError, SceneError, UnreachableError, UnseenError
 from cloudjob.plan.plan import Planned
 from cloudjob.plan.sources import Sources
 from cloudjob.plan.survey import Survey
+from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.outside import source
 from cloudjob.scene.reflectance import black_doubt, no_reflectance, offset_doubt
 from cloudjob.scene.scene import Scene
 from cloudjob.store import slots
 from cloudjob.store.failures import ATTEMPTS
-from cloudjob.store.lock import Lock
+from cloudjob.store.lock import Lock, LockLostError
 from cloudjob.store.receipt import Receipt, SceneResult, merge
 from cloudjob.store.settings import Settings
 from cloudjob.store.writer import Slot
@@ -61,10 +62,15 @@ class Outcomes:
             receipts = self._parts.setdefault(scene.id, [])
             receipts.append(outcome)
             return self._judge(scene, merge(receipts)) if len(receipts) == part.parts else None
+        if isinstance(outcome, LockLostError):
+            self._lock.check()
+            raise _unlike(outcome, "this run's lock")
         if isinstance(outcome, CloudjobError) and not isinstance(outcome, SceneError):
             raise outcome
         if not isinstance(outcome, SceneError):
             return self._fail(scene, _foreign(scene, outcome))
+        if isinstance(outcome, UnseenError) and _sees(scene, outcome.asset):
+            raise _unlike(outcome, "a file that is there")
         self._sources.failed(_href(scene), outcome)
         if isinstance(outcome, PassingError | OutsideError):
             self._doubtful.append((self.waiting[scene.id], outcome))
@@ -145,6 +151,24 @@ class Outcomes:
 
 def _href(scene: Scene) -> str:
     return scene.bands[0].href
+
+
+def _sees(scene: Scene, asset: str) -> bool:
+    """Whether this machine can open a scene's file."""
+    try:
+        with SceneFiles(scene) as files:
+            files.check([band for band in scene.bands if band.key == asset])
+    except SceneError:
+        return False
+    return True
+
+
+def _unlike(error: CloudjobError, what: str) -> UnreachableError:
+    """The error of a worker that does not see what this machine does: it would fail one scene after the other."""
+    return UnreachableError(
+        f"the worker {error.worker} does not see {what}: {error}",
+        hint="all machines need the catalog's images and OUT by the same names (deploy/README.md)",
+    )
 
 
 def _foreign(scene: Scene, error: BaseException) -> SceneError:

@@ -9,9 +9,13 @@ import torch
 from distributed import Client, WorkerPlugin, get_worker
 from distributed.comm.core import CommClosedError
 
-from cloudjob import logs
+from cloudjob import __version__, logs
+from cloudjob.catalog.answers import within
 from cloudjob.errors import CloudjobError, UnreachableError
 from cloudjob.model import checkpoint, predict
+
+PATIENCE = 600.0
+"""Seconds for which a run waits until all workers have the network: Dask itself would wait for ever."""
 
 
 def dask_setup(worker: Any) -> None:
@@ -56,10 +60,12 @@ class ModelPlugin(WorkerPlugin):
         """Carry the checkpoint's bytes, so that a worker on another machine needs no file."""
         self.path, self.data, self.sha256 = path, data, sha256
         self.name = plugin_name(sha256)
+        self.version = __version__
 
     def setup(self, worker: Any) -> None:
         """Called by Dask when the worker starts or the plugin is registered."""
-        del worker
+        if self.version != __version__:  # Its masks would be another's, and nothing would tell
+            raise UnreachableError(f"{worker.address} has cloudjob {__version__}, the run has {self.version}")
         torch.set_num_threads(1)
         self.model = predict.prepare(checkpoint.parse(self.data, self.path))
 
@@ -90,7 +96,12 @@ def load(client: Client, path: str, data: bytes, sha256: str) -> None:
         UnreachableError: one cannot, or the scheduler is lost.
     """
     try:
-        client.register_plugin(ModelPlugin(path, data, sha256))
+        within(PATIENCE, lambda: client.register_plugin(ModelPlugin(path, data, sha256)))
+    except TimeoutError:
+        raise UnreachableError(
+            f"the Dask scheduler, or a worker that is to load the network, says nothing for {PATIENCE:g} s",
+            hint="run again",
+        ) from None
     except Exception as error:  # noqa: BLE001 -- Dask raises a bare one, whatever happened there
         if client.status != "running":
             raise UnreachableError("the Dask scheduler is lost", hint="run again") from None

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 from affine import Affine
+from distributed import get_worker
 from distributed.metrics import context_meter
 from rasterio.features import geometry_mask
 
@@ -76,6 +77,7 @@ def process(task: Task) -> Receipt:
     except CloudjobError as error:
         # What caused it stays here: it quotes signed addresses, and Dask cannot unpickle rasterio's errors.
         error.__cause__ = error.__context__ = None
+        error.worker = get_worker().address
         raise
     for stage in ("read", "network", "write"):  # For the dashboard's "Fine Performance Metrics"
         context_meter.digest_metric(stage, getattr(receipt, f"{stage}_seconds"), "seconds")

@@ -1,5 +1,6 @@
 """A file as GDAL opens it: an image at an address that an item may name, patiently but never for ever."""
 
+import errno
 import math
 import os
 import re
@@ -15,7 +16,7 @@ from rasterio._err import CPLE_BaseError  # What rasterio lets through of GDAL's
 from rasterio.crs import CRS
 from requests.utils import requote_uri
 
-from cloudjob.errors import KeysMissingError, PassingError, SceneError, redact
+from cloudjob.errors import KeysMissingError, PassingError, SceneError, UnseenError, redact
 from cloudjob.scene import outside
 from cloudjob.scene.scene import Band, Scene
 
@@ -98,6 +99,7 @@ def open_file(href: str) -> Any:
 
     Raises:
         SceneError: what this is nobody reads, or it is larger than any image of a satellite.
+        UnseenError: there is no such file on this machine, or it may not be read.
         KeysMissingError: it lies in a bucket that wants keys.
         RasterioError: it cannot be opened as GeoTIFF or JPEG 2000.
     """
@@ -111,10 +113,12 @@ def open_file(href: str) -> Any:
             )
         try:
             kind = Path(path).stat().st_mode
-        except OSError:
-            kind = stat.S_IFREG  # GDAL tells what is wrong with it
+        except OSError as error:
+            raise UnseenError(f"{path}: {error.strerror}") from None
         if not stat.S_ISREG(kind):  # Who opens a FIFO waits for ever
             raise SceneError(f"{path!r} is not a regular file")
+        if not os.access(path, os.R_OK):
+            raise UnseenError(f"{path}: {os.strerror(errno.EACCES)}")
     outside.check_keys(href)
     if parts.scheme in ("http", "https"):
         href = requote_uri(href)  # Spaces and letters beyond ASCII, which curl refuses

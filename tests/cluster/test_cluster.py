@@ -462,6 +462,19 @@ def test_a_scheduler_lost_before_workers_have_the_network_is_not_taken_for_a_bad
             network.load(client, "net", b"", "0" * 64)
 
 
+def test_a_scheduler_that_hangs_before_workers_have_the_network_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(network, "PATIENCE", 1)
+    with losable() as (process, client):
+        process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(UnreachableError, match=r"the Dask scheduler, or a worker .* says nothing for 1 s"):
+                network.load(client, "net", b"", "0" * 64)
+        finally:
+            process.send_signal(signal.SIGCONT)
+
+
 def test_a_scheduler_that_hangs_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its machine still takes what it is sent, and Dask sets no limit."""
     monkeypatch.setattr(stream, "COUNTED", 0.1)

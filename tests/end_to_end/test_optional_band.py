@@ -289,6 +289,30 @@ def test_an_outage_when_it_is_tried_without_changes_nothing(nights: Nights) -> N
     assert nights.told()["cloudjob:warnings"] == [WITHOUT_IT]
 
 
+def test_an_outage_of_the_band_after_the_scene_was_given_up_gives_no_mask_without_it(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was given up for another file, and somebody has it tried again."""
+    monkeypatch.setattr("cloudjob.scene.opened.ATTEMPTS", 1)
+    monkeypatch.setattr("cloudjob.cluster.task.PAUSE", 0)
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
+    wanted = nights.expected(band=True)
+    with file_server(nights.folder) as server:
+        for asset in nights.item["assets"].values():
+            asset["href"] = f"{server.url}/{Path(asset['href']).name}"
+        server.disturb("red", lasting=404)
+        states = [nights.run()["WITH"].state for _ in range(4)]
+        assert states == ["failed", "failed", "abandoned", "abandoned"]
+        server.calm()
+        server.disturb("swir16", lasting=503)
+        state = nights.run(retry=("WITH",))["WITH"]
+        assert "asset swir16" in state.reason
+        assert "without swir16" not in state.reason
+        server.calm()
+        nights.run(retry=("WITH",))
+    np.testing.assert_array_equal(jobs.mask_of(nights.out, "WITH"), wanted)
+
+
 def test_a_killed_run_is_gone_on_with(nights: Nights) -> None:
     nights.band.unlink()
     for _ in range(3):
