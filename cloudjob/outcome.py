@@ -64,13 +64,16 @@ class Outcomes:
             return self._judge(scene, merge(receipts)) if len(receipts) == part.parts else None
         if isinstance(outcome, LockLostError):
             self._lock.check()
-            raise _unlike(outcome, "this run's lock")
+            raise UnreachableError(
+                f"the worker {outcome.worker} does not see this run's lock: {outcome}",
+                hint="all machines need OUT by the same name (deploy/README.md)",
+            )
         if isinstance(outcome, CloudjobError) and not isinstance(outcome, SceneError):
             raise outcome
         if not isinstance(outcome, SceneError):
             return self._fail(scene, _foreign(scene, outcome))
         if isinstance(outcome, UnseenError) and _sees(scene, outcome.asset):
-            raise _unlike(outcome, "a file that is there")
+            outcome = OutsideError(f"{outcome}: not there for the worker {outcome.worker}, but for this machine")
         self._sources.failed(_href(scene), outcome)
         if isinstance(outcome, PassingError | OutsideError):
             self._doubtful.append((self.waiting[scene.id], outcome))
@@ -154,21 +157,13 @@ def _href(scene: Scene) -> str:
 
 
 def _sees(scene: Scene, asset: str) -> bool:
-    """Whether this machine can open a scene's file."""
+    """Whether this machine can open a file that a worker could not: then it is the worker's fault, not the scene's."""
     try:
         with SceneFiles(scene) as files:
             files.check([band for band in scene.bands if band.key == asset])
     except SceneError:
         return False
     return True
-
-
-def _unlike(error: CloudjobError, what: str) -> UnreachableError:
-    """The error of a worker that does not see what this machine does: it would fail one scene after the other."""
-    return UnreachableError(
-        f"the worker {error.worker} does not see {what}: {error}",
-        hint="all machines need the catalog's images and OUT by the same names (deploy/README.md)",
-    )
 
 
 def _foreign(scene: Scene, error: BaseException) -> SceneError:
