@@ -3,6 +3,7 @@
 CF: https://cfconventions.org.
 """
 
+import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -59,7 +60,9 @@ def microseconds(moment: datetime) -> int:
 def grid_mapping(grid: Grid) -> dict[str, Any]:
     """CF's grid mapping, with the transform where GDAL and rioxarray look for it."""
     a, b, c, d, e, f = grid.transform
-    mapping: dict[str, Any] = CRS.from_epsg(grid.epsg).to_cf()
+    with warnings.catch_warnings():  # What CF has no word for, as in Switzerland's projection, stands in its crs_wkt
+        warnings.simplefilter("ignore", UserWarning)
+        mapping: dict[str, Any] = CRS.from_epsg(grid.epsg).to_cf()
     return {**mapping, "GeoTransform": f"{c!r} {a!r} {b!r} {f!r} {d!r} {e!r}"}
 
 

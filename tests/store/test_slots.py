@@ -113,6 +113,12 @@ def test_a_geographic_grid_has_degrees_for_coordinates(out: Out):
     np.testing.assert_allclose(masks.y[[0, -1]], [53.5 - 0.0002, 53.5 - 59.5 * 0.0004], rtol=1e-15)
 
 
+def test_a_projection_that_cf_has_no_word_for_is_known_all_the_same(out: Out):
+    """Switzerland's: pyproj warned of it on the terminal, group by group."""
+    run(out, [make_scene(0, group="2056_bern", grid=Grid(2056, 2_600_000, 1_200_000, 10, 10, 60, 70))])
+    assert xr.open_zarr(f"{out}/masks.zarr/2056_bern").cloud.rio.crs == "EPSG:2056"
+
+
 def test_open_masks_sorts_by_time_and_leaves_out_what_is_not_complete(out: Out):
     late, early, failed = make_scene(5), make_scene(1), make_scene(3)
     run(out, [late])
