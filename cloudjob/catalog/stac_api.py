@@ -72,6 +72,12 @@ def items(address: str, collection: str, area: BaseGeometry, interval: Interval)
             log.warning("%s; it is asked anew, for less at once", error)
             less = [form for form in forms if form.get("limit") != _PAGE]
             found = yield from _pages(client, name, searches, less)
+        except RefusedRequestError as error:
+            # As in `_turned`; there is where the specification has it
+            usual = [replace(search, address=f"{_folder(address)}search") for search in searches]
+            if error.status != 404 or usual == searches:
+                raise
+            found = yield from _pages(client, name, usual, forms)
     except RefusedRequestError as error:
         hint = "is it the address of a STAC API's landing page, and may you use it?"
         raise ContractError(f"{name} refuses: {error}", hint=hint) from None
@@ -154,7 +160,7 @@ def _searches(client: Client, address: str) -> list[_Request]:
     told = {str(link["method"]).upper(): link for link in reversed(links) if link.get("method")}
     # A link that names no method means GET by the specification; datacube-explorer takes areas only by POST.
     methods = [method for method in ("POST", "GET") if method in told] or ["POST", "GET"]
-    return [_Request(method, _joined(_folder(address), told.get(method, links[0])["href"])) for method in methods]
+    return [_Request(method, _linked(_folder(address), told.get(method, links[0]))) for method in methods]
 
 
 def _first_page(
@@ -164,9 +170,10 @@ def _first_page(
     refusal = None
     for form in forms:
         for search in searches:
-            asked = search if search.method == "POST" else _Request("GET", f"{search.address}?{_query(form)}")
-            if search.method == "POST":
-                asked = _Request("POST", search.address, form)
+            asked = _Request("POST", search.address, form)
+            if search.method == "GET":  # Some links have a query of their own, such as f=json
+                mark = "&" if "?" in search.address else "?"
+                asked = _Request("GET", f"{search.address}{mark}{_query(form)}")
             try:
                 return asked, client.ask(asked.method, asked.address, asked.body, whole=_is_page), form.get("limit")
             except RefusedRequestError as error:
@@ -210,15 +217,13 @@ def _next(asked: _Request, page: dict[str, Any]) -> _Request | None:
     link = next(iter(_links(page, "next")), None)
     if link is None:
         return None
-    there, here = urlsplit(_joined(asked.address, link["href"])), urlsplit(asked.address)
-    method = str(link.get("method") or "GET").upper()
-    if method not in ("GET", "POST") or there.hostname != here.hostname:
+    address = _linked(asked.address, link)
+    method, host = str(link.get("method") or "GET").upper(), urlsplit(address).hostname
+    if method not in ("GET", "POST") or host != urlsplit(asked.address).hostname:
         raise ContractError(
-            f"the next page of {redact(asked.address)} is said to be {method[:20]!r} of {str(there.hostname)[:200]!r}",
+            f"the next page of {redact(asked.address)} is said to be {method[:20]!r} of {str(host)[:200]!r}",
             hint="only GET and POST of the same server are followed",
         )
-    # A server behind a proxy may not know how it is called from outside.
-    address = urlunsplit((here.scheme, here.netloc, there.path, there.query, ""))
     if method == "GET":
         return _Request("GET", address)
     body = link.get("body")
@@ -242,6 +247,14 @@ def _listed(document: dict[str, Any], name: str) -> list[Any]:
 def _folder(address: str) -> str:
     """A landing page is a folder, whether or not its address ends with a stroke."""
     return address.partition("?")[0].rstrip("/") + "/"
+
+
+def _linked(base: str, link: dict[str, Any]) -> str:
+    """The address of a link; of the same host, as it was asked: a server behind a proxy may not know its own name."""
+    there, here = urlsplit(_joined(base, link["href"])), urlsplit(base)
+    if there.hostname == here.hostname and (there.scheme, here.scheme) != ("https", "http"):
+        there = there._replace(scheme=here.scheme, netloc=here.netloc)
+    return urlunsplit(there._replace(fragment=""))
 
 
 def _joined(base: str, href: str) -> str:

@@ -704,6 +704,23 @@ def test_a_search_link_without_a_method_is_tried_by_post_first(api, monkeypatch)
     assert [method for method, *_ in asked(api)] == ["POST", "POST", "GET"]
 
 
+@pytest.mark.parametrize("methods", [("GET",), ("POST",)])
+@pytest.mark.parametrize(
+    "link", ["http://127.0.0.1/v1/search", "http://127.0.0.1:{port}/search", "http://127.0.0.1:{port}/v1/search?f=json"]
+)
+def test_a_server_that_does_not_know_its_own_address_is_searched_all_the_same(api, monkeypatch, methods, link):
+    """Behind a proxy the link to its search lacks the port or the path; pygeoapi's has a query of its own."""
+    landing = api.landing()
+    href = link.format(port=api.port)
+    landing["links"] = [{"rel": "search", "href": href, "type": "application/geo+json", "method": methods[0]}]
+    monkeypatch.setattr(api, "landing", lambda: landing, raising=False)
+    api.items, api.methods, api.page = [make_item(f"{n}") for n in range(3)], methods, 2
+    assert ids(catalog_for(api.url)) == ["0", "1", "2"]
+    for _, path, body in api.searches:
+        told = body or parse_qs(urlsplit(path).query)
+        assert told["collections"] == ["sentinel-2-l2a"]
+
+
 def test_a_search_that_is_told_in_several_formats_is_asked_for_json(api, monkeypatch):
     """As GeoServer's, and where OpenSearch is described beside it: the first one was taken."""
     landing = api.landing()
