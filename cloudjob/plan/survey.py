@@ -23,7 +23,7 @@ from cloudjob.plan.plan import Cost, Plan
 from cloudjob.plan.request import Job
 from cloudjob.plan.sources import Sources
 from cloudjob.scene.describe import describe
-from cloudjob.scene.identity import Identity
+from cloudjob.scene.identity import Identity, said
 from cloudjob.scene.identity import merge as merge_versions
 from cloudjob.scene.outside import source
 from cloudjob.scene.scene import Scene
@@ -98,6 +98,7 @@ def find(job: Job) -> Found:
     found = list(search(job.catalog, job.area, job.dates, max_cloud_cover=job.max_cloud_cover, limit=job.limit))
     sources, catalog = Sources(), job.catalog
     scenes, refusals = _described(job, ((item, catalog.assets, catalog.signing) for item in found), sources)
+    refusals = _without_twins(refusals, scenes)
     marked = again.read(job.out) if settings.read(job.out) == job.settings else []
     more, lost = _damaged(job, _missing(marked, scenes, refusals), sources)
     scenes, refusals = [*scenes, *more], [*refusals, *lost]
@@ -108,6 +109,20 @@ def find(job: Job) -> Found:
         if any(refusal.outside for refusal in refusals) and not sources.verdict():
             error = UnreachableError(message)
     return Found(scenes, refusals, marked, error)
+
+
+def _without_twins(refusals: Iterable[Refusal], scenes: Iterable[Scene]) -> list[Refusal]:
+    """The refusals but of items beside which another one, which can be used, says the same of itself.
+
+    swissEO lists its newest scene once more, with files that it writes over, under a name of which no date tells bands.
+    """
+    twins, left = {said(scene.item): scene.id for scene in scenes}, []
+    for refusal in refusals:
+        if (twin := twins.get(said(refusal.item))) and not refusal.outside:
+            log.info("%s; it shows what %s does, which is masked", refusal.reason, twin)
+        else:
+            left.append(refusal)
+    return left
 
 
 def _damaged(job: Job, wanted: Sequence[Marked], sources: Sources) -> tuple[list[Scene], list[Refusal]]:

@@ -1,5 +1,6 @@
 """When two products are one scene: the same acquisition, processed anew."""
 
+import json
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from shapely.geometry.base import BaseGeometry
 
 from cloudjob.catalog.area import footprint
 from cloudjob.catalog.values import MAX_TEXT
+from cloudjob.scene import product
 from cloudjob.scene.scene import Scene
 
 # Reprocessing may move a datastrip's sensing time by a second or two; a platform is back over a tile after 100 minutes.
@@ -106,6 +108,13 @@ def same_scene(a: Identity, b: Identity) -> bool:
         and (a.version != b.version or a.collection != b.collection)
         and a.footprint.intersection(b.footprint).area > OVERLAP * max(a.footprint.area, b.footprint.area)
     )
+
+
+def said(item: dict[str, Any]) -> tuple[Any, ...]:
+    """What an item that `item.parse` has read says of itself, but for its id: two that say the same show one scene."""
+    version = product.baseline(item), product.generated(item), product.name(item)
+    when, where = item["properties"].get("datetime"), json.dumps(item["geometry"])
+    return item["collection"], product.platform(item), when, where, *version
 
 
 def merge(scenes: Iterable[Scene], listed: Collection[str] = ()) -> tuple[list[Scene], list[tuple[Scene, Scene]]]:

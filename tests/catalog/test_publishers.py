@@ -18,6 +18,8 @@ from cloudjob.catalog.area import parse_bbox
 from cloudjob.catalog.dates import parse_dates
 from cloudjob.catalog.presets import catalog_for
 from cloudjob.catalog.search import search
+from cloudjob.plan import survey
+from cloudjob.plan.request import request
 from cloudjob.scene.cube import open_cube
 from cloudjob.scene.describe import describe
 from cloudjob.scene.identity import merge
@@ -316,26 +318,45 @@ def test_landsat(files, monkeypatch):
     assert (values[:, :20] == 0).all()
 
 
+SWISS = "ch.swisstopo.swisseo_s2-sr_v200"
+
+
+def swisseo(files, day, stamp=None):
+    """An item, and its bands' keys."""
+    keys = [f"swisseo_s2-sr_v200_mosaic_{stamp or day}_{band}_10m.tif" for band in ("b04", "b03", "b02", "b08")]
+    told = assets(files, keys, **{"proj:epsg": 2056, "eo:gsd": 10})
+    told |= {key.replace("b04", "tci"): {"href": f"{files.url}/tci.tif"} for key in keys[:1]}
+    one = item(day if stamp is None else "swisseo_s2-sr_v200", SWISS, told)
+    one["geometry"] = mapping(box(7.4, 46.9, 7.5, 47))
+    one["properties"]["datetime"] = f"{day[:10]}T{day[11:13]}:{day[13:15]}:{day[15:]}Z"
+    return one, keys
+
+
 def test_swisseo(files):
     """Keys that nobody can type: they hold the date. Of the projection items tell the code alone."""
     pixels(files, transform=(10, 0, 2_600_000, 0, -10, 1_200_000), epsg=2056)
-    days = []
-    for day in ("2024-06-01t101041", "2024-06-03t102031"):
-        keys = [f"swisseo_s2-sr_v200_mosaic_{day}_{band}_10m.tif" for band in ("b04", "b03", "b02", "b08")]
-        told = assets(files, keys, **{"proj:epsg": 2056, "eo:gsd": 10})
-        told |= {key.replace("b04", "tci"): {"href": f"{files.url}/tci.tif"} for key in keys[:1]}
-        one = item(day, "ch.swisstopo.swisseo_s2-sr_v200", told)
-        one["geometry"] = mapping(box(7.4, 46.9, 7.5, 47))
-        one["properties"]["datetime"] = f"{day[:10]}T10:10:41Z"
-        days.append((one, keys))
+    days = [swisseo(files, day) for day in ("2024-06-01t101041", "2024-06-03t102031")]
     with stac_server(items=[one for one, _ in days]) as api:
-        catalog = catalog_for(api.url, collection="ch.swisstopo.swisseo_s2-sr_v200")
+        catalog = catalog_for(api.url, collection=SWISS)
         found = [describe(each, catalog.assets, BANDS, 10, offset=-0.1) for each in search(catalog, WORLD, JUNE)]
     assert [[band.key for band in scene.bands] for scene in found] == [keys for _, keys in days]
     for scene in found:
         assert (scene.grid.epsg, scene.grid.shape, scene.bands[0].offset) == (2056, SHAPE, -0.1)
         with SceneFiles(scene) as opened:
             assert_only_data(open_cube(opened, scene.bands, scene.grid).values)
+
+
+def test_swisseo_lists_its_newest_scene_once_more(files, tmp_path):
+    """Under a name without a date, with files that the next one is written over: every night ended with a failure."""
+    pixels(files, transform=(10, 0, 2_600_000, 0, -10, 1_200_000), epsg=2056)
+    first, newest = "2024-06-01t101041", "2024-06-03t102031"
+    asked = {"bbox": (7, 46, 8, 48), "dates": "2024-06", "collection": SWISS, "offset": -0.1, "out": tmp_path / "out"}
+    with stac_server(items=[swisseo(files, first)[0], swisseo(files, newest, "current")[0]]) as api:
+        assert list(survey.make(request(**asked, catalog=api.url)).refused) == ["swisseo_s2-sr_v200"]
+        api.items.append(swisseo(files, newest)[0])
+        found = survey.make(request(**asked, catalog=api.url))
+    assert found.refused == {}
+    assert [one.scene.id for one in found.plan.scenes] == [first, newest]
 
 
 def test_the_table_says_what_the_presets_are():
