@@ -1,5 +1,6 @@
 """A STAC API's search: all pages, in the first form that the API takes, or an error that says what to do."""
 
+import contextlib
 import json
 import logging
 from collections.abc import Generator, Iterator
@@ -107,6 +108,10 @@ def _pages(
             raise ContractError(f"{name} lists more than {MAX_PAGES} pages", hint="ask for a smaller area or time")
         asked, page = _turned(client, asked, following)
     if (matched := _matched(page)) > len(seen):
+        by_get = [search for search in searches if search.method == "GET" != asked.method]
+        if number == 1 and by_get:  # The Brazil Data Cube's tells the next page to those who ask by GET only
+            with contextlib.suppress(RefusedRequestError, ServerFaultError):
+                return (yield from _pages(client, name, by_get, forms)) or bool(seen)
         log.warning("%s says that it has %d items for this search, but lists only %d", name, matched, len(seen))
     elif number == 1 and not matched and len(page["features"]) == limit:  # microsoft/planetary-computer-apis#274
         log.warning("%s lists as many items as it was asked for (%d) and no next page: it may have more", name, limit)

@@ -252,6 +252,32 @@ def test_landsat_has_other_bands_under_names_of_sentinel_2(name, files, monkeypa
                 assert scene.assets.get("swir16") == found
 
 
+def test_brazil_data_cube(files, monkeypatch):
+    """bdc-stac: its next link is forgotten in answers to a POST; of the projection items tell nothing."""
+    pixels(files)
+    told = named(assets(files, ("B04", "B03", "B02", "B08")))
+    told["B8A"] = {**told["B08"], "eo:bands": [{"name": "B8A", "common_name": "nir08"}]}
+    about = {"bdc:tiles": ["33UUQ"], "eo:cloud_cover": 12.0}
+    names = [f"S2B_MSIL2A_202406{day:02}T101559_N9999_R022_T33UUQ_20240615T000000" for day in range(1, 4)]
+    with stac_server(items=[item(name, "S2_L2A-1", told, **about) for name in names], page=2, matched=3) as api:
+        landing, honest = api.landing(), api.search
+        for link in landing["links"]:
+            link.pop("method", None)
+
+        def forgetful(method, asked):
+            page = honest(method, asked)
+            return page if method == "GET" else {**page, "links": []}
+
+        monkeypatch.setattr(api, "landing", lambda: landing, raising=False)
+        monkeypatch.setattr(api, "search", forgetful, raising=False)
+        catalog = catalog_for(api.url, collection="S2_L2A-1")
+        found = [describe(one, catalog.assets, BANDS, 10) for one in search(catalog, WORLD, JUNE)]
+    assert [scene.id for scene in found] == names
+    for scene in found:
+        assert [band.key for band in scene.bands] == ["B04", "B03", "B02", "B08"]
+        assert (scene.platform, scene.grid.epsg, scene.bands[0].offset) == ("sentinel-2b", 32633, -0.1)
+
+
 def test_terrascope(files):
     pixels(files, dtype=np.int16, nodata=32767)
     about = {"platform": "sentinel-2c", "grid:code": "MGRS-33UUQ", "proj:code": "EPSG:32633"}
@@ -382,6 +408,7 @@ TRIED = {
     "Copernicus Data Space": "test_cdse",
     "Digital Earth Africa": "test_digital_earth_africa",
     "Digital Earth Australia": "test_digital_earth_australia",
+    "Brazil Data Cube": "test_brazil_data_cube",
     "Terrascope": "test_terrascope",
     "HLS (NASA)": "test_hls",
     "swissEO (swisstopo)": "test_swisseo",

@@ -811,6 +811,28 @@ def test_fewer_items_than_an_api_says_it_has_are_told(api, caplog):
     assert "has 7 items for this search, but lists only 1" in caplog.text
 
 
+@pytest.mark.parametrize("fault", [None, 400, 500])
+def test_what_an_api_does_not_list_by_post_it_is_asked_for_by_get(api, hurried, monkeypatch, caplog, fault):
+    """The Brazil Data Cube's, whose links name no method: of more than a page the newest items alone were masked."""
+    landing = api.landing()
+    for link in landing["links"]:
+        link.pop("method", None)
+    monkeypatch.setattr(api, "landing", lambda: landing, raising=False)
+    api.items, api.page, api.matched = [make_item(f"{n}") for n in range(5)], 2, 5
+    honest = api.search
+
+    def forgetful(method, asked):
+        page = honest(method, asked)
+        if method == "POST":
+            page["links"] = []
+            api.lasting = fault or ""
+        return page
+
+    monkeypatch.setattr(api, "search", forgetful)
+    assert ids(catalog_for(api.url)) == [f"{n}" for n in range(2 if fault else 5)]
+    assert ("has 5 items for this search, but lists only 2" in caplog.text) == bool(fault)
+
+
 def test_the_address_of_a_collection_says_what_to_type(api, monkeypatch):
     document = {"type": "Collection", "stac_version": "1.0.0", "id": "s2", "links": [{"rel": "root", "href": api.url}]}
     monkeypatch.setattr(api, "landing", lambda: document, raising=False)
