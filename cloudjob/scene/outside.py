@@ -39,8 +39,12 @@ _OUT = re.compile(
     re.IGNORECASE,
 )
 
+_UNKNOWN = re.compile("Access Key Id you provided|specified bucket does not exist", re.IGNORECASE)
+"""What Amazon says of keys and buckets of another store, as of the Copernicus Data Space."""
+
 _VARIABLES = {
-    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE; AWS_NO_SIGN_REQUEST=YES for a public bucket)",
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE; AWS_NO_SIGN_REQUEST=YES for a public bucket), "
+    "and AWS_S3_ENDPOINT if it is not Amazon's,",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS (or GS_ACCESS_KEY_ID and GS_SECRET_ACCESS_KEY; GS_NO_SIGN_REQUEST=YES)",
     "az": "AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_ACCESS_KEY (or AZURE_STORAGE_SAS_TOKEN)",
 }
@@ -94,10 +98,14 @@ def kind(href: str, told: str) -> type[SceneError]:
 
 
 def denied(href: str, told: str) -> str:
-    """Words to stand behind GDAL's where Amazon denies access: it does not say that a bucket's reader has to pay."""
-    if not source(href).startswith("s3://") or "Access Denied" not in told or os.environ.get("AWS_REQUEST_PAYER"):
+    """Words to stand behind GDAL's where Amazon refuses: it says neither what is missing nor whose a bucket may be."""
+    if not source(href).startswith("s3://"):
         return ""
-    return " (if its reader pays, set AWS_REQUEST_PAYER=requester where the workers run)"
+    if "Access Denied" in told and not os.environ.get("AWS_REQUEST_PAYER"):
+        return " (if its reader pays, set AWS_REQUEST_PAYER=requester where the workers run)"
+    if _UNKNOWN.search(told) and not (os.environ.get("AWS_S3_ENDPOINT") or os.environ.get("GDAL_CONFIG_FILE")):
+        return " (if it is not Amazon's, set AWS_S3_ENDPOINT where the workers run)"
+    return ""
 
 
 def instead(href: str) -> str:

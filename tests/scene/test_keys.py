@@ -76,8 +76,10 @@ def test_the_configuration_file_goes_before_the_environment(tmp_path: Path) -> N
 class Denying(BaseHTTPRequestHandler):
     """A bucket whose reader pays, asked by somebody who does not say so: Amazon does not tell what is missing."""
 
+    code, message = "AccessDenied", "Access Denied"
+
     def do_GET(self):
-        body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        body = f"<Error><Code>{self.code}</Code><Message>{self.message}</Message></Error>".encode()
         self.send_response(403)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -105,6 +107,26 @@ def test_a_bucket_that_denies_access_names_what_its_reader_may_have_to_set(said:
         )
     assert (done.code, "Access Denied" in done.stderr) == (4, True), done.stderr
     assert ("set AWS_REQUEST_PAYER=requester" in done.stderr) == (not said)
+
+
+@pytest.mark.parametrize("keys", [True, False])
+def test_what_amazon_does_not_know_may_be_another_stores(keys: bool, tmp_path: Path) -> None:
+    """Keys of the Copernicus Data Space, typed without its address."""
+    item = make_scene(tmp_path, "A")
+    for key, asset in item["assets"].items():
+        asset["href"] = f"s3://eodata/{key}.tif"
+        del asset["proj:transform"]
+    told = {
+        "code": "InvalidAccessKeyId",
+        "message": "The AWS Access Key Id you provided does not exist in our records.",
+    }
+    given = {"AWS_ACCESS_KEY_ID": "KEY", "AWS_SECRET_ACCESS_KEY": "SECRET", "AWS_REGION": "us-east-1"} if keys else {}
+    with serving(Denying, **told) as port:
+        amazon = {"GDAL_HTTP_PROXY": f"127.0.0.1:{port}", "AWS_HTTPS": "NO", "AWS_EC2_METADATA_DISABLED": "true"}
+        catalog = write_catalog(tmp_path / "items.json", [item])
+        done = cloudjob("plan", "--catalog", catalog, "--out", tmp_path / "out", *EVERYWHERE, **given, **amazon)
+    assert (done.code, told["message"] in done.stderr) == ((4, True) if keys else (3, False)), done.stderr
+    assert "AWS_S3_ENDPOINT" in done.stderr
 
 
 def test_the_document_shows_such_a_file() -> None:
