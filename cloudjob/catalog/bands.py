@@ -53,7 +53,7 @@ def candidates(assets: Mapping[str, Mapping[str, Any]], band: str) -> list[str]:
     data = {key: asset for key, asset in assets.items() if _is_data(asset)}
     said = [key for key, asset in data.items() if _common_names(asset) == {band}]
     likely = said or _usual([key for key, asset in data.items() if not any(_common_names(asset))], assets, band)
-    sizes = {key: data[key].get("gsd") or _metres(key) for key in likely}
+    sizes = {key: _metres(key) or data[key].get("gsd") for key in likely}  # `gsd` may be the sensor's
     finest = min((size for size in sizes.values() if size), default=None)
     likely = [key for key in likely if sizes[key] in (finest, None)]
     likely = [key for key in likely if "tiff" in str(data[key].get("type"))] or likely

@@ -327,9 +327,11 @@ def named_assets(*assets):
     }
 
 
-def test_bands_are_found_by_common_name_and_size():
+@pytest.mark.parametrize("gsd", [20, 10])
+def test_bands_are_found_by_common_name_and_size(gsd):
+    """`gsd` may be that of the sensor, of pixels of 20 m, too."""
     assets = named_assets(
-        ("B04_20m", "red", {"gsd": 20}),
+        ("B04_20m", "red", {"gsd": gsd}),
         ("B04_10m", "red", {"gsd": 10}),
         ("preview", "red", {"gsd": 10, "roles": ["overview"]}),
         ("B08_10m", "nir", {}),
