@@ -109,7 +109,8 @@ def _pages(
         asked, page = _turned(client, asked, following)
     if (matched := _matched(page)) > len(seen):
         by_get = [search for search in searches if search.method == "GET" != asked.method]
-        if number == 1 and by_get:  # The Brazil Data Cube's tells the next page to those who ask by GET only
+        # The Brazil Data Cube's tells the next page to those who ask by GET only; datacube-explorer's counts by the box
+        if by_get:
             with contextlib.suppress(RefusedRequestError, ServerFaultError):
                 return (yield from _pages(client, name, by_get, forms)) or bool(seen)
         log.warning("%s says that it has %d items for this search, but lists only %d", name, matched, len(seen))

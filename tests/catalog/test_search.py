@@ -833,6 +833,20 @@ def test_what_an_api_does_not_list_by_post_it_is_asked_for_by_get(api, hurried, 
     assert ("has 5 items for this search, but lists only 2" in caplog.text) == bool(fault)
 
 
+def test_a_count_of_what_lies_outside_of_the_area_tells_of_no_loss(api, monkeypatch, caplog):
+    """As datacube-explorer's, which leaves the area out of it where it is not a box."""
+    api.items, api.page = [make_item(f"{n}") for n in range(5)], 2
+    honest = api.search
+
+    def counting(method, asked):
+        return {**honest(method, asked), "numberMatched": 99 if "intersects" in asked else 5}
+
+    monkeypatch.setattr(api, "search", counting)
+    api.refuses = lambda told: "intersects" in told and isinstance(told["collections"], str)
+    assert len(ids(catalog_for(api.url))) == 5
+    assert "lists only" not in caplog.text
+
+
 def test_the_address_of_a_collection_says_what_to_type(api, monkeypatch):
     document = {"type": "Collection", "stac_version": "1.0.0", "id": "s2", "links": [{"rel": "root", "href": api.url}]}
     monkeypatch.setattr(api, "landing", lambda: document, raising=False)
