@@ -113,8 +113,8 @@ def same_scene(a: Identity, b: Identity) -> bool:
 def said(item: dict[str, Any]) -> tuple[Any, ...]:
     """What an item that `item.parse` has read says of itself, but for its id: two that say the same show one scene."""
     version = product.baseline(item), product.generated(item), product.name(item)
-    when, where = item["properties"].get("datetime"), json.dumps(item["geometry"])
-    return item["collection"], product.platform(item), when, where, *version
+    when = map(item["properties"].get, ("datetime", "start_datetime", "end_datetime"))
+    return item["collection"], product.platform(item), *when, json.dumps(item["geometry"]), *version
 
 
 def merge(scenes: Iterable[Scene], listed: Collection[str] = ()) -> tuple[list[Scene], list[tuple[Scene, Scene]]]:

@@ -8,7 +8,7 @@ from shapely import box
 from shapely.geometry import mapping
 
 from cloudjob.grid import Grid
-from cloudjob.scene.identity import Identity, merge, same_scene
+from cloudjob.scene.identity import Identity, merge, said, same_scene
 from cloudjob.scene.scene import Scene
 
 TIME = datetime(2023, 6, 28, 7, 18, 48, tzinfo=UTC)
@@ -143,6 +143,18 @@ def test_one_product_by_its_name_is_one_scene_whatever_its_time():
     assert same_scene(Identity.of(a), Identity.of(b))
     assert merge([a, b]) == ([b], [(a, b)])
     assert merge([a, replace(b, group="39QUA")])[1] == []
+
+
+def test_what_an_item_says_of_itself_tells_it_from_all_but_its_twin():
+    properties = {"datetime": None, "start_datetime": "2024-06-01T00:00:00Z", "end_datetime": "2024-06-16T00:00:00Z"}
+    item = {"id": "a", "collection": "c", "geometry": mapping(box(*WHOLE)), "properties": properties}
+    assert said(item) == said({**item, "id": "b", "assets": {}})
+    others = ({"start_datetime": "2024-05-31T00:00:00Z"}, {"platform": "sentinel-2b"}, {"s2:product_uri": "other"})
+    others += ({"s2:processing_baseline": "05.10"}, {"s2:generation_time": "2024-06-02T00:00:00Z"})
+    for other in ({"collection": "d"}, {"geometry": mapping(box(0, 0, 1, 1))}):
+        assert said(item) != said({**item, **other})
+    for other in others:
+        assert said(item) != said({**item, "properties": {**properties, **other}})
 
 
 def test_an_identity_survives_the_ledger():
