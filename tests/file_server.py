@@ -47,6 +47,7 @@ class FileServer:
         go: what "held" waits for.
         signature: a query string that every request must carry, else 403; "" for none.
         get_only: whether that signature holds for GET alone.
+        token: that every request must bear in a header, else 401; "" for none.
         requests: every request so far.
     """
 
@@ -57,6 +58,7 @@ class FileServer:
     go: threading.Event = field(default_factory=threading.Event)
     signature: str = ""
     get_only: bool = False
+    token: str = ""
     requests: list[Request] = field(default_factory=list)
     port: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -111,6 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
             fault = files.fault_of(parts.path)
             if (files.signature and files.signature != parts.query) or (files.get_only and self.command == "HEAD"):
                 fault = 403
+            if files.token and self.headers.get("Authorization") != f"Bearer {files.token}":
+                fault = 401
             asked = Request(self.command, parts.path, parts.query, self.headers.get("Range", ""), fault)
             files.requests.append(asked)
         path = files.folder / unquote(parts.path).lstrip("/")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from file_server import file_server
 from jobs import EVERYWHERE, cloudjob, make_scene, write_catalog
 from scenes import write_cog
 from stac_server import serving
@@ -127,6 +128,26 @@ def test_what_amazon_does_not_know_may_be_another_stores(keys: bool, tmp_path: P
         done = cloudjob("plan", "--catalog", catalog, "--out", tmp_path / "out", *EVERYWHERE, **given, **amazon)
     assert (done.code, told["message"] in done.stderr) == ((4, True) if keys else (3, False)), done.stderr
     assert "AWS_S3_ENDPOINT" in done.stderr
+
+
+@pytest.mark.parametrize("way", ["bearer", "file"])
+def test_a_token_is_sent_as_the_document_says(way: str, tmp_path: Path) -> None:
+    """`GDAL_HTTP_BEARER` alone, which it named, sends none."""
+    item = make_scene(tmp_path, "A")
+    (tmp_path / "header").write_text("Authorization: Bearer TOKEN\n")
+    told = {"GDAL_HTTP_BEARER": "TOKEN", "GDAL_HTTP_AUTH": "BEARER"}
+    told = told if way == "bearer" else {"GDAL_HTTP_HEADER_FILE": str(tmp_path / "header")}
+    with file_server(tmp_path) as files:
+        files.token = "TOKEN"
+        for asset in item["assets"].values():
+            asset["href"] = f"{files.url}/{Path(asset['href']).relative_to(tmp_path)}"
+            del asset["proj:transform"]
+        catalog = write_catalog(tmp_path / "items.json", [item])
+        done = cloudjob("plan", "--catalog", catalog, "--out", tmp_path / "out", *EVERYWHERE, **told)
+    assert (done.code, "1 new" in done.stderr) == (0, True), done.stderr
+    text = DOCS.read_text(encoding="utf-8")
+    assert "`GDAL_HTTP_BEARER` and `GDAL_HTTP_AUTH=BEARER`" in text
+    assert "`GDAL_HTTP_HEADER_FILE`" in text
 
 
 def test_the_document_shows_such_a_file() -> None:
