@@ -455,6 +455,19 @@ def test_a_repair_that_lost_the_lock_takes_back_no_more(out: Out, monkeypatch: p
     assert set(ledger.read(out).done) == {scene.id for scene in SCENES[1:]}
 
 
+def test_a_repair_that_lost_the_lock_deletes_no_more(out: Out):
+    left = ["items/32TQM/a.json", "items/32TQM/b.json"]
+    for path in left:
+        out.put(path, b"")
+    with Lock(out) as lock:
+        told = repair.repair(lock, [check.Fault(path, "it no longer counts", "delete") for path in left])
+        assert next(told)[1] == "deleted"
+        out.put("lock/00000099.json", out.get(lock.token.path) or b"")
+        with pytest.raises(LockLostError):
+            list(told)
+    assert [out.get(path) for path in left] == [None, b""]
+
+
 def test_what_a_run_mended_meanwhile_is_left_alone(out: Out, capfd: Capfd, monkeypatch: pytest.MonkeyPatch):
     """A check that began before a run ended took back the good masks that it had made."""
     shard = Path(out.address, SHARD)

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import logging
 import os
 import pty
 import re
@@ -24,6 +25,7 @@ from jobs import (
 
 from cloudjob.store import ledger
 from cloudjob.store.out import Out
+from cloudjob.store.receipt import Receipt, SceneResult
 from cloudjob.watch import terminal
 
 
@@ -46,6 +48,13 @@ def on_a_terminal(*command: str | Path, columns: int = 110) -> tuple[int, str]:
 )
 def test_durations(seconds, told):
     assert terminal._duration(seconds) == told
+
+
+def test_many_pixels_are_told_by_the_thousand(caplog):
+    result = SceneResult("A", "33UUP", "done", Receipt(clear=1_234_560_000))
+    with caplog.at_level(logging.INFO):
+        assert terminal.progress([result], as_json=False) == 0
+    assert "(1,234.6 Mpx)" in caplog.text
 
 
 def test_one_is_singular():
