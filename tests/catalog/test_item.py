@@ -216,6 +216,18 @@ def test_nulls_in_an_asset_do_not_hide_the_items_value(tmp_path):
     assert (scene.grid.epsg, refused) == (32633, {})
 
 
+def test_numbers_told_by_two_versions_of_stac_are_those_of_the_newer_one(tmp_path):
+    """Items that were made 1.1 of 1.0 may have both; what an asset itself says goes before its band."""
+    both = make_item("BOTH")
+    for asset in both["assets"].values():
+        asset["raster:bands"] = [{"scale": 0.5, "offset": 0.5, "nodata": 1}]
+        asset["bands"] = [{"raster:scale": 0.001, "raster:offset": -0.2, "nodata": 2}]
+        asset["nodata"] = 3
+    (scene,), refused = scenes(tmp_path, both)
+    assert {(band.scale, band.offset, band.nodata) for band in scene.bands} == {(0.001, -0.2, 3)}
+    assert not refused
+
+
 def test_assets_of_null_are_none(tmp_path):
     """Of a table of items (GeoParquet) each has the assets of all."""
     (scene,), refused = scenes(tmp_path, change(make_item(), ("assets", "thermal"), None))
