@@ -104,11 +104,12 @@ def test_the_projection_is_found_wherever_a_catalog_puts_it(tmp_path: Path, wher
     "told",
     [
         {"proj:epsg": "EPSG:32633"},
+        {"proj:code": 32633},
         {"proj:code": "urn:ogc:def:crs:EPSG::32633"},
         {"proj:code": "http://www.opengis.net/def/crs/EPSG/0/32633"},
     ],
 )
-def test_a_code_may_be_written_in_other_ways(told: dict[str, str], tmp_path: Path) -> None:
+def test_a_code_may_be_written_in_other_ways(told: dict[str, Any], tmp_path: Path) -> None:
     item = make_item(tmp_path, band={"data_type": "UInt16"})  # GDAL's word, which was refused as well
     for asset in item["assets"].values():
         asset["href"] = "/nowhere.tif"  # Nothing is opened for it
