@@ -45,6 +45,7 @@ def run(
     catalog: str | Path | Iterable[Any] | Any = "earth-search",
     collection: str | None = None,
     assets: Mapping[str, str] | None = None,
+    offset: float | None = None,
     max_cloud_cover: float | None = None,
     limit: int | None = None,
     checkpoint: str | Path | None = None,
@@ -53,6 +54,7 @@ def run(
     resolution: float | None = None,
     probability: bool = False,
     redo: bool = False,
+    retry: str | Iterable[str] = (),
     client: Client | None = None,
     workers: int | None = None,
     **unknown: Never,
@@ -73,6 +75,7 @@ def run(
             `pystac_client.Client`, or the items themselves (pystac's or dicts).
         collection: of the catalog, instead of the preset's.
         assets: common band name → asset key, where it differs from the preset's.
+        offset: reflectance to add to number × scale of every scene, instead of what its item says.
         max_cloud_cover: the highest `eo:cloud_cover` wanted, percent.
         limit: at most so many scenes, the newest.
         checkpoint: a network's file instead of the one that ships.
@@ -81,6 +84,7 @@ def run(
         resolution: of the masks in metres, a multiple of the checkpoint's; the checkpoint's unless given.
         probability: whether to keep `cloud_probability` beside the masks.
         redo: whether to replace an OUT that was made with other settings.
+        retry: id of an abandoned scene to be tried all the same, or several, or "all".
         client: of a Dask cluster whose workers have cloudjob installed; a local cluster is started without.
         workers: processes of the local cluster; by default one per core.
         unknown: refused, with the name that was probably meant.
@@ -105,6 +109,7 @@ def run(
             catalog=where,
             collection=collection,
             assets=spoken.keys(assets),
+            offset=spoken.number("offset", offset),
             max_cloud_cover=spoken.number("max_cloud_cover", max_cloud_cover),
             limit=spoken.number("limit", limit, index),
             checkpoint=checkpoint,
@@ -113,6 +118,7 @@ def run(
             resolution=spoken.number("resolution", resolution),
             probability=spoken.flag("probability", probability),
             redo=spoken.flag("redo", redo),
+            retry=spoken.ids("retry", retry),
         )
 
         def connect() -> contextlib.AbstractContextManager[Client]:
