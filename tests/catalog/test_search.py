@@ -652,6 +652,15 @@ def test_nothing_found_is_no_error_but_an_unknown_collection_is(api):
     assert "sentinel-2-l2a" in caught.value.hint
 
 
+def test_of_many_collections_the_one_that_was_probably_meant_is_named(api):
+    """The Planetary Computer has a hundred, and the first twenty of the alphabet say nothing of Sentinel-2."""
+    api.items = [make_item(f"{n}", collection=f"a{n}-dem") for n in range(100)]
+    api.items.append(make_item("A", collection="sentinel-2-l2a"))
+    with pytest.raises(UsageError, match="no collection 'sentinel2-l2a'") as caught:
+        search(catalog_for(api.url, collection="sentinel2-l2a"), ALPS, JUNE)
+    assert caught.value.hint == "did you mean sentinel-2-l2a?"
+
+
 @pytest.mark.parametrize("fault", [503, "hang up", "cut", "html", 403])
 def test_an_address_with_a_secret_is_never_shown(api, hurried, caplog, capfd, fault):
     api.items = [make_item("A")]
