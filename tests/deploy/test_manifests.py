@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import dask
 import pytest
+import yaml
 
 from cloudjob import errors
 from cloudjob.cli import cli
@@ -61,6 +62,25 @@ def test_schemas(variant, version, tmp_path):
 
 def test_the_readme_claims_the_oldest():
     assert f"Kubernetes {OLDEST.removesuffix('.0')} or later" in " ".join(README.read_text().split())
+
+
+def test_the_overlay_of_the_page(tmp_path):
+    """Its image, settings and schedule are the rendered ones; what it does not set stays."""
+    (overlay,) = re.findall(r"^```\n(resources:.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    shutil.copytree(DEPLOY / "kubernetes", tmp_path / "kubernetes")
+    mine = tmp_path / "kubernetes" / "mine"
+    mine.mkdir()
+    (mine / "kustomization.yaml").write_text(overlay)
+    (mine / "job.env").write_text("CLOUDJOB_BBOX=1 2 3 4\nCLOUDJOB_OUT=s3://mine/masks\n")
+    require("kubectl")
+    found = {each["kind"]: each for each in yaml.safe_load_all(check("kubectl", "kustomize", mine))}
+    (one,) = found["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert one["image"] == "REGISTRY/cloudjob:0.1.0-cpu"
+    assert found["CronJob"]["spec"]["schedule"] == "17 3 * * *"
+    settings = found["ConfigMap"]["data"]
+    assert (settings["CLOUDJOB_BBOX"], settings["CLOUDJOB_OUT"]) == ("1 2 3 4", "s3://mine/masks")
+    assert settings["CLOUDJOB_DATES"] == "10d"
+    assert one["envFrom"][0]["configMapRef"]["name"] == found["ConfigMap"]["metadata"]["name"]
 
 
 @variants
