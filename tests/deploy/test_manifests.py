@@ -443,6 +443,22 @@ def test_by_hand_a_command_runs_as_the_night_does(tmp_path):
     assert told.splitlines() == ["1 2 3 4", "aB/+9", "unset", "export", "my masks", "a.tif"]
 
 
+def test_the_certificates_of_the_page_are_where_they_are_looked_for(tmp_path):
+    """On a machine without a folder of Dask's, and not for root alone."""
+    (block,) = re.findall(r"^```\n(deploy/tls/.*?)^cloudjob run", README.read_text(), re.MULTILINE | re.DOTALL)
+    tells(tmp_path, "chown", f'echo "$@" in "$PWD" > {tmp_path}/owned')
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    check("/bin/sh", "-euc", block.replace("/etc/", f"{tmp_path}/etc/"), cwd=ROOT, env=environment)
+    assert (tmp_path / "owned").read_text() == f"cloudjob . ca.pem cert.pem key.pem in {tmp_path}/etc/cloudjob/tls\n"
+    settings = yaml.safe_load((tmp_path / "etc/dask/dask.yaml").read_text())["distributed"]["comm"]["tls"]
+    named = {
+        settings["ca-file"],
+        *(path for role in ("scheduler", "worker", "client") for path in settings[role].values()),
+    }
+    assert {Path(path).name for path in named} == {"ca.pem", "cert.pem", "key.pem"}
+    assert [path for path in named if not Path(f"{tmp_path}{path}").exists()] == []
+
+
 def test_one_user_runs_it_everywhere():
     """The page has it made; who starts the nights, and who reads their keys."""
     page = README.read_text()
