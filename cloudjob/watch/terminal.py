@@ -128,7 +128,8 @@ def _say_survey(view: Survey) -> None:
 
 def _say_cost(cost: Cost) -> None:
     how = "as fast as in the last run" if cost.measured else "a guess: nothing was measured here yet"
-    overlap = f", and {cost.seen / cost.pixels - 1:.0%} more where tiles overlap" if cost.seen > cost.pixels else ""
+    more = 100 * (cost.seen / max(cost.pixels, 1) - 1)
+    overlap = f", and {more:.0f} % more where tiles overlap" if more > 0 else ""
     takes = ("about " if cost.hours * 3600 >= 1 else "") + _duration(cost.hours * 3600)
     logs.say(
         f"to do: {cost.pixels / 1e6:,.1f} Mpx{overlap}; {cost.bytes / 1e6:,.0f} MB of pixels to read; "
