@@ -192,7 +192,7 @@ def test_variables_of_the_environment_are_heeded(capfd: Capfd, tmp_path: Path, m
         (["--help"], 0, "Usage: cloudjob"),
         (["-h"], 0, "Usage: cloudjob"),
         (["run", "-h"], 0, "Examples:"),
-        (["model"], 0, r"bands +red, green, blue, nir"),
+        (["model"], 0, r"bands +red, green, blue, nir, swir16 \(optional\)\nresolution +10 m, 20 m, 30 m\n"),
     ],
 )
 def test_answers_go_to_stdout(arguments: list[str], code: int, says: str, capfd: Capfd) -> None:

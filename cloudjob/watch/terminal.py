@@ -219,8 +219,8 @@ def model(contract: Contract, sha256: str, parameters: int) -> None:
     rows = {
         "model": f"{contract.name} {contract.version}",
         "sha256": sha256,
-        "bands": ", ".join(contract.bands),
-        "resolution": f"{contract.resolution:g} m",
+        "bands": ", ".join(f"{band}{' (optional)' * (band in contract.optional_bands)}" for band in contract.bands),
+        "resolution": ", ".join(f"{metres:g} m" for metres in contract.measured),
         "threshold": f"{contract.threshold:g}" if len(contract.classes) == 1 else "the most likely class",
         "buffer": f"{contract.buffer:g} m",
         "tile": f"{contract.tile} px, read with {contract.padding(contract.buffer / contract.resolution)} px around",
