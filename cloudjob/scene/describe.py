@@ -81,7 +81,7 @@ def describe(
     read = tuple((needed | spare)[name] for name in bands if name in keys)
     scl = _classification(item, keys["scl"], signing, place) if "scl" in keys else None
     check_place(native, place, item["id"])
-    grid = _target(native, measured[0], item["id"])
+    grid = native.coarsen(_factor(native, measured[0], item["id"]))  # Never a finer one
     _check_measured(grid, measured, item["id"])
     coarser = _factor(grid, resolution, item["id"])
     return Scene(
@@ -205,11 +205,6 @@ def _band(
         unsigned=offset is None and name != "scl" and stated != signed,
         fault=fault,
     )
-
-
-def _target(native: Grid, resolution: float, scene: str) -> Grid:
-    """The native grid, or a coarser one of the same origin; never a finer one."""
-    return native.coarsen(_factor(native, resolution, scene))
 
 
 def _factor(fine: Grid, resolution: float, scene: str) -> int:
