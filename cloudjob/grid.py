@@ -35,6 +35,14 @@ class Window:
         """For indexing an array whose last axes are y, x and whose origin is the scene's."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
+    def seen_from(self, other: "Window") -> "Window":
+        """The same, counted from the first row and column of another one."""
+        return Window(self.top - other.top, self.bottom - other.top, self.left - other.left, self.right - other.left)
+
+    def inside(self, height: int, width: int) -> "Window":
+        """The part of it that lies in a scene of so many rows and columns."""
+        return Window(max(0, self.top), min(height, self.bottom), max(0, self.left), min(width, self.right))
+
     def coarsen(self, factor: int) -> "Window":
         """The same in pixels `factor` times as large; a last part pixel is kept whole."""
         top, bottom, left, right = self.top, self.bottom, self.left, self.right
