@@ -15,6 +15,9 @@ from shapely.geometry.base import BaseGeometry
 Tile = tuple[int, int]
 """(row, column) of a tile in its scene."""
 
+DEGREE = 6371008.8 * math.pi / 180
+"""Metres of a degree of a meridian, on the sphere of the WGS 84 mean radius (6371.0088 km, IUGG)."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -91,10 +94,8 @@ class Grid:
         """Height and width of a pixel in metres; for degrees at the grid's middle, on a sphere."""
         if not CRS.from_epsg(self.epsg).is_geographic:
             return self.dy, self.dx
-        # One degree of a meridian on the sphere of the WGS 84 mean radius (6371.0088 km, IUGG).
-        degree = 6371008.8 * math.pi / 180
         middle = math.radians(self.y0 - self.height * self.dy / 2)
-        return self.dy * degree, self.dx * degree * math.cos(middle)
+        return self.dy * DEGREE, self.dx * DEGREE * math.cos(middle)
 
     def coarsen(self, factor: int) -> "Grid":
         """The grid of the same origin with pixels `factor` times as large; a last part pixel is kept whole."""

@@ -106,16 +106,13 @@ def describe(
     )
 
 
-def bands_of(
-    item: dict[str, Any], assets: Mapping[str, str], names: Sequence[str], signing: str = ""
-) -> tuple[Band, ...]:
+def bands_of(item: dict[str, Any], assets: Mapping[str, str], names: Sequence[str]) -> tuple[Band, ...]:
     """Some bands of a STAC item.
 
     Args:
         item: a STAC item as a plain dict with absolute hrefs.
         assets: common band name → asset key, where it is known.
         names: of the bands wanted.
-        signing: how its hrefs are signed when opened, or "".
 
     Raises:
         SceneError: the item lacks one of them, or its metadata make no sense.
@@ -126,7 +123,7 @@ def bands_of(
         says, hint = missing(item["id"], item["assets"], lacking)
         raise SceneError(says, hint=hint)
     baseline = product.baseline(item)
-    return tuple(_band(item, baseline, signing, None, found.footprint, name, keys[name]) for name in names)
+    return tuple(_band(item, baseline, "", None, found.footprint, name, keys[name]) for name in names)
 
 
 def _slim(item: dict[str, Any], bands: Sequence[Band], scl: Band | None) -> dict[str, Any]:
