@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 MGRS_SIDE = 109_800
 """Side in metres of a whole Sentinel-2 tile (10980 pixels of 10 m)."""
 
+KIND = "uint16"
+"""Of numbers of which nobody tells their kind: ESA's."""
 
 LEAST_SCALE = 1e-9
 """Reflectance of one number; float32 could not add a smaller one to an offset, and nought makes everything black."""
@@ -154,54 +156,65 @@ def _band(
     stand_in: Grid | None = None,
 ) -> Band:
     """One band; where its own grid cannot be told, and there is another to stand in, the run says what is wrong."""
-    asset = item["assets"][key]
-    dtype = asset.get("data_type", "uint16")
-    if other := foreign(asset["href"], asset.get("type", "")):
-        raise SceneError(
-            f"scene {item['id']}, asset {key}: it is {other}; expected GeoTIFF or JPEG 2000",
-            hint="is there another asset of this band? See --asset; else unpack or convert it, with an item of its own",
-        )
-    if dtype not in KINDS:
-        raise SceneError(
-            f"scene {item['id']}, asset {key}: its numbers are {dtype}; expected {', '.join(KINDS)}",
-            hint="is it the right collection? See --collection",
-        )
-    if name != "scl" and dtype == "uint8" and asset.get("raster:scale", 1) == 1:
-        raise SceneError(f"scene {item['id']}, asset {key}: {BYTES}", hint="is it the right asset? See --asset")
+    asset, what = item["assets"][key], f"scene {item['id']}, asset {key}"
+    _check_kind(asset, name, what)
     address = given((item["collection"], item["id"], key), asset["href"])
-    scale, stated = (1.0, 0.0) if name == "scl" else scaling(item["properties"], asset, baseline)
-    if not scale >= LEAST_SCALE:
-        raise SceneError(
-            f"scene {item['id']}, asset {key}: its scale is {scale:g}; expected a number above 0, such as 0.0001",
-            hint="report it to whoever publishes the catalog",
-        )
-    if offset is None and not abs(stated) < MOST_OFFSET:
-        raise SceneError(
-            f"scene {item['id']}, asset {key}: its offset is {stated:g}; expected reflectance, such as -0.1",
-            hint="say it yourself, for example --offset -0.1, and report it to whoever publishes the catalog",
-        )
-    nodata = asset.get("nodata")
-    signed = scaling(item["properties"], {"data_type": "int16", **asset}, baseline)[1]
-    fault = ""
+    scale, shift, unsigned = (1.0, 0.0, False) if name == "scl" else _scaling(item, asset, baseline, offset, what)
+    nodata, fault = asset.get("nodata"), ""
     try:
         grid = grid_of(item, asset, key, open_href(signing, address), place, coarse=name in OPTIONAL)
     except SceneError as error:
         if stand_in is None or isinstance(error, PassingError | OutsideError):
             raise
-        grid, fault = stand_in, str(error).removeprefix(f"scene {item['id']}, asset {key}: ")
+        grid, fault = stand_in, str(error).removeprefix(f"{what}: ")
     return Band(
         name,
         key,
         asset["href"],
         grid,
         scale,
-        stated if offset is None or name == "scl" else offset,
-        dtype=dtype,
+        shift,
+        dtype=asset.get("data_type", KIND),
         nodata=int(nodata) if nodata is not None and nodata == int(nodata) else None,
         address=address if address != asset["href"] else "",
-        unsigned=offset is None and name != "scl" and stated != signed,
+        unsigned=unsigned,
         fault=fault,
     )
+
+
+def _check_kind(asset: Mapping[str, Any], name: str, what: str) -> None:
+    """Refuse a file, and numbers, that no job reads, as far as the item tells."""
+    if other := foreign(asset["href"], asset.get("type", "")):
+        raise SceneError(
+            f"{what}: it is {other}; expected GeoTIFF or JPEG 2000",
+            hint="is there another asset of this band? See --asset; else unpack or convert it, with an item of its own",
+        )
+    dtype = asset.get("data_type", KIND)
+    if dtype not in KINDS:
+        hint = "is it the right collection? See --collection"
+        raise SceneError(f"{what}: its numbers are {dtype}; expected {', '.join(KINDS)}", hint=hint)
+    if name != "scl" and dtype == "uint8" and asset.get("raster:scale", 1) == 1:
+        raise SceneError(f"{what}: {BYTES}", hint="is it the right asset? See --asset")
+
+
+def _scaling(
+    item: dict[str, Any], asset: Mapping[str, Any], baseline: str, offset: float | None, what: str
+) -> tuple[float, float, bool]:
+    """Scale, offset, and whether that is ESA's, taken because nobody says that the numbers are signed."""
+    scale, stated = scaling(item["properties"], asset, baseline)
+    if not scale >= LEAST_SCALE:
+        raise SceneError(
+            f"{what}: its scale is {scale:g}; expected a number above 0, such as 0.0001",
+            hint="report it to whoever publishes the catalog",
+        )
+    if offset is not None:
+        return scale, offset, False
+    if not abs(stated) < MOST_OFFSET:
+        raise SceneError(
+            f"{what}: its offset is {stated:g}; expected reflectance, such as -0.1",
+            hint="say it yourself, for example --offset -0.1, and report it to whoever publishes the catalog",
+        )
+    return scale, stated, stated != scaling(item["properties"], {"data_type": "int16", **asset}, baseline)[1]
 
 
 def _factor(fine: Grid, resolution: float, scene: str) -> int:
