@@ -17,7 +17,7 @@ from distributed import Client
 from cloudjob import classes, job, spoken
 from cloudjob.cluster.scheduler import connect as connect_to
 from cloudjob.errors import ContractError, UsageError
-from cloudjob.grid import DEGREE
+from cloudjob.grid import DEGREE, same_size
 from cloudjob.model import predict
 from cloudjob.model.checkpoint import load
 from cloudjob.model.contract import Contract
@@ -260,7 +260,7 @@ def _pixel(cube: xr.DataArray, contract: Contract, buffer: float) -> tuple[float
             )
         height, width = height * DEGREE, width * DEGREE * np.cos(np.radians(float(cube["y"].mean())))
     own = float((height * width) ** 0.5)
-    if not contract.fits(own):
+    if not same_size(own, contract.measured):
         told = ", ".join(f"{good:g}" for good in contract.measured)
         raise ContractError(
             f"the cube has pixels of {own:.3g} m; the network's masks were measured with pixels of {told} m only",

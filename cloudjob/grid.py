@@ -188,6 +188,11 @@ class Tiling:
         return [tile for tile in self.all() if projected.intersection(box(*grid.crop(self.core(tile)).bounds)).area > 0]
 
 
+def same_size(metres: float, others: Iterable[float]) -> bool:
+    """Whether pixels are as large as one of others, by their sides; a quarter more or less is the same size."""
+    return any(abs(metres - other) <= other / 4 for other in others)
+
+
 def by_row(tiles: Iterable[Tile]) -> Iterator[tuple[int, list[int]]]:
     """(row, its columns in order) for each row that has a tile, from the top."""
     rows: dict[int, list[int]] = {}

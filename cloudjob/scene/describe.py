@@ -15,7 +15,7 @@ from cloudjob.catalog.bands import OPTIONAL, missing
 from cloudjob.catalog.item import parse
 from cloudjob.catalog.signing import given, open_href
 from cloudjob.errors import OutsideError, PassingError, SceneError
-from cloudjob.grid import Grid
+from cloudjob.grid import Grid, same_size
 from cloudjob.scene import product
 from cloudjob.scene.files import BYTES, KINDS, foreign
 from cloudjob.scene.placing import check_place, grid_of
@@ -233,7 +233,7 @@ def _factor(fine: Grid, resolution: float, scene: str) -> int:
 def _check_measured(grid: Grid, measured: Sequence[float], scene: str) -> None:
     """Refuse pixels of a size at which nobody knows what the network finds."""
     own = math.sqrt(math.prod(grid.metres))
-    if not any(abs(own - good) <= good / 4 for good in measured):
+    if not same_size(own, measured):
         told = ", ".join(f"{good:g}" for good in measured)
         raise SceneError(
             f"scene {scene} has pixels of {own:.3g} m; the network's masks were measured with pixels of {told} m only",
