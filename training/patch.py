@@ -129,7 +129,7 @@ class Patch:
 
 
 def read_layer(path: Path, index: int = 1) -> npt.NDArray[Any]:
-    """One band of a raster, as stored.
+    """One band (height, width) of a raster, as stored.
 
     Raises:
         ContractError: the file is missing or cannot be read.

@@ -1,4 +1,7 @@
-"""JSON values of unknown hands: each is read as one type and within bounds, or refused in words."""
+"""JSON values of unknown hands: each is read as one type and within bounds, or refused in words.
+
+What cannot be is an `UnreadableError`; `flag`, `nodata` and `percentage` take it for nothing.
+"""
 
 import json
 import math
