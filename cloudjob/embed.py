@@ -17,6 +17,7 @@ from distributed import Client
 from cloudjob import classes, job, spoken
 from cloudjob.cluster.scheduler import connect as connect_to
 from cloudjob.errors import ContractError, UsageError
+from cloudjob.grid import DEGREE, same_size
 from cloudjob.model import predict
 from cloudjob.model.checkpoint import load
 from cloudjob.model.contract import Contract
@@ -263,10 +264,9 @@ def _pixel(cube: xr.DataArray, contract: Contract, buffer: float) -> tuple[float
                 f"the cube's y and x are in degrees, and clouds are to be widened by {buffer:g} metres",
                 hint="load it in metres, for example in the scenes' own UTM zone, or leave `buffer` at 0",
             )
-        degree = 111_195.0  # metres on a sphere of 6371 km
-        height, width = height * degree, width * degree * np.cos(np.radians(float(cube["y"].mean())))
+        height, width = height * DEGREE, width * DEGREE * np.cos(np.radians(float(cube["y"].mean())))
     own = float((height * width) ** 0.5)
-    if not contract.fits(own):
+    if not same_size(own, contract.measured):
         told = ", ".join(f"{good:g}" for good in contract.measured)
         raise ContractError(
             f"the cube has pixels of {own:.3g} m; the network's masks were measured with pixels of {told} m only",

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import pystac_client
 import pytest
 from conftest import REAL, needs_real_scenes
 from distributed.security import Security
@@ -22,6 +23,7 @@ from shapely import box
 from shapely.geometry import mapping
 from stac_server import stac_server
 
+from cloudjob import spoken
 from cloudjob.catalog import answers, stac_api
 from cloudjob.catalog.area import footprint, parse_bbox
 from cloudjob.catalog.dates import parse_dates
@@ -927,3 +929,10 @@ def test_what_a_server_says_moves_no_cursor(api, monkeypatch):
         search(catalog_for(api.url), ALPS, JUNE)
     assert str(caught.value).isprintable()
     assert "SECRET" not in str(caught.value)
+
+
+def test_a_client_of_pystacs_is_searched_at_its_own_address(api):
+    """Its form is known, not its package: nobody need have that."""
+    api.items = [make_item("A"), make_item("B", where=(40, 46, 41, 47))]
+    with spoken.files(None, pystac_client.Client.open(api.url)) as (_, where):
+        assert ids(catalog_for(where)) == ["A"]
