@@ -34,7 +34,7 @@ Exit codes:
   0    all done, or nothing new
   1    some scenes failed; the rest is written, the next run tries them again
   2    wrong usage
-  3    contract broken: checkpoint, the catalog's assets, or an OUT made with other settings;
+  3    contract broken: checkpoint, the catalog's assets, the settings of OUT;
        or a bucket of scenes wants keys and there are none: give them
   4    catalog, store or cluster unreachable, or another run is at work
   70   a crash: a bug of cloudjob; please report it
@@ -120,10 +120,10 @@ def _terminate(*_: object) -> None:
 def cli(*, verbose: bool, form: logs.Format) -> None:
     """From a bounding box and a date range to cloud masks in Zarr.
 
-    \b
-    Masks: 0 clear, 1 cloud, 254 no data in the source, 255 not computed.
+    Masks: 0 clear, 1 cloud, 254 no data in the source, 255 not computed. Some networks also tell 2 thin cloud and
+    3 cloud shadow; the one that ships does not.
+
     Every option can also be set in the environment: --out as CLOUDJOB_OUT, and so on.
-    Some networks also tell 2 thin cloud and 3 cloud shadow; the one that ships does not.
     """
     logs.setup(form, verbose=verbose)
     try:
@@ -207,9 +207,8 @@ def run(
 def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> None:
     """Say what `run` would do, without doing it.
 
-    \b
-    Per scene: new, changed (another version is in the catalog), larger area (than was masked before),
-    failed before, abandoned (failed on three nights for one reason), unusable (its item is) or done.
+    Per scene: new, changed (another version is in the catalog), larger area (than was masked before), failed before,
+    abandoned (failed on three nights for one reason), unusable (its item is) or done.
     """
     from cloudjob.plan import survey
     from cloudjob.watch import terminal
@@ -227,8 +226,9 @@ def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> N
 def model(*, network: str | None, as_json: bool, like: str | None) -> None:
     """Check a network and print its contract; that of the one that ships if no NETWORK is given.
 
-    \b
     A .safetensors or .onnx file, a record, or a name. A record for an .onnx file, to be gone over:
+
+    \b
       cloudjob model mine.onnx --like ukis-csmask-l2a > mine.json
     """
     from cloudjob.model import checkpoint
@@ -265,7 +265,10 @@ def demo(*, out: str, workers: int | None) -> int:
     catalog, masks = Path(out) / "catalog" / "items.json", Path(out) / "masks"
     if not catalog.exists():
         logs.say(f"simulating scenes in {catalog.parent}", "demo")
-        collection.collection(catalog.parent)
+        try:
+            collection.collection(catalog.parent)
+        except OSError as error:
+            raise UsageError(f"the demo's catalog cannot be written: {error}", hint="--out FOLDER") from None
     items = json.loads(catalog.read_text(encoding="utf-8"))["features"]
     asked = request(bbox=collection.bounds(items), dates="2000/..", out=masks, catalog=catalog)
     code = terminal.progress(job.run(asked, lambda: _connect("local", workers)), as_json=False)

@@ -17,6 +17,7 @@ from distributed import Client
 from cloudjob import classes, job, spoken
 from cloudjob.cluster.scheduler import connect as connect_to
 from cloudjob.errors import ContractError, UsageError
+from cloudjob.grid import DEGREE, same_size
 from cloudjob.model import predict
 from cloudjob.model.checkpoint import load
 from cloudjob.model.contract import Contract
@@ -45,6 +46,7 @@ def run(
     catalog: str | Path | Iterable[Any] | Any = "earth-search",
     collection: str | None = None,
     assets: Mapping[str, str] | None = None,
+    offset: float | None = None,
     max_cloud_cover: float | None = None,
     limit: int | None = None,
     checkpoint: str | Path | None = None,
@@ -53,6 +55,7 @@ def run(
     resolution: float | None = None,
     probability: bool = False,
     redo: bool = False,
+    retry: str | Iterable[str] = (),
     client: Client | None = None,
     workers: int | None = None,
     **unknown: Never,
@@ -73,6 +76,7 @@ def run(
             `pystac_client.Client`, or the items themselves (pystac's or dicts).
         collection: of the catalog, instead of the preset's.
         assets: common band name → asset key, where it differs from the preset's.
+        offset: reflectance to add to number × scale of every scene, instead of what its item says.
         max_cloud_cover: the highest `eo:cloud_cover` wanted, percent.
         limit: at most so many scenes, the newest.
         checkpoint: a network's file instead of the one that ships.
@@ -81,6 +85,7 @@ def run(
         resolution: of the masks in metres, a multiple of the checkpoint's; the checkpoint's unless given.
         probability: whether to keep `cloud_probability` beside the masks.
         redo: whether to replace an OUT that was made with other settings.
+        retry: id of an abandoned scene to be tried all the same, or several, or "all".
         client: of a Dask cluster whose workers have cloudjob installed; a local cluster is started without.
         workers: processes of the local cluster; by default one per core.
         unknown: refused, with the name that was probably meant.
@@ -105,6 +110,7 @@ def run(
             catalog=where,
             collection=collection,
             assets=spoken.keys(assets),
+            offset=spoken.number("offset", offset),
             max_cloud_cover=spoken.number("max_cloud_cover", max_cloud_cover),
             limit=spoken.number("limit", limit, index),
             checkpoint=checkpoint,
@@ -113,6 +119,7 @@ def run(
             resolution=spoken.number("resolution", resolution),
             probability=spoken.flag("probability", probability),
             redo=spoken.flag("redo", redo),
+            retry=spoken.ids("retry", retry),
         )
 
         def connect() -> contextlib.AbstractContextManager[Client]:
@@ -257,10 +264,9 @@ def _pixel(cube: xr.DataArray, contract: Contract, buffer: float) -> tuple[float
                 f"the cube's y and x are in degrees, and clouds are to be widened by {buffer:g} metres",
                 hint="load it in metres, for example in the scenes' own UTM zone, or leave `buffer` at 0",
             )
-        degree = 111_195.0  # metres on a sphere of 6371 km
-        height, width = height * degree, width * degree * np.cos(np.radians(float(cube["y"].mean())))
+        height, width = height * DEGREE, width * DEGREE * np.cos(np.radians(float(cube["y"].mean())))
     own = float((height * width) ** 0.5)
-    if not contract.fits(own):
+    if not same_size(own, contract.measured):
         told = ", ".join(f"{good:g}" for good in contract.measured)
         raise ContractError(
             f"the cube has pixels of {own:.3g} m; the network's masks were measured with pixels of {told} m only",

@@ -15,6 +15,9 @@ from shapely.geometry.base import BaseGeometry
 Tile = tuple[int, int]
 """(row, column) of a tile in its scene."""
 
+DEGREE = 6371008.8 * math.pi / 180
+"""Metres of a degree of a meridian, on the sphere of the WGS 84 mean radius (6371.0088 km, IUGG)."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -34,6 +37,14 @@ class Window:
     def slices(self) -> tuple[slice, slice]:
         """For indexing an array whose last axes are y, x and whose origin is the scene's."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    def seen_from(self, other: "Window") -> "Window":
+        """The same, counted from the first row and column of another one."""
+        return Window(self.top - other.top, self.bottom - other.top, self.left - other.left, self.right - other.left)
+
+    def inside(self, height: int, width: int) -> "Window":
+        """The part of it that lies in a scene of so many rows and columns."""
+        return Window(max(0, self.top), min(height, self.bottom), max(0, self.left), min(width, self.right))
 
     def coarsen(self, factor: int) -> "Window":
         """The same in pixels `factor` times as large; a last part pixel is kept whole."""
@@ -83,10 +94,8 @@ class Grid:
         """Height and width of a pixel in metres; for degrees at the grid's middle, on a sphere."""
         if not CRS.from_epsg(self.epsg).is_geographic:
             return self.dy, self.dx
-        # One degree of a meridian on the sphere of the WGS 84 mean radius (6371.0088 km, IUGG).
-        degree = 6371008.8 * math.pi / 180
         middle = math.radians(self.y0 - self.height * self.dy / 2)
-        return self.dy * degree, self.dx * degree * math.cos(middle)
+        return self.dy * DEGREE, self.dx * DEGREE * math.cos(middle)
 
     def coarsen(self, factor: int) -> "Grid":
         """The grid of the same origin with pixels `factor` times as large; a last part pixel is kept whole."""
@@ -177,6 +186,11 @@ class Tiling:
         """Tiles whose core shares some area with `area`, a geometry in longitude, latitude."""
         projected = grid.project(area)
         return [tile for tile in self.all() if projected.intersection(box(*grid.crop(self.core(tile)).bounds)).area > 0]
+
+
+def same_size(metres: float, others: Iterable[float]) -> bool:
+    """Whether pixels are as large as one of others, by their sides; a quarter more or less is the same size."""
+    return any(abs(metres - other) <= other / 4 for other in others)
 
 
 def by_row(tiles: Iterable[Tile]) -> Iterator[tuple[int, list[int]]]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from cloudjob.errors import CRASHED, redact
+from cloudjob.errors import CRASHED, redact, redact_all
 
 Format = Literal["text", "json"]
 
@@ -126,10 +126,8 @@ class _Stderr(logging.Handler):
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         event = getattr(record, "event", None)
-        prefix = {None: f"{record.levelname} ", "warning": "warning: ", "error": "error: ", "crash": "error: "}.get(
-            event, ""
-        )
-        lines = [prefix + record.getMessage()]
+        prefixes = {None: f"{record.levelname} ", "warning": "warning: ", "error": "error: ", "crash": "error: "}
+        lines = [prefixes.get(event, "") + record.getMessage()]
         if hint := getattr(record, "fields", {}).get("hint"):
             lines.append(f"hint: {hint}")
         if record.exc_info:
@@ -150,13 +148,7 @@ class _Json(logging.Formatter):
         document |= {name: value for name, value in getattr(record, "fields", {}).items() if value is not None}
         if record.exc_info:
             document["traceback"] = self.formatException(record.exc_info)
-        return json.dumps({name: _redacted(value) for name, value in document.items()}, ensure_ascii=False)
-
-
-def _redacted(value: Any) -> Any:
-    if isinstance(value, str):
-        return redact(value)
-    return [_redacted(each) for each in value] if isinstance(value, list | tuple) else value
+        return json.dumps(redact_all(document), ensure_ascii=False)
 
 
 def crashed(error: BaseException) -> None:

@@ -69,7 +69,9 @@ class Outcomes:
                 hint="all machines need OUT by the same name (deploy/README.md)",
             )
         if isinstance(outcome, CloudjobError) and not isinstance(outcome, SceneError):
-            raise outcome
+            if not outcome.worker or outcome.worker in str(outcome):
+                raise outcome
+            raise type(outcome)(f"{outcome} (on the worker {outcome.worker})", hint=outcome.hint)
         if not isinstance(outcome, SceneError):
             return self._fail(scene, _foreign(scene, outcome))
         if isinstance(outcome, UnseenError) and _sees(scene, outcome.asset):

@@ -226,8 +226,7 @@ class _Source:
         for tile in sorted(self.entry.tiles):
             core, padded = self.tiling.core(tile), self.tiling.padded(tile)
             was, around = self._read(0, core), self._read(1, padded)
-            inside = Window(core.top - padded.top, core.bottom - padded.top, core.left - padded.left, 0)
-            inside = replace(inside, right=core.right - padded.left)
+            inside = core.seen_from(padded)
             kept = np.ascontiguousarray(around[inside.slices])
             checksum += tile_sum(tile, was, kept)
             if tile in planned.tiles:
@@ -239,17 +238,15 @@ class _Source:
 
     def _read(self, number: int, window: Window) -> Values:
         """(y, x) of the mask or of the probability; beyond the scene no data."""
-        height, width = self.tiling.height, self.tiling.width
-        inside = Window(max(0, window.top), min(height, window.bottom), max(0, window.left), min(width, window.right))
+        inside = window.inside(self.tiling.height, self.tiling.width)
         result = np.full(window.shape, NO_DATA, np.uint8)
-        top, left = inside.top - window.top, inside.left - window.left
         try:
             with self.out.reached():
                 values = self.arrays[number][self.entry.slot, *inside.slices]
         except check.WRONG as error:
             what = f"a shard cannot be read: {type(error).__name__}: {error}"
             raise _damaged(self.out, self.entry, what) from None
-        result[top : top + inside.shape[0], left : left + inside.shape[1]] = values
+        result[inside.seen_from(window).slices] = values
         return result
 
 

@@ -35,9 +35,8 @@ def status(*, out: str, as_json: bool) -> None:
 def list_(*, out: str, as_json: bool, dates: str | None, group: str | None) -> None:
     """List the scenes of OUT: date, state, group, id, cloud cover, and the share of pixels with data.
 
-    \b
-    States: done, failed (the next run tries again), abandoned (failed on three nights for one
-    reason), incomplete (a run was interrupted).
+    States: done, failed (the next run tries again), abandoned (failed on three nights for one reason), incomplete (a
+    run was interrupted).
     """
     from datetime import UTC, datetime
 

@@ -135,6 +135,18 @@ def keys(assets: object) -> Mapping[str, str] | None:
     raise UsageError(f"assets is {assets!r}; expected a dict", hint='for example assets={"red": "B04"}')
 
 
+def ids(name: str, given: object) -> frozenset[str]:
+    """Ids of scenes: one alone, whose letters are none, or some.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    found = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    if wrong := [id_ for id_ in found if not isinstance(id_, str)]:
+        raise UsageError(f"{name} has {wrong[0]!r}; expected ids of scenes")
+    return frozenset(map(str, found))
+
+
 @contextlib.contextmanager
 def files(geometry: object, catalog: object) -> Iterator[tuple[str | None, str]]:
     """An area and a catalog as files or addresses, for as long as the block lasts.

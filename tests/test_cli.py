@@ -92,6 +92,12 @@ def test_examples_of_run_are_commands_that_parse() -> None:
         cli.cli.commands["run"].make_context("run", example.split())
 
 
+@pytest.mark.parametrize("name", [name for name, _ in commands()])
+def test_help_fits_a_narrow_terminal_but_for_commands_to_copy(name: str) -> None:
+    lines = help_of(name, width=80).splitlines()
+    assert [line for line in lines if len(line) > 80 and not line.startswith("    cloudjob ")] == []
+
+
 OWN_WORDS = re.compile(r"\b(lanes?|grown|slots?|ledger|mend who)\b", re.IGNORECASE)
 """Words of ours that users stumbled on: they know workers, scenes and what is done."""
 
@@ -186,7 +192,7 @@ def test_variables_of_the_environment_are_heeded(capfd: Capfd, tmp_path: Path, m
         (["--help"], 0, "Usage: cloudjob"),
         (["-h"], 0, "Usage: cloudjob"),
         (["run", "-h"], 0, "Examples:"),
-        (["model"], 0, r"bands +red, green, blue, nir"),
+        (["model"], 0, r"bands +red, green, blue, nir, swir16 \(optional\)\nresolution +10 m, 20 m, 30 m\n"),
     ],
 )
 def test_answers_go_to_stdout(arguments: list[str], code: int, says: str, capfd: Capfd) -> None:
@@ -207,6 +213,7 @@ def test_answers_go_to_stdout(arguments: list[str], code: int, says: str, capfd:
         (["worker", "tcp://127.0.0.1:1", "--workers", "0"], "0 is not in the range"),
         (["demo", "--workers", "none"], "'none' is not a valid integer"),
         (["model", "--like", "ukis-csmask-l2a"], "expected the .onnx file that it is for"),
+        (["demo", "--out", __file__], "the demo's catalog cannot be written: [Errno 20] Not a directory"),
     ],
 )
 def test_complaints_go_to_stderr(arguments: list[str], says: str, capfd: Capfd) -> None:

@@ -15,7 +15,7 @@ import pytest
 import shapely
 import xarray as xr
 from conftest import REAL, needs_real_scenes
-from distributed import Client, Scheduler
+from distributed import Client, LocalCluster, Scheduler
 
 import cloudjob
 from cloudjob import spoken
@@ -179,6 +179,10 @@ def test_an_option_that_is_misspelt() -> None:
         ({"assets": ["red"]}, r"assets is \['red'\]; expected a dict"),
         ({"probability": "no"}, "probability is 'no'; expected True or False"),
         ({"redo": "False"}, "redo is 'False'; expected True or False"),
+        ({"offset": "none"}, "offset is 'none'; expected a number"),
+        ({"offset": -1000}, "offset of reflectance is -1000; expected above -1 and below 1"),
+        ({"retry": True}, "retry has True; expected ids of scenes"),
+        ({"retry": [7]}, "retry has 7; expected ids of scenes"),
     ],
 )
 def test_arguments_of_another_type(
@@ -189,6 +193,28 @@ def test_arguments_of_another_type(
     with pytest.raises(UsageError, match=says):
         cloudjob.run(**{**ASKED, "out": "out", **options})
     assert not list(tmp_path.iterdir())
+
+
+def test_what_errors_advise_can_be_said_in_python_too(tmp_path: Path) -> None:
+    """`--offset` where items tell a wrong one, and `--retry` of what was given up: they were for the shell alone."""
+    out = tmp_path / "out"
+    asked = {
+        "bbox": (-180, -90, 180, 90),
+        "dates": "2024",
+        "out": out,
+        "catalog": jobs.write_catalog(tmp_path / "items.json", [jobs.make_scene(tmp_path, "A")]),
+        "checkpoint": jobs.brightness_checkpoint(tmp_path / "net.safetensors"),
+    }
+    with LocalCluster(1, processes=False, dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
+        (made,) = cloudjob.run(**asked, offset=-0.1, client=client)
+        assert made.state == "done"
+        (item,) = jobs.items(out).values()
+        told = json.loads(item)["properties"]["cloudjob:reflectance"].values()
+        assert {band["offset"] for band in told} == {-0.1}
+        assert cloudjob.run(**asked, offset=-0.1, retry="all", client=client) == []
+        for retry in ("OTHER", ["OTHER"]):
+            with pytest.raises(UsageError, match="has no failed scene OTHER"):
+                cloudjob.run(**asked, offset=-0.1, retry=retry, client=client)
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:

@@ -104,6 +104,15 @@ def test_every_event_stands_in_the_page_for_the_person_on_call() -> None:
     assert set(re.findall(r"\w+", told)) >= said | {"crash", "log"}
 
 
+def test_what_belongs_to_an_event_keeps_no_secret_however_deep_it_stands() -> None:
+    told = f"logs.setup('json'); logs.say('some', 'damaged', files={{'a.json': ['it lies at https://h/a?{SECRET}']}})"
+    done = subprocess.run(
+        [sys.executable, "-c", f"from cloudjob import logs; {told}"], capture_output=True, text=True, check=True
+    )
+    (line,) = parsed(done.stderr)
+    assert line["files"] == {"a.json": ["it lies at https://h/a"]}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

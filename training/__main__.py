@@ -17,6 +17,9 @@ from training.errors import told
 from training.patch import BANDS, Patch, any_of
 from training.sample import Float, Samples
 
+VALIDATED = 100
+"""Patches that validate, at most, drawn by the seed: they are looked at after every epoch."""
+
 
 @click.command(help=__doc__)
 @click.argument("name", metavar="SETTINGS")
@@ -100,8 +103,8 @@ def divide(chosen: settings.Settings, patches: Sequence[Patch]) -> tuple[list[Pa
     count = max(1, round(share * len(scenes))) if share and len(scenes) > 1 else 0
     drawn = set(rng.permutation(scenes)[:count])
     check += [patch for patch in learn if patch.scene in drawn]
-    if len(check) > chosen.data.validation_patches:
-        check = [check[number] for number in sorted(rng.permutation(len(check))[: chosen.data.validation_patches])]
+    if len(check) > VALIDATED:
+        check = [check[number] for number in sorted(rng.permutation(len(check))[:VALIDATED])]
     learn = [patch for patch in learn if patch.scene not in drawn]
     labelled = [patch for patch in learn if patch.label]
     if chosen.data.patches and len(labelled) > chosen.data.patches:
@@ -179,7 +182,6 @@ def make_samples(
         crop=training.crop,
         contract=state.contract(chosen),
         seed=training.seed,
-        augment=training.augment,
         skies=chosen.data.simulated,
         soft=soft,
         blended=blended,

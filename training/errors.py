@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import click
 
-from cloudjob.errors import CloudjobError
+from cloudjob.errors import USAGE, CloudjobError
 
 
 @contextmanager
@@ -19,3 +19,6 @@ def told() -> Iterator[None]:
         if error.hint:
             click.echo(f"hint: {error.hint}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # Such as of a folder that cannot be made, or a full disk
+        click.echo(f"error: {error}", err=True)
+        sys.exit(USAGE)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import rasterio
 import rasterio.errors
 
+from cloudjob.cluster.agreement import SCL_CLOUD
 from cloudjob.errors import ContractError
 
 BANDS = ("red", "green", "blue", "nir")
@@ -19,9 +20,6 @@ BANDS = ("red", "green", "blue", "nir")
 ALL_BANDS = (*BANDS, "swir16", "swir22")
 """Those that some have; `swir22` is for the teacher only."""
 CLEAR, CLOUD, UNKNOWN = 0, 1, 255
-SCL_CLOUD = (8, 9, 10)
-"""Sen2Cor's classes of cloud: of medium and of high probability, and thin cirrus."""
-
 
 Reflectance = npt.NDArray[np.float32]
 Label = npt.NDArray[np.uint8]
@@ -131,7 +129,7 @@ class Patch:
 
 
 def read_layer(path: Path, index: int = 1) -> npt.NDArray[Any]:
-    """One band of a raster, as stored.
+    """One band (height, width) of a raster, as stored.
 
     Raises:
         ContractError: the file is missing or cannot be read.

@@ -54,10 +54,10 @@ def probability(reflectance: npt.NDArray[np.float32], level: str = "l2a") -> npt
     return _share(whole[:height, :width])
 
 
-def probability_of_tile(reflectance: npt.NDArray[np.float32], level: str = "l2a") -> npt.NDArray[np.float32]:
-    """The same for (4 or 6, `SIDE`, `SIDE`) at once: four times as fast, and different near the edges."""
+def probability_of_tile(reflectance: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The same for level 2A (4 or 6, `SIDE`, `SIDE`) at once: four times as fast, and different near the edges."""
     _check()
-    model = _model(reflectance, level)
+    model = _model(reflectance, "l2a")
     tile = np.moveaxis(_normalised(reflectance, model), -1, 0)
     return _share(np.moveaxis(_scores(tile, model)[0], 0, -1))
 

@@ -41,7 +41,7 @@ def sheet(
     mask: npt.NDArray[np.bool_],
     path: Path,
 ) -> None:
-    """One row: image, truth, probability, mask, errors."""
+    """One row: image (bands, height, width); truth, probability, mask and errors (height, width)."""
     every = max(1, -(-max(label.shape) // STEP))
     thin = (slice(None, None, every), slice(None, None, every))
     figure = Figure(figsize=(15, 3.3), layout="constrained")

@@ -81,7 +81,7 @@ def _ratio(part: int, whole: int) -> float | None:
 
 
 def brightness(reflectance: Reflectance) -> Float:
-    """The simplest method's score: mean of red, green and blue, 0 to 1."""
+    """The simplest method's score (height, width): mean of red, green and blue, 0 to 1."""
     score: Float = np.clip(reflectance[:3].mean(axis=0), 0, 1)
     return score
 

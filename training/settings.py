@@ -55,7 +55,6 @@ class Data:
         held_out: scenes that are never touched by training.
         validation: scenes of the training side that choose the best epoch, threshold and buffer.
         validation_share: share of the other scenes that join them, drawn by the seed; at least one.
-        validation_patches: of these scenes, at most so many, drawn by the seed.
         ignored: patches (by name, not by scene) that are left out, for nobody can tell what they show.
         teacher: scenes whose target is what `ukis-csmask` thinks of them (a probability), not their label.
         confirmed: scenes whose label is by an algorithm; cloud counts only where `ukis-csmask` agrees, and what has
@@ -75,7 +74,6 @@ class Data:
     held_out: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
     validation_share: float = 0.0
-    validation_patches: int = 100
     ignored: tuple[str, ...] = ()
     teacher: tuple[str, ...] = ()
     confirmed: tuple[str, ...] = ()
@@ -102,7 +100,6 @@ class Training:
         decay: weight decay.
         average: decay per step of the running average of the weights, which is what is kept; 0 for none.
         keep: the epoch whose checkpoint is kept: the "best" on the validation scenes, or the "last".
-        augment: zoom, turn and change the radiometry of crops.
         seed: of everything that is random.
     """
 
@@ -115,7 +112,6 @@ class Training:
     decay: float = 1e-2
     average: float = 0.0
     keep: str = "best"
-    augment: bool = True
     seed: int = 0
 
 

@@ -98,7 +98,11 @@ class State:
         self.rows: list[dict[str, float]] = []
 
     def start(self, network: SimpleUNet) -> None:
-        """Begin with these weights."""
+        """Begin with these weights.
+
+        Raises:
+            ContractError: they are of another network.
+        """
         weights = network.state_dict()
         first = next(iter(weights))
         more = self.network.state_dict()[first].shape[1] - weights[first].shape[1]
@@ -117,7 +121,7 @@ class State:
         return self.settings.training.rate * warm * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
 
     def learn(self, image: Tensor, target: Tensor) -> Tensor:
-        """One step; the loss before it."""
+        """One step, of reflectance (batch, bands, h, w) and target (batch, 1, h, w); the loss before it, a scalar."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate()
         image = image.contiguous(memory_format=torch.channels_last)
@@ -171,7 +175,11 @@ class State:
             partial.replace(folder / name)
 
     def resume(self, folder: Path) -> int:
-        """Read what `save` wrote, if it is there; the next epoch's number."""
+        """Read what `save` wrote, if it is there; the next epoch's number.
+
+        Raises:
+            ContractError: it is of other settings, patches or another start.
+        """
         path = folder / "state.safetensors"
         if not path.exists():
             return 0

@@ -36,9 +36,9 @@ def parse_bbox(west: float, south: float, east: float, north: float) -> Polygon 
     Raises:
         UsageError: if a number is not finite or out of range, or the box is empty or the wrong way round.
     """
-    numbers = (west, south, east, north)
-    named = "bbox " + " ".join(f"{number:g}" for number in numbers)
-    if not all(map(math.isfinite, numbers)):
+    sides = (west, south, east, north)
+    named = "bbox " + " ".join(f"{side:g}" for side in sides)
+    if not all(map(math.isfinite, sides)):
         raise UsageError(f"{named} has a number that is not finite", hint=_ORDER)
     if not (_fits(west, 180) and _fits(east, 180) and _fits(south, 90) and _fits(north, 90)):
         swapped = _fits(west, 90) and _fits(east, 90) and _fits(south, 180) and _fits(north, 180)

@@ -120,7 +120,7 @@ def _parse(raw: Any, wanted: Mapping[str, str], base: str, *, remote: bool, foun
     if not isinstance(properties, dict) or not isinstance(assets, dict):
         raise UnreadableError("it is not a STAC item: it has no properties or no assets")
     collection = values.text(raw.get("collection"), "collection") or ""
-    found.times = times = _times(properties)
+    found.times = _times(properties)
     found.footprint, geometry = _footprint(raw)
     told = _properties(properties)
     base, links = _links(raw, base, remote=remote)
@@ -144,7 +144,6 @@ def _parse(raw: Any, wanted: Mapping[str, str], base: str, *, remote: bool, foun
             del every[key], keys["scl"]
         else:
             every[key]["href"] = signing.remember((collection, name, key), given)
-    found.times = times
     found.item = {
         "type": "Feature",
         "stac_version": "1.1.0",

@@ -15,7 +15,7 @@ from shapely.geometry.base import BaseGeometry
 
 from cloudjob.catalog.answers import Client, RefusedRequestError, ServerFaultError
 from cloudjob.catalog.dates import Interval
-from cloudjob.errors import ContractError, UsageError, redact
+from cloudjob.errors import ContractError, UsageError, did_you_mean, redact
 
 log = logging.getLogger(__name__)
 
@@ -311,7 +311,6 @@ def _check_collections(client: Client, address: str, collections: list[str]) -> 
             listed = client.ask("GET", f"{base}collections")
         except RefusedRequestError:
             return
-        names = sorted(str(one.get("id")) for one in _listed(listed, "collections") if isinstance(one, dict))
-        raise UsageError(
-            f"{redact(address)} has no collection {collection!r}", hint=f"it has {', '.join(names[:20]) or 'none'}"
-        )
+        names = [str(one.get("id")) for one in _listed(listed, "collections") if isinstance(one, dict)]
+        hint = did_you_mean(collection, names) if names else "it has none"
+        raise UsageError(f"{redact(address)} has no collection {collection!r}", hint=hint)

@@ -1,4 +1,7 @@
-"""JSON values of unknown hands: each is read as one type and within bounds, or refused in words."""
+"""JSON values of unknown hands: each is read as one type and within bounds, or refused in words.
+
+What cannot be is an `UnreadableError`; `flag`, `nodata` and `percentage` take it for nothing.
+"""
 
 import json
 import math
@@ -10,6 +13,9 @@ from typing import Any
 
 MAX_TEXT = 300
 """Letters of a name or a version; the longest that real catalogs have are product names of about 80."""
+
+MOST = 100
+"""Objects of a list; nobody's files have as many bands."""
 
 _YEARS = range(1960, 2200)
 
@@ -96,12 +102,12 @@ def moment(value: Any, name: str) -> datetime | None:
     return time
 
 
-def records(value: Any, name: str, most: int = 100) -> list[dict[str, Any]]:
+def records(value: Any, name: str) -> list[dict[str, Any]]:
     """A list of objects; empty for nothing."""
     if value is None:
         return []
-    if not isinstance(value, list) or len(value) > most or not all(isinstance(each, dict) for each in value):
-        raise UnreadableError(f"its {name} is {shown(value)}; expected a list of up to {most} objects")
+    if not isinstance(value, list) or len(value) > MOST or not all(isinstance(each, dict) for each in value):
+        raise UnreadableError(f"its {name} is {shown(value)}; expected a list of up to {MOST} objects")
     return value
 
 

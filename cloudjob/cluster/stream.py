@@ -5,14 +5,14 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from dask._task_spec import Task as DaskTask
 from distributed import CancelledError, Client, Future, KilledWorker, as_completed
 from distributed.client import ClosedClientError
 
-from cloudjob.errors import UnreachableError
+from cloudjob.errors import UnreachableError, UnseenError
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,9 @@ FETCHED = 10.0
 PATIENCE = 600.0
 """Seconds for which a run waits without any worker, or for a scheduler that hangs: as long as a worker waits for a run
 (`worker.ARRIVAL`)."""
+
+ELSEWHERE = ".elsewhere"
+"""Ends the name of a task that is handed to other workers."""
 
 KEPT = "what is finished is kept; run again"
 
@@ -51,6 +54,7 @@ def stream(
 
     A task whose workers died is a suspect, and so is whatever died with it on a machine without memory. So a suspect
     is tried again when all others are done, alone in the cluster: what kills its workers then is to blame.
+    Before these, what a worker did not see is handed to workers that have seen all that they were given.
 
     Args:
         client: of the cluster.
@@ -64,10 +68,13 @@ def stream(
         UnreachableError: the scheduler is lost, or there was no worker for `PATIENCE` seconds.
     """
     suspects: list[tuple[str, Work]] = []
-    for key, argument, outcome in _run(client, function, work):
+    unseen: list[tuple[str, Work, UnseenError]] = []
+    for key, argument, outcome in itertools.chain(_run(client, function, work), _elsewhere(client, function, unseen)):
         if isinstance(outcome, KilledWorker):
             log.warning("%s: workers died of it, or beside it; it is tried again at the end, alone", _name(key))
             suspects.append((f"{key}.alone", argument))
+        elif isinstance(outcome, UnseenError) and not key.endswith(ELSEWHERE):
+            unseen.append((key, argument, outcome))
         else:
             yield argument, outcome
     for suspect in suspects:
@@ -75,17 +82,38 @@ def stream(
             yield argument, outcome
 
 
+def _elsewhere(
+    client: Client, function: Callable[[Work], Result], unseen: Sequence[tuple[str, Work, UnseenError]]
+) -> Iterator[tuple[str, Work, Result | BaseException]]:
+    """What workers did not see, done by those that saw all they were given; as it was, where there are none."""
+    before = {f"{key}{ELSEWHERE}": (argument, error) for key, argument, error in unseen}
+    blind = {error.worker for _, error in before.values()}
+    others = _workers(client).keys() - blind if blind else ()
+    if not others:
+        yield from ((key, argument, error) for key, (argument, error) in before.items())
+        return
+    for key, argument, outcome in _run(client, function, [(key, each) for key, (each, _) in before.items()], others):
+        _, error = before[key]
+        if error.worker in blind and not isinstance(outcome, BaseException):
+            log.warning("%s: not there for the worker %s; others do what it does not see", error, error.worker)
+            blind.remove(error.worker)
+        yield key, argument, outcome
+
+
 def _run(
-    client: Client, function: Callable[[Work], Result], work: Iterable[tuple[str, Work]]
+    client: Client,
+    function: Callable[[Work], Result],
+    work: Iterable[tuple[str, Work]],
+    workers: Collection[str] = (),
 ) -> Iterator[tuple[str, Work, Result | BaseException]]:
     queue = iter(work)
     running: dict[Future[Result], tuple[str, Work]] = {}
     done = as_completed(loop=client.loop)  # Otherwise of the default client, which may be another
-    lanes = _Lanes(client)
+    lanes = _Lanes(client, workers)
 
     def submit() -> None:
         for key, argument in itertools.islice(queue, max(0, lanes.window() - len(running))):
-            future = _submit(client, key, function, argument)
+            future = _submit(client, key, function, argument, workers)
             running[future] = key, argument
             done.add(future)
 
@@ -105,10 +133,10 @@ def _run(
 
 
 class _Lanes:
-    """The cluster's lanes, counted anew every ten seconds."""
+    """The cluster's lanes, or those of some workers, counted anew every ten seconds."""
 
-    def __init__(self, client: Client) -> None:
-        self.client = client
+    def __init__(self, client: Client, workers: Collection[str]) -> None:
+        self.client, self.workers = client, workers
         self.count = 0
         self.counted = -math.inf
         self.seen = time.monotonic()
@@ -128,7 +156,7 @@ class _Lanes:
         now = time.monotonic()
         if now < self.counted + COUNTED:
             return
-        self.count, self.counted = _threads(self.client), now
+        self.count, self.counted = _threads(self.client, self.workers), now
         if self.count:
             self.seen, self.told = now, False
         elif now > self.seen + PATIENCE:
@@ -141,22 +169,32 @@ class _Lanes:
             self.told = True
 
 
-def _threads(client: Client) -> int:
+def _workers(client: Client) -> dict[str, int]:
+    """Their threads by their addresses."""
     with _lost_is_told():
         if client.scheduler is None:
             raise ClosedClientError
-        return sum(client.nthreads(callback_timeout=PATIENCE).values())
+        return dict(client.nthreads(callback_timeout=PATIENCE))
 
 
-def _submit(client: Client, key: str, function: Callable[[Work], Result], argument: Work) -> "Future[Result]":
+def _threads(client: Client, workers: Collection[str] = ()) -> int:
+    return sum(count for address, count in _workers(client).items() if not workers or address in workers)
+
+
+def _submit(
+    client: Client, key: str, function: Callable[[Work], Result], argument: Work, workers: Collection[str]
+) -> "Future[Result]":
     """Hand in a task that waits at the scheduler for a free lane.
 
     As `Client.submit`, but for what it does not offer: what it hands in lies with some worker, however busy, and all
     of that worker's tasks count as having died with it.
+
+    Args:
+        workers: that may do it, if not all: strictly, for idle ones would take over what they only need not do.
     """
     with _lost_is_told():
         graph = {key: DaskTask(key, function, argument, _data_producer=True)}
-        futures: list[Future[Result]] = client.get(graph, [key], sync=False)
+        futures: list[Future[Result]] = client.get(graph, [key], sync=False, workers=list(workers) or None)
     return futures[0]
 
 

@@ -109,11 +109,14 @@ async def serve(address: str, workers: int | None = None) -> None:
 
 async def _arrival(address: str) -> None:
     """Return when a scheduler answers: its machine may not even have a name yet."""
-    deadline = time.monotonic() + ARRIVAL
+    deadline, told = time.monotonic() + ARRIVAL, False
     while True:
         try:
             return await greet(address, "worker", GREETING)
         except (OSError, TimeoutError) as error:
             if time.monotonic() > deadline:
                 raise UnreachableError(f"no Dask scheduler answers at {redact(address)}: {error}") from None
+            if not told:  # Or who mistyped the address looks at nothing for all that time
+                logs.say(f"no Dask scheduler at {redact(address)} yet: waiting for up to {ARRIVAL} s", "waiting")
+                told = True
             await asyncio.sleep(1)

@@ -284,7 +284,6 @@ def _item(one: Pass, name: str, grid: Grid, coarse: Grid, offset: float, cloud_c
 
 
 def _collection(items: list[dict[str, Any]]) -> dict[str, Any]:
-    wests, souths, easts, norths = zip(*(item["bbox"] for item in items), strict=True)
     times = sorted(item["properties"]["datetime"] for item in items)
     return {
         "type": "Collection",
@@ -293,7 +292,7 @@ def _collection(items: list[dict[str, Any]]) -> dict[str, Any]:
         "description": "Scenes simulated by cloudjob in the form of Earth Search's sentinel-2-l2a, with their truth",
         "license": "Apache-2.0",
         "extent": {
-            "spatial": {"bbox": [[min(wests), min(souths), max(easts), max(norths)]]},
+            "spatial": {"bbox": [bounds(items)]},
             "temporal": {"interval": [[times[0], times[-1]]]},
         },
         "links": [],

@@ -9,7 +9,7 @@ Sources of the method:
   of the same form: M. Czerkawski, R. Atkinson, C. Michie, C. Tachtatzis, "SatelliteCloudGenerator: Controllable Cloud
   and Shadow Synthesis for Multi-Spectral Optical Satellite Images", Remote Sensing 15 (17), 4138 (2023),
   https://doi.org/10.3390/rs15174138. No code is taken from it.
-- The random fields: see `cloudjob.fractal`.
+- The random fields: see `cloudjob.demo.fractal`.
 - Shadows displaced by height × tan(sun's zenith angle), away from the sun: Z. Zhu, C. E. Woodcock, "Object-based cloud
   and cloud shadow detection in Landsat imagery", Remote Sensing of Environment 118, 83-94 (2012),
   https://doi.org/10.1016/j.rse.2011.10.028.
@@ -30,9 +30,21 @@ from cloudjob.demo.surface import BANDS, DIFFUSE, SURFACES, ground
 
 __all__ = ["BANDS", "CLOUDS", "CLOUD_OPACITY", "DECKS", "SURFACES", "Sky", "ground", "overlay", "sky"]
 
-CLOUDS = (
-    "cumulus", "fog", "stratocumulus", "stratus", "overcast", "altocumulus", "altostratus", "cirrus", "haze"
-)  # fmt: skip
+# Share of the scene that is covered, and size of the largest structures in pixels, both drawn between two; slope (see
+# `noise`); optical depth where the field is one standard deviation above the edge; height in pixels, drawn likewise.
+_FORMS = {
+    "cumulus": ((0.02, 0.5), (8, 60), 1.5, 3.0, (60, 250)),
+    "fog": ((0.3, 1), (60, 400), 2.0, 2.5, (2, 20)),
+    "stratocumulus": ((0.3, 0.9), (30, 150), 1.3, 2.0, (60, 250)),
+    "stratus": ((0.3, 0.95), (150, 800), 1.5, 1.5, (20, 150)),
+    "overcast": ((0.97, 1), (100, 800), 1.6, 1.5, (30, 400)),
+    "altocumulus": ((0.4, 1), (6, 30), 1.2, 1.5, (250, 600)),
+    "altostratus": ((0.7, 1), (200, 800), 1.8, 0.8, (250, 800)),
+    "cirrus": ((0.1, 0.9), (100, 600), 1.1, 0.25, (700, 1100)),
+    "haze": ((0.5, 1), (300, 800), 1.8, 0.03, (50, 200)),
+}
+
+CLOUDS = tuple(_FORMS)
 """Kinds of cloud, roughly from the lowest to the highest."""
 
 DECKS = ("overcast", "stratocumulus", "stratus", "fog", "altocumulus", "altostratus")
@@ -115,24 +127,8 @@ def _layer(
     rng: np.random.Generator, shape: tuple[int, int], kind: str, cover: float | None, sun: tuple[float, float]
 ) -> tuple[Float, Float, float]:
     """Opacity (H, W), reflectance (5, H, W) and height in pixels of one layer of clouds."""
-    if kind == "cumulus":
-        share, outer, slope, depth, height = rng.uniform(0.02, 0.5), rng.uniform(8, 60), 1.5, 3.0, (60, 250)
-    elif kind == "stratocumulus":
-        share, outer, slope, depth, height = rng.uniform(0.3, 0.9), rng.uniform(30, 150), 1.3, 2.0, (60, 250)
-    elif kind == "altocumulus":
-        share, outer, slope, depth, height = rng.uniform(0.4, 1), rng.uniform(6, 30), 1.2, 1.5, (250, 600)
-    elif kind == "altostratus":
-        share, outer, slope, depth, height = rng.uniform(0.7, 1), rng.uniform(200, 800), 1.8, 0.8, (250, 800)
-    elif kind == "fog":
-        share, outer, slope, depth, height = rng.uniform(0.3, 1), rng.uniform(60, 400), 2.0, 2.5, (2, 20)
-    elif kind == "stratus":
-        share, outer, slope, depth, height = rng.uniform(0.3, 0.95), rng.uniform(150, 800), 1.5, 1.5, (20, 150)
-    elif kind == "overcast":
-        share, outer, slope, depth, height = rng.uniform(0.97, 1), rng.uniform(100, 800), 1.6, 1.5, (30, 400)
-    elif kind == "cirrus":
-        share, outer, slope, depth, height = rng.uniform(0.1, 0.9), rng.uniform(100, 600), 1.1, 0.25, (700, 1100)
-    else:
-        share, outer, slope, depth, height = rng.uniform(0.5, 1), rng.uniform(300, 800), 1.8, 0.03, (50, 200)
+    shares, sizes, slope, depth, height = _FORMS[kind]
+    share, outer = rng.uniform(*shares), rng.uniform(*sizes)
     share = share if cover is None else cover
     streaks = {"stretch": rng.uniform(2, 8), "angle": rng.uniform(0, math.pi)} if kind == "cirrus" else {}
     field = noise(rng, shape, slope=slope, outer=outer, **streaks)

@@ -147,10 +147,6 @@ class Contract:
         """Pixel sizes in metres at which the network's masks are known to be good, its own first."""
         return (self.resolution, *(other for other in self.resolutions if other != self.resolution))
 
-    def fits(self, metres: float) -> bool:
-        """Whether the masks of pixels of that size were measured; a quarter more or less is the same size."""
-        return any(abs(metres - good) <= good / 4 for good in self.measured)
-
     def tiling(self, height: int, width: int, buffer_pixels: float = 0, coarser: int = 1) -> Tiling:
         """How a scene of this size is cut: a pure function of it, of this contract, of the buffer and of `coarser`.
 

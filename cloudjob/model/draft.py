@@ -10,8 +10,8 @@ from cloudjob.errors import ContractError
 from cloudjob.model import graph as graphs
 from cloudjob.model import source
 from cloudjob.model.contract import Contract, Graph
-from cloudjob.model.mlm import CLASSIFICATION, MLM
-from cloudjob.model.record import DIMENSIONS, UNLIMITED
+from cloudjob.model.mlm import TASKS, item
+from cloudjob.model.record import UNLIMITED
 
 UNNAMED = (-1,)
 """Of classes of which nobody has said yet what they mean."""
@@ -29,7 +29,6 @@ def to_record(contract: Contract, href: str, checksum: str = "") -> dict[str, An
     """
     graph = contract.graph
     assert graph is not None
-    side = graph.window or -1
     names = {value: name for name, value in NAMES.items()}
     listed = [names.get(value, f"class {number}") for number, value in enumerate(graph.classes, 1)]
     own = {
@@ -48,64 +47,17 @@ def to_record(contract: Contract, href: str, checksum: str = "") -> dict[str, An
         "training_data": list(contract.training_data),
         "metrics": dict(contract.metrics),
     }
-    apart = ["clear", "cloud"] if len(listed) == 1 else listed
-    return {
-        "type": "Feature",
-        "stac_version": "1.1.0",
-        "stac_extensions": [MLM, CLASSIFICATION, *([FILE] if checksum else [])],
-        "id": f"{contract.name}-{contract.version}",
-        "geometry": {"type": "Polygon", "coordinates": [[[-180, -90], [180, -90], [180, 90], [-180, 90], [-180, -90]]]},
-        "bbox": [-180, -90, 180, 90],
-        "properties": {
-            "datetime": None,
-            "start_datetime": "2015-06-23T00:00:00Z",  # Launch of Sentinel-2A
-            "end_datetime": "9999-12-31T23:59:59Z",
-            "mlm:name": contract.name,
-            "version": contract.version,
-            "mlm:architecture": "ONNX graph",
-            "mlm:tasks": ["semantic-segmentation"],
-            "mlm:framework": "ONNX",
-            "mlm:input": [
-                {
-                    "name": "reflectance",
-                    "bands": [{"name": band} for band in contract.bands],
-                    "input": {
-                        "shape": [-1, len(contract.bands), side, side],
-                        "dim_order": DIMENSIONS,
-                        "data_type": "float32",
-                    },
-                    "value_scaling": _value_scaling(contract),
-                    "resize_type": None,
-                    "pre_processing_function": None,
-                }
-            ],
-            "mlm:output": [
-                {
-                    "name": "scores",
-                    "tasks": ["semantic-segmentation"],
-                    "result": {
-                        "shape": [-1, len(listed), side, side],
-                        "dim_order": DIMENSIONS,
-                        "data_type": "float32",
-                    },
-                    "classification:classes": [{"value": value, "name": name} for value, name in enumerate(apart)],
-                    "post_processing_function": None,
-                }
-            ],
-            "cloudjob:contract": own,
-        },
-        "links": [],
-        "assets": {
-            "model": {
-                "href": href,
-                "type": "application/octet-stream; framework=onnx",
-                "roles": ["mlm:model", "mlm:weights"],
-                **({"file:checksum": f"1220{checksum}"} if checksum else {}),
-            }
-        }
-        if href
-        else {},
-    }
+    asset = {"href": href, "type": "application/octet-stream; framework=onnx", "roles": ["mlm:model", "mlm:weights"]}
+    return item(
+        contract,
+        {"mlm:architecture": "ONNX graph", "mlm:tasks": TASKS, "mlm:framework": "ONNX"},
+        taken=("reflectance", _value_scaling(contract)),
+        given=("scores", len(listed), ("clear", "cloud") if len(listed) == 1 else listed),
+        side=graph.window or -1,
+        own={"cloudjob:contract": own},
+        extensions=[FILE] if checksum else [],
+        assets={"model": asset | ({"file:checksum": f"1220{checksum}"} if checksum else {})} if href else None,
+    )
 
 
 def _value_scaling(contract: Contract) -> list[dict[str, Any]] | None:

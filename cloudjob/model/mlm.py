@@ -5,6 +5,7 @@ It stands in the header of the safetensors file, under the key `mlm`, and is rea
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from cloudjob.errors import ContractError
 from cloudjob.model.contract import Contract
+from cloudjob.model.record import DIMENSIONS
 
 MLM = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
 CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
@@ -22,6 +24,8 @@ HINT = (
     "make one with `python -m training`, export another network as ONNX (docs/networks.md), or leave --checkpoint out "
     "to use the one that ships"
 )
+
+TASKS = ["semantic-segmentation"]
 
 ARGUMENTS = ("widths", "stem", "dilation", "smooth")
 """Of a `SimpleUNet`."""
@@ -89,85 +93,106 @@ def to_mlm(contract: Contract, *, parameters: int, framework: str) -> dict[str, 
         parameters: how many it has.
         framework: version of PyTorch.
     """
-    bands = len(contract.bands)
-    side = contract.tile + 2 * contract.padding()
-    scaling = [
+    told = asdict(contract)
+    bands = [
         {"type": "z-score", "mean": mean, "stddev": std} for mean, std in zip(contract.mean, contract.std, strict=True)
     ]
-    classes = [{"value": 0, "name": "clear"}, {"value": 1, "name": "cloud"}]
+    elsewhere = ("name", "version", "bands", "mean", "std", "graph", *ARGUMENTS)
+    return item(
+        contract,
+        {
+            "mlm:architecture": "SimpleUNet",
+            "mlm:tasks": TASKS,
+            "mlm:framework": "pytorch",
+            "mlm:framework_version": framework,
+            "mlm:pretrained": True,
+            "mlm:total_parameters": parameters,
+        },
+        taken=("surface or top-of-atmosphere reflectance", bands),
+        given=("cloud logit", 1, ("clear", "cloud")),
+        side=contract.tile + 2 * contract.padding(),
+        own={
+            "mlm:hyperparameters": {"in_channels": len(bands), **{name: told[name] for name in ARGUMENTS}},
+            "cloudjob:contract": {name: value for name, value in told.items() if name not in elsewhere},
+        },
+    )
+
+
+def item(
+    contract: Contract,
+    about: dict[str, Any],
+    *,
+    taken: tuple[str, list[dict[str, Any]] | None],
+    given: tuple[str, int, Sequence[str]],
+    side: int,
+    own: dict[str, Any],
+    extensions: Sequence[str] = (),
+    assets: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A STAC item with the MLM extension, of any kind of network.
+
+    Args:
+        contract: of the network.
+        about: properties that tell its architecture and framework.
+        taken: what goes in: its name, and how its bands are scaled.
+        given: what comes out: its name, how many channels it has, and the classes that they tell apart.
+        side: of both in pixels; -1 for any.
+        own: more properties.
+        extensions: more of STAC's.
+        assets: of the item.
+    """
+
+    def tensor(channels: int) -> dict[str, Any]:
+        return {"shape": [-1, channels, side, side], "dim_order": DIMENSIONS, "data_type": "float32"}
+
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
-        "stac_extensions": [MLM, CLASSIFICATION],
+        "stac_extensions": [MLM, CLASSIFICATION, *extensions],
         "id": f"{contract.name}-{contract.version}",
         "geometry": {"type": "Polygon", "coordinates": [[[-180, -90], [180, -90], [180, 90], [-180, 90], [-180, -90]]]},
         "bbox": [-180, -90, 180, 90],
         "properties": {
             "datetime": None,
-            "start_datetime": "2015-06-23T00:00:00Z",  # launch of Sentinel-2A
+            "start_datetime": "2015-06-23T00:00:00Z",  # Launch of Sentinel-2A
             "end_datetime": "9999-12-31T23:59:59Z",
             "mlm:name": contract.name,
             "version": contract.version,
-            "mlm:architecture": "SimpleUNet",
-            "mlm:tasks": ["semantic-segmentation"],
-            "mlm:framework": "pytorch",
-            "mlm:framework_version": framework,
-            "mlm:pretrained": True,
-            "mlm:total_parameters": parameters,
+            **about,
             "mlm:input": [
                 {
-                    "name": "surface or top-of-atmosphere reflectance",
+                    "name": taken[0],
                     "bands": [{"name": band} for band in contract.bands],
-                    "input": {
-                        "shape": [-1, bands, side, side],
-                        "dim_order": ["batch", "channel", "height", "width"],
-                        "data_type": "float32",
-                    },
-                    "value_scaling": scaling,
+                    "input": tensor(len(contract.bands)),
+                    "value_scaling": taken[1],
                     "resize_type": None,
                     "pre_processing_function": None,
                 }
             ],
             "mlm:output": [
                 {
-                    "name": "cloud logit",
-                    "tasks": ["semantic-segmentation"],
-                    "result": {
-                        "shape": [-1, 1, side, side],
-                        "dim_order": ["batch", "channel", "height", "width"],
-                        "data_type": "float32",
-                    },
-                    "classification:classes": classes,
+                    "name": given[0],
+                    "tasks": TASKS,
+                    "result": tensor(given[1]),
+                    "classification:classes": [{"value": value, "name": name} for value, name in enumerate(given[2])],
                     "post_processing_function": None,
                 }
             ],
-            "mlm:hyperparameters": {
-                "in_channels": bands,
-                "widths": list(contract.widths),
-                "stem": contract.stem,
-                "dilation": contract.dilation,
-                "smooth": contract.smooth,
-            },
-            "cloudjob:contract": {
-                key: value
-                for key, value in asdict(contract).items()
-                if key
-                not in ("name", "version", "bands", "mean", "std", "widths", "stem", "dilation", "smooth", "graph")
-            },
+            **own,
         },
         "links": [],
-        "assets": {},
+        "assets": assets or {},
     }
 
 
-def from_mlm(item: dict[str, Any]) -> Contract:
+def from_mlm(document: dict[str, Any]) -> Contract:
     """The contract of a STAC item made by `to_mlm`.
 
     Raises:
         ContractError: another architecture or value scaling than this version knows.
         KeyError, TypeError, ValueError: the record is incomplete.
     """
-    properties = item["properties"]
+    properties = document["properties"]
     if properties["mlm:architecture"] != "SimpleUNet":
         raise ContractError(f"its architecture is {properties['mlm:architecture']!r}; expected 'SimpleUNet'")
     (inputs,) = properties["mlm:input"]

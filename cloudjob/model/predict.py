@@ -227,18 +227,15 @@ def mask(
 def cut(reflectance: Reflectance, window: Window) -> Reflectance:
     """The pixels (band, y, x) of a window that may reach beyond the array; NaN there."""
     height, width = reflectance.shape[1:]
-    inside = Window(max(0, window.top), min(height, window.bottom), max(0, window.left), min(width, window.right))
+    inside = window.inside(height, width)
     result = np.full((len(reflectance), *window.shape), np.nan, np.float32)
-    y, x = inside.top - window.top, inside.left - window.left
-    result[:, y : y + inside.shape[0], x : x + inside.shape[1]] = reflectance[:, *inside.slices]
+    result[:, *inside.seen_from(window).slices] = reflectance[:, *inside.slices]
     return result
 
 
 def trim(values: npt.NDArray[Any], padded: Window, core: Window) -> npt.NDArray[Any]:
     """The core's part of a padded tile's values (y, x)."""
-    top, left = core.top - padded.top, core.left - padded.left
-    height, width = core.shape
-    return values[top : top + height, left : left + width]
+    return values[core.seen_from(padded).slices]
 
 
 def _fold(block: nn.Sequential) -> None:

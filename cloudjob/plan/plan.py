@@ -242,9 +242,7 @@ def _areas(tiling: Tiling, tiles: frozenset[Tile]) -> tuple[int, int, int]:
         window = tiling.padded(tile)
         core += math.prod(tiling.core(tile).shape)
         padded += math.prod(window.shape)
-        height = min(window.bottom, tiling.height) - max(window.top, 0)
-        width = min(window.right, tiling.width) - max(window.left, 0)
-        inside += height * width
+        inside += math.prod(window.inside(tiling.height, tiling.width).shape)
     return core, padded, inside
 
 

@@ -15,7 +15,7 @@ from cloudjob.catalog.bands import OPTIONAL, missing
 from cloudjob.catalog.item import parse
 from cloudjob.catalog.signing import given, open_href
 from cloudjob.errors import OutsideError, PassingError, SceneError
-from cloudjob.grid import Grid
+from cloudjob.grid import Grid, same_size
 from cloudjob.scene import product
 from cloudjob.scene.files import BYTES, KINDS, foreign
 from cloudjob.scene.placing import check_place, grid_of
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 MGRS_SIDE = 109_800
 """Side in metres of a whole Sentinel-2 tile (10980 pixels of 10 m)."""
 
+KIND = "uint16"
+"""Of numbers of which nobody tells their kind: ESA's."""
 
 LEAST_SCALE = 1e-9
 """Reflectance of one number; float32 could not add a smaller one to an offset, and nought makes everything black."""
@@ -81,7 +83,7 @@ def describe(
     read = tuple((needed | spare)[name] for name in bands if name in keys)
     scl = _classification(item, keys["scl"], signing, place) if "scl" in keys else None
     check_place(native, place, item["id"])
-    grid = _target(native, measured[0], item["id"])
+    grid = native.coarsen(_factor(native, measured[0], item["id"]))  # Never a finer one
     _check_measured(grid, measured, item["id"])
     coarser = _factor(grid, resolution, item["id"])
     return Scene(
@@ -106,16 +108,13 @@ def describe(
     )
 
 
-def bands_of(
-    item: dict[str, Any], assets: Mapping[str, str], names: Sequence[str], signing: str = ""
-) -> tuple[Band, ...]:
+def bands_of(item: dict[str, Any], assets: Mapping[str, str], names: Sequence[str]) -> tuple[Band, ...]:
     """Some bands of a STAC item.
 
     Args:
         item: a STAC item as a plain dict with absolute hrefs.
         assets: common band name → asset key, where it is known.
         names: of the bands wanted.
-        signing: how its hrefs are signed when opened, or "".
 
     Raises:
         SceneError: the item lacks one of them, or its metadata make no sense.
@@ -126,7 +125,7 @@ def bands_of(
         says, hint = missing(item["id"], item["assets"], lacking)
         raise SceneError(says, hint=hint)
     baseline = product.baseline(item)
-    return tuple(_band(item, baseline, signing, None, found.footprint, name, keys[name]) for name in names)
+    return tuple(_band(item, baseline, "", None, found.footprint, name, keys[name]) for name in names)
 
 
 def _slim(item: dict[str, Any], bands: Sequence[Band], scl: Band | None) -> dict[str, Any]:
@@ -157,59 +156,65 @@ def _band(
     stand_in: Grid | None = None,
 ) -> Band:
     """One band; where its own grid cannot be told, and there is another to stand in, the run says what is wrong."""
-    asset = item["assets"][key]
-    dtype = asset.get("data_type", "uint16")
-    if other := foreign(asset["href"], asset.get("type", "")):
-        raise SceneError(
-            f"scene {item['id']}, asset {key}: it is {other}; expected GeoTIFF or JPEG 2000",
-            hint="is there another asset of this band? See --asset; else unpack or convert it, with an item of its own",
-        )
-    if dtype not in KINDS:
-        raise SceneError(
-            f"scene {item['id']}, asset {key}: its numbers are {dtype}; expected {', '.join(KINDS)}",
-            hint="is it the right collection? See --collection",
-        )
-    if name != "scl" and dtype == "uint8" and asset.get("raster:scale", 1) == 1:
-        raise SceneError(f"scene {item['id']}, asset {key}: {BYTES}", hint="is it the right asset? See --asset")
+    asset, what = item["assets"][key], f"scene {item['id']}, asset {key}"
+    _check_kind(asset, name, what)
     address = given((item["collection"], item["id"], key), asset["href"])
-    scale, stated = (1.0, 0.0) if name == "scl" else scaling(item["properties"], asset, baseline)
-    if not scale >= LEAST_SCALE:
-        raise SceneError(
-            f"scene {item['id']}, asset {key}: its scale is {scale:g}; expected a number above 0, such as 0.0001",
-            hint="report it to whoever publishes the catalog",
-        )
-    if offset is None and not abs(stated) < MOST_OFFSET:
-        raise SceneError(
-            f"scene {item['id']}, asset {key}: its offset is {stated:g}; expected reflectance, such as -0.1",
-            hint="say it yourself, for example --offset -0.1, and report it to whoever publishes the catalog",
-        )
-    nodata = asset.get("nodata")
-    signed = scaling(item["properties"], {"data_type": "int16", **asset}, baseline)[1]
-    fault = ""
+    scale, shift, unsigned = (1.0, 0.0, False) if name == "scl" else _scaling(item, asset, baseline, offset, what)
+    nodata, fault = asset.get("nodata"), ""
     try:
         grid = grid_of(item, asset, key, open_href(signing, address), place, coarse=name in OPTIONAL)
     except SceneError as error:
         if stand_in is None or isinstance(error, PassingError | OutsideError):
             raise
-        grid, fault = stand_in, str(error).removeprefix(f"scene {item['id']}, asset {key}: ")
+        grid, fault = stand_in, str(error).removeprefix(f"{what}: ")
     return Band(
         name,
         key,
         asset["href"],
         grid,
         scale,
-        stated if offset is None or name == "scl" else offset,
-        dtype=dtype,
+        shift,
+        dtype=asset.get("data_type", KIND),
         nodata=int(nodata) if nodata is not None and nodata == int(nodata) else None,
         address=address if address != asset["href"] else "",
-        unsigned=offset is None and name != "scl" and stated != signed,
+        unsigned=unsigned,
         fault=fault,
     )
 
 
-def _target(native: Grid, resolution: float, scene: str) -> Grid:
-    """The native grid, or a coarser one of the same origin; never a finer one."""
-    return native.coarsen(_factor(native, resolution, scene))
+def _check_kind(asset: Mapping[str, Any], name: str, what: str) -> None:
+    """Refuse a file, and numbers, that no job reads, as far as the item tells."""
+    if other := foreign(asset["href"], asset.get("type", "")):
+        raise SceneError(
+            f"{what}: it is {other}; expected GeoTIFF or JPEG 2000",
+            hint="is there another asset of this band? See --asset; else unpack or convert it, with an item of its own",
+        )
+    dtype = asset.get("data_type", KIND)
+    if dtype not in KINDS:
+        hint = "is it the right collection? See --collection"
+        raise SceneError(f"{what}: its numbers are {dtype}; expected {', '.join(KINDS)}", hint=hint)
+    if name != "scl" and dtype == "uint8" and asset.get("raster:scale", 1) == 1:
+        raise SceneError(f"{what}: {BYTES}", hint="is it the right asset? See --asset")
+
+
+def _scaling(
+    item: dict[str, Any], asset: Mapping[str, Any], baseline: str, offset: float | None, what: str
+) -> tuple[float, float, bool]:
+    """Scale, offset, and whether that is ESA's, taken because nobody says that the numbers are signed."""
+    scale, stated = scaling(item["properties"], asset, baseline)
+    if not scale >= LEAST_SCALE:
+        raise SceneError(
+            f"{what}: its scale is {scale:g}; expected a number above 0, such as 0.0001",
+            hint="report it to whoever publishes the catalog",
+        )
+    if offset is not None:
+        return scale, offset, False
+    if not abs(stated) < MOST_OFFSET:
+        raise SceneError(
+            f"{what}: its offset is {stated:g}; expected reflectance, such as -0.1",
+            hint="say it yourself, for example --offset -0.1, and report it to whoever publishes the catalog",
+        )
+    return scale, stated, stated != scaling(item["properties"], {"data_type": "int16", **asset}, baseline)[1]
 
 
 def _factor(fine: Grid, resolution: float, scene: str) -> int:
@@ -228,7 +233,7 @@ def _factor(fine: Grid, resolution: float, scene: str) -> int:
 def _check_measured(grid: Grid, measured: Sequence[float], scene: str) -> None:
     """Refuse pixels of a size at which nobody knows what the network finds."""
     own = math.sqrt(math.prod(grid.metres))
-    if not any(abs(own - good) <= good / 4 for good in measured):
+    if not same_size(own, measured):
         told = ", ".join(f"{good:g}" for good in measured)
         raise SceneError(
             f"scene {scene} has pixels of {own:.3g} m; the network's masks were measured with pixels of {told} m only",

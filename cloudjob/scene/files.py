@@ -16,7 +16,7 @@ from rasterio._err import CPLE_BaseError  # What rasterio lets through of GDAL's
 from rasterio.crs import CRS
 from requests.utils import requote_uri
 
-from cloudjob.errors import KeysMissingError, PassingError, SceneError, UnseenError, redact
+from cloudjob.errors import KeysMissingError, OutageError, PassingError, SceneError, UnseenError, redact
 from cloudjob.scene import outside
 from cloudjob.scene.scene import Band, Scene
 
@@ -47,6 +47,9 @@ PATIENT = {
 MAX_SIDE = 100_000
 """Pixels; Sentinel-2 and Landsat have about 11,000. What is larger is a mistake, and its tiles are never listed."""
 
+LARGEST_FILE = 2**32
+"""Bytes of a file that are read to learn whether its disk is at fault; larger ones hold no band of a satellite."""
+
 LARGEST_BLOCK = 2**27
 """Pixels of one block of a file, which a reader unpacks whole; all 10980² of a Sentinel-2 tile are fewer."""
 
@@ -58,6 +61,9 @@ FAULTS = (RuntimeError, OSError, ValueError, rasterio.errors.RasterioError, CPLE
 """What rasterio raises when a file cannot be opened or read."""
 
 _REMOTE = re.compile(r"(https?|s3|gs|az)://|/vsi(curl/https?://|(s3|gs|az|adls)/)", re.IGNORECASE)
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
+"""What says that a file is not there, or not for us. All others are said of the disk: EIO, ESTALE, ENOTCONN…"""
+
 _SCHEME = re.compile(r"[a-z][a-z0-9+._-]+:|/vsi|<", re.IGNORECASE)  # One letter is a drive's
 
 
@@ -100,12 +106,13 @@ def open_file(href: str) -> Any:
     Raises:
         SceneError: what this is nobody reads, or it is larger than any image of a satellite.
         UnseenError: there is no such file on this machine, or it may not be read.
+        OutageError: its disk does not answer.
         KeysMissingError: it lies in a bucket that wants keys.
         RasterioError: it cannot be opened as GeoTIFF or JPEG 2000.
     """
     parts = urlsplit(href)
     if not is_remote(href):
-        path = url2pathname(parts.path) if parts.scheme == "file" and not parts.netloc else href
+        path = _path(href)
         if _SCHEME.match(path) or "\0" in path:
             raise SceneError(
                 f"{redact(href)[:200]!r} is not an address that scenes are read from",
@@ -114,7 +121,7 @@ def open_file(href: str) -> Any:
         try:
             kind = Path(path).stat().st_mode
         except OSError as error:
-            raise UnseenError(f"{path}: {error.strerror}") from None
+            raise (UnseenError if error.errno in _ABSENT else OutageError)(f"{path}: {error.strerror}") from None
         if not stat.S_ISREG(kind):  # Who opens a FIFO waits for ever
             raise SceneError(f"{path!r} is not a regular file")
         if not os.access(path, os.R_OK):
@@ -132,6 +139,26 @@ def open_file(href: str) -> Any:
         return _bounded(rasterio.open(href, driver=driver))
 
 
+def _path(href: str) -> str:
+    """Of a file on a disk, whose address may be one of `file:`."""
+    parts = urlsplit(href)
+    return url2pathname(parts.path) if parts.scheme == "file" and not parts.netloc else href
+
+
+def _disk_fault(href: str) -> str:
+    """Why this machine cannot read a file, however it is packed, if that is why GDAL could not, which does not tell."""
+    if is_remote(href):
+        return ""
+    try:
+        with Path(_path(href)).open("rb", buffering=0) as file:
+            for _ in range(LARGEST_FILE // 2**20):
+                if not file.read(2**20):
+                    break
+    except OSError as error:
+        return "" if error.errno in _ABSENT else f" ({error.strerror})"
+    return ""
+
+
 def _bounded(file: Any) -> Any:
     """Let a file pass that says of itself what can be read; some bytes of a header may tell of terabytes."""
     height, width = max(file.block_shapes)
@@ -142,8 +169,8 @@ def _bounded(file: Any) -> Any:
     raise SceneError(f"{says}; expected at most {MAX_SIDE} a side, and {LARGEST_BLOCK} in a block")
 
 
-def failed(error: BaseException, scene: Scene, band: Band | None = None) -> SceneError:
-    """What GDAL said, with all its causes, as a scene's error of the kind that `outside.kind` finds in it."""
+def failed(error: BaseException, scene: Scene, band: Band) -> SceneError:
+    """What GDAL said of a band's file, with all its causes, as an error of the kind that `outside.kind` finds in it."""
     told = []
     cause: BaseException | None = error
     while cause is not None:
@@ -151,13 +178,11 @@ def failed(error: BaseException, scene: Scene, band: Band | None = None) -> Scen
         cause = cause.__cause__ or cause.__context__
     text = " ← ".join(dict.fromkeys(line.strip() for line in told if line.strip()))
     text = _NOWHERE.sub("", text)
-    kinds = {outside.kind(each.href, text): each.href for each in ([band] if band else scene.bands)}
-    kind = next((kind for kind in kinds if kind is not SceneError), SceneError)  # Some may lie on a disk
-    text = redact(text) + outside.denied(kinds[kind], text)
-    message = f"scene {scene.id}{f', asset {band.key}' if band else ''}: {text}"
+    kind, disk = outside.kind(band.href, text), _disk_fault(band.href)
     if kind is KeysMissingError:
-        return outside.keys_missing(outside.source(kinds[kind]))
-    return kind(message, asset=band.key if band else "")
+        return outside.keys_missing(outside.source(band.href))
+    text = redact(text) + (disk or outside.denied(band.href, text))
+    return (OutageError if disk else kind)(f"scene {scene.id}, asset {band.key}: {text}", asset=band.key)
 
 
 def header(href: str, what: str) -> tuple[int, Sequence[float], tuple[int, int]]:
@@ -185,7 +210,8 @@ def header(href: str, what: str) -> tuple[int, Sequence[float], tuple[int, int]]
         if kind is KeysMissingError:
             raise outside.keys_missing(outside.source(href)) from None
         instead = outside.instead(href) if kind is PassingError else outside.denied(href, str(error))
-        raise kind(f"{what}: {redact(str(error))}{instead}") from None
+        disk = _disk_fault(href)
+        raise (OutageError if disk else kind)(f"{what}: {redact(str(error))}{disk or instead}") from None
     if not epsg:
         raise SceneError(f"{what}: its coordinate reference system has no EPSG code")
     return epsg, transform, shape

@@ -33,9 +33,7 @@ class RowOfTiles:
 
     def crop(self, window: Window) -> Numbers:
         """The part (band, y, x) that lies in `window`."""
-        top, left = window.top - self.window.top, window.left - self.window.left
-        height, width = window.shape
-        return self.raw[:, top : top + height, left : left + width]
+        return self.raw[:, *window.seen_from(self.window).slices]
 
 
 def rows(files: SceneFiles, tiling: Tiling, tiles: Sequence[Tile]) -> Iterator[RowOfTiles]:

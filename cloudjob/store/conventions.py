@@ -4,7 +4,7 @@ CF: https://cfconventions.org.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -112,14 +112,19 @@ def cloud(grid: Grid, labels: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def probability(grid: Grid, coarser: int) -> dict[str, Any]:
-    """Of the probabilities in percent; `coarser` as in `scene.Scene`."""
+def rounding(coarser: int) -> dict[str, str]:
+    """How probabilities were rounded; `coarser` as in `scene.Scene`."""
+    # The mean of several pixels does not tell how many of them are cloud
+    return {"rounding": "down"} if coarser == 1 else {"cell_methods": "area: mean"}
+
+
+def probability(grid: Grid, rounding: Mapping[str, str]) -> dict[str, Any]:
+    """Of the probabilities in percent, rounded as `rounding` tells; that may be nothing."""
     values = classes.of(())
     return {
         "long_name": "probability of cloud",
         "units": "percent",
-        # The mean of several pixels does not tell how many of them are cloud
-        **({"rounding": "down"} if coarser == 1 else {"cell_methods": "area: mean"}),
+        **rounding,
         "flag_values": [value for value, _, _ in values],
         "flag_meanings": " ".join(name for _, name, _ in values),
         "grid_mapping": "spatial_ref",

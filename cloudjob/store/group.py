@@ -142,16 +142,21 @@ def create(out: Out, group: str, grid: Grid, side: int, settings: Settings, coar
     out.delete_under(f"{MASKS}/{group}")
     if out.get(f"{MASKS}/zarr.json") is None:
         out.put(f"{MASKS}/zarr.json", dump({"zarr_format": 3, "node_type": "group", "attributes": {}}))
+    made = _masks(grid, side, settings, conventions.rounding(coarser)) | _axes(grid)
+    for name, arguments in made.items():
+        _create(out, group, name, arguments)
+
+
+def _masks(grid: Grid, side: int, settings: Settings, rounding: Mapping[str, str]) -> dict[str, Metadata]:
+    """A group's masks, and their probabilities where they are kept: arguments of Zarr's, their time axis empty."""
     inner = INNER if side % INNER == 0 else side
     shards = {"shards": (1, side, side), "chunks": (1, inner, inner), "fill_value": NOT_COMPUTED}
     cube = {"shape": (0, *grid.shape), "dtype": "uint8", "dimension_names": ("time", "y", "x"), **shards}
-    attributes = conventions.cloud(grid, settings.classes)
-    _create(out, group, "cloud", {**cube, "compressors": MASK_CODEC, "attributes": attributes})
-    if settings.probability:
-        attributes = conventions.probability(grid, coarser)
-        _create(out, group, "cloud_probability", {**cube, "compressors": PERCENT_CODEC, "attributes": attributes})
-    for name, made in _axes(grid).items():
-        _create(out, group, name, made)
+    mask = {**cube, "compressors": MASK_CODEC, "attributes": conventions.cloud(grid, settings.classes)}
+    if not settings.probability:
+        return {"cloud": mask}
+    likely = {**cube, "compressors": PERCENT_CODEC, "attributes": conventions.probability(grid, rounding)}
+    return {"cloud": mask, "cloud_probability": likely}
 
 
 def _axes(grid: Grid) -> dict[str, Metadata]:
@@ -219,6 +224,23 @@ def document(members: Metadata, attributes: Metadata, order: Sequence[str]) -> M
         "attributes": {**attributes, SCENES: list(order)},
         "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": members},
     }
+
+
+def mend_mask(
+    out: Out, group: str, name: str, metadata: Metadata, settings: Settings, rounding: Mapping[str, str]
+) -> None:
+    """Make anew what a group's masks, or their probabilities, say of themselves; their shards stay.
+
+    Args:
+        out: the output.
+        group: its name.
+        name: of the array.
+        metadata: of the group, in which one array of this form is called "cloud".
+        settings: the OUT's contract.
+        rounding: of the probabilities, as far as that is known.
+    """
+    out.delete([f"{MASKS}/{group}/{name}/zarr.json"])
+    _create(out, group, name, _masks(grid_of(metadata), tile(metadata), settings, rounding)[name])
 
 
 def mend_axes(out: Out, group: str, grid: Grid) -> None:

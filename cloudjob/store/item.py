@@ -17,6 +17,7 @@ from cloudjob.errors import redact
 from cloudjob.grid import Grid, Tile
 from cloudjob.scene.identity import Identity
 from cloudjob.scene.scene import Band, Scene
+from cloudjob.store import conventions
 from cloudjob.store.receipt import Receipt
 from cloudjob.store.settings import Settings
 
@@ -214,6 +215,8 @@ def _assets(scene: Scene, settings: Settings) -> dict[str, Any]:
             "title": "Probability of cloud: array `cloud_probability` at time index `cloudjob:slot`",
             "roles": ["data"],
             "unit": "%",
+            # Where a group's metadata are lost, nothing else tells
+            "cloudjob:rounding": conventions.rounding(scene.coarser),
         }
     return assets
 

@@ -66,7 +66,7 @@ class Out:
             raise UsageError(f"the output is {address!r}; expected a folder or an address such as s3://BUCKET/PREFIX")
         text = str(address)
         parts = urlsplit(text)
-        if "://" not in text:
+        if "://" not in text and parts.scheme not in _SCHEMES:  # s3:/BUCKET is a slip, not a folder
             if not text:
                 raise UsageError("the output's address is empty", hint="--out FOLDER or --out s3://BUCKET/PREFIX")
             return cls(str(Path(text).expanduser().absolute()))

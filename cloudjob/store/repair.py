@@ -140,8 +140,8 @@ def _group(lock: Lock, group: str) -> str:
     lock.check()
     known = groups.read_all(out, {}).get(group)
     items = ledgers.items_of(out, group)
-    members = known["consolidated_metadata"]["metadata"] if known else _members(out, group)
     try:
+        members = known["consolidated_metadata"]["metadata"] if known else _members(out, group, items)
         grid = groups.grid_of(known or groups.document(members, members["cloud"]["attributes"], ()))
         order = list(groups.scenes(known)) if known else _order(int(members["cloud"]["shape"][0]), items)
         attributes = known["attributes"] if known else conventions.attributes(grid)
@@ -193,12 +193,40 @@ def _order(slots: int, items: Sequence[Done]) -> list[str]:
     return order
 
 
-def _members(out: Out, group: str) -> dict[str, Any]:
-    """What a group's masks say of themselves; None of those that say nothing. What lies beside them is made anew."""
-    found: dict[str, Any] = {}
-    for name in sorted({"cloud"} | out.names(f"{MASKS}/{group}") & {"cloud_probability"}):
-        try:
-            found[name] = out.get_json(f"{MASKS}/{group}/{name}/zarr.json")
-        except check.WRONG:
-            found[name] = None
+def _members(out: Out, group: str, items: Sequence[Done]) -> dict[str, Any]:
+    """What a group's masks and their probabilities say of themselves; the one is made of the other if it says nothing.
+
+    What lies beside them is made anew.
+    """
+    try:
+        contract = settings.read(out)
+    except ContractError:
+        contract = None  # It is a fault of its own
+    kept = contract.probability if contract else "cloud_probability" in out.names(f"{MASKS}/{group}")
+    found = {name: _member(out, group, name) for name in ("cloud", *(["cloud_probability"] if kept else []))}
+    told = [each for each in found.values() if each]
+    if contract and told and len(told) < len(found):
+        like = groups.parsed(dump(groups.document({"cloud": told[0]}, told[0]["attributes"], ())))
+        for name in [name for name in found if not found[name]]:
+            groups.mend_mask(out, group, name, like, contract, _rounding(out, items))
+            found[name] = _member(out, group, name)
     return found
+
+
+def _member(out: Out, group: str, name: str) -> Any:
+    """What an array says of itself, or None where it cannot be opened by that."""
+    try:
+        groups.open_array(out, group, name)
+        return out.get_json(f"{MASKS}/{group}/{name}/zarr.json")
+    except check.WRONG:
+        return None
+
+
+def _rounding(out: Out, items: Sequence[Done]) -> dict[str, str]:
+    """How a group's probabilities were rounded, if all its items say the same; of what is not known no mask is made."""
+    found = out.each(out.get_json, [done.path for done in items])
+    try:
+        told = [each["assets"]["cloud_probability"]["cloudjob:rounding"] for each in found]
+    except check.WRONG:
+        return {}
+    return next((how for how in map(conventions.rounding, (1, 2)) if told and all(each == how for each in told)), {})

@@ -162,5 +162,5 @@ def _foreign(out: Out, why: str) -> ContractError:
 
 
 def _short(value: Any) -> str:
-    text = "none" if value is None else redact(f"{value}")
+    text = "none" if value is None else f"{value:g}" if isinstance(value, float) else redact(f"{value}")
     return f"{text[:12]}…" if len(text) > 40 else text

@@ -128,7 +128,8 @@ def _say_survey(view: Survey) -> None:
 
 def _say_cost(cost: Cost) -> None:
     how = "as fast as in the last run" if cost.measured else "a guess: nothing was measured here yet"
-    overlap = f", and {cost.seen / cost.pixels - 1:.0%} more where tiles overlap" if cost.seen > cost.pixels else ""
+    more = 100 * (cost.seen / max(cost.pixels, 1) - 1)
+    overlap = f", and {more:.0f} % more where tiles overlap" if more > 0 else ""
     takes = ("about " if cost.hours * 3600 >= 1 else "") + _duration(cost.hours * 3600)
     logs.say(
         f"to do: {cost.pixels / 1e6:,.1f} Mpx{overlap}; {cost.bytes / 1e6:,.0f} MB of pixels to read; "
@@ -218,8 +219,8 @@ def model(contract: Contract, sha256: str, parameters: int) -> None:
     rows = {
         "model": f"{contract.name} {contract.version}",
         "sha256": sha256,
-        "bands": ", ".join(contract.bands),
-        "resolution": f"{contract.resolution:g} m",
+        "bands": ", ".join(f"{band}{' (optional)' * (band in contract.optional_bands)}" for band in contract.bands),
+        "resolution": ", ".join(f"{metres:g} m" for metres in contract.measured),
         "threshold": f"{contract.threshold:g}" if len(contract.classes) == 1 else "the most likely class",
         "buffer": f"{contract.buffer:g} m",
         "tile": f"{contract.tile} px, read with {contract.padding(contract.buffer / contract.resolution)} px around",

@@ -36,7 +36,7 @@ def main() -> None:
     shown = np.where(np.isnan(shown), NEVER, shown)
     thin = {"y": slice(None, None, STEP), "x": slice(None, None, STEP)}
     looks, frequency = made["looks"].isel(thin).compute(), made["frequency"].isel(thin).compute()
-    figure, axes = plt.subplots(1, 3, figsize=(15, 3.3), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(15, 2.8), layout="constrained")
     axes[0].imshow(shown)
     axes[0].set_title("median of what was seen clear (pink: never)")
     drawn = axes[1].imshow(looks, cmap=mpl.colormaps["viridis"].resampled(int(looks.max()) + 1), vmin=-0.5)

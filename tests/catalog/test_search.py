@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import pystac_client
 import pytest
 from conftest import REAL, needs_real_scenes
 from distributed.security import Security
@@ -22,6 +23,7 @@ from shapely import box
 from shapely.geometry import mapping
 from stac_server import stac_server
 
+from cloudjob import spoken
 from cloudjob.catalog import answers, stac_api
 from cloudjob.catalog.area import footprint, parse_bbox
 from cloudjob.catalog.dates import parse_dates
@@ -652,6 +654,15 @@ def test_nothing_found_is_no_error_but_an_unknown_collection_is(api):
     assert "sentinel-2-l2a" in caught.value.hint
 
 
+def test_of_many_collections_the_one_that_was_probably_meant_is_named(api):
+    """The Planetary Computer has a hundred, and the first twenty of the alphabet say nothing of Sentinel-2."""
+    api.items = [make_item(f"{n}", collection=f"a{n}-dem") for n in range(100)]
+    api.items.append(make_item("A", collection="sentinel-2-l2a"))
+    with pytest.raises(UsageError, match="no collection 'sentinel2-l2a'") as caught:
+        search(catalog_for(api.url, collection="sentinel2-l2a"), ALPS, JUNE)
+    assert caught.value.hint == "did you mean sentinel-2-l2a?"
+
+
 @pytest.mark.parametrize("fault", [503, "hang up", "cut", "html", 403])
 def test_an_address_with_a_secret_is_never_shown(api, hurried, caplog, capfd, fault):
     api.items = [make_item("A")]
@@ -971,3 +982,10 @@ def test_what_a_server_says_moves_no_cursor(api, monkeypatch):
         search(catalog_for(api.url), ALPS, JUNE)
     assert str(caught.value).isprintable()
     assert "SECRET" not in str(caught.value)
+
+
+def test_a_client_of_pystacs_is_searched_at_its_own_address(api):
+    """Its form is known, not its package: nobody need have that."""
+    api.items = [make_item("A"), make_item("B", where=(40, 46, 41, 47))]
+    with spoken.files(None, pystac_client.Client.open(api.url)) as (_, where):
+        assert ids(catalog_for(where)) == ["A"]

@@ -26,7 +26,7 @@ import jobs
 import psutil
 import pytest
 import torch
-from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed import Client, Future, KilledWorker, LocalCluster, get_worker
 from distributed.comm.core import CommClosedError
 from distributed.core import Status
 from distributed.nanny import WorkerProcess
@@ -34,7 +34,7 @@ from faulty import call
 
 from cloudjob.cluster import lanes, network, scheduler, stream, worker
 from cloudjob.cluster.address import check_address
-from cloudjob.errors import CloudjobError, UnreachableError, UsageError
+from cloudjob.errors import CloudjobError, UnreachableError, UnseenError, UsageError
 from cloudjob.model import checkpoint, predict, share
 
 
@@ -284,7 +284,7 @@ def test_the_window_grows_with_workers_that_come_late(client: Client, monkeypatc
     monkeypatch.setattr(stream, "WINDOW", 3)
     monkeypatch.setattr(stream, "COUNTED", 0)
     count = 2
-    monkeypatch.setattr(stream, "_threads", lambda _: count)
+    monkeypatch.setattr(stream, "_threads", lambda *_: count)
     submitted = []
 
     def work() -> Iterator[tuple[str, int]]:
@@ -529,6 +529,33 @@ def test_nor_for_one_to_do_again_what_was_lost_with_the_last_one(
             list(stream.stream(client, double, [("double-1", 1)]))
 
 
+def test_nor_for_those_that_were_to_do_what_others_did_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker is there, but it may not do it."""
+    monkeypatch.setattr(stream, "COUNTED", 0.1)
+    monkeypatch.setattr(stream, "PATIENCE", 1)
+    with LocalCluster(**{**NO_WORKER, "n_workers": 2}) as cluster, Client(cluster) as client:
+        blind, sees = client.nthreads()
+        hand_in = stream._submit
+
+        def handed_in(*arguments: Any) -> Any:
+            if arguments[-1]:
+                client.retire_workers([sees])
+            return hand_in(*arguments)
+
+        def look(number: int) -> int:
+            if get_worker().address == sees:
+                return 2 * number
+            error = UnseenError("no such file")
+            error.worker = blind
+            raise error
+
+        work = [(f"mask-S{number}-look", number) for number in range(20)]
+        assert dict(stream.stream(client, look, work)) == {number: 2 * number for number in range(20)}
+        monkeypatch.setattr(stream, "_submit", handed_in)
+        with pytest.raises(UnreachableError, match="there has been no worker for"):
+            dict(stream.stream(client, look, [(f"mask-S{number}-again", number) for number in range(20)]))
+
+
 def test_a_worker_that_comes_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "COUNTED", 0.1)
     with (
@@ -613,14 +640,15 @@ def test_an_installation_without_cryptography_says_what_it_lacks(
 def test_a_worker_without_a_scheduler_exits_with_4(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "PATIENCE", 2)
-    monkeypatch.setattr(worker, "ARRIVAL", 1)
+    monkeypatch.setattr(worker, "GREETING", 0.5)
+    monkeypatch.setattr(worker, "ARRIVAL", 2)
     with jobs.reserved() as port:
         address = f"tcp://127.0.0.1:{port}"
         result = call(capfd, "worker", address, "--workers", "1")
     assert (result.code, result.stdout) == (4, ""), result.stderr
-    assert result.stderr.startswith(f"error: no Dask scheduler answers at {address}")
-    assert "Traceback" not in result.stderr
+    waiting, error = result.stderr.splitlines()
+    assert waiting == f"no Dask scheduler at {address} yet: waiting for up to 2 s"
+    assert error.startswith(f"error: no Dask scheduler answers at {address}")
 
 
 @pytest.mark.parametrize("command", ["run", "worker"])

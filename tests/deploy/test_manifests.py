@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import click
 import dask
 import pytest
+import yaml
 
 from cloudjob import errors
 from cloudjob.cli import cli
@@ -60,6 +62,25 @@ def test_schemas(variant, version, tmp_path):
 
 def test_the_readme_claims_the_oldest():
     assert f"Kubernetes {OLDEST.removesuffix('.0')} or later" in " ".join(README.read_text().split())
+
+
+def test_the_overlay_of_the_page(tmp_path):
+    """Its image, settings and schedule are the rendered ones; what it does not set stays."""
+    (overlay,) = re.findall(r"^```\n(resources:.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    shutil.copytree(DEPLOY / "kubernetes", tmp_path / "kubernetes")
+    mine = tmp_path / "kubernetes" / "mine"
+    mine.mkdir()
+    (mine / "kustomization.yaml").write_text(overlay)
+    (mine / "job.env").write_text("CLOUDJOB_BBOX=1 2 3 4\nCLOUDJOB_OUT=s3://mine/masks\n")
+    require("kubectl")
+    found = {each["kind"]: each for each in yaml.safe_load_all(check("kubectl", "kustomize", mine))}
+    (one,) = found["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert one["image"] == "REGISTRY/cloudjob:0.1.0-cpu"
+    assert found["CronJob"]["spec"]["schedule"] == "17 3 * * *"
+    settings = found["ConfigMap"]["data"]
+    assert (settings["CLOUDJOB_BBOX"], settings["CLOUDJOB_OUT"]) == ("1 2 3 4", "s3://mine/masks")
+    assert settings["CLOUDJOB_DATES"] == "10d"
+    assert one["envFrom"][0]["configMapRef"]["name"] == found["ConfigMap"]["metadata"]["name"]
 
 
 @variants
@@ -282,8 +303,8 @@ def cron_line(tmp_path):
     for there, here in {
         "/etc/cloudjob/env": tmp_path / "env",
         "/opt/cloudjob/bin/cloudjob": tmp_path / "cloudjob",
-        "/run/lock/cloudjob": tmp_path / "lock",
         "/var/log/cloudjob/run.log": tmp_path / "log",
+        "/var/log/cloudjob ": f"{tmp_path} ",
     }.items():
         assert there in command
         command = command.replace(there, str(here))
@@ -295,7 +316,9 @@ def test_cron_says_nothing_of_a_good_night(cron_line, tmp_path):
     tells(tmp_path, "cloudjob", 'echo "$CLOUDJOB_BBOX to $CLOUDJOB_OUT: $*"')
     night = cron_line()
     assert night.communicate(timeout=20)[0] == ""
-    assert (tmp_path / "log").read_text() == "1 2 3 4 to out: run --dates 10d\n"
+    date, told = (tmp_path / "log").read_text().splitlines()
+    assert re.search(r"\d:\d\d:\d\d", date), "whose night it is: a run's lines do not tell"
+    assert told == "1 2 3 4 to out: run --dates 10d"
 
 
 @pytest.mark.parametrize("code", [1, 3, 4])
@@ -314,6 +337,18 @@ def test_cron_leaves_a_night_alone_that_is_still_at_work(cron_line, tmp_path):
     (tmp_path / "morning").write_text("")
     assert first.communicate(timeout=20)[0] == ""
     assert (tmp_path / "log").read_text().count("at work") == 1
+
+
+def test_cron_waits_for_nothing_that_a_killed_night_left(cron_line, tmp_path):
+    """A worker that still hangs at a disk when its run was killed."""
+    tells(tmp_path, "cloudjob", f"/bin/sleep 300 & echo $! > {tmp_path}/left; kill -9 $$")
+    assert "cloudjob ended with 137" in cron_line().communicate(timeout=20)[0]
+    left = int((tmp_path / "left").read_text())
+    try:
+        tells(tmp_path, "cloudjob", "exit 0")
+        assert cron_line().communicate(timeout=20)[0] == ""
+    finally:
+        os.kill(left, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -392,6 +427,54 @@ def test_slurm_tries_again_what_is_worth_it(code, restarts, again, slurm):
 
 
 # The page for the person on call
+
+
+def test_by_hand_a_command_runs_as_the_night_does(tmp_path):
+    """As its user and with its settings, whatever the shell's: the page's function for it."""
+    (line,) = re.findall(r"^cloudjob\(\) .*$", README.read_text(), re.MULTILINE)
+    (tmp_path / "env").write_text('CLOUDJOB_BBOX="1 2 3 4"\nAWS_SECRET_ACCESS_KEY=aB/+9\n')
+    tells(tmp_path, "sudo", '[ "$1 $2" = "-u cloudjob" ] && shift 2 && exec env -i PATH=/usr/bin:/bin "$@"')
+    tells(tmp_path, "cloudjob", 'printf "%s\\n" "$CLOUDJOB_BBOX" "$AWS_SECRET_ACCESS_KEY" "${CLOUDJOB_OUT-unset}" "$@"')
+    for there, here in {"/etc/cloudjob/env": "env", "/opt/cloudjob/bin/cloudjob": "cloudjob"}.items():
+        assert there in line
+        line = line.replace(there, str(tmp_path / here))
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "CLOUDJOB_OUT": "another"}
+    told = check("/bin/sh", "-c", f"{line}\ncloudjob export 'my masks' a.tif", env=environment)
+    assert told.splitlines() == ["1 2 3 4", "aB/+9", "unset", "export", "my masks", "a.tif"]
+
+
+def test_the_certificates_of_the_page_are_where_they_are_looked_for(tmp_path):
+    """On a machine without a folder of Dask's, and not for root alone."""
+    (block,) = re.findall(r"^```\n(deploy/tls/.*?)^cloudjob run", README.read_text(), re.MULTILINE | re.DOTALL)
+    tells(tmp_path, "chown", f'echo "$@" in "$PWD" > {tmp_path}/owned')
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    check("/bin/sh", "-euc", block.replace("/etc/", f"{tmp_path}/etc/"), cwd=ROOT, env=environment)
+    assert (tmp_path / "owned").read_text() == f"cloudjob . ca.pem cert.pem key.pem in {tmp_path}/etc/cloudjob/tls\n"
+    settings = yaml.safe_load((tmp_path / "etc/dask/dask.yaml").read_text())["distributed"]["comm"]["tls"]
+    named = {
+        settings["ca-file"],
+        *(path for role in ("scheduler", "worker", "client") for path in settings[role].values()),
+    }
+    assert {Path(path).name for path in named} == {"ca.pem", "cert.pem", "key.pem"}
+    assert [path for path in named if not Path(f"{tmp_path}{path}").exists()] == []
+
+
+def test_one_user_runs_it_everywhere():
+    """The page has it made; who starts the nights, and who reads their keys."""
+    page = README.read_text()
+    assert re.search(r"^useradd .* cloudjob$", page, re.MULTILINE)
+    assert "--owner cloudjob --mode 0600 /dev/null /etc/cloudjob/env" in page
+    assert unit("cloudjob.service")["User"] == "cloudjob"
+    assert "DynamicUser" not in unit("cloudjob.service")
+
+
+def test_a_job_by_hand_is_watched():
+    """Its name is new every time, and the alerts know it."""
+    (name,) = re.findall(r'create job .*--from=cronjob/cloudjob "(.*?)"', README.read_text())
+    first = check("/bin/sh", "-c", f'echo "{name}"', env={"PATH": "/usr/bin:/bin"}).strip()
+    assert re.fullmatch(r"cloudjob-by-hand-\d{9,}", first)
+    (watched,) = re.findall(r'kube_job_failed\{job_name=~"(.*?)"', (DEPLOY / "prometheus/alerts.yml").read_text())
+    assert re.fullmatch(watched, first)
 
 
 def test_the_page_has_every_exit_code():

@@ -231,7 +231,7 @@ def test_a_second_attempt_in_the_same_process_asks_the_server_again(
 def test_passing_and_lasting(text: str, kind: type[SceneError], world: World) -> None:
     item = json.loads(world.catalog.read_text())["features"][0]
     scene = describe(item, {band: band for band in BANDS}, BANDS, 10)
-    assert type(files.failed(RuntimeError(text), scene)) is kind
+    assert type(files.failed(RuntimeError(text), scene, scene.bands[0])) is kind
 
 
 @pytest.mark.parametrize("address", ["{files}/none/{id}/scl.tif", "http://127.0.0.1:9/{id}/scl.tif"])

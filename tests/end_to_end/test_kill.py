@@ -68,6 +68,11 @@ class World:
         arguments = ["run", *map(str, where), *EVERYWHERE]
         return Result(**self.forking(arguments, environment(**plan), sabotaged=bool(marker)))
 
+    def with_workers(self, out: Path, plan: str) -> Result:
+        """Run over the catalog with two workers of its own, sabotaged by a plan."""
+        more = {"command": SABOTAGED, "CLOUDJOB_TEST_SABOTAGE": plan}
+        return run_job(self.catalog, self.checkpoint, out, "--workers", "2", **more)
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
@@ -152,15 +157,7 @@ def test_a_first_run_is_killed_again_and_again(world: World, tmp_path: Path) -> 
 def test_a_worker_is_killed(world: World, tmp_path: Path, event: str, number: int) -> None:
     """The run goes on with the others and needs no second one."""
     out, marker = tmp_path / "out", tmp_path / "struck"
-    disturbed = run_job(
-        world.catalog,
-        world.checkpoint,
-        out,
-        "--workers",
-        "2",
-        command=SABOTAGED,
-        CLOUDJOB_TEST_SABOTAGE=sabotage(marker, event, 5, number=number),
-    )
+    disturbed = world.with_workers(out, sabotage(marker, event, 5, number=number))
     assert marker.exists()
     assert disturbed.code == 0, disturbed.stderr
     assert "resource_tracker" not in disturbed.stderr
@@ -170,15 +167,7 @@ def test_a_worker_is_killed(world: World, tmp_path: Path, event: str, number: in
 
 def test_the_client_is_killed_while_its_workers_write(world: World, tmp_path: Path) -> None:
     out, marker = tmp_path / "out", tmp_path / "struck"
-    killed = run_job(
-        world.catalog,
-        world.checkpoint,
-        out,
-        "--workers",
-        "2",
-        command=SABOTAGED,
-        CLOUDJOB_TEST_SABOTAGE=sabotage(marker, "after shard", 7, victim="client"),
-    )
+    killed = world.with_workers(out, sabotage(marker, "after shard", 7, victim="client"))
     assert marker.exists()
     assert killed.code == -signal.SIGKILL
     assert len(items(out)) < 4

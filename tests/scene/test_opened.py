@@ -1,6 +1,8 @@
 """Files held open: asked for once, tried again window by window, and read right whatever says no data in them."""
 
 import copy
+import errno
+import os
 import threading
 import time
 from collections import Counter
@@ -19,7 +21,7 @@ from file_server import Fault, FileServer, file_server
 from pyproj import Transformer
 from scenes import BANDS, make_item, write_cog
 
-from cloudjob.errors import PassingError, SceneError
+from cloudjob.errors import OutageError, PassingError, SceneError
 from cloudjob.grid import Grid, Tiling
 from cloudjob.scene import opened, read
 from cloudjob.scene.cube import open_cube
@@ -103,6 +105,47 @@ def test_patience_ends(scene: Scene, server: FileServer, monkeypatch: pytest.Mon
             pixels(files)
     assert opened.ATTEMPTS <= tries <= 4 * opened.ATTEMPTS
     assert len(server.asked("nir")) - tries <= 2
+
+
+NO_DISK = "/proc/self/mem"
+"""A regular file whose first bytes cannot be read: "Input/output error", as of a disk that fails."""
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("when", ["opened", "read"])
+def test_a_disk_that_fails_is_no_fault_of_a_file(when: str, tmp_path: Path) -> None:
+    """GDAL says the same as of a file that is cut, and does not tell why."""
+    scene = describe(make_item(tmp_path), ASSETS, BANDS, 10)
+    path = Path(scene.bands[0].href)
+    with SceneFiles(scene) as files:
+        if when == "read":
+            files.check(scene.bands)
+            os.truncate(path, 1000)  # What is open fails, and then the disk
+        path.unlink()
+        path.symlink_to(NO_DISK)
+        with pytest.raises(OutageError, match=r"asset red: .*\(Input/output error\)$") as caught:
+            pixels(files)
+    assert caught.value.asset == "red"
+    path.unlink()
+    path.write_bytes(b"II*\0 cut")
+    with SceneFiles(scene) as files, pytest.raises(SceneError) as caught:
+        files.check(scene.bands)
+    assert not isinstance(caught.value, OutageError)
+
+
+def test_a_disk_that_does_not_answer_is_not_a_file_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, stat = describe(make_item(tmp_path), ASSETS, BANDS, 10), Path.stat
+
+    def stale(path: Path, **how: bool) -> os.stat_result:
+        if path.name == "red.tif":
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return stat(path, **how)
+
+    monkeypatch.setattr(Path, "stat", stale)
+    with SceneFiles(scene) as files, pytest.raises(OutageError, match=r"asset red: .*red.tif: Stale file handle"):
+        files.check(scene.bands)
 
 
 def test_an_answer_is_not_asked_for_again(scene: Scene, server: FileServer) -> None:

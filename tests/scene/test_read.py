@@ -136,12 +136,12 @@ def test_after_a_fault_nothing_more_is_read_ahead(files: SceneFiles, monkeypatch
 )
 def test_faults_of_servers_that_may_pass(scene: Scene, text: str, passing: bool) -> None:
     remote = replace(scene, bands=tuple(replace(b, href=f"https://h.example/{b.name}.tif") for b in scene.bands))
-    error = failed(RuntimeError(f"'https://h.example/red.tif?sig=abc' {text}"), remote)
+    error = failed(RuntimeError(f"'https://h.example/red.tif?sig=abc' {text}"), remote, remote.bands[0])
     assert isinstance(error, PassingError) is passing
     assert isinstance(error, SceneError)
     assert "abc" not in str(error)
     assert scene.id in str(error)
-    assert not isinstance(failed(RuntimeError(text), scene), PassingError)  # disks do not heal
+    assert not isinstance(failed(RuntimeError(text), scene, scene.bands[0]), PassingError)  # disks do not heal
 
 
 @pytest.mark.parametrize("block", [128, 64])

@@ -755,7 +755,8 @@ def test_a_plan_holds_nothing_that_no_job_reads(tmp_path: Path) -> None:
 
 def test_a_place_that_libtiff_does_not_know_is_not_told(tmp_path: Path) -> None:
     told = "TIFFFillTile:Read error at row 4294967295, col 4294967295; got 0 bytes, expected 512"
-    assert str(files.failed(OSError(told), described(make_item(tmp_path)))).endswith(
+    scene = described(make_item(tmp_path))
+    assert str(files.failed(OSError(told), scene, scene.bands[0])).endswith(
         "TIFFFillTile:Read error; got 0 bytes, expected 512"
     )
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import output
@@ -115,17 +116,69 @@ def test_no_mask_is_lost_with_what_lies_beside_it(out: Out, capfd: Capfd, how: s
     assert parsed(output.files(out)) == parsed(before)
 
 
-@pytest.mark.parametrize(
-    ("how", "array"), [("emptied", "cloud"), ("emptied", "cloud_probability"), ("deleted", "cloud")]
-)
-def test_a_group_of_which_too_little_is_known_is_masked_again(out: Out, capfd: Capfd, how: str, array: str):
-    """Its own and an array's metadata are lost: nothing mended that, and every run ended with 3."""
+MASK_LIKE = ["cloud", "cloud_probability"]
+
+
+@pytest.mark.parametrize("how", ["emptied", "cut", "another's"])
+@pytest.mark.parametrize("array", MASK_LIKE)
+@pytest.mark.parametrize("coarser", [1, 2])
+def test_no_mask_is_lost_with_what_one_array_says_of_itself(
+    tmp_path: Path, capfd: Capfd, how: str, array: str, coarser: int
+):
+    """And with the group's own metadata: the other has its form, and items tell how probabilities were rounded."""
+    out, mask = Out.at(tmp_path / "out"), output.GRID
+    height, width = mask.height * coarser, mask.width * coarser
+    grid = replace(mask, dx=mask.dx / coarser, dy=mask.dy / coarser, height=height, width=width)
+    output.run(out, [output.make_scene(day, grid=grid, coarser=coarser) for day in range(2)], contract=CONTRACT)
     before = output.files(out)
     Path(out.address, GROUP, "zarr.json").write_bytes(b"")
-    if how == "emptied":
-        Path(out.address, GROUP, array, "zarr.json").write_bytes(b"")
-    else:
-        shutil.rmtree(Path(out.address, GROUP, array))
+    document = Path(out.address, GROUP, array, "zarr.json")
+    document.write_bytes({"emptied": b"", "cut": document.read_bytes()[:-100], "another's": b"{}"}[how])
+    assert call(capfd, "check", out, "--repair").code == 0
+    assert again.read(out) == []
+    assert call(capfd, "check", out).code == 0
+    assert parsed(output.files(out)) == parsed(before)
+
+
+def test_probabilities_that_are_gone_are_made_again(out: Out, capfd: Capfd):
+    """With the group's own metadata: it was made anew without them, and every run ended with 3."""
+    before = output.files(out)
+    Path(out.address, GROUP, "zarr.json").write_bytes(b"")
+    shutil.rmtree(Path(out.address, GROUP, "cloud_probability"))
+    assert call(capfd, "check", out, "--repair").code == 0
+    output.run(out, SCENES, contract=CONTRACT)
+    assert call(capfd, "check", out).code == 0
+    assert parsed(output.files(out)) == parsed(before)
+
+
+@pytest.mark.parametrize("odd", [lambda asset: asset.pop("cloudjob:rounding"), lambda asset: asset.clear()])
+def test_of_probabilities_whose_rounding_nobody_tells_no_mask_is_made(
+    out: Out, capfd: Capfd, tmp_path: Path, odd: Callable[[dict], object]
+):
+    """One item is older, and its probabilities may have been rounded otherwise; the masks are good all the same."""
+    item = json.loads(Path(out.address, ITEM).read_text())
+    odd(item["assets"]["cloud_probability"])
+    Path(out.address, ITEM).write_text(json.dumps(item))
+    for name in ("zarr.json", "cloud_probability/zarr.json"):
+        Path(out.address, GROUP, name).write_bytes(b"")
+    assert call(capfd, "check", out, "--repair").code == 0
+    assert again.read(out) == []
+    assert call(capfd, "check", out).code == 0
+    made = call(capfd, "rethreshold", out, tmp_path / "new", "--threshold", "0.7")
+    assert made.code == 3
+    assert "keeps probabilities that were averaged for larger pixels, or rounded" in made.stderr
+
+
+@pytest.mark.parametrize("how", ["emptied", "deleted"])
+def test_a_group_of_which_too_little_is_known_is_masked_again(out: Out, capfd: Capfd, how: str):
+    """Its own and its masks' metadata are lost: nothing mended that, and every run ended with 3."""
+    before = output.files(out)
+    Path(out.address, GROUP, "zarr.json").write_bytes(b"")
+    for array in MASK_LIKE:
+        if how == "emptied":
+            Path(out.address, GROUP, array, "zarr.json").write_bytes(b"")
+        else:
+            shutil.rmtree(Path(out.address, GROUP, array))
     with pytest.MonkeyPatch.context() as patch, Lock(out) as lock:
         patch.setattr(type(out), "delete_under", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -155,8 +208,8 @@ def test_a_group_with_somebodys_link_in_it_is_left_alone(out: Out, capfd: Capfd,
 
 
 def test_a_link_in_another_group_keeps_nothing_from_being_mended(out: Out, capfd: Capfd):
-    Path(out.address, GROUP, "cloud/zarr.json").write_bytes(b"")
-    Path(out.address, GROUP, "zarr.json").write_bytes(b"")
+    for name in ("", *MASK_LIKE):
+        Path(out.address, GROUP, name, "zarr.json").write_bytes(b"")
     Path(out.address, f"{GROUP}_2").mkdir()
     Path(out.address, f"{GROUP}_2", "mine").symlink_to(out.address)
     result = call(capfd, "check", out, "--repair")

@@ -50,7 +50,6 @@ epochs = 2
 samples = 24
 batch = 8
 crop = 32
-augment = false
 keep = "last"
 """
 

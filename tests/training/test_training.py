@@ -100,6 +100,13 @@ def test_stages_begin_with_the_weights_of_the_one_before(tmp_path):
     assert checkpoint.load(alone / "checkpoint.safetensors").sha256 == last.sha256
 
 
+def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "there").write_text("somebody's")
+    process = start(tmp_path, tmp_path / "there")
+    _, errors = process.communicate(timeout=400)
+    assert (process.returncode, errors.splitlines()[-1]) == (2, f"error: [Errno 17] File exists: '{tmp_path}/there'")
+
+
 def test_nothing_to_learn_from_is_said(tmp_path):
     process = start(tmp_path, tmp_path / "out", "[training]\nepochs = 1\n")
     _, errors = process.communicate(timeout=400)
