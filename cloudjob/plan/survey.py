@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
@@ -98,7 +98,6 @@ def find(job: Job) -> Found:
     found = list(search(job.catalog, job.area, job.dates, max_cloud_cover=job.max_cloud_cover, limit=job.limit))
     sources, catalog = Sources(), job.catalog
     scenes, refusals = _described(job, ((item, catalog.assets, catalog.signing) for item in found), sources)
-    refusals = _without_twins(refusals, scenes)
     marked = again.read(job.out) if settings.read(job.out) == job.settings else []
     more, lost = _damaged(job, _missing(marked, scenes, refusals), sources)
     scenes, refusals = [*scenes, *more], [*refusals, *lost]
@@ -109,20 +108,6 @@ def find(job: Job) -> Found:
         if any(refusal.outside for refusal in refusals) and not sources.verdict():
             error = UnreachableError(message)
     return Found(scenes, refusals, marked, error)
-
-
-def _without_twins(refusals: Iterable[Refusal], scenes: Iterable[Scene]) -> list[Refusal]:
-    """The refusals but of items beside which another one, which can be used, says the same of itself.
-
-    swissEO lists its newest scene once more, with files that it writes over, under a name of which no date tells bands.
-    """
-    twins, left = {said(scene.item): scene.id for scene in scenes}, []
-    for refusal in refusals:
-        if (twin := twins.get(said(refusal.item))) and not refusal.outside:
-            log.info("%s; it shows what %s does, which is masked", refusal.reason, twin)
-        else:
-            left.append(refusal)
-    return left
 
 
 def _damaged(job: Job, wanted: Sequence[Marked], sources: Sources) -> tuple[list[Scene], list[Refusal]]:
@@ -204,8 +189,25 @@ def compare(job: Job, found: Found, *, files: bool = False) -> Survey:
             log.info("scene %s is an older version of %s, or the same", scene.id, other.id)
     kept += merge_versions(scene for scene in fitting if scene.id in lost)[0]
     made = plan.make(kept, known, lambda scene: _tiles(job, scene, found.marked), job.retry, found.marked)
-    refused, given_up = _sorted_out(job, [*found.refusals, *hopeless, *misfits], made, known)
-    return Survey(made, refused, given_up, known)
+    single, twins = _without_twins(found.refusals, found.scenes)
+    over = [id_ for id_ in twins if id_ in known.failures]
+    refused, given_up = _sorted_out(job, [*single, *hopeless, *misfits], made, known)
+    return Survey(replace(made, settled=(*made.settled, *over)), refused, given_up, known)
+
+
+def _without_twins(refusals: Iterable[Refusal], scenes: Iterable[Scene]) -> tuple[list[Refusal], list[str]]:
+    """The refusals, and the ids of items beside which another one, which can be used, says the same of itself.
+
+    swissEO lists its newest scene once more, with files that it writes over, under a name of which no date tells bands.
+    """
+    usable, left, twins = {said(scene.item): scene.id for scene in scenes}, [], []
+    for refusal in refusals:
+        if refusal.outside or not (twin := usable.get(said(refusal.item))):
+            left.append(refusal)
+            continue
+        log.info("%s; it shows what %s does, which is masked", refusal.reason, twin)
+        twins.append(refusal.id)
+    return left, twins
 
 
 def _spared(scene: Scene, known: Ledger) -> Scene:

@@ -114,7 +114,8 @@ def said(item: dict[str, Any]) -> tuple[Any, ...]:
     """What an item that `item.parse` has read says of itself, but for its id: two that say the same show one scene."""
     version = product.baseline(item), product.generated(item), product.name(item)
     when = map(item["properties"].get, ("datetime", "start_datetime", "end_datetime"))
-    return item["collection"], product.platform(item), *when, json.dumps(item["geometry"]), *version
+    where = product.tile(item), json.dumps(item["geometry"])  # Some catalogs draw one outline around all that they hold
+    return item["collection"], product.platform(item), *when, *where, *version
 
 
 def merge(scenes: Iterable[Scene], listed: Collection[str] = ()) -> tuple[list[Scene], list[tuple[Scene, Scene]]]:

@@ -267,6 +267,20 @@ def test_items_without_a_band_are_failed_scenes_of_an_out_that_has_others(
     assert {path: after[path] for path in kept} == {path: before[path] for path in kept}
 
 
+def test_what_failed_and_says_what_another_item_does_now_is_no_failure_any_more(
+    world: World, tmp_path: Path, capfd: Capfd
+) -> None:
+    """Every OUT of swissEO's scenes that was made before holds the failure of the newest one, listed once more."""
+    out, first, second = tmp_path / "good", *world.items[:2]
+    shutil.copytree(world.good, out)
+    newest = {**first, "id": "NEWEST", "assets": {key: first["assets"][key] for key in ("red", "green", "blue")}}
+    for code, listed in ((1, (newest, second)), (0, (newest, first, second))):
+        catalog = jobs.write_catalog(tmp_path / f"{code}.json", listed)
+        result = call(capfd, "run", *world.arguments(out, catalog=catalog))
+        assert result.code == code, result.stderr
+        assert ("NEWEST" in call(capfd, "status", str(out)).stdout) == bool(code)
+
+
 def test_a_band_that_nobody_asks_for(refused: Callable[..., None]) -> None:
     refused(2, "--asset names a band 'rde' hint: did you mean red?", asset="rde=B04")
 

@@ -151,6 +151,7 @@ def test_what_an_item_says_of_itself_tells_it_from_all_but_its_twin():
     assert said(item) == said({**item, "id": "b", "assets": {}})
     others = ({"start_datetime": "2024-05-31T00:00:00Z"}, {"platform": "sentinel-2b"}, {"s2:product_uri": "other"})
     others += ({"s2:processing_baseline": "05.10"}, {"s2:generation_time": "2024-06-02T00:00:00Z"})
+    others += ({"grid:code": "MGRS-33UUQ"},)
     for other in ({"collection": "d"}, {"geometry": mapping(box(0, 0, 1, 1))}):
         assert said(item) != said({**item, **other})
     for other in others:
