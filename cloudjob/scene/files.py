@@ -61,7 +61,10 @@ FAULTS = (RuntimeError, OSError, ValueError, rasterio.errors.RasterioError, CPLE
 """What rasterio raises when a file cannot be opened or read."""
 
 _REMOTE = re.compile(r"(https?|s3|gs|az)://|/vsi(curl/https?://|(s3|gs|az|adls)/)", re.IGNORECASE)
-_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
+_ABSENT = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM),
+    *(errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ),  # The last of names that Windows and macOS refuse
+}
 """What says that a file is not there, or not for us. All others are said of the disk: EIO, ESTALE, ENOTCONN…"""
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+._-]+:|/vsi|<", re.IGNORECASE)  # One letter is a drive's
@@ -156,6 +159,8 @@ def _disk_fault(href: str) -> str:
                     break
     except OSError as error:
         return "" if error.errno in _ABSENT else f" ({error.strerror})"
+    except ValueError:
+        return ""  # A name in letters that this machine has no code for: GDAL has refused it, too
     return ""
 
 

@@ -21,11 +21,12 @@ from file_server import Fault, FileServer, file_server
 from pyproj import Transformer
 from scenes import BANDS, make_item, write_cog
 
-from cloudjob.errors import OutageError, PassingError, SceneError
+from cloudjob.errors import OutageError, PassingError, SceneError, UnseenError
 from cloudjob.grid import Grid, Tiling
 from cloudjob.scene import opened, read
 from cloudjob.scene.cube import open_cube
 from cloudjob.scene.describe import describe
+from cloudjob.scene.files import header
 from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.reflectance import reflectance
 from cloudjob.scene.scene import Scene, is_empty
@@ -146,6 +147,24 @@ def test_a_disk_that_does_not_answer_is_not_a_file_that_is_not_there(
     monkeypatch.setattr(Path, "stat", stale)
     with SceneFiles(scene) as files, pytest.raises(OutageError, match=r"asset red: .*red.tif: Stale file handle"):
         files.check(scene.bands)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EILSEQ], ids=["Windows", "macOS"])
+def test_a_name_that_a_system_refuses_is_no_disk_that_is_out(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, **_: bool) -> os.stat_result:
+        raise OSError(number, "The filename, directory name, or volume label syntax is incorrect", str(path))
+
+    scene = describe(make_item(tmp_path), ASSETS, BANDS, 10)
+    monkeypatch.setattr(Path, "stat", refuse)
+    with SceneFiles(scene) as files, pytest.raises(UnseenError):
+        files.check(scene.bands)
+
+
+def test_a_name_that_this_machine_cannot_write_is_refused_in_words() -> None:
+    with pytest.raises(SceneError, match="surrogates not allowed"):
+        header("/data/\ud800.tif", "scene A, asset red")
 
 
 def test_an_answer_is_not_asked_for_again(scene: Scene, server: FileServer) -> None:
