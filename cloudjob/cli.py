@@ -263,13 +263,13 @@ def demo(*, out: str, workers: int | None) -> int:
     from cloudjob.watch import terminal
 
     catalog, masks = Path(out) / "catalog" / "items.json", Path(out) / "masks"
-    if not catalog.exists():
-        logs.say(f"simulating scenes in {catalog.parent}", "demo")
-        try:
+    try:
+        if not catalog.exists():
+            logs.say(f"simulating scenes in {catalog.parent}", "demo")
             collection.collection(catalog.parent)
-        except OSError as error:
-            raise UsageError(f"the demo's catalog cannot be written: {error}", hint="--out FOLDER") from None
-    items = json.loads(catalog.read_text(encoding="utf-8"))["features"]
+        items = json.loads(catalog.read_text(encoding="utf-8"))["features"]
+    except OSError as error:
+        raise UsageError(f"the demo's catalog cannot be written or read: {error}", hint="--out FOLDER") from None
     asked = request(bbox=collection.bounds(items), dates="2000/..", out=masks, catalog=catalog)
     code = terminal.progress(job.run(asked, lambda: _connect("local", workers)), as_json=False)
     if code == errors.DONE:  # Scenes that failed have been named

@@ -213,7 +213,8 @@ def test_answers_go_to_stdout(arguments: list[str], code: int, says: str, capfd:
         (["worker", "tcp://127.0.0.1:1", "--workers", "0"], "0 is not in the range"),
         (["demo", "--workers", "none"], "'none' is not a valid integer"),
         (["model", "--like", "ukis-csmask-l2a"], "expected the .onnx file that it is for"),
-        (["demo", "--out", __file__], "the demo's catalog cannot be written: [Errno 20] Not a directory"),
+        (["demo", "--out", __file__], "the demo's catalog cannot be written or read: [Errno 20] Not a directory"),
+        (["demo", "--out", "a" * 300], "the demo's catalog cannot be written or read: [Errno 36] File name too long"),
     ],
 )
 def test_complaints_go_to_stderr(arguments: list[str], says: str, capfd: Capfd) -> None:

@@ -162,5 +162,7 @@ def _foreign(out: Out, why: str) -> ContractError:
 
 
 def _short(value: Any) -> str:
-    text = "none" if value is None else f"{value:g}" if isinstance(value, float) else redact(f"{value}")
+    text = "none" if value is None else redact(f"{value}")
+    if isinstance(value, float):
+        text = text.removesuffix(".0")  # All other figures stay: they may be what differs
     return f"{text[:12]}…" if len(text) > 40 else text

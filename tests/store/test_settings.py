@@ -33,6 +33,7 @@ def test_the_contract_is_written_once(out: Out):
             "checkpoint was aaaaaaaaaaaa…, now bbbbbbbbbbbb…; version was 1.0, now 1.1",
         ),
         ({"threshold": 0.6}, "threshold was 0.5, now 0.6"),
+        ({"threshold": 0.5000001}, "threshold was 0.5, now 0.5000001"),
         ({"buffer": 40.0}, "buffer was 0, now 40"),
         ({"resolution": 20.0}, "resolution was 10, now 20"),
         ({"probability": True}, "probability was False, now True"),
