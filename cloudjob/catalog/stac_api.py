@@ -15,7 +15,7 @@ from shapely.geometry.base import BaseGeometry
 
 from cloudjob.catalog.answers import Client, RefusedRequestError, ServerFaultError
 from cloudjob.catalog.dates import Interval
-from cloudjob.errors import ContractError, UsageError, did_you_mean, redact
+from cloudjob.errors import CloudjobError, ContractError, UsageError, did_you_mean, redact
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def _pages(
         by_get = [search for search in searches if search.method == "GET" != asked.method]
         # The Brazil Data Cube's tells the next page to those who ask by GET only; datacube-explorer's counts by the box
         if by_get:
-            with contextlib.suppress(RefusedRequestError, ServerFaultError):
+            with contextlib.suppress(RefusedRequestError, CloudjobError):  # Then what POST listed is told as it is
                 return (yield from _pages(client, name, by_get, forms)) or bool(seen)
         log.warning("%s says that it has %d items for this search, but lists only %d", name, matched, len(seen))
     elif number == 1 and not matched and len(page["features"]) == limit:  # microsoft/planetary-computer-apis#274

@@ -822,7 +822,7 @@ def test_fewer_items_than_an_api_says_it_has_are_told(api, caplog):
     assert "has 7 items for this search, but lists only 1" in caplog.text
 
 
-@pytest.mark.parametrize("fault", [None, 400, 500])
+@pytest.mark.parametrize("fault", [None, 400, 500, "close", "the same page"])
 def test_what_an_api_does_not_list_by_post_it_is_asked_for_by_get(api, hurried, monkeypatch, caplog, fault):
     """The Brazil Data Cube's, whose links name no method: of more than a page the newest items alone were masked."""
     landing = api.landing()
@@ -836,7 +836,9 @@ def test_what_an_api_does_not_list_by_post_it_is_asked_for_by_get(api, hurried, 
         page = honest(method, asked)
         if method == "POST":
             page["links"] = []
-            api.lasting = fault or ""
+            api.lasting = "" if fault in (None, "the same page") else fault
+        elif fault:
+            page["links"] = [{"rel": "next", "href": f"{api.url}/search?again"}]
         return page
 
     monkeypatch.setattr(api, "search", forgetful)
