@@ -38,6 +38,10 @@ ELSEWHERE = ".elsewhere"
 KEPT = "what is finished is kept; run again"
 
 
+class _GoneError(Exception):
+    """None is left of the workers that alone may do some work: others may be there, and they themselves anew."""
+
+
 def lane_count(client: Client) -> int:
     """Tasks the cluster runs at once; at least 1, since workers may still be on their way.
 
@@ -85,19 +89,19 @@ def stream(
 def _elsewhere(
     client: Client, function: Callable[[Work], Result], unseen: Sequence[tuple[str, Work, UnseenError]]
 ) -> Iterator[tuple[str, Work, Result | BaseException]]:
-    """What workers did not see, done by those that saw all they were given; as it was, where there are none."""
+    """What workers did not see, done by those that saw all they were given; as it was, where none is left of them."""
     before = {f"{key}{ELSEWHERE}": (argument, error) for key, argument, error in unseen}
     blind = {error.worker for _, error in before.values()}
     others = _workers(client).keys() - blind if blind else ()
-    if not others:
-        yield from ((key, argument, error) for key, (argument, error) in before.items())
-        return
-    for key, argument, outcome in _run(client, function, [(key, each) for key, (each, _) in before.items()], others):
-        _, error = before[key]
-        if error.worker in blind and not isinstance(outcome, BaseException):
-            log.warning("%s: not there for the worker %s; others do what it does not see", error, error.worker)
-            blind.remove(error.worker)
-        yield key, argument, outcome
+    work = [(key, argument) for key, (argument, _) in before.items()]
+    with contextlib.suppress(_GoneError):
+        for key, argument, outcome in _run(client, function, work, others) if others else ():
+            _, error = before.pop(key)
+            if error.worker in blind and not isinstance(outcome, BaseException):
+                log.warning("%s: not there for the worker %s; others do what it does not see", error, error.worker)
+                blind.remove(error.worker)
+            yield key, argument, outcome
+    yield from ((key, argument, error) for key, (argument, error) in before.items())
 
 
 def _run(
@@ -152,6 +156,7 @@ class _Lanes:
 
         Raises:
             UnreachableError: there have been none for too long, or the scheduler is lost.
+            _GoneError: none is left of some workers.
         """
         now = time.monotonic()
         if now < self.counted + COUNTED:
@@ -159,6 +164,8 @@ class _Lanes:
         self.count, self.counted = _threads(self.client, self.workers), now
         if self.count:
             self.seen, self.told = now, False
+        elif self.workers:
+            raise _GoneError
         elif now > self.seen + PATIENCE:
             raise UnreachableError(
                 f"there has been no worker for {PATIENCE:.0f} s",

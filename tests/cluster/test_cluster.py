@@ -530,7 +530,7 @@ def test_nor_for_one_to_do_again_what_was_lost_with_the_last_one(
 
 
 def test_nor_for_those_that_were_to_do_what_others_did_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker is there, but it may not do it."""
+    """One that is killed comes back under another address: a run waited ten minutes for it, beside it, and ended."""
     monkeypatch.setattr(stream, "COUNTED", 0.1)
     monkeypatch.setattr(stream, "PATIENCE", 1)
     with LocalCluster(**{**NO_WORKER, "n_workers": 2}) as cluster, Client(cluster) as client:
@@ -552,8 +552,10 @@ def test_nor_for_those_that_were_to_do_what_others_did_not_see(monkeypatch: pyte
         work = [(f"mask-S{number}-look", number) for number in range(20)]
         assert dict(stream.stream(client, look, work)) == {number: 2 * number for number in range(20)}
         monkeypatch.setattr(stream, "_submit", handed_in)
-        with pytest.raises(UnreachableError, match="there has been no worker for"):
-            dict(stream.stream(client, look, [(f"mask-S{number}-again", number) for number in range(20)]))
+        told = dict(stream.stream(client, look, [(f"mask-S{number}-again", number) for number in range(20)]))
+        left = {number for number, outcome in told.items() if isinstance(outcome, UnseenError)}
+        assert left
+        assert told == {number: told[number] if number in left else 2 * number for number in range(20)}
 
 
 def test_a_worker_that_comes_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
