@@ -759,6 +759,58 @@ def test_a_failed_product_that_is_listed_under_another_id_is_masked_under_that(n
         assert sorted(masks.scene.values) == sorted([other, B])
 
 
+def provisional(nights: Nights, maturity: str, made: str | None, **how: Any) -> dict[str, Any]:
+    """An item as Digital Earth Australia lists it: a new id for each time an acquisition is processed, no version."""
+    ids = {"interim": "9bc160d6-c20a-479f-86c5-ffd98c65ff87", "final": "b7e4a8e5-d30b-4a1c-9a55-0d1fbb3f2c01"}
+    item = nights.scene(f"S2A_33UUP_20240601_{maturity}", seed=len(maturity), **how)
+    kept = {name: item["properties"][name] for name in ("datetime", "platform", "proj:epsg", "eo:cloud_cover")}
+    told = {
+        "title": f"ga_s2am_ard_3-2-1_33UUP_2024-06-01_{maturity}",
+        "odc:region_code": "33UUP",
+        "odc:dataset_version": "3.2.1",
+        "sentinel:datastrip_id": "S2A_OPER_MSI_L1C_DS_2APS_20240601T120000_S20240601T101559_N05.10",
+        "sentinel:product_name": "S2A_MSIL1C_20240601T101559_N0510_R022_T33UUP_20240601T101559",
+    }
+    if made:
+        told |= {"dea:dataset_maturity": maturity, "created": made}
+    return {**item, "id": ids[maturity], "collection": "ga_s2am_ard_3", "properties": {**kept, **told}}
+
+
+INTERIM, FINAL = "2024-06-02T01:00:00.000000Z", "2024-07-05T12:31:16.877709Z"
+
+
+@pytest.mark.parametrize("told", [INTERIM, None], ids=["", "in an OUT of before"])
+@pytest.mark.parametrize("withdrawn", [True, False])
+def test_a_final_product_takes_the_place_of_its_provisional_one(nights: Nights, told: str | None, *, withdrawn: bool):
+    """One acquisition had two masks, and nobody was told."""
+    interim, final = provisional(nights, "interim", INTERIM), provisional(nights, "final", FINAL)
+    assert nights.run(provisional(nights, "interim", told)) == {interim["id"]: "done"}
+    assert nights.run(interim) == {}
+    listed = [final] if withdrawn else [interim, final]
+    assert nights.run(*listed) == {final["id"]: "done"}
+    assert nights.run(*listed) == nights.run(interim) == {}
+    with open_masks(nights.out.address, next(iter(nights.status.groups))) as masks:
+        assert list(masks.scene.values) == [final["id"]]
+
+
+def test_two_masks_of_before_stay_as_they_are(nights: Nights):
+    """An OUT in which a provisional product and its final one were two scenes: no run does any of it again."""
+    before = [provisional(nights, "interim", None), provisional(nights, "final", None)]
+    assert nights.run(*before) == {item["id"]: "done" for item in before}
+    left = jobs.kept(Path(nights.out.address))
+    interim, final = provisional(nights, "interim", INTERIM), provisional(nights, "final", FINAL)
+    assert nights.run(interim, final) == nights.run(final) == nights.run(interim) == {}
+    assert jobs.kept(Path(nights.out.address)) == left
+
+
+def test_when_an_item_was_listed_is_no_version_of_it(nights: Nights):
+    """`created` is told by everybody, and tells when the product was made in Open Data Cube's items only."""
+    items = [provisional(nights, "interim", INTERIM), provisional(nights, "final", FINAL)]
+    for item in items:
+        del item["properties"]["dea:dataset_maturity"]
+    assert nights.run(*items) == {item["id"]: "done" for item in items}
+
+
 @pytest.mark.parametrize("withdrawn", [False, True])
 def test_a_newer_version_that_cannot_be_read_gives_way_to_an_older_one(nights: Nights, *, withdrawn: bool):
     older = nights.scene(V1, baseline="02.10")

@@ -198,6 +198,9 @@ def _properties(told: Mapping[str, Any]) -> dict[str, Any]:
     kept |= {name: values.whole(told.get(name), name, 1, 60) for name in _ZONES}
     kept |= {name: values.flag(told.get(name)) for name in _FLAGS}
     kept |= asset.projection(told)
+    # What Open Data Cube's items say as `created`: in anybody else's that is when they were listed.
+    made = told.get("created" if told.get("dea:dataset_maturity") else "odc:processing_datetime")
+    kept["odc:processing_datetime"] = values.text(made, "time of processing")
     kept["updated"] = told["updated"][:40] if isinstance(told.get("updated"), str) else None
     kept["title"] = _title(told.get("title"))
     kept["eo:cloud_cover"] = values.percentage(told.get("eo:cloud_cover"))

@@ -61,9 +61,10 @@ def name(item: Mapping[str, Any]) -> str:
 
 def generated(item: Mapping[str, Any]) -> str:
     """When the product was made (ISO 8601), or ""."""
-    told = str(item["properties"].get("s2:generation_time") or "")
-    named = _esa_name(item)
-    return told or (_compact(named[8]) if named else "")
+    told = item["properties"]
+    if not told.get("s2:generation_time") and (named := _esa_name(item)):
+        return _compact(named[8])
+    return str(told.get("s2:generation_time") or told.get("odc:processing_datetime") or "")
 
 
 def sensing(item: Mapping[str, Any]) -> datetime | None:

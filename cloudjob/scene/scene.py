@@ -70,7 +70,7 @@ class Scene:
         platform: such as "sentinel-2a".
         sensing: the datastrip's sensing time, UTC; `time` where the item does not tell.
         baseline: `s2:processing_baseline` ("05.10") or "".
-        generated: `s2:generation_time` (ISO 8601) or "".
+        generated: when the product was made (ISO 8601), or "".
         bands: in the network's order.
         scl: the scene classification's asset, or None.
         fingerprint: changes when the scene's pixels may have changed.
