@@ -34,7 +34,7 @@ Exit codes:
   0    all done, or nothing new
   1    some scenes failed; the rest is written, the next run tries them again
   2    wrong usage
-  3    contract broken: checkpoint, the catalog's assets, the settings of OUT;
+  3    contract broken: checkpoint, assets, or OUT made with other settings;
        or a bucket of scenes wants keys and there are none: give them
   4    catalog, store or cluster unreachable, or another run is at work
   70   a crash: a bug of cloudjob; please report it
