@@ -163,9 +163,10 @@ def mirror(image: Reflectance, inside: npt.NDArray[np.bool_]) -> None:
         source = _mirrored(pattern)
         for band in image:
             band[np.ix_(rows, columns)] = band[rows[:, None], source[:, columns]]
-    source = _mirrored(np.atleast_2d(inside.any(axis=1)))[0]
+    some = inside.any(axis=1)
+    source = _mirrored(np.atleast_2d(some))[0]
     for band in image:
-        band[:] = band[source]
+        band[~some] = band[source[~some]]
 
 
 def _mirrored(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
