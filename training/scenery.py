@@ -64,13 +64,13 @@ class Scenery:
 
 
 def make_sky(seed: int, number: int) -> Half:
-    """(7, side, side), as `Scenery.sky`. Every third is a deck, every other of which ends; every sixth is one veil."""
+    """(7, side, side), as `Scenery.sky`. Every other is a deck, every third of which ends; every sixth is one veil."""
     rng = np.random.default_rng((seed, 1_000_003, number))
     shape = SKY_SIDE, SKY_SIDE
     deck, veil = ((str(rng.choice(kinds)),) for kinds in (simulate.DECKS, VEILS))
-    if number % 3 == 0:
+    if number % 2 == 0:
         sky = simulate.sky(rng, shape, cover=1, kinds=deck)
-        sky = ended(rng, sky) if number % 2 else sky
+        sky = ended(rng, sky) if number % 3 == 0 else sky
     else:
         sky = simulate.sky(rng, shape, kinds=veil if number % 6 == 1 else None)
     return np.concatenate([sky.opacity[None], sky.shadow[None], sky.colour]).astype(np.float16)

@@ -106,10 +106,10 @@ def test_what_is_thinner_than_any_veil_is_not_taught_as_cloud(patches, monkeypat
     assert np.array_equal(target, np.full((64, 64), taught), equal_nan=True)
 
 
-def test_every_third_sky_is_a_deck_of_which_every_other_one_ends_and_every_sixth_is_a_veil():
+def test_every_other_sky_is_a_deck_of_which_every_third_ends_and_every_sixth_is_a_veil():
     scenery = Scenery(3)
     decks, ended, veils = (
-        [scenery.sky(number)[0] for number in numbers] for numbers in ((0, 6, 12), (3, 9, 15, 21), (1, 7, 13))
+        [scenery.sky(number)[0] for number in numbers] for numbers in ((2, 4, 8), (0, 6, 12, 18), (1, 7, 13))
     )
     assert min(deck.min() for deck in decks) > CLOUD_OPACITY
     assert all(0.15 < (deck > CLOUD_OPACITY).mean() < 0.9 for deck in ended)
