@@ -251,8 +251,9 @@ def _described(
             scenes.append(describe(*what, measured=measured, optional=optional))
             sources.answered(href)
         except SceneError as error:
-            sources.failed(href, error)
             outside = isinstance(error, PassingError | OutsideError)
+            if outside:  # A fault of the item's does not show that its files' source answers
+                sources.failed(href, error)
             refused.append(Refusal(item["id"], item, dict(assets), signing, str(error), outside, error.hint))
     return scenes, refused
 
