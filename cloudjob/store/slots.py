@@ -304,7 +304,8 @@ def _sweep(out: Out, ledger: Ledger) -> None:
     """Remove the parts of files that a killed run left; slots that are done were swept by `complete`."""
     done = [folder for entry in ledger.done.values() for folder in _shards(entry.group, entry.slot)]
     out.sweep("", deep=False)
-    for folder in ("items", failures.FOLDER, "runs", MASKS):  # Not `lock` and `report`: others may write there now
+    # Not `lock` and `report`: others may write there now
+    for folder in ("items", failures.FOLDER, "runs", "cogs", MASKS):
         out.sweep(folder, keep=done)
 
 
