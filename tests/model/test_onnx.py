@@ -447,6 +447,13 @@ def test_a_name_that_no_file_can_have() -> None:
     assert "names are ukis-csmask-l1c" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("address", ["https://example.org/net.onnx", "s3://bucket/net.safetensors"])
+def test_an_address_is_told_from_a_file_that_is_missing(address: str) -> None:
+    with pytest.raises(ContractError, match=f"checkpoint {address} is an address; expected a file") as caught:
+        checkpoint.load(address)
+    assert caught.value.hint == "download it first"
+
+
 def test_a_threshold_for_a_network_that_needs_none(catalog: Path, tmp_path: Path) -> None:
     net = save(tmp_path / "net.onnx", four_classes(), contract(graph=Graph(FOUR, "softmax", stride=4)))
     with pytest.raises(UsageError, match="tells 4 classes apart"):
