@@ -125,7 +125,9 @@ def run(
         def connect() -> contextlib.AbstractContextManager[Client]:
             return contextlib.nullcontext(client) if client else connect_to("local", workers)
 
-        return [event for event in job.run(asked, connect) if isinstance(event, SceneResult)]
+        # Ctrl-C may strike here: who keeps its traceback, as notebooks do, must not keep the lock and the cluster, too
+        with contextlib.closing(job.run(asked, connect)) as events:
+            return [event for event in events if isinstance(event, SceneResult)]
 
 
 def _check_client(client: object) -> None:

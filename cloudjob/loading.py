@@ -30,7 +30,7 @@ from cloudjob.scene.describe import bands_of
 from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.reflectance import reflectance
 from cloudjob.scene.scene import Band, Scene
-from cloudjob.store import conventions
+from cloudjob.store import cog, conventions
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
 from cloudjob.store import ledger as ledgers
@@ -96,7 +96,8 @@ def load(
 
     Raises:
         UsageError: no scene of OUT is asked for, or an argument makes no sense.
-        ContractError: OUT has no masks; or, on computing, a file cannot be read.
+        ContractError: OUT has no masks.
+        SceneError: on computing, a file or a mask cannot be read.
         UnreachableError: the store does not answer.
     """
     place = Out.at(out)
@@ -345,8 +346,6 @@ def _nearest(out: Out, look: Look, grid: Grid) -> npt.NDArray[np.uint8]:
     result = np.full(grid.shape, NOT_COMPUTED, np.uint8)
     if inside.any():
         r, c = rows[inside].astype(int), columns[inside].astype(int)
-        array = groups.open_array(out, look.done.group, "cloud")
-        with out.reached():
-            values = np.asarray(array[look.done.slot, r.min() : r.max() + 1, c.min() : c.max() + 1])
-        result[inside] = values[r - r.min(), c - c.min()]
+        found = cog.read(out, look.done, slice(r.min(), r.max() + 1), slice(c.min(), c.max() + 1))
+        result[inside] = found[r - r.min(), c - c.min()]
     return result

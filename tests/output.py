@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from cloudjob.plan.plan import Plan
 from cloudjob.scene.scene import Band, Scene
 from cloudjob.store import ledger, settings, slots
 from cloudjob.store.lock import Lock
-from cloudjob.store.out import Out
+from cloudjob.store.out import Out, dump
 from cloudjob.store.receipt import Receipt, tile_sum
 from cloudjob.store.settings import Settings
 from cloudjob.store.writer import Slot, Writer
@@ -106,6 +106,13 @@ def run(
                 slots.complete(lock, contract, before, one.scene, **how)
         slots.tidy(lock, ledger.refresh(out))
     return made
+
+
+def overtaken(lock: Lock, scenes: Iterable[Scene], **how: Any) -> None:
+    """The machine of a run has slept: another one has taken over its lock, done its work and ended."""
+    token = replace(lock.token, number=lock.token.number + 1, released=True)
+    lock.out.put(token.path, dump(asdict(token)))
+    run(lock.out, scenes, **how)
 
 
 def write(out: Out, scene: Scene, slot: Slot, tiles: Iterable[Tile], contract: Settings = SETTINGS) -> None:

@@ -18,10 +18,12 @@ from conftest import REAL, needs_real_scenes
 from distributed import Client, LocalCluster, Scheduler
 
 import cloudjob
-from cloudjob import spoken
+from cloudjob import embed, spoken
 from cloudjob.errors import ContractError, UsageError
 from cloudjob.model import checkpoint
 from cloudjob.plan.request import request
+from cloudjob.store.lock import Lock
+from cloudjob.store.out import Out
 
 ASKED = {"bbox": (11, 46, 12, 47), "dates": "2024-06"}
 
@@ -338,3 +340,21 @@ def test_raw_numbers_of_a_real_scene_are_no_clear_sky() -> None:
         raw = xr.DataArray(np.stack([file.read(1)] * 4), dims=("band", "y", "x"))
     with pytest.raises(UsageError, match="not reflectance"):
         cloudjob.mask(raw)
+
+
+class Struck(type):
+    """Where an event is looked at, Ctrl-C strikes."""
+
+    def __instancecheck__(cls, _: object) -> bool:
+        raise KeyboardInterrupt
+
+
+def test_who_keeps_the_traceback_of_a_ctrl_c_keeps_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a notebook does: its next cell was told that another run was at work, which was this very process."""
+    out = tmp_path / "out"
+    monkeypatch.setattr(embed, "SceneResult", Struck("Struck", (), {}))
+    with pytest.raises(KeyboardInterrupt) as kept:
+        cloudjob.run(**ASKED, catalog=[], out=out)
+    with Lock(Out.at(out)):
+        pass
+    assert kept.tb

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -19,7 +20,7 @@ from pyproj import Transformer
 
 import cloudjob
 from cloudjob.classes import NOT_COMPUTED
-from cloudjob.errors import ContractError, UsageError
+from cloudjob.errors import ContractError, SceneError, UsageError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning"),  # rioxarray 0.19 with affine 3
@@ -191,6 +192,16 @@ def test_numbers_of_another_kind_whose_files_do_not_tell_what_no_data_is(tmp_pat
     np.testing.assert_allclose(by_dates.red[0], expected, rtol=1e-5)
     np.testing.assert_array_equal(by_dates.cloud[0] == 254, jobs.mask_of(tmp_path / "out", A) == 254)
     np.testing.assert_array_equal(by_dates.red, cloudjob.load([item], tmp_path / "out", ["red"]).red)
+
+
+def test_a_damaged_mask_is_named(made: Path, tmp_path: Path) -> None:
+    """It was an error of a codec, of no scene."""
+    shutil.copytree(made / "out", tmp_path / "out")
+    (shard,) = (tmp_path / "out" / "masks.zarr").glob("*_600000_*/cloud/c/0/0/0")
+    shard.write_bytes(bytes(byte ^ 255 for byte in shard.read_bytes()))
+    found = cloudjob.load("2024-06", tmp_path / "out")
+    with pytest.raises(SceneError, match="scene A: its mask cannot be read"):
+        found.cloud.compute()
 
 
 def test_an_out_without_masks(tmp_path: Path) -> None:

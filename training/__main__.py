@@ -26,8 +26,8 @@ VALIDATED = 100
 @click.option("--data", "folders", multiple=True, type=click.Path(path_type=Path), help="A data set; may be repeated.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for everything this leaves.")
 @click.option("--start", type=click.Path(path_type=Path), help="A checkpoint whose weights training begins with.")
-@click.option("--workers", default=1, show_default=True, help="Processes that prepare samples.")
-@click.option("--threads", default=0, help="Of torch on a CPU; 0 leaves its own choice.")
+@click.option("--workers", type=click.IntRange(0), default=1, show_default=True, help="Processes that prepare samples.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="Of torch on a CPU; 0 leaves its own choice.")
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the settings' training.epochs.")
 @click.option("--patches", type=click.IntRange(0), help="Instead of the settings' data.patches; 0 is all.")
 @click.option("--crop", type=click.IntRange(16), help="Instead of the settings' training.crop, in pixels.")
@@ -169,7 +169,9 @@ def make_samples(
     workers: int = 1,
 ) -> Samples:
     """What the settings say is shown of these patches; `out/blends.npz` keeps what the teacher says of blends."""
-    training = chosen.training
+    training, terms = chosen.training, state.contract(chosen)
+    if training.crop % terms.stride:
+        raise UsageError(f"training.crop is {training.crop}; expected a multiple of the network's {terms.stride} px")
     groups = (chosen.data.blended, chosen.data.frozen)
     blended, frozen = (frozenset(p.name for p in learn if any_of(p.scene, names)) for names in groups)
     if blended and training.crop > peer.SIDE:
@@ -180,7 +182,7 @@ def make_samples(
         chosen.mix,
         training.samples,
         crop=training.crop,
-        contract=state.contract(chosen),
+        contract=terms,
         seed=training.seed,
         skies=chosen.data.simulated,
         soft=soft,

@@ -181,9 +181,9 @@ def rows(name: str, scenes: dict[str, dict[str, list[Counts]]], place: int) -> l
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the settings' training.epochs.")
 @click.option("--samples", type=click.IntRange(1), help="Instead of the settings' training.samples, of an epoch.")
 @click.option("--crop", type=click.IntRange(16), help="Instead of the settings' training.crop, in pixels.")
-@click.option("--workers", default=1, show_default=True, help="Processes that prepare samples.")
+@click.option("--workers", type=click.IntRange(0), default=1, show_default=True, help="Processes that prepare samples.")
 @click.option("--threshold", type=float, help="Of the table, instead of the one that costs least.")
-@click.option("--threads", default=1, show_default=True, help="Of torch.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of torch.")
 @click.option("--seen", type=click.Path(path_type=Path), help="Train nothing: this checkpoint, which saw the images.")
 def main(
     names: tuple[str, ...],

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from cloudjob.errors import ContractError
 from cloudjob.model import predict
 from training import peer
 from training.patch import ALL_BANDS, Patch, Reflectance
@@ -15,9 +16,18 @@ Float = npt.NDArray[np.float32]
 
 
 def likelihood(model: predict.Model, reflectance: Reflectance) -> Float:
-    """Probability (height, width) for reflectance (bands, height, width), 0 for no data, tiled as a job does."""
-    image = np.where(empty(reflectance), np.nan, reflectance)[: len(model.contract.bands)]
-    contract = model.contract
+    """Probability (height, width) for reflectance (bands, height, width), 0 for no data, tiled as a job does.
+
+    Raises:
+        ContractError: the network takes other bands, or tells more than cloud.
+    """
+    contract, known = model.contract, ALL_BANDS[: len(reflectance)]
+    if len(contract.classes) > 1 or not set(contract.bands) <= set(known):
+        raise ContractError(
+            f"{contract.name} takes {', '.join(contract.bands)} and gives {len(contract.classes)} classes; expected "
+            f"bands among {', '.join(known)}, and cloud alone"
+        )
+    image = np.where(empty(reflectance), np.nan, reflectance)[[known.index(band) for band in contract.bands]]
     height, width = image.shape[1:]
     tiling = contract.tiling(height, width)
     result = np.zeros((height, width), np.float32)

@@ -3,7 +3,7 @@
 import tomllib
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from cloudjob.errors import UsageError
 from training.patch import ALL_BANDS
@@ -152,7 +152,7 @@ def read(name: Path | str) -> Settings:
         table = tomllib.loads(path.read_text())
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", hint="settings lie in training/experiments/") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
     before = table.pop("before", [])
     if not isinstance(before, list) or not all(isinstance(stage, dict) for stage in before):
@@ -203,10 +203,15 @@ def _build(kind: Any, table: dict[str, Any], where: str) -> Any:
             raise UsageError(f"{where}: {key!r} is not a setting", hint=f"known are {', '.join(known)}")
         if is_dataclass(hints[key]) and isinstance(value, dict):
             values[key] = _build(hints[key], value, f"{where}: {key}")
-        elif isinstance(value, list):
-            values[key] = tuple(value)
-        elif type(value) is hints[key] or (hints[key] is float and type(value) is int):
-            values[key] = value
+        elif _fits(value, hints[key]):
+            values[key] = tuple(value) if isinstance(value, list) else value
         else:
-            raise UsageError(f"{where}: {key} is {value!r}; expected {getattr(hints[key], '__name__', hints[key])}")
+            expected = hints[key] if get_args(hints[key]) else hints[key].__name__
+            raise UsageError(f"{where}: {key} is {value!r}; expected {expected}")
     return kind(**values)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if get_args(kind):
+        return isinstance(value, list) and all(_fits(each, get_args(kind)[0]) for each in value)
+    return type(value) is kind or (kind is float and type(value) is int)

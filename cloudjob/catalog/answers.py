@@ -178,11 +178,11 @@ def _content(answer: requests.Response, ends: float) -> bytes:
 
 def _retry_after(told: str) -> float:
     """Seconds that a server asks to wait: a number, or a date of HTTP."""
-    if told.strip().isdigit() and len(told) < 10:
+    if told.strip().isdecimal() and len(told) < 10:
         return float(told)
     try:
         return max(0.0, (email.utils.parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0.0
 
 

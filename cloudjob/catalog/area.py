@@ -24,7 +24,7 @@ MAX_CORNERS = 10_000
 _FEW_CORNERS = 200
 
 # What shapely raises on a GeoJSON object that is none.
-_NO_GEOJSON = (ShapelyError, AttributeError, IndexError, KeyError, TypeError, ValueError)
+_NO_GEOJSON = (ShapelyError, AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 
 
 def parse_bbox(west: float, south: float, east: float, north: float) -> Polygon | MultiPolygon:

@@ -136,7 +136,7 @@ def _fetch_token(account: str, container: str) -> tuple[str, datetime]:
                 session.mount(scheme, HTTPAdapter(max_retries=_RETRY))
             headers = {"Ocp-Apim-Subscription-Key": key} if key else None
             answer = within(MAX_SECONDS, lambda: session.get(address, headers=headers, timeout=_TIMEOUT_S))
-    except (requests.RequestException, TimeoutError) as error:
+    except (OSError, ValueError) as error:  # Also of a REQUESTS_CA_BUNDLE that is not there, or a key of other letters
         raise OutageError(f"cannot sign: {address} does not answer ({type(error).__name__})") from None
     if answer.status_code != requests.codes.ok:
         raise OutsideError(f"cannot sign: {address} answers HTTP {answer.status_code}")

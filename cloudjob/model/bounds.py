@@ -54,10 +54,10 @@ def check(contract: Any) -> None:
             values = tuple(values.values()) if isinstance(values, dict) and _texts(values) else None
         several = isinstance(values, tuple)
         if several != (name in ("bands", "optional_bands", "training_data", "mean", "std", "widths", "metrics")):
-            raise ContractError(f"the checkpoint's {name} is {_short(values)}; expected another type")
+            raise ContractError(f"the checkpoint's {name} is {short(values)}; expected another type")
         for value in values if several else (values,):
             if fault := _fault(name, value):
-                raise ContractError(f"the checkpoint's {name} is {_short(value)}; expected {fault}")
+                raise ContractError(f"the checkpoint's {name} is {short(value)}; expected {fault}")
         if several and len(values) > (10 if name == "widths" else MANY):
             raise ContractError(f"the checkpoint's {name} are {len(values)} values, too many")
     if not contract.widths or len(set(contract.bands)) < len(contract.bands):
@@ -79,7 +79,8 @@ def _texts(values: Iterable[Any]) -> bool:
     return all(isinstance(value, str) and len(value) <= LENGTH for value in values)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as an error quotes it: not 10,000 letters of a file that anybody may have written."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # An integer of 5,000 digits

@@ -106,7 +106,7 @@ class Contract:
             raise ContractError(f"the checkpoint's brightest reflectance is {self.brightest}; expected above 0")
         if not 0 < self.threshold < 1:
             raise ContractError(f"the checkpoint's threshold is {self.threshold}; expected above 0 and below 1")
-        if self.stem < 1 or self.stride < 1 or self.tile < 1 or self.tile % self.stride or self.halo < 0:
+        if self.stride < 1 or self.tile % self.stride:
             raise ContractError(
                 f"the checkpoint's tile {self.tile} and halo {self.halo} do not fit the network's stride {self.stride}"
             )

@@ -1,6 +1,7 @@
 """The making of records of networks in ONNX: from a contract, or from a graph and a record that is like it."""
 
 import hashlib
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,14 @@ def _value_scaling(contract: Contract) -> list[dict[str, Any]] | None:
     assert graph is not None
     if graph.per_tile:
         return [{"type": "processing", "format": "cloudjob", "expression": "z-score-per-tile"}]
-    if graph.clip:
-        return [{"type": "clip", "minimum": low, "maximum": high} for low, high in graph.clip]
     pairs = zip(contract.mean, contract.std, strict=True)
-    return [{"type": "z-score", "mean": mean, "stddev": std} for mean, std in pairs]
+    steps: list[dict[str, Any]] = [{"type": "z-score", "mean": mean, "stddev": std} for mean, std in pairs]
+    for number, (low, high) in enumerate(graph.clip):
+        limits = {"minimum": low, "maximum": high}
+        finite = {name: limit for name, limit in limits.items() if math.isfinite(limit)}
+        if finite:  # Others of its bands may have z-scores
+            steps[number] = {"type": "clip" if len(finite) == 2 else f"clip-{min(finite)[:3]}", **finite}
+    return steps
 
 
 def draft(path: Path, like: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cloudjob.errors import ContractError
+from cloudjob.model.bounds import MANY
 from cloudjob.model.contract import Contract
 
 KEY = "mlm"
@@ -16,10 +17,13 @@ KEY = "mlm"
 
 CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
-PROBABLE = ("Sigmoid", "Softmax")
+PROBABLE = ("Sigmoid", "HardSigmoid", "Softmax")
 """Operators that give probabilities."""
 
-SHAPING = ("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Clip")
+SHAPING = (
+    *("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Clip", "Dropout"),
+    *("Slice", "Gather", "Split", "Resize", "Upsample"),
+)
 """Operators after which a probability is still one."""
 
 INSTALL = "pip install 'cloudjob[onnx]'"
@@ -154,8 +158,6 @@ def _check_shape(tensor: Tensor, wanted: Sequence[int | None], what: str, path: 
     units = ("windows at once", "bands" if what == "input" else "classes", "rows", "columns")
     for unit, side, expected in zip(units, tensor.shape, wanted, strict=True):
         if not isinstance(side, int):  # Free or not told: the trial run shows it
-            if unit in ("rows", "columns") and what == "input" and expected:
-                raise _refused(path, f"takes any number of {unit}, but its record says {expected}")
             continue
         if expected is None and side > 1 and unit == "windows at once":
             raise _refused(path, f"takes {side} {unit}; expected any number, or 1")
@@ -172,6 +174,8 @@ def _check_sides(tensor: Tensor, what: str, path: str) -> None:
     second, last = (side if isinstance(side, int) else MOST + 1 for side in shape[1::2])
     if last <= MOST < second:
         raise _refused(path, f"has the {what} {tensor.name} of shape {shape}; expected its {unit} second", FORM)
+    if second > MANY:
+        raise _refused(path, f"has the {what} {tensor.name} of {second} {unit}; expected {MANY} at most")
 
 
 def _ends(model: Any) -> str:
@@ -238,7 +242,8 @@ def _check_weights(onnx: Any, tensors: Sequence[Any], path: str) -> None:
 def _tensor(onnx: Any, value: Any) -> Tensor:
     kind = value.type.tensor_type
     name = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
-    shape = tuple(side.dim_value if side.HasField("dim_value") else (side.dim_param or None) for side in kind.shape.dim)
+    # Of a free side some exporters write the number -1
+    shape = tuple(side.dim_value if side.dim_value > 0 else (side.dim_param or None) for side in kind.shape.dim)
     return Tensor(value.name, {"float": "float32", "double": "float64"}.get(name, name), shape)
 
 

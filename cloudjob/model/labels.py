@@ -82,7 +82,8 @@ def percent(
     Rounded down, and exactly: a pixel has 40 or more if and only if a threshold of 0.40 makes it cloud.
 
     Args:
-        probability: (y, x) of cloud, or (class, y, x), 0 to 1.
+        probability: (y, x) of cloud, or (class, y, x), about 0 to 1: those of a network may lie somewhat beyond, and
+            of classes that do not exclude each other add up to more.
         valid: (y, x), False where there are no data.
         classes: which of ours each class is.
 
@@ -91,6 +92,7 @@ def percent(
     """
     if probability.ndim == 3:
         probability = probability[[kind in (CLOUD, THIN_CLOUD) for kind in classes]].sum(axis=0)
+    probability = probability.clip(0, 1)
     found = (probability * np.float32(100)).astype(np.uint8)  # One off at most, by the product's last bit
     found -= probability < LIMITS[found]
     found += probability >= LIMITS[found + 1]

@@ -10,6 +10,7 @@ from typing import Any
 
 from cloudjob.classes import CLEAR, CLOUD, NAMES, THIN_CLOUD
 from cloudjob.errors import ContractError
+from cloudjob.model.bounds import MANY, short
 from cloudjob.model.contract import Contract, Graph
 
 BANDS = (
@@ -32,6 +33,9 @@ TILE = 1024
 
 UNLIMITED = 1e6
 """Of `brightest`: a reflectance that nothing has."""
+
+LIMIT = 1e18
+"""Of any number of a record."""
 
 LARGEST = 4096
 """Pixels of a tile's or window's side, at most: 64 MB per band."""
@@ -126,8 +130,8 @@ def _kind(step: Mapping[str, Any]) -> str | None:
         expression = step.get("expression")
         if step.get("format") != "cloudjob" or expression != "z-score-per-tile":
             raise ContractError(
-                f"its value_scaling runs {step.get('format')!r} {expression!r}, and no code of a record is ever run; "
-                "expected format 'cloudjob' and expression 'z-score-per-tile'"
+                f"its value_scaling runs {short(step.get('format'))} {short(expression)}, and no code of a record is "
+                "ever run; expected format 'cloudjob' and expression 'z-score-per-tile'"
             )
         return "z-score-per-tile"
     return None if kind is None else _one_of(kind, SCALINGS, "value_scaling")
@@ -185,17 +189,18 @@ def _output(given: Mapping[str, Any], classes: int) -> None:
     listed = given.get("classification:classes")
     expected = max(2, classes)  # One output tells two classes
     if listed is not None and (not isinstance(listed, list) or len(listed) != expected):
-        count = len(listed) if isinstance(listed, list) else listed
+        count = len(listed) if isinstance(listed, list) else short(listed)
         raise ContractError(f"its mlm:output has {count} classification:classes; cloudjob:contract expects {expected}")
 
 
 def _shape(told: Mapping[str, Any], where: str, channels: int) -> Sequence[int]:
-    if told.get("dim_order") != DIMENSIONS:
-        raise ContractError(f"its {where} has the dim_order {told.get('dim_order')}; expected {', '.join(DIMENSIONS)}")
+    order = told.get("dim_order")
+    if order != DIMENSIONS:
+        raise ContractError(f"its {where} has the dim_order {short(order)}; expected {', '.join(DIMENSIONS)}")
     _one_of(told.get("data_type"), ("float32",), f"{where}'s data_type")
     shape = told.get("shape")
     if not (isinstance(shape, list) and len(shape) == 4 and all(type(side) is int for side in shape)):
-        raise ContractError(f"its {where} has the shape {shape}; expected four whole numbers, -1 for any")
+        raise ContractError(f"its {where} has the shape {short(shape)}; expected four whole numbers, -1 for any")
     if shape[1] != channels:
         what = "bands are named" if where == "mlm:input" else "classes are named"
         raise ContractError(f"its {where} has {shape[1]} channels but {channels} {what}")
@@ -205,8 +210,9 @@ def _shape(told: Mapping[str, Any], where: str, channels: int) -> Sequence[int]:
 
 
 def _classes(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list) or not value:
-        raise ContractError(f"its classes are {value!r}; expected one of {', '.join(NAMES)} for each of its outputs")
+    if not isinstance(value, list) or not 0 < len(value) <= MANY:
+        known = ", ".join(NAMES)
+        raise ContractError(f"its classes are {short(value)}; expected one of {known} for each of 1 to {MANY} outputs")
     classes = tuple(NAMES[_one_of(name, tuple(NAMES), "class")] for name in value)
     if len(classes) == 1 and classes != (CLOUD,):
         raise ContractError(f"its one class is {value[0]!r}; expected cloud")
@@ -226,7 +232,7 @@ def _one(told: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
 def _list(told: Mapping[str, Any], name: str) -> list[Any]:
     value = told.get(name, [])
     if not isinstance(value, list):
-        raise ContractError(f"its {name} is {value!r}; expected a list")
+        raise ContractError(f"its {name} is {short(value)}; expected a list")
     return value
 
 
@@ -240,30 +246,30 @@ def _object(told: Mapping[str, Any], name: str, default: Any = None) -> Mapping[
 def _nothing(told: Mapping[str, Any], name: str, where: str) -> None:
     if told.get(name) is not None:
         raise ContractError(
-            f"its {where} has a {name}: {told[name]!r}, and no code of a record is ever run; expected null"
+            f"its {where} has a {name}: {short(told[name])}, and no code of a record is ever run; expected null"
         )
 
 
 def _one_of(value: Any, known: Sequence[str], what: str) -> str:
     if not isinstance(value, str) or value not in known:
-        raise ContractError(f"its {what} is {value!r}; known are {', '.join(known)}")
+        raise ContractError(f"its {what} is {short(value)}; known are {', '.join(known)}")
     return value
 
 
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= 1000:
-        raise ContractError(f"its {what} is {value!r}; expected some text")
+        raise ContractError(f"its {what} is {short(value)}; expected a text of 1 to 1,000 characters")
     return value
 
 
 def _whole(value: Any, what: str, low: int, high: int) -> int:
     if type(value) is not int or not low <= value <= high:
-        raise ContractError(f"its {what} is {value!r}; expected a whole number from {low} to {high}")
+        raise ContractError(f"its {what} is {short(value)}; expected a whole number from {low} to {high}")
     return value
 
 
 def _number(value: Any, what: str, above: float = -math.inf) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value) or not value > above:
+    if type(value) not in (int, float) or not abs(value) < LIMIT or not value > above:
         limit = f" above {max(0.0, above):g}" if above > -math.inf else ""
-        raise ContractError(f"its {what} is {value!r}; expected a number{limit}")
+        raise ContractError(f"its {what} is {short(value)}; expected a number{limit}")
     return float(value)

@@ -40,6 +40,8 @@ def read(checkpoint: str | Path | None) -> bytes:
         return file(mlm.shipped())
     if str(checkpoint) in NAMES:
         return _by_name(str(checkpoint))
+    if "://" in str(checkpoint):
+        raise ContractError(f"checkpoint {checkpoint} is an address; expected a file", hint="download it first")
     path = Path(checkpoint)
     if path.suffix == ".json":
         return _by_record(path)

@@ -103,10 +103,10 @@ def find(job: Job) -> Found:
     scenes, refusals = [*scenes, *more], [*refusals, *lost]
     error = None
     if refusals and not scenes:
-        message = f"none of the {len(refusals)} items can be used: {refusals[0].reason}"
-        error = sources.verdict() or ContractError(message, hint=refusals[0].hint or "see --asset and --catalog")
-        if any(refusal.outside for refusal in refusals) and not sources.verdict():
-            error = UnreachableError(message)
+        first = next((refusal for refusal in refusals if refusal.outside), refusals[0])
+        message = f"none of the {len(refusals)} items can be used: {first.reason}"
+        hint = first.hint or "see --asset and --catalog"
+        error = sources.verdict() or (UnreachableError(message) if first.outside else ContractError(message, hint=hint))
     return Found(scenes, refusals, marked, error)
 
 
@@ -251,8 +251,9 @@ def _described(
             scenes.append(describe(*what, measured=measured, optional=optional))
             sources.answered(href)
         except SceneError as error:
-            sources.failed(href, error)
             outside = isinstance(error, PassingError | OutsideError)
+            if outside:  # A fault of the item's does not show that its files' source answers
+                sources.failed(href, error)
             refused.append(Refusal(item["id"], item, dict(assets), signing, str(error), outside, error.hint))
     return scenes, refused
 

@@ -1,7 +1,6 @@
 """When two products are one scene: the same acquisition, processed anew."""
 
 import json
-import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,7 +10,7 @@ from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
 from cloudjob.catalog.area import footprint
-from cloudjob.catalog.values import MAX_TEXT
+from cloudjob.catalog.values import MAX_TEXT, spelt
 from cloudjob.scene import product
 from cloudjob.scene.scene import Scene
 
@@ -83,12 +82,12 @@ class Identity:
     def version(self) -> tuple[tuple[int, ...], datetime]:
         """(baseline, generation time): of two versions of a scene, the larger one counts."""
         try:
-            generated = datetime.fromisoformat(self.generated)
+            generated = datetime.fromisoformat(spelt(self.generated))
         except ValueError:
             generated = datetime.min.replace(tzinfo=UTC)
         if generated.tzinfo is None:
             generated = generated.replace(tzinfo=UTC)
-        return tuple(int(number) for number in re.findall(r"[0-9]+", self.baseline)), generated
+        return product.release(self.baseline), generated
 
 
 def same_scene(a: Identity, b: Identity) -> bool:

@@ -68,14 +68,17 @@ _METADATA = "http://169.254.169.254/latest/api/token"
 
 
 def source(href: str) -> str:
-    """Where an asset comes from: scheme and host or bucket; "" for a file on a disk.
+    """Where an asset comes from: scheme and host or bucket; "" for a file on a disk, and for what is no address.
 
     Scenes of one source share its outages and its keys.
     """
     if virtual := re.match(r"/(vsi\w+)/(.*)", href):
         kind, rest = virtual[1], virtual[2]
         return f"{_VIRTUAL[kind]}://{rest.split('/')[0]}" if kind in _VIRTUAL else source(rest)
-    parts = urlsplit(href)
+    try:
+        parts = urlsplit(href)
+    except ValueError:  # "http://[x", of an asset that nobody reads, or behind GDAL's /vsicurl/
+        return ""
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
 
 

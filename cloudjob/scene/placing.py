@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyproj import Transformer
-from pyproj.exceptions import CRSError, ProjError
+from pyproj.exceptions import ProjError
 from shapely.geometry.base import BaseGeometry
 
 from cloudjob.errors import SceneError
@@ -87,7 +87,7 @@ def _north_up(
         turned = _one_grid(_OTHER_HALF.get(epsg, epsg), c, f, a, -e, height, width)
         if turned != grid and not _near(found, footprint) and _near(place(turned), footprint):
             return turned
-    except CRSError as error:
+    except ProjError as error:  # There is none, or PROJ knows no way back (Greenland's zones of 1927)
         hint = "report it to whoever publishes the catalog"
         raise SceneError(f"{what}: its projection makes no sense: {error}", hint=hint) from None
     if found is None:

@@ -52,6 +52,12 @@ def baseline(item: Mapping[str, Any]) -> str:
     return f"{named[4]}.{named[5]}" if named and named[4] else ""
 
 
+def release(baseline: str) -> tuple[int, ...]:
+    """A processing baseline as numbers: (5, 10) of "05.10", "N0510", and what is left of it as a number: 5.1, 510."""
+    found = re.match(r"\D*(\d+?)(?:\.(\d+)|(\d\d))?(?!\d)", baseline)
+    return (int(found[1]), int((found[2] or found[3] or "").ljust(2, "0"))) if found else ()
+
+
 def name(item: Mapping[str, Any]) -> str:
     """ESA's name of the product without what publishers leave out of it; "" where the item does not tell."""
     if named := _esa_name(item):

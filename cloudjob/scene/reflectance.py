@@ -1,13 +1,13 @@
 """Numbers to reflectance: by the item's own scale and offset, which are then checked against the pixels."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cloudjob.scene.product import release
 from cloudjob.scene.scene import Band, Numbers, Scene, is_empty
 
 OFFSET_BASELINE = 4
@@ -58,18 +58,13 @@ def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any], baseline: s
     signed = kind.startswith(("int", "float"))
     # 99.99 is what Sen2Cor says in anybody's hands (Brazil Data Cube's): it adds what the L1C had added by then
     taken = properties.get("datetime", properties.get("start_datetime", FIRST))
-    early = _main(baseline) == 99 and taken < FIRST
+    early = release(baseline)[:1] == (99,) and taken < FIRST
     return scale, -OFFSET if adds_offset(baseline) and not signed and not early else 0.0
 
 
 def adds_offset(baseline: str) -> bool:
     """Whether numbers of a processing baseline ("05.10", "2.14", "N0510") have ESA's 1000 added."""
-    return _main(baseline) >= OFFSET_BASELINE
-
-
-def _main(baseline: str) -> int:
-    main = re.search(r"\d{1,2}", baseline)
-    return int(main[0]) if main else 0
+    return release(baseline) >= (OFFSET_BASELINE,)
 
 
 def offset_doubt(scene: Scene, valid: int, dark_all: int, dark_any: int, cloud_share: float) -> str | None:

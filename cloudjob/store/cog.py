@@ -50,8 +50,8 @@ def encode(mask: groups.Mask, crs: str, transform: Affine, values: Sequence[Clas
         return bytes(memory.read())
 
 
-def read(out: Out, entry: Done) -> groups.Mask:
-    """A finished scene's mask (y, x) uint8.
+def read(out: Out, entry: Done, rows: slice = slice(None), columns: slice = slice(None)) -> groups.Mask:
+    """Rows and columns of a finished scene's mask (y, x) uint8: all of it, unless given.
 
     Raises:
         SceneError: it is damaged.
@@ -59,7 +59,7 @@ def read(out: Out, entry: Done) -> groups.Mask:
     """
     try:
         with out.reached():
-            return np.asarray(groups.open_array(out, entry.group, "cloud")[entry.slot], np.uint8)
+            return np.asarray(groups.open_array(out, entry.group, "cloud")[entry.slot, rows, columns], np.uint8)
     except check.WRONG as error:
         raise SceneError(f"scene {entry.id}: its mask cannot be read: {check.told(error)}") from None
 

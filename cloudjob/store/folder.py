@@ -188,8 +188,8 @@ def delete_under(root: Path, prefix: str) -> None:
 def sweep(root: Path, prefix: str, keep: Iterable[str], *, deep: bool) -> int:
     """Delete what interrupted writes left: files of ours that were not renamed; returns their number."""
     removed, kept = 0, set(keep)
-    for _, entry in _walk(root, prefix, kept, deep=deep):
-        if re.search(_STAGED, entry.name) and is_ours(entry.name):
+    for path, entry in _walk(root, prefix, kept, deep=deep):
+        if re.search(_STAGED, entry.name) and is_ours(path):
             with suppress(FileNotFoundError):
                 os.unlink(entry.path)  # noqa: PTH108
                 removed += 1

@@ -7,6 +7,7 @@ else here is a cache of that or a help for people.
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from shapely.errors import ShapelyError
@@ -86,7 +87,7 @@ class Ledger:
     leftovers: tuple[str, ...] = ()
     damaged: dict[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def begun(self) -> dict[str, tuple[str, int]]:
         """Scenes that own a slot and are neither done nor failed, for a run was interrupted: id → group and slot."""
         places = ((id_, (group, slot)) for group, ids in self.scenes.items() for slot, id_ in enumerate(ids))

@@ -264,7 +264,18 @@ def _dead_here(holder: Token) -> bool:
 
 def _is_here(holder: Token) -> bool:
     """Whether the holder's process number means something here: machines and containers may share a name."""
-    return holder.host == socket.gethostname() and holder.boot == _boot() != ""
+    return holder.host == socket.gethostname() and holder.boot == _boot() != "" and not _hidden(holder.pid)
+
+
+def _hidden(pid: int) -> bool:
+    """Whether there is a process of which nothing is told: of another user, where /proc is mounted with `hidepid`."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return not Path(f"/proc/{pid}").exists()
+    except OSError:
+        return False
+    return False
 
 
 def _boot() -> str:

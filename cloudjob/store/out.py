@@ -140,7 +140,7 @@ class Out:
             return UnreachableError(
                 f"{self}: access denied", hint="check the credentials in the environment and what they may do there"
             )
-        if "os error 28" in text or "os error 122" in text or "Errno 28" in text:
+        if re.search(r"\b(os error|Errno) (28|122)\b", text):  # No space, or a quota
             return UnreachableError(f"{self} is full: {text}", hint="free some space, then run the same command again")
         if re.search(r"\b(os error|Errno) (17|20)\b", text):
             hint = "something that is no folder lies there, or above it: choose another --out"

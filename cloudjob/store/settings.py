@@ -154,6 +154,7 @@ def claim(lock: Lock, settings: Settings, *, redo: bool = False) -> None:
     out.delete(["catalog.json", "collection.json", "again.json"])
     for prefix in ("items", "failures", "masks.zarr", "cogs"):
         out.delete_under(prefix)
+        lock.check()  # It may have taken minutes, and the machine slept: what lies there by now may be another run's
     out.put(FILE, dump(settings.to_json()))
 
 

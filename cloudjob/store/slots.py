@@ -75,6 +75,7 @@ def prepare(
             raise ContractError(f"scenes of group {scene.group} have two grids: {scene.id} has {scene.mask_grid}")
     lock.check()
     _sweep(out, ledger)
+    lock.check()  # It may have taken minutes, and the machine slept: what did not count may be done by now
     out.delete((*ledger.leftovers, *(failures.path(id_) for id_ in settled)))
     ledger = _without(ledger, over)
     slots: dict[str, Slot] = {}
@@ -114,6 +115,7 @@ def _allot(
     times = {given[scene.id]: microseconds(scene.time) for scene in wanted if scene.id in given}
     statuses = [PLANNED if slot in times else _status(ledger, name, slot) for slot in range(len(order))]
     grid = wanted[0].mask_grid if name not in ledger.groups else None
+    lock.check()  # Likewise: an axis that another run has made longer would be cut, and its masks with it
     groups.commit(lock.out, name, order, times=times, statuses=statuses, grid=grid)
     return {id_: Slot(name, slot, lock.token) for id_, slot in (kept | given).items()}
 
@@ -302,7 +304,8 @@ def _sweep(out: Out, ledger: Ledger) -> None:
     """Remove the parts of files that a killed run left; slots that are done were swept by `complete`."""
     done = [folder for entry in ledger.done.values() for folder in _shards(entry.group, entry.slot)]
     out.sweep("", deep=False)
-    for folder in ("items", failures.FOLDER, "runs", MASKS):  # Not `lock` and `report`: others may write there now
+    # Not `lock` and `report`: others may write there now
+    for folder in ("items", failures.FOLDER, "runs", "cogs", MASKS):
         out.sweep(folder, keep=done)
 
 

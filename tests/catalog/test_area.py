@@ -144,6 +144,7 @@ def test_holes_and_separate_parts_stay(geojson):
         ({"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}, "cannot be read"),
         ({"type": "Polygon", "coordinates": "abc"}, "cannot be read"),
         ({"type": "Polygon", "coordinates": []}, "holds no polygon"),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [10**400, 0], [1, 1], [0, 0]]]}, "cannot be read"),
         ({"type": "Polygon", "coordinates": [[[0, 0], [2, 2], [2, 0], [0, 2], [0, 0]]]}, "Self-intersection"),
         (mapping(box(600000, 5000000, 610000, 5010000)), "not longitude and latitude"),
         (mapping(box(178, -19, 182, -16)), "not longitude and latitude"),

@@ -92,6 +92,8 @@ WRONG = {
     "transform of infinity": (("assets", "red", "proj:transform"), [10, 0, float("inf"), 0, -10, 0]),
     "transform off the Earth": (("assets", "red", "proj:transform"), [10, 0, 1e11, 0, -10, 1e11]),
     "no projection": (("properties", "proj:epsg"), 999_998),
+    "a projection without a way back": (("properties", "proj:epsg"), 2297),
+    "a projection that PROJ cannot do": (("properties", "proj:epsg"), 2303),
     "projection of a list": (("properties", "proj:epsg"), [32633]),
     "very many digits": (("properties", "proj:epsg"), 10**4000),
     "scale of NaN": (("assets", "red", "raster:bands"), [{"scale": float("nan")}]),

@@ -797,6 +797,12 @@ def test_a_wait_that_a_server_asks_for_is_kept(api, monkeypatch):
     assert time.monotonic() - began > 0.9
 
 
+@pytest.mark.parametrize("when", ["\xb2", "-1", "soon", "Wed, 21 Oct 99999999999999999999 07:28:00 GMT"])
+def test_a_wait_that_makes_no_sense_is_none(api, hurried, when):
+    api.items, api.retry_after, api.faults = [make_item("A")], when, deque([429])
+    assert ids(catalog_for(api.url)) == ["A"]
+
+
 @pytest.mark.parametrize("when", ["3600", "Wed, 21 Oct 2099 07:28:00 GMT"])
 def test_a_wait_beyond_all_bounds_ends_the_run_at_once(api, when):
     api.retry_after, api.lasting = when, 503

@@ -152,6 +152,19 @@ def test_a_silent_endpoint_does_not_hang_a_worker(sas, monkeypatch):
         released.set()
 
 
+@pytest.mark.parametrize(
+    ("scheme", "name", "value"),
+    [("https", "REQUESTS_CA_BUNDLE", "nowhere.pem"), ("http", "PC_SDK_SUBSCRIPTION_KEY", "€")],
+)
+def test_a_setting_of_this_machine_that_cannot_be_used_costs_the_scene_only(scheme, name, value, monkeypatch):
+    monkeypatch.setattr(signing, "_tokens", {})
+    monkeypatch.setenv("PC_SDK_SAS_URL", f"{scheme}://127.0.0.1:1/token")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(OutageError, match=r"cannot sign: .* does not answer") as caught:
+        open_href(PC, BLOB)
+    assert "€" not in str(caught.value)
+
+
 def test_a_head_that_drips_does_not_hang_a_worker(monkeypatch):
     monkeypatch.setattr(signing, "MAX_SECONDS", 1)
     monkeypatch.setattr(signing, "_tokens", {})

@@ -1,6 +1,7 @@
 """Bad input: a clear message, its exit code, and nothing written."""
 
 import contextlib
+import copy
 import json
 import os
 import pickle
@@ -247,6 +248,22 @@ def test_files_that_are_no_catalog(content: str, says: str, refused: Callable[..
 def test_no_item_has_the_band(refused: Callable[..., None], world: World) -> None:
     says = "none of the 3 items can be used: scene MON has no asset B08; it has blue, green"
     refused(3, says, outs=["new/out"], asset="nir=B08")
+
+
+@pytest.mark.parametrize(
+    "href", ["https://[x/thumbnail.png", "https://exa\u2100mple.com/t.png", "/vsicurl/http://[x/t.png"]
+)
+def test_an_asset_that_lies_at_no_address_costs_its_item_only(
+    href: str, world: World, tmp_path: Path, capfd: Capfd
+) -> None:
+    odd = copy.deepcopy(world.items[0]) | {"id": "ODD", "assets": {"thumbnail": {"href": href}}}
+    odd["properties"]["datetime"] = "2024-06-20T10:15:59Z"  # Or it would be taken for a twin of the first one
+    catalog = jobs.write_catalog(tmp_path / "items.json", [odd, *world.items])
+    result = call(capfd, "plan", *world.arguments(tmp_path / "new", catalog=catalog), "--json")
+    assert result.code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["counts"] == {"new": 3}
+    assert told["refused"] == {"ODD": "item ODD has no raster assets"}
 
 
 def test_what_to_type_for_a_band_is_told(refused: Callable[..., None]) -> None:

@@ -16,7 +16,22 @@ DEEP: list[Any] = []
 for _ in range(40):
     DEEP = [DEEP]
 
-NUMBERS = [0, 1, -1, 2, 255, 2**31, 2**62, -(2**62), 10**30, 1e308, -1e308, 1e-320, *map(float, ("nan", "inf", "-inf"))]
+NUMBERS = [
+    0,
+    1,
+    -1,
+    2,
+    255,
+    2**31,
+    2**62,
+    -(2**62),
+    10**30,
+    10**400,
+    1e308,
+    -1e308,
+    1e-320,
+    *map(float, ("nan", "inf", "-inf")),
+]
 TEXTS = [
     *("", "x", "0", "NaN", "null", "../../x", "/etc/passwd", "\x1b[31m", "\ud800", "\0", "🛰" * 50, "a" * 10_000),
     *(
@@ -54,7 +69,7 @@ def document(rng: random.Random, told: Any, times: int | None = None) -> Any:
             case 2:
                 other, name = rng.choice(places)
                 parent[key] = copy.deepcopy(other[name])
-            case 3 if isinstance(parent[key], int | float) and not isinstance(parent[key], bool):
+            case 3 if type(parent[key]) in (int, float) and abs(parent[key]) < 10**300:
                 parent[key] = rng.choice((-parent[key], parent[key] * 10**9, str(parent[key]), float(parent[key])))
             case _:
                 parent[key] = copy.deepcopy(rng.choice(VALUES))

@@ -8,9 +8,12 @@ from pathlib import Path
 import mutate
 import pytest
 from conftest import make_checkpoint
+from networks import FOUR, contract, four_classes
 
 from cloudjob.errors import ContractError
-from cloudjob.model import checkpoint
+from cloudjob.model import checkpoint, source
+from cloudjob.model.contract import Graph
+from cloudjob.model.draft import to_record
 
 QUICK = 60
 
@@ -61,6 +64,27 @@ def test_a_checkpoint_is_loaded_or_refused(good: bytes) -> None:
     print(f"{loaded} loaded, {refused} refused, {grown:.0f} MiB more at the peak")
     assert refused > loaded / 4
     assert grown < 500
+
+
+@pytest.mark.timeout(mutate.LIMIT)
+def test_a_record_of_a_network_in_onnx_is_loaded_or_refused() -> None:
+    terms = contract(
+        graph=Graph(FOUR, "softmax", stride=4, clip=((0, 1),) * 4), training_data=("x",), metrics={"iou": 1}
+    )
+    record, data = to_record(terms, "net.onnx"), four_classes().SerializeToString()
+    loaded = refused = 0
+    for rng in mutate.generators(QUICK):
+        try:
+            damaged = source.graph.with_record(data, mutate.document(rng, record))
+        except ValueError:  # Protocol buffers hold no half of a surrogate
+            continue
+        if told := refusal(damaged):
+            assert len(told) < 1000
+            refused += 1
+        else:
+            loaded += 1
+    print(f"{loaded} loaded, {refused} refused")
+    assert refused > loaded / 4
 
 
 def test_what_the_issue_names(good: bytes, tmp_path: Path) -> None:

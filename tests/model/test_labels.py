@@ -21,6 +21,15 @@ def test_clouds_of_both_kinds_count() -> None:
     assert percent(values, np.ones((1, 1), bool), (CLEAR, CLOUD, THIN_CLOUD, SHADOW)).tolist() == [[70]]
 
 
+def test_probabilities_that_exclude_no_other_or_lie_beside_0_and_1() -> None:
+    """As of a network whose classes have a sigmoid each, or that gives a share somewhat beyond 0 and 1."""
+    everywhere = np.ones((1, 4), bool)
+    both = np.array([[[0.9, 0.2, 0.0, 1.0]], [[0.9, 0.3, 0.0, 1.0]], [[0.9] * 4]], np.float32)
+    assert percent(both, everywhere, (CLOUD, THIN_CLOUD, SHADOW)).tolist() == [[100, 50, 0, 100]]
+    beyond = np.array([[-0.0005, -0.5, 1.0005, 7]], np.float32)
+    assert percent(beyond, everywhere).tolist() == [[0, 0, 100, 100]]
+
+
 def test_clouds_widen_over_clear_and_shadow_but_neither_from_no_data_nor_over_other_clouds() -> None:
     kinds = np.array([[SHADOW, CLOUD, CLEAR, CLEAR, THIN_CLOUD, CLOUD, CLEAR, CLEAR, CLOUD, CLEAR]])
     classes = (CLEAR, CLOUD, THIN_CLOUD, SHADOW)

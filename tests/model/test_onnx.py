@@ -102,6 +102,12 @@ WRONG_RECORDS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "told": (lambda r: given(r).update({"classification:classes": [{}] * 3}), "has 3 classification"),
     "resolution": (lambda r: own(r).update(resolution=-10), "resolution is -10; expected a number above 0"),
     "not a number": (lambda r: own(r).update(outside_fill=math.nan), "outside_fill is nan"),
+    "no number of a machine": (
+        lambda r: own(r).update(halo=8, resolution=10**400),
+        "resolution is 1000.*0…; expected a",
+    ),
+    "a long word": (lambda r: own(r).update(activation="a" * 10_000), "activation is 'a{79}…; known are"),
+    "classes without end": (lambda r: own(r).update(classes=["clear"] * 65), "for each of 1 to 64 outputs"),
     "tile": (lambda r: own(r).update(tile=65), "tile 65 and halo 8 do not fit the network's stride 4"),
     "size": (lambda r: own(r).update(tile=10**9), "tile is 1000000000; expected a whole number from 1 to 4096"),
     "threshold": (lambda r: own(r).update(threshold=1.5), "threshold is 1.5"),
@@ -218,6 +224,31 @@ WRONG_GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         lambda: with_node(helper.make_node("Sigmoid", ["x"], ["p"]), helper.make_node("Identity", ["p"], ["scores"])),
         "ends in Sigmoid, so it gives probabilities, of which its record's sigmoid would make others",
     ),
+    "hard probabilities": (
+        lambda: with_node(helper.make_node("HardSigmoid", ["x"], ["scores"])),
+        "ends in HardSigmoid",
+    ),
+    "probabilities made larger": (
+        lambda: with_node(
+            helper.make_node("Sigmoid", ["x"], ["p"]),
+            helper.make_node("Resize", ["p", "", "same"], ["scores"], mode="linear"),
+            held=[*bright().graph.initializer, numpy_helper.from_array(np.ones(4, np.float32), "same")],
+        ),
+        "ends in Sigmoid",
+    ),
+    "one probability of two": (
+        lambda: with_node(
+            helper.make_node("Concat", ["x", "x"], ["both"], axis=1),
+            helper.make_node("Softmax", ["both"], ["p"], axis=1),
+            helper.make_node("Gather", ["p", "second"], ["scores"], axis=1),
+            held=[*bright().graph.initializer, numpy_helper.from_array(np.array([1]), "second")],
+        ),
+        "ends in Softmax",
+    ),
+    "bands without end": (
+        lambda: bright(taken=["n", 2**33, "h", "w"]),
+        "input image of 8589934592 bands; expected 64 at most",
+    ),
     "flat": (lambda: bright(taken=[4, "height", "width"]), "shape .*; expected four sides"),
     "an operator that is none": (
         lambda: with_node(helper.make_node("Convolve", ["x"], ["scores"])),
@@ -283,6 +314,31 @@ def test_a_graph_of_another_form_is_told_where_to_read_what_to_do(form: str, tmp
         checkpoint.load(save(tmp_path / "net.onnx", WRONG_GRAPHS[form][0](), contract()))
     section, page = re.findall(r'see "(.*)" in (.*)', caught.value.hint or "")[0]
     assert f"\n## {section}\n" in (Path(__file__).parents[2] / page).read_text()
+
+
+def test_who_has_the_file_alone_changes_it_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of float16, bands last, with two outputs."""
+    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(import onnx\n.+?)```", page, re.DOTALL)
+    nodes = [
+        helper.make_node("Transpose", ["image"], ["first"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["first", "w", "b"], ["x"]),
+        helper.make_node("Transpose", ["x"], ["scores"], perm=[0, 2, 3, 1]),
+        helper.make_node("Identity", ["x"], ["more"]),
+    ]
+    held = [numpy_helper.from_array(numpy_helper.to_array(one).astype(np.float16), one.name)
+            for one in bright().graph.initializer]  # fmt: skip
+    theirs = bright(
+        nodes=nodes, held=held, kind=TensorProto.FLOAT16, taken=["n", "h", "w", 4], given=["n", "h", "w", 1]
+    )
+    theirs.graph.output.append(helper.make_tensor_value_info("more", TensorProto.FLOAT16, ["n", 1, "h", "w"]))
+    onnx.save(theirs, tmp_path / "theirs.onnx")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})  # Our own page
+    Path("mine.json").write_text(json.dumps(to_record(contract(), "mine.onnx")))
+    red = np.linspace(0, 1, 60, dtype=np.float32)  # None is 0.5
+    mask = predict.mask(predict.prepare(checkpoint.load("mine.onnx"), "cpu"), np.stack([np.tile(red, (8, 1))] * 4))
+    np.testing.assert_array_equal(mask, np.tile(red > 0.5, (8, 1)))
 
 
 def test_probabilities_that_are_told_to_be_some(tmp_path: Path) -> None:
@@ -391,6 +447,13 @@ def test_a_name_that_no_file_can_have() -> None:
     assert "names are ukis-csmask-l1c" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("address", ["https://example.org/net.onnx", "s3://bucket/net.safetensors"])
+def test_an_address_is_told_from_a_file_that_is_missing(address: str) -> None:
+    with pytest.raises(ContractError, match=f"checkpoint {address} is an address; expected a file") as caught:
+        checkpoint.load(address)
+    assert caught.value.hint == "download it first"
+
+
 def test_a_threshold_for_a_network_that_needs_none(catalog: Path, tmp_path: Path) -> None:
     net = save(tmp_path / "net.onnx", four_classes(), contract(graph=Graph(FOUR, "softmax", stride=4)))
     with pytest.raises(UsageError, match="tells 4 classes apart"):
@@ -426,12 +489,17 @@ def test_a_record_is_a_stac_item_and_read_as_it_was_written() -> None:
     assert source.record.from_record(made) == terms
     kinds = [
         Graph((CLEAR, CLOUD), "none", window=64),
-        Graph(stride=4, clip=((0.0, 1.0),) * 4),
+        Graph(stride=4, clip=((0.0, 1.0), (0.1, math.inf), (-math.inf, 0.9), (-math.inf, math.inf))),
         Graph(stride=4, per_tile=True),
     ]
     for kind in kinds:
         sides = {"tile": 55} if kind.window else {}
         assert source.record.from_record(to_record(contract(graph=kind, **sides), "n")).graph == kind
+    # One band clipped, the others scaled; and in JSON, which has no infinity
+    mixed = contract(mean=(0.0, 0.2, 0.3, 0.4), std=(1.0, 2.0, 3.0, 4.0))
+    mixed = replace(mixed, graph=Graph(stride=4, clip=((0.1, math.inf), *((-math.inf, math.inf),) * 3)))
+    told = json.dumps(to_record(mixed, "net.onnx"), allow_nan=False)
+    assert source.record.from_record(json.loads(told)) == mixed
 
 
 @pytest.mark.parametrize(
@@ -514,6 +582,24 @@ def test_windows_of_one_size_fade_into_each_other(tmp_path: Path) -> None:
     wanted = np.array([CLEAR, CLOUD, SHADOW])[total[:, *inner].argmax(axis=0)]
     assert (mask != wanted).mean() < 1e-4
     assert all((mask == label).mean() > 0.05 for label in (CLEAR, CLOUD, SHADOW))
+
+
+def test_a_network_that_takes_any_size_can_be_given_windows_of_one(tmp_path: Path) -> None:
+    """As those want that see all they are given; some exporters write -1 for a side that is free."""
+    terms = checkpoint.load(fixed(tmp_path / "fixed.onnx")).contract
+    free = save(tmp_path / "free.onnx", blurred(), terms)
+    model = blurred()
+    for tensor in (model.graph.input[0], model.graph.output[0]):
+        for side in (0, 2, 3):
+            tensor.type.tensor_type.shape.dim[side].dim_value = -1
+    numbered = save(tmp_path / "numbered.onnx", model, terms)
+    reflectance = np.random.default_rng(2).random((4, 70, 60), np.float32)
+    one, two, three = (
+        predict.mask(predict.prepare(checkpoint.load(net)), reflectance)
+        for net in (tmp_path / "fixed.onnx", free, numbered)
+    )
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(one, three)
 
 
 @pytest.mark.parametrize("buffer", [0, 30, 400])
@@ -620,6 +706,7 @@ def test_a_draft_is_refused_until_its_bands_and_classes_are_named(bands: int, cl
 @pytest.mark.parametrize(
     ("taken", "given", "says"),
     [
+        (["n", 4, "h", "w"], ["n", 2**40, "h", "w"], "output scores of 1099511627776 classes; expected 64 at most"),
         (["n", 4], ["n", 1], "input image of shape .*; expected four sides"),
         (["n", 4, "h", "w"], ["n"], "output scores of shape .*; expected four sides"),
         ([1, 4, 1, 1], [1, 1, 1, 1], "windows of 1 pixels, too small to overlap; expected 4 at least"),

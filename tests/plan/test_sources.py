@@ -1,6 +1,14 @@
 """When a source is out: what is known of it after so many scenes."""
 
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import jobs
 import pytest
+from faulty import call, served
+from file_server import file_server
 
 from cloudjob.errors import KeysMissingError, OutageError, OutsideError, PassingError, SceneError
 from cloudjob.plan.sources import Sources
@@ -23,6 +31,40 @@ def test_a_source_is_given_up_after_five_scenes_and_at_once_where_keys_are_missi
     assert sources.lost(THERE) is None
     assert not sources.own(HERE.format(0), error)
     assert sources.verdict()
+
+
+@pytest.mark.parametrize(
+    ("fault", "days", "says"),
+    [
+        (503, 10, r"no scene of {} can be read \(5 tried\)"),
+        ("html", 1, "none of the 2 items can be used: scene S2, asset red: .* a web page in its place"),
+    ],
+)
+def test_an_odd_item_hides_no_outage(
+    fault: int | str,
+    days: int,
+    says: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its files were not asked for: that they cannot be read is told, and the others are not all tried."""
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
+    made = jobs.make_scene(tmp_path, "ODD", "2024-06-01T10:15:59Z", shape=(100, 90))
+    with file_server(tmp_path) as files:
+        files.disturb("tif", lasting=fault)
+        odd = served(made, tmp_path, files.url)
+        items: list[dict[str, Any]] = [odd]
+        for day in range(2, 2 + days):  # Only their files tell where they lie
+            items.append(copy.deepcopy(odd) | {"id": f"S{day}"})
+            items[-1]["properties"]["datetime"] = f"2024-06-{day:02}T10:15:59Z"
+            for asset in items[-1]["assets"].values():
+                del asset["proj:transform"]
+        del odd["assets"]["nir"]
+        catalog = jobs.write_catalog(tmp_path / "items.json", items)
+        result = call(capfd, "plan", "--catalog", catalog, *jobs.EVERYWHERE, "--out", tmp_path / "out")
+        assert (result.code, result.stdout) == (4, "")
+        assert re.search(says.format(re.escape(files.url)), result.stderr), result.stderr
 
 
 def test_a_scene_with_a_fault_of_its_own_shows_that_its_source_answers() -> None:

@@ -86,11 +86,16 @@ def test_everything_else_is_a_scene_of_its_own(changes):
     [
         ({"baseline": "05.09"}, {"baseline": "05.10"}),
         ({"baseline": "5.09"}, {"baseline": "05.10"}),
+        ({"baseline": "05.09"}, {"baseline": "5.1"}),  # As a number
+        ({"baseline": "N0509"}, {"baseline": "05.10"}),
+        ({"baseline": "509"}, {"baseline": "5.11"}),
         ({"baseline": "02.14"}, {"baseline": "05.00", "generated": "2020-01-01T00:00:00Z"}),
         ({"baseline": ""}, {"baseline": "02.04"}),
         ({"generated": ""}, {"generated": "2019-05-06T05:46:11.879Z"}),
         ({"generated": "2023-06-28T11:39:55Z"}, {"generated": "2023-06-28T11:39:55.5Z"}),
         ({"generated": "2023-06-28T11:39:55"}, {"generated": "2023-06-28T12:39:56+01:00"}),
+        ({"generated": "2023-06-28T11:39:55Z"}, {"generated": "2023-06-28t11:39:59z"}),
+        ({"generated": "2023-06-28T11:39:55Z"}, {"generated": "2023-06-28T11:39:60Z"}),
         ({"generated": "unknown"}, {"generated": "2019-05-06T05:46:11.879Z"}),
     ],
 )

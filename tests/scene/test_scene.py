@@ -561,6 +561,8 @@ BASELINE_4 = {"s2:processing_baseline": "05.10"}
         ({}, {"data_type": "float32", "raster:scale": 1}, (1, 0)),
         ({"s2:processing_baseline": "2.14"}, {}, (0.0001, 0)),
         ({"s2:processing_baseline": 2.14}, {}, (0.0001, 0)),
+        ({"s2:processing_baseline": 214}, {}, (0.0001, 0)),
+        ({"s2:processing_baseline": 510}, {}, (0.0001, -0.1)),
         ({"processing:version": "N0214"}, {}, (0.0001, 0)),
         ({"processing:version": "N0510"}, {}, (0.0001, -0.1)),
         ({"s2:processing_baseline": "99.99"}, {}, (0.0001, -0.1)),

@@ -173,8 +173,9 @@ def test_a_redo_leaves_no_old_cog_and_what_somebody_else_put_beside_them(out: Ou
 
 
 def test_sweeping_leaves_what_somebody_else_put_there(out: Out):
-    mine = [Path(out.address, path) for path in ("photos/7#1", "photos/a.json#1", "items/32TQM/IMG#2")]
-    ours = [Path(out.address, path) for path in ("items/32TQM/x.json#1", f"{SHARDS}/9/0/0#3", "job.json#1")]
+    theirs = ("photos/7#1", "photos/a.json#1", "items/32TQM/IMG#2", "cogs/mine.tif#1")
+    parts = ("items/32TQM/x.json#1", f"{SHARDS}/9/0/0#3", "job.json#1", "cogs/32TQM/x.tif#1")
+    mine, ours = ([Path(out.address, path) for path in paths] for paths in (theirs, parts))
     for path in (*mine, *ours):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")

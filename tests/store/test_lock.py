@@ -138,6 +138,42 @@ def test_a_process_of_this_machine_that_lives_is_never_taken_for_dead(out: Out):
         pass
 
 
+HOLD = """
+import sys, time
+from cloudjob.errors import CloudjobError
+from cloudjob.store.lock import Lock
+from cloudjob.store.out import Out
+sys.stdin.readline()
+try:
+    with Lock(Out.at(sys.argv[1])):
+        print("holds", flush=True)
+        sys.stdin.readline()
+except CloudjobError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+AS_ANOTHER = [
+    *("unshare", "--mount", "--propagation", "private"),
+    *("sh", "-c", 'mount -t proc -o hidepid=2 proc /proc && exec "$@"', "sh"),
+    # A user who sees nobody else's processes, and may write here all the same
+    *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+    *("--inh-caps=-all,+dac_override", "--ambient-caps=+dac_override"),
+]
+
+
+def test_another_users_process_that_is_hidden_is_not_taken_for_dead(out: Out):
+    """Where many share a machine, each may see its own processes only: a run that lived lost its lock to another's."""
+    if os.getuid() or subprocess.run([*AS_ANOTHER, "true"], check=False).returncode:
+        pytest.skip("needs root, to hide processes from another user")
+    with Lock(out) as lock:
+        command = [*AS_ANOTHER, sys.executable, "-c", HOLD, out.address]
+        other = subprocess.run(command, input="\n\n", capture_output=True, text=True, check=False)
+        lock.check()
+    assert (other.returncode, other.stdout) == (UNREACHABLE, "")
+    assert "another run is at work" in other.stderr
+
+
 def test_where_the_kernel_does_not_tell_machines_apart_their_processes_are_not_told_apart_either(
     out: Out, monkeypatch: pytest.MonkeyPatch
 ):
@@ -309,21 +345,6 @@ def test_one_that_was_held_between_looking_and_creating_backs_off(out: Out, monk
     with pytest.raises(UnreachableError, match="another run is at work"), Lock(out):
         pass
     assert held(out)["number"] == 3
-
-
-HOLD = """
-import sys, time
-from cloudjob.errors import CloudjobError
-from cloudjob.store.lock import Lock
-from cloudjob.store.out import Out
-sys.stdin.readline()
-try:
-    with Lock(Out.at(sys.argv[1])):
-        print("holds", flush=True)
-        sys.stdin.readline()
-except CloudjobError as error:
-    sys.exit(error.exit_code)
-"""
 
 
 def start(out: Out) -> subprocess.Popen[str]:

@@ -135,6 +135,14 @@ def test_a_fault_of_the_network_is_no_matter_of_who_owns_a_folder(number: int, t
     assert error.value.hint is None
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_or_quota_is_told_whoever_meets_it(number: int, tmp_path: Path):
+    """Of NFS it may be the last moment that tells, when what was written is to be on the disk."""
+    with pytest.raises(UnreachableError, match="is full") as error, Out.at(tmp_path).reached():
+        raise OSError(number, os.strerror(number))
+    assert "free some space" in str(error.value.hint)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"

@@ -3,11 +3,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from output import ALL, SETTINGS, files, make_scene, run
+from output import ALL, SETTINGS, files, make_scene, overtaken, run
 
 from cloudjob.errors import CONTRACT, ContractError
-from cloudjob.store import ledger, settings
-from cloudjob.store.lock import Lock
+from cloudjob.store import check, ledger, settings
+from cloudjob.store.lock import Lock, LockLostError
 from cloudjob.store.out import Out
 
 
@@ -64,6 +64,30 @@ def test_redo_leaves_nothing_of_the_old_contract(out: Out, tmp_path: Path):
     assert files(out) == files(calm)
     # The same command again goes on where it was: it does not start anew.
     assert run(out, [make_scene(1)], contract=other, redo=True).counts == {"done": 1}
+
+
+@pytest.mark.parametrize("last", ["items", "failures", "masks.zarr", "cogs"])
+def test_a_redo_that_was_held_up_takes_nothing_from_the_run_that_took_over(
+    out: Out, last: str, monkeypatch: pytest.MonkeyPatch
+):
+    """To delete many masks takes minutes: a laptop sleeps amid it, and goes on when another run has ended."""
+    run(out, [make_scene(0), make_scene(1)])
+    original, mine, theirs = Out.delete_under, replace(SETTINGS, threshold=0.6), replace(SETTINGS, threshold=0.7)
+
+    with Lock(out) as lock:
+
+        def sleeping(self: Out, prefix: str) -> None:
+            original(self, prefix)
+            if prefix == last:
+                monkeypatch.undo()
+                overtaken(lock, [make_scene(0)], contract=theirs, redo=True)
+
+        monkeypatch.setattr(Out, "delete_under", sleeping)
+        with pytest.raises(LockLostError):
+            settings.claim(lock, mine, redo=True)
+    assert settings.read(out) == theirs
+    assert list(check.check(out)) == []
+    assert [*ledger.read(out).done] == [make_scene(0).id]
 
 
 @pytest.mark.parametrize("gone", ["items", "failures", "masks.zarr"])

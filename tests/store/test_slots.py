@@ -622,6 +622,35 @@ def test_a_lock_lost_while_slots_are_freed_frees_no_more(out: Out, monkeypatch: 
     assert [(array(out, "cloud", name)[0] == 255).all() for name in groups] == [True, False]
 
 
+@pytest.mark.parametrize("amid", ["_sweep", "_empty"])
+def test_a_run_that_was_held_up_while_it_prepared_takes_nothing_from_the_one_that_took_over(
+    out: Out, amid: str, monkeypatch: pytest.MonkeyPatch
+):
+    """To look through a large OUT takes minutes: a laptop sleeps amid it, and goes on when another run has ended."""
+    today, tomorrow = make_scene(0), make_scene(1)
+    if amid == "_sweep":  # Its group was lost: an item is left that no longer counts
+        run(out, [today])
+        shutil.rmtree(f"{out}/masks.zarr")
+    else:  # It was killed: a part of a mask is left
+        run(out, [])
+        with prepared(out) as (_, slot):
+            write(out, today, slot, ALL[:1])
+    original = getattr(output.slots, amid)
+    with Lock(out) as lock:
+
+        def sleeping(*what: Any) -> None:
+            original(*what)
+            monkeypatch.undo()
+            output.overtaken(lock, [today, tomorrow])
+
+        before = ledger.read(out)
+        monkeypatch.setattr(output.slots, amid, sleeping)
+        with pytest.raises(LockLostError):
+            prepare(lock, SETTINGS, before, [today], tile_of=lambda _: TILE)
+    assert list(check.check(out)) == []
+    assert {*ledger.read(out).done} == {today.id, tomorrow.id}
+
+
 def test_all_of_a_mask_is_on_the_disk_before_its_item_says_so(out: Out, monkeypatch: pytest.MonkeyPatch):
     settled: list[int] = []
 

@@ -7,12 +7,16 @@ import sys
 import weakref
 from dataclasses import replace
 
+import networks
 import numpy as np
 import pytest
 from experiment import ROOT, write
 
-from cloudjob.model import checkpoint
+from cloudjob.errors import ContractError
+from cloudjob.model import checkpoint, predict
+from cloudjob.model.contract import Graph
 from training import choice, evaluate
+from training.methods import likelihood
 from training.score import Case, Counts, Reliability, Table
 
 pytest_plugins = ("tiny",)
@@ -156,6 +160,32 @@ def test_two_checkpoints_of_one_name_cannot_be_told_apart(trained, patches, tmp_
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 2
     assert "tiny, tiny" in done.stderr
+
+
+def test_networks_of_others_see_their_bands_in_their_order_or_are_refused(tmp_path):
+    """One that tells more than cloud, or takes what patches do not hold, would be measured as something else."""
+    image = np.random.default_rng(0).uniform(0.01, 1, (6, 64, 64)).astype(np.float32)
+    weights = np.zeros((1, 4, 1, 1))
+    weights[0, 2] = 20
+    kinds = {
+        "red first": (networks.bright(), networks.contract()),
+        "blue first": (
+            networks.graph(weights, np.array([-10.0])),
+            networks.contract(bands=("blue", "green", "red", "nir")),
+        ),
+        "four classes": (networks.four_classes(), networks.contract(graph=Graph(networks.FOUR, "softmax", stride=4))),
+        "other bands": (networks.bright(), networks.contract(bands=("red", "green", "blue", "rededge071"))),
+    }
+    red, blue, *others = (
+        predict.prepare(checkpoint.load(networks.save(tmp_path / f"{name}.onnx", *kind)))
+        for name, kind in kinds.items()
+    )
+    np.testing.assert_array_equal(likelihood(red, image), likelihood(blue, image))
+    for other in others:
+        with pytest.raises(
+            ContractError, match="expected bands among red, green, blue, nir, swir16, swir22, and cloud"
+        ):
+            likelihood(other, image)
 
 
 def test_evaluation_of_a_missing_checkpoint(tmp_path, patches):

@@ -188,6 +188,7 @@ def test_other_data_do_not_resume(trained_on_landsat, landsat, tmp_path):
         (("validation_share = 0.1", "validation = ['elsewhere']"), "no scenes to validate on"),
         (("samples = 16", "samples = 3"), "3 samples, fewer than a batch of 4"),
         (("rate = 1e-2", "keep = 'worst'"), "training.keep is 'worst'"),
+        (("crop = 64", "crop = 50"), "training.crop is 50; expected a multiple of the network's 4 px"),
     ],
 )
 def test_settings_that_do_not_suit_the_data_are_said(landsat, tmp_path, change, said):
@@ -220,7 +221,9 @@ def test_every_experiment_is_readable_and_has_a_contract(path):
     ("text", "said"),
     [
         ("epochs = 3", "'epochs' is not a setting"),
-        ("[training]\nepochs = 'x'", "epochs is 'x'"),
+        ("[training]\nepochs = 'x'", "epochs is 'x'; expected int"),
+        ("[training]\nepochs = [3]", r"epochs is \[3\]; expected int"),
+        ("[network]\nwidths = [8, '16']", r"widths is \[8, '16'\]; expected tuple\[int, \.\.\.\]"),
         ("=", "is not TOML"),
         ("[before]", "expected a table \\[\\[before\\]\\]"),
         ("[[before]]\n[before.mix]\nsnow = 1", "before: mix: 'snow'"),
