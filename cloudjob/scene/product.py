@@ -54,7 +54,7 @@ def baseline(item: Mapping[str, Any]) -> str:
 
 def release(baseline: str) -> tuple[int, ...]:
     """A processing baseline as numbers: (5, 10) of "05.10", "N0510", and what is left of it as a number: 5.1, 510."""
-    found = re.match(r"\D*(\d+?)(?:\.(\d+)|(\d\d))?(?!\d)", baseline)
+    found = re.match(r"\D*(\d+?)(?:\D(\d+)|(\d\d))?(?!\d)", baseline)
     return (int(found[1]), int((found[2] or found[3] or "").ljust(2, "0"))) if found else ()
 
 

@@ -217,6 +217,7 @@ def tidy(lock: Lock, ledger: Ledger) -> None:
             _empty(lock.out, name, slot)
             order[slot] = ""
         statuses = [_status(ledger, name, slot) for slot in range(len(order))]
+        lock.check()  # As in `_allot`
         groups.commit(lock.out, name, order, times={}, statuses=statuses)
 
 

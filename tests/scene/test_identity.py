@@ -88,6 +88,7 @@ def test_everything_else_is_a_scene_of_its_own(changes):
         ({"baseline": "5.09"}, {"baseline": "05.10"}),
         ({"baseline": "05.09"}, {"baseline": "5.1"}),  # As a number
         ({"baseline": "N0509"}, {"baseline": "05.10"}),
+        ({"baseline": "05.09"}, {"baseline": "N05_10"}),
         ({"baseline": "509"}, {"baseline": "5.11"}),
         ({"baseline": "02.14"}, {"baseline": "05.00", "generated": "2020-01-01T00:00:00Z"}),
         ({"baseline": ""}, {"baseline": "02.04"}),

@@ -106,6 +106,12 @@ def test_a_dead_process_of_this_machine_is_replaced_at_once(out: Out):
         assert lock.token.number == 2
 
 
+def test_a_process_of_a_number_that_none_can_have_is_dead(out: Out):
+    leave(out, pid=10**30, renewed=now(), heartbeat=1000.0)
+    with Lock(out) as lock:
+        assert lock.token.number == 2
+
+
 def test_another_process_with_the_number_of_the_dead_does_not_count(out: Out):
     leave(out, pid=os.getpid(), started="1", renewed=now(), heartbeat=1000.0)
     with Lock(out) as lock:
@@ -153,21 +159,28 @@ except CloudjobError as error:
     sys.exit(error.exit_code)
 """
 
-AS_ANOTHER = [
+HIDING = [
     *("unshare", "--mount", "--propagation", "private"),
-    *("sh", "-c", 'mount -t proc -o hidepid=2 proc /proc && exec "$@"', "sh"),
-    # A user who sees nobody else's processes, and may write here all the same
+    *("sh", "-c", 'mount -t proc -o hidepid=$0 proc /proc && exec "$@"'),
+]
+WITHOUT_RIGHTS = [
+    # A user who sees nothing of anybody else's processes, and may write here all the same
     *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
     *("--inh-caps=-all,+dac_override", "--ambient-caps=+dac_override"),
 ]
 
 
-def test_another_users_process_that_is_hidden_is_not_taken_for_dead(out: Out):
-    """Where many share a machine, each may see its own processes only: a run that lived lost its lock to another's."""
-    if os.getuid() or subprocess.run([*AS_ANOTHER, "true"], check=False).returncode:
+@pytest.mark.parametrize("hidepid", ["1", "2"])
+def test_another_users_process_that_is_hidden_is_not_taken_for_dead(out: Out, hidepid: str):
+    """Where many share a machine, each may look at its own processes only: a run that lived lost its lock to another's.
+
+    With 1 it is seen that there are others, but nothing of them.
+    """
+    as_another = [*HIDING, hidepid, *WITHOUT_RIGHTS]
+    if os.getuid() or subprocess.run([*as_another, "true"], check=False).returncode:
         pytest.skip("needs root, to hide processes from another user")
     with Lock(out) as lock:
-        command = [*AS_ANOTHER, sys.executable, "-c", HOLD, out.address]
+        command = [*as_another, sys.executable, "-c", HOLD, out.address]
         other = subprocess.run(command, input="\n\n", capture_output=True, text=True, check=False)
         lock.check()
     assert (other.returncode, other.stdout) == (UNREACHABLE, "")

@@ -651,6 +651,30 @@ def test_a_run_that_was_held_up_while_it_prepared_takes_nothing_from_the_one_tha
     assert {*ledger.read(out).done} == {today.id, tomorrow.id}
 
 
+def test_a_run_that_was_held_up_while_it_freed_slots_takes_nothing_from_the_one_that_took_over(
+    out: Out, monkeypatch: pytest.MonkeyPatch
+):
+    older, newer = (make_scene(0, id=baseline, baseline=baseline) for baseline in ("05.10", "05.11"))
+    monkeypatch.setattr(output.slots, "tidy", lambda *_: None)
+    run(out, [older])
+    run(out, [newer])
+    monkeypatch.undo()
+    later, empty = [newer, make_scene(1), make_scene(2)], output.slots._empty
+    with Lock(out) as lock:
+
+        def sleeping(*what: Any) -> None:
+            empty(*what)
+            monkeypatch.undo()
+            output.overtaken(lock, later)
+
+        before = ledger.read(out)
+        monkeypatch.setattr(output.slots, "_empty", sleeping)
+        with pytest.raises(LockLostError):
+            tidy(lock, before)
+    assert list(check.check(out)) == []
+    assert {*ledger.read(out).done} == {scene.id for scene in later}
+
+
 def test_all_of_a_mask_is_on_the_disk_before_its_item_says_so(out: Out, monkeypatch: pytest.MonkeyPatch):
     settled: list[int] = []
 
