@@ -34,8 +34,8 @@ TILE = 1024
 UNLIMITED = 1e6
 """Of `brightest`: a reflectance that nothing has."""
 
-LIMIT = 1e18
-"""Of any number of a record."""
+LIMIT = 1e39
+"""Of any number of a record: beyond float32, whose largest some write for no limit."""
 
 LARGEST = 4096
 """Pixels of a tile's or window's side, at most: 64 MB per band."""

@@ -514,6 +514,7 @@ def test_a_record_is_a_stac_item_and_read_as_it_was_written() -> None:
         ([{"type": "clip", "minimum": 0.2, "maximum": 0.6}], lambda x: x.clip(0.2, 0.6)),
         ([{"type": "clip-min", "minimum": 0.2}], lambda x: x.clip(0.2)),
         ([{"type": "clip-max", "maximum": 0.6}], lambda x: x.clip(None, 0.6)),
+        ([{"type": "clip", "minimum": 0.2, "maximum": 3.4028235e38}], lambda x: x.clip(0.2)),
         (
             [{"type": "processing", "format": "cloudjob", "expression": "z-score-per-tile"}],
             lambda x: (x - x.mean()) / x.std(),
