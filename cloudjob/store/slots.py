@@ -4,6 +4,7 @@ One writer, the client, allocates slots and writes items; workers write whole sh
 (`store.writer`).
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,6 +24,8 @@ from cloudjob.store.out import Out
 from cloudjob.store.receipt import Receipt, merge
 from cloudjob.store.settings import Settings
 from cloudjob.store.writer import Slot
+
+log = logging.getLogger(__name__)
 
 
 def prepare(
@@ -57,7 +60,7 @@ def prepare(
         Scene id → slot.
 
     Raises:
-        ContractError: a group has another grid or other tiles than its scenes.
+        ContractError: a group has another grid or other tiles than its scenes, or is damaged.
         UnreachableError: the store does not answer, or the lock is lost.
     """
     out, replaces, over = lock.out, replaces or {}, frozenset(settled) - ledger.done.keys()
@@ -84,7 +87,13 @@ def prepare(
         if name not in ledger.groups:
             first = wanted[0]
             groups.create(out, name, first.mask_grid, tile_of(first), settings, first.coarser)
-        slots |= _allot(lock, ledger, name, wanted, replaces, over)
+        try:
+            slots |= _allot(lock, ledger, name, wanted, replaces, over)
+        except ContractError as error:
+            if wanted:
+                raise
+            # Nothing of it is wanted: what is left to do there waits until it is mended
+            log.warning("%s; %s", error, error.hint)
     return slots
 
 
@@ -218,7 +227,10 @@ def tidy(lock: Lock, ledger: Ledger) -> None:
             order[slot] = ""
         statuses = [_status(ledger, name, slot) for slot in range(len(order))]
         lock.check()  # As in `_allot`
-        groups.commit(lock.out, name, order, times={}, statuses=statuses)
+        try:
+            groups.commit(lock.out, name, order, times={}, statuses=statuses)
+        except ContractError as error:
+            log.warning("%s; %s", error, error.hint)  # As in `prepare`
 
 
 def fail(

@@ -523,6 +523,23 @@ def test_a_foreign_group_is_named_and_costs_nothing(out: Out):
     assert run(out, [make_scene(1)]).counts == {"new": 1}
 
 
+@pytest.mark.parametrize("name", ["cloud/zarr.json", "time/zarr.json", "time/c/0", "status/c/0"])
+def test_a_damaged_group_costs_no_night_on_which_nothing_of_it_is_wanted(
+    name: str, out: Out, caplog: pytest.LogCaptureFixture
+):
+    """It ended every run with 3, whatever was to do elsewhere."""
+    there, elsewhere = make_scene(0), [replace(make_scene(number), group="32TRM") for number in (1, 2)]
+    run(out, [there, elsewhere[0]])
+    damaged = Path(f"{out}/masks.zarr/32TQM/{name}")
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    run(out, elsewhere)
+    assert set(ledger.read(out).done) == {there.id, *(scene.id for scene in elsewhere)}
+    where = "32TQM/" + name.partition("/")[0]
+    assert where in caplog.text
+    with pytest.raises(ContractError, match=where):
+        run(out, [make_scene(3)])
+
+
 @given(st.lists(st.sampled_from(["", *"abcdef"])), st.lists(st.sampled_from("abcdefghi"), unique=True), st.data())
 def test_no_slot_that_holds_a_mask_is_given_away_and_none_twice(
     owners: list[str], wanted: list[str], data: st.DataObject
