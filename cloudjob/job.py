@@ -110,9 +110,19 @@ def _run(job: Job, view: Survey, lock: Lock, client: Any, *, work: bool) -> Iter
         settled=view.plan.settled,
         tile_of=lambda scene: survey.tiling(job, scene).tile // scene.coarser,
     )
-    if to_do:
+    for planned in to_do:
+        if planned.scene.id not in places:
+            yield _refused(view, planned, lock)
+    if places:
         network.load(client, job.contract.name, job.data, job.settings.checkpoint)
         yield from _map(job, view, places, lock, client)
+
+
+def _refused(view: Survey, planned: Planned, lock: Lock) -> SceneResult:
+    """The result of a scene whose group is damaged: nothing is written there; every run tries it again."""
+    scene, before = planned.scene, view.ledger.failures.get(planned.scene.id)
+    failure = failures.record(lock, before, scene, planned.tiles, slots.unplaced(view.ledger, scene), outside=True)
+    return SceneResult(scene.id, scene.group, "failed", reason=failure.reason)
 
 
 def _untouched(view: Survey, lock: Lock) -> Iterator[SceneResult]:
@@ -134,7 +144,7 @@ def _map(job: Job, view: Survey, places: Mapping[str, Slot], lock: Lock, client:
     Raises:
         UnreachableError, ContractError: at the end, if no scene of some source could be read.
     """
-    to_do = view.plan.to_do
+    to_do = [planned for planned in view.plan.to_do if planned.scene.id in places]
     pieces = math.ceil(lane_count(client) / len(to_do))
     outcomes = Outcomes(lock, job.settings, view, places)
 

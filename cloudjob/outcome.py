@@ -38,7 +38,7 @@ class Outcomes:
             view: what is to be done.
             places: scene id → slot.
         """
-        self.waiting = {planned.scene.id: planned for planned in view.plan.to_do}
+        self.waiting = {one.scene.id: one for one in view.plan.to_do if one.scene.id in places}
         self._lock, self._settings, self._ledger, self._places = lock, settings, view.ledger, places
         self._parts: dict[str, list[Receipt]] = {}
         self._sources = Sources()

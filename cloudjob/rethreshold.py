@@ -172,7 +172,10 @@ def _run(old: Out, known: Ledger, lock: Lock, contract: Settings, view: Survey) 
         tile_of=lambda scene: sides[scene.group],
     )
     for planned in to_do:
-        scene, place = planned.scene, places[planned.scene.id]
+        scene, place = planned.scene, places.get(planned.scene.id)
+        if place is None:
+            yield SceneResult(scene.id, scene.group, "failed", reason=slots.unplaced(view.ledger, scene))
+            continue
         writer = Writer(lock.out, place, contract)
         try:
             source = _Source(old, known.done[scene.id], scene.grid, sides[scene.group], contract)

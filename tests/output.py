@@ -94,7 +94,7 @@ def run(
             replaces=made.replaces,
             settled=made.settled,
         )
-        for one in todo:
+        for one in [one for one in todo if one.scene.id in places]:
             slot, tiles = places[one.scene.id], sorted(one.tiles)
             reason = failing.get(one.scene.id)
             write(out, one.scene, slot, tiles[:1] if reason else tiles, contract)

@@ -212,6 +212,24 @@ def test_tiles_that_only_the_new_one_has_are_not_lost(world: Path, tmp_path: Pat
     assert (jobs.mask_of(new, "S1v2") != 255).all()
 
 
+@pytest.mark.parametrize("name", ["zarr.json", "time/c/0"])
+def test_a_group_of_the_new_one_that_is_damaged_stays_as_it_is(world: Path, tmp_path: Path, name: str) -> None:
+    """Its scenes fail, with the mend named."""
+    new = tmp_path / "new"
+    made(world / "old", new, threshold=0.51)
+    item = jobs.item_of(new, "S1")["properties"]
+    (new / "items" / item["cloudjob:group"] / "S1.json").unlink()
+    (path,) = new.glob(f"masks.zarr/*/{name}")
+    path.write_bytes(path.read_bytes()[:-3])
+    before = jobs.kept(new)
+    found = {one.id: one for one in made(world / "old", new, threshold=0.51)}
+    assert found["S1"].state == "failed"
+    assert "check OUT --repair" in found["S1"].reason
+    assert {path: what for path, what in jobs.kept(new).items() if path.startswith("masks")} == {
+        path: what for path, what in before.items() if path.startswith("masks")
+    }
+
+
 @pytest.mark.parametrize("lost", ["items/{group}/S1.json", "failures/S1.json"])
 def test_an_item_that_cannot_be_read_is_told(world: Path, tmp_path: Path, lost: str) -> None:
     """It was left out in silence, with exit code 0; what is no scene's mask is no matter."""

@@ -5,7 +5,7 @@ file with the consolidated metadata, so the axis changes by one atomic write, ma
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -186,6 +186,7 @@ def commit(
     times: Mapping[int, int],
     statuses: Sequence[int],
     grid: Grid | None = None,
+    clear: Callable[[], None] = lambda: None,
 ) -> None:
     """Bring a group's time axis to `order`: the lengths of its arrays, times, statuses, and last, at once, the list.
 
@@ -198,18 +199,29 @@ def commit(
         times: slot → microseconds since 1970; those of others stay.
         statuses: one per slot.
         grid: of a group that is new; others keep their attributes.
+        clear: makes room, when all of the group has been looked at: nothing is changed in one that is damaged.
+
+    Raises:
+        ContractError: it is damaged.
+        UnreachableError: the store does not answer.
     """
-    names = sorted(out.names(f"{MASKS}/{group}") & ARRAYS)
+    before = out.get(path(group))
+    if grid:
+        told, there = conventions.attributes(grid), out.names(f"{MASKS}/{group}") & ARRAYS
+    else:
+        known = parsed(before or b"{}")
+        told, there = known["attributes"], known["consolidated_metadata"]["metadata"].keys() & ARRAYS
+    names = sorted(there | {"time", "status"})
     arrays = {name: open_array(out, group, name) for name in names}
+    old = {name: axis(out, group, name, arrays[name]) for name in ("time", "status")}
+    moments = dict(enumerate(old["time"].tolist())) | dict(times)
+    clear()
     with out.reached():
         for name in sorted(arrays.keys() & ALONG_TIME):
             if arrays[name].shape[0] != len(order):
                 arrays[name].resize((len(order), *arrays[name].shape[1:]))
-        old = axis(out, group, "time", arrays["time"])
-        _write(arrays["time"], old, [times.get(slot, int(value)) for slot, value in enumerate(old)])
-        _write(arrays["status"], axis(out, group, "status", arrays["status"]), statuses)
-    before = out.get(path(group))
-    told = conventions.attributes(grid) if grid else parsed(before or b"{}")["attributes"]
+        _write(arrays["time"], old["time"], [moments.get(slot, 0) for slot in range(len(order))])
+        _write(arrays["status"], old["status"], statuses)
     members = out.each(out.get_json, [f"{MASKS}/{group}/{name}/zarr.json" for name in names])
     data = dump(document(dict(zip(names, members, strict=True)), told, order))
     if data != before:

@@ -7,6 +7,7 @@ One writer, the client, allocates slots and writes items; workers write whole sh
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from cloudjob.errors import ContractError, UnreachableError
@@ -17,7 +18,7 @@ from cloudjob.store import group as groups
 from cloudjob.store import item as stac
 from cloudjob.store.conventions import COMPLETE, FAILED, PLANNED, microseconds
 from cloudjob.store.failures import Failure
-from cloudjob.store.group import MASKS
+from cloudjob.store.group import MASKS, MEND
 from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
@@ -57,21 +58,19 @@ def prepare(
         settled: ids of scenes whose failure is over.
 
     Returns:
-        Scene id → slot.
+        Scene id → slot. Scenes of a damaged group have none: what is wrong with it is put down in the ledger's
+        `damaged`, and it is left as it is; a new group in its place would delete its masks.
 
     Raises:
-        ContractError: a group has another grid or other tiles than its scenes, or is damaged.
+        ContractError: a group has another grid or other tiles than its scenes.
         UnreachableError: the store does not answer, or the lock is lost.
     """
     out, replaces, over = lock.out, replaces or {}, frozenset(settled) - ledger.done.keys()
     by_group: dict[str, list[Scene]] = {name: [] for name in ledger.groups}
     for scene in scenes:
-        by_group.setdefault(scene.group, []).append(scene)
         if groups.path(scene.group) in ledger.damaged:
-            raise ContractError(
-                f"{out}/{groups.path(scene.group)} is damaged: {ledger.damaged[groups.path(scene.group)]}",
-                hint="`cloudjob check OUT --repair`; a new group in its place would delete its masks",
-            )
+            continue
+        by_group.setdefault(scene.group, []).append(scene)
         if scene.group in ledger.groups:
             groups.check_grid(out, scene.group, ledger.groups[scene.group], scene.mask_grid, tile_of(scene))
         elif scene.mask_grid != by_group[scene.group][0].mask_grid:
@@ -84,17 +83,20 @@ def prepare(
     slots: dict[str, Slot] = {}
     for name, wanted in by_group.items():
         lock.check()
-        if name not in ledger.groups:
-            first = wanted[0]
-            groups.create(out, name, first.mask_grid, tile_of(first), settings, first.coarser)
         try:
+            if name not in ledger.groups:
+                first = wanted[0]
+                groups.create(out, name, first.mask_grid, tile_of(first), settings, first.coarser)
             slots |= _allot(lock, ledger, name, wanted, replaces, over)
-        except ContractError as error:
-            if wanted:
-                raise
-            # Nothing of it is wanted: what is left to do there waits until it is mended
+        except ContractError as error:  # What is to do there waits until it is mended
+            ledger.damaged[groups.path(name)] = str(error)
             log.warning("%s; %s", error, error.hint)
     return slots
+
+
+def unplaced(ledger: Ledger, scene: Scene) -> str:
+    """Why a scene has no slot."""
+    return f"scene {scene.id}: its group {scene.group} is damaged: {ledger.damaged[groups.path(scene.group)]}; {MEND}"
 
 
 def _allot(
@@ -112,20 +114,20 @@ def _allot(
     # As written, with those whose masks others have taken the place of: `tidy` empties their slots, then frees them
     order = list(groups.scenes(ledger.groups[name])) if name in ledger.groups else []
     order += [""] * (max(given.values(), default=-1) + 1 - len(owners))
-    for slot in [slot for slot, id_ in enumerate(order) if id_ in over]:
-        _empty(lock.out, name, slot)
+    stale = [slot for slot, id_ in enumerate(order) if id_ in over]
+    for slot in stale:
         order[slot] = ""
     looked = given and name in ledger.groups  # Of one that is new nothing is left (`groups.create`)
     written = {slot for folder in _arrays(name) for slot in lock.out.names(folder)} if looked else set()
+    # Parts of masks that were never finished, or that this group's list does not know
+    stale += [slot for slot in given.values() if str(slot) in written]
     for id_, slot in given.items():
         order[slot] = id_
-        if str(slot) in written:  # Parts of a mask that was never finished, or that this group's list does not know
-            _empty(lock.out, name, slot)
     times = {given[scene.id]: microseconds(scene.time) for scene in wanted if scene.id in given}
     statuses = [PLANNED if slot in times else _status(ledger, name, slot) for slot in range(len(order))]
     grid = wanted[0].mask_grid if name not in ledger.groups else None
-    lock.check()  # Likewise: an axis that another run has made longer would be cut, and its masks with it
-    groups.commit(lock.out, name, order, times=times, statuses=statuses, grid=grid)
+    clear = partial(_clear, lock, name, stale)
+    groups.commit(lock.out, name, order, times=times, statuses=statuses, grid=grid, clear=clear)
     return {id_: Slot(name, slot, lock.token) for id_, slot in (kept | given).items()}
 
 
@@ -221,14 +223,11 @@ def tidy(lock: Lock, ledger: Ledger) -> None:
         freed = [slot for slot in _free(ledger, name) if order[slot]]
         if not freed:
             continue
-        lock.check()  # There may be hundreds of groups; a run that took over gives these slots to others
         for slot in freed:
-            _empty(lock.out, name, slot)
             order[slot] = ""
         statuses = [_status(ledger, name, slot) for slot in range(len(order))]
-        lock.check()  # As in `_allot`
         try:
-            groups.commit(lock.out, name, order, times={}, statuses=statuses)
+            groups.commit(lock.out, name, order, times={}, statuses=statuses, clear=partial(_clear, lock, name, freed))
         except ContractError as error:
             log.warning("%s; %s", error, error.hint)  # As in `prepare`
 
@@ -329,6 +328,14 @@ def _arrays(group: str) -> list[str]:
 
 def _shards(group: str, slot: int) -> list[str]:
     return [f"{folder}/{slot}" for folder in _arrays(group)]
+
+
+def _clear(lock: Lock, group: str, slots: Iterable[int]) -> None:
+    """Empty slots of a group that is about to change. A run that took over meanwhile gives them to others."""
+    for slot in slots:
+        lock.check()
+        _empty(lock.out, group, slot)
+    lock.check()  # An axis that another run has made longer would be cut, and its masks with it
 
 
 def _empty(out: Out, group: str, slot: int) -> None:
