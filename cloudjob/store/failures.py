@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -52,6 +52,8 @@ class Failure:
         night: when the last of the nights that count was.
         version: of the cloudjob that last tried and found a reason of the scene's own; "" where it has not yet been
             tried without the band that this is about.
+        others: of reasons of its own other than `counted`, for they may take turns: each, without its numbers → `runs`,
+            `first` and `night`.
     """
 
     id: str
@@ -69,6 +71,7 @@ class Failure:
     counted: str = ""
     night: str = ""
     version: str = ""
+    others: dict[str, tuple[int, str, str]] = field(default_factory=dict)
 
     @property
     def abandoned(self) -> bool:
@@ -210,15 +213,17 @@ def _about(what: Scene | Refusal, tiles: Iterable[Tile], before: Failure | None)
 
 def _counted(before: Failure | None, reason: str, now: str, *, outside: bool) -> dict[str, Any]:
     """On how many nights it has failed for one reason of its own, this one included."""
-    if outside and before is None:
-        return {"runs": 0, "first": now}
-    if before and (outside or _kind(before.counted) == _kind(reason)):
-        same = {name: getattr(before, name) for name in ("runs", "first", "counted", "night", "version")}
-        if outside:
-            return same
-        another = abs(_moment(now) - _moment(before.night)) >= NIGHT  # The clock may have been ahead then
-        return same | {"version": _version()} | ({"runs": before.runs + 1, "night": now} if another else {})
-    return {"runs": 1, "first": now, "counted": reason, "night": now, "version": _version()}
+    if outside:
+        same = ("runs", "first", "counted", "night", "version", "others")
+        return {name: getattr(before, name) for name in same} if before else {"runs": 0, "first": now}
+    others = {**before.others} if before else {}
+    if before and before.counted:
+        others[_kind(before.counted)] = before.runs, before.first, before.night
+    runs, first, night = others.pop(_kind(reason), (0, now, ""))
+    if not night or abs(_moment(now) - _moment(night)) >= NIGHT:  # The clock may have been ahead then
+        runs, night = runs + 1, now
+    counted = {"runs": runs, "first": first, "counted": reason, "night": night}
+    return {**counted, "version": _version(), "others": others}
 
 
 @cache
@@ -246,11 +251,12 @@ def _parsed(path: str, data: bytes) -> Failure:
     found = parse(data)
     known = {name: value for name, value in found.items() if name in _MEMBERS}  # A newer version may tell more
     failure = Failure(**{**known, "tiles": tiles(found["tiles"])})
-    texts = [getattr(failure, name) for name in _MEMBERS - {"tiles", "runs", "identity", "item", "assets"}]
+    texts = [getattr(failure, name) for name in _MEMBERS - {"tiles", "runs", "identity", "item", "assets", "others"}]
     if not all(isinstance(text, str) for text in texts) or type(failure.runs) is not int or failure.path != path:
         raise ValueError("it has other types, or another name")
-    if failure.counted and _moment(failure.night).tzinfo is None:
-        raise ValueError(f"its night {failure.night} has no zone")
+    counts = [*failure.others.values(), *([(failure.runs, failure.first, failure.night)] if failure.counted else [])]
+    if not all(type(runs) is int and isinstance(first, str) and _moment(night).tzinfo for runs, first, night in counts):
+        raise ValueError(f"its nights {counts} are none, or have no zone")
     if failure.identity and Identity.from_json(failure.identity).sensing.tzinfo is None:
         raise ValueError("its sensing time has no zone")
     _check_item(failure)

@@ -293,6 +293,18 @@ def test_another_reason_starts_counting_anew(out: Out, clock: Callable[[float], 
     assert failure.first < failure.last
 
 
+def test_two_reasons_in_turn_are_no_way_to_be_tried_for_ever(out: Out, clock: Callable[[float], None]):
+    """Which of two bad files is read first is chance; each of them began to count anew."""
+    turns = ("asset B04: cut at row 1", "asset B11: cut at row 2")
+    assert not fail(out, clock, *turns, *turns).abandoned
+    failure = fail(out, clock, "asset B04: cut at row 9")
+    assert (failure.runs, failure.abandoned) == (3, True)
+
+
+def test_two_reasons_of_one_night_count_once_each(out: Out, clock: Callable[[float], None]):
+    assert not fail(out, clock, *["no such file", "timed out"] * 4, hours=2).abandoned
+
+
 def test_the_same_fault_of_another_asset_is_another_reason(out: Out, clock: Callable[[float], None]):
     assert fail(out, clock, "asset B04: read failed at row 1", "asset B11: read failed at row 2").runs == 1
     assert fail(out, clock, "asset B11: read failed at row 30").runs == 2
@@ -384,6 +396,8 @@ def test_a_failure_that_is_none_is_named_and_costs_nothing(out: Out, data: bytes
         {"item": {"properties": 3}},
         {"item": {"id": "another"}},
         {"item": [1]},
+        {"others": {"cut": ["1", "", "2024-06-02T01:00:00Z"]}},
+        {"others": {"cut": [1, "", "2024-06-02T01:00:00"]}},
         {"identity": Identity.of(make_scene(0)).to_json() | {"sensing": "2024-06-01T10:15:59"}},  # without a zone
     ],
 )
