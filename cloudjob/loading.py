@@ -104,13 +104,15 @@ def load(
     ledger = ledgers.read(place)
     bands = [bands] if isinstance(bands, str) else bands
     if not ledger.done:
-        raise ContractError(f"{place} holds no masks", hint="`cloudjob run --out` makes some")
+        raise ContractError(f"{place} holds no masks", hint=ledger.damage() or "`cloudjob run --out` makes some")
+    wanted = groups_like(ledger, group) if group else ()
+    if lost := ledger.damage(wanted):
+        warnings.warn(lost, stacklevel=2)
     if spoken.is_dates(what):
         looks = _by_dates(place, ledger, what, bands)
     else:
         looks = _by_items(place, ledger, what, bands, assets)
     if group:
-        wanted = groups_like(ledger, group)
         looks = [look for look in looks if look.done.group in wanted]
     if not looks:
         raise UsageError(f"{place} has no mask of what was asked for", hint="`cloudjob list` shows what there is")

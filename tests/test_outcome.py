@@ -18,6 +18,7 @@ from faulty import call, served
 from file_server import FileServer, file_server
 from stac_server import serving
 
+import cloudjob
 from cloudjob import job
 from cloudjob.cluster import network, task
 from cloudjob.errors import CloudjobError, ContractError, OutsideError, SceneError, UnreachableError, UsageError
@@ -663,7 +664,7 @@ def test_a_run_tells_of_files_that_cannot_be_used(nights: Nights, capfd: pytest.
     what = ("--catalog", catalog, "--checkpoint", nights.checkpoint, *jobs.EVERYWHERE, "--out", out)
     result = call(capfd, "run", *what)
     assert result.code == 0
-    assert "1 file of the OUT cannot be used, such as failures/x.json; see `cloudjob check`" in result.stderr
+    assert "1 file of the OUT cannot be used, such as failures/x.json; `cloudjob check OUT --repair`" in result.stderr
 
 
 # Records and retries
@@ -956,6 +957,34 @@ def test_a_damaged_axis_is_named_with_what_mends_it(name: str, left: bytes, nigh
     assert set(mended(nights)) == {"made anew from what else is known"}
     assert nights.run(elsewhere) == {B: "done"}
     assert list(check.check(nights.out)) == []
+
+
+@pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")  # rioxarray 0.19 with affine 3
+@pytest.mark.parametrize("lost", ["items/{}/" + A + ".json", "masks.zarr/{}/zarr.json"])
+def test_masks_that_are_left_out_are_told(
+    lost: str, nights: Nights, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Only `status`, `check` and a run said so: somebody who exported a month lacked a scene and did not know."""
+    elsewhere, address = nights.scene(C, properties={"grid:code": "MGRS-33UVP"}), nights.out.address
+    nights.run(nights.scene(A), elsewhere)
+    here, other = (jobs.item_of(Path(address), scene)["properties"]["cloudjob:group"] for scene in (A, C))
+    path = lost.format(here)
+    Path(address, path).write_bytes(b"{")
+    monkeypatch.chdir(nights.folder)
+    told = f"1 file of the OUT cannot be used, such as {path}; `cloudjob check OUT --repair` mends what can be mended"
+    with pytest.warns(UserWarning, match=re.escape(told)):
+        opened = cloudjob.open(address)
+    assert opened[other].scene.values.tolist() == [C]
+    with pytest.warns(UserWarning, match=re.escape(told)):
+        assert cloudjob.load("2024", address).scene.values.tolist() == [C]
+    for command in (["list", address], ["export", address, "2024", "."], ["export", address, "--all"]):
+        found = call(capfd, *command)
+        assert (found.code, told in found.stderr) == (0, True)
+    cloudjob.open(address, group=other)  # Without a word: nothing of it is left out
+    if path.startswith("masks.zarr"):
+        with pytest.raises(ContractError) as error:
+            cloudjob.open(address, group=here)
+        assert error.value.hint == told
 
 
 @pytest.mark.parametrize("told", [None, {"clear": "1"}, {"clear": -1, "cloud": 0, "no_data": 0, "not_computed": 0}])

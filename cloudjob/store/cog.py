@@ -164,6 +164,7 @@ def attach(lock: Lock) -> Iterator[str]:
         UnreachableError: the store does not answer, or the lock is lost.
     """
     out, ledger = lock.out, ledgers.read(lock.out)
+    ledger.say_damage()
     there, labels, damaged = set(out.tags(FOLDER)), values(out), list[SceneError]()
     for entry in sorted(ledger.done.values(), key=lambda entry: (entry.time, entry.id)):
         item, file = out.get_json(entry.path), path(entry.group, entry.id)

@@ -54,7 +54,9 @@ def export(out: Out, what: str | None, path: str | Path, *, group: Collection[st
         UnreachableError: the store does not answer.
     """
     ledger = ledgers.read(out)
-    files = _files(out, ledger, what, {each for name in group for each in listing.groups_like(ledger, name)})
+    wanted = {each for name in group for each in listing.groups_like(ledger, name)}
+    ledger.say_damage(wanted)
+    files = _files(out, ledger, what, wanted)
     path = Path(path)
     if len(files) > 1 or path.is_dir() or what is None:
         if path.suffix in (".tif", ".tiff") or path.is_file():

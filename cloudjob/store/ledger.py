@@ -4,6 +4,7 @@ A scene is done when its item exists and the group's list of slots (`cloudjob:sc
 else here is a cache of that or a help for people.
 """
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,6 +13,7 @@ from typing import Any
 
 from shapely.errors import ShapelyError
 
+from cloudjob import logs
 from cloudjob.errors import ContractError, SceneError
 from cloudjob.grid import Tile
 from cloudjob.scene.identity import Identity
@@ -97,6 +99,17 @@ class Ledger:
         """The finished scene whose mask lies in a slot."""
         done = self.done.get(self.scenes[group][slot])
         return done if done and done.place == (group, slot) else None
+
+    def damage(self, within: Collection[str] = ()) -> str:
+        """What is to be told of what cannot be used, of these groups or of all; "" where there is nothing to tell."""
+        lost = [path for path in self.damaged if not within or path.split("/")[1] in within]
+        count = f"{len(lost):,} {'file' if len(lost) == 1 else 'files'}"
+        return f"{count} of the OUT cannot be used, such as {min(lost)}; {groups.MEND}" if lost else ""
+
+    def say_damage(self, within: Collection[str] = ()) -> None:
+        """Tell it, if there is something to tell."""
+        if told := self.damage(within):
+            logs.say(told, "damaged", level=logging.WARNING, files=self.damaged)
 
     def to_retry(self, again: Collection[str] = ()) -> list[Failure]:
         """Failures that every run tries again, and those that are abandoned but asked for (ids, or "all")."""

@@ -59,6 +59,7 @@ def scenes(out: Out, *, group: str | None = None, dates: Interval | None = None)
     """
     ledger = ledgers.read(out)
     wanted = set(groups_like(ledger, group)) if group else None
+    ledger.say_damage(wanted or ())
     found = [*_done(out, ledger, wanted), *_others(out, ledger)]
     kept = [
         one
@@ -74,7 +75,8 @@ def groups_like(ledger: Ledger, name: str) -> list[str]:
     Raises:
         UsageError: there is none.
     """
-    known = sorted({*ledger.groups, *(failure.group for failure in ledger.failures.values())} - {""})
+    damaged = (path.split("/")[1] for path in ledger.damaged if path.startswith(f"{groups.MASKS}/"))
+    known = sorted({*ledger.groups, *damaged, *(failure.group for failure in ledger.failures.values())} - {""})
     found = [group for group in known if group == name] or [group for group in known if group.startswith(f"{name}_")]
     if not found:
         raise UsageError(f"there is no group {name!r}", hint=did_you_mean(name, known) if known else None)

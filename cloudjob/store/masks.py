@@ -1,5 +1,6 @@
 """The complete masks of an OUT, opened lazily."""
 
+import warnings
 from pathlib import Path
 from typing import overload
 
@@ -53,8 +54,11 @@ def open_masks(out: Out | str | Path, group: str | None = None) -> xr.DataTree |
         del masks.attrs[groups.SCENES]  # Of all slots, in their own order
         complete = masks.isel(time=done)
         nodes[f"/{name}"] = complete.assign_coords(scene=("time", [ids[slot] for slot in done])).sortby("time")
+    lost = ledger.damage(wanted if group else ())
     if not nodes:
-        raise ContractError(f"{out} holds no masks", hint="`cloudjob run --out` makes some")
+        raise ContractError(f"{out} holds no masks", hint=lost or "`cloudjob run --out` makes some")
+    if lost:
+        warnings.warn(lost, stacklevel=2)
     if group:
         (only,) = nodes.values()
         return only

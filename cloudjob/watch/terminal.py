@@ -117,9 +117,7 @@ def _record(result: SceneResult, time_: str | None) -> dict[str, Any]:
 
 def _say_survey(view: Survey) -> None:
     logs.say(_sentence(view), "survey", scenes=view.plan.counts, refused=len(view.refused))
-    if damaged := view.ledger.damaged:
-        told = f"{_many(len(damaged), 'file')} of the OUT cannot be used, such as {min(damaged)}"
-        logs.say(f"{told}; see `cloudjob check`", "damaged", level=logging.WARNING, files=damaged)
+    view.ledger.say_damage()
     asked = {planned.scene.id for planned in view.plan.scenes} | {*view.plan.replaces.values(), *view.plan.settled}
     if left := sorted(view.ledger.begun.keys() - asked):
         told = f"{_many(len(left), 'scene')} that an interrupted run began, such as {left[0]}"
