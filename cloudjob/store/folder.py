@@ -9,7 +9,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -174,10 +174,11 @@ def delete(root: Path, path: str) -> None:
         place.unlink()
 
 
-def delete_under(root: Path, prefix: str) -> None:
+def delete_under(root: Path, prefix: str, allowed: Callable[[], None]) -> None:
     """Delete the files below a prefix that have names of ours, and the folders that are empty then."""
     for path, entry in _walk(root, prefix):
         if is_ours(path):
+            allowed()
             with suppress(FileNotFoundError):
                 os.unlink(entry.path)  # noqa: PTH108
     for folder, *_ in os.walk(within(root, prefix), topdown=False):

@@ -227,13 +227,18 @@ class Out:
                 except FileNotFoundError:
                     continue
 
-    def delete_under(self, prefix: str) -> None:
-        """Delete all of ours whose path begins with `prefix` and a slash; what somebody else put there stays."""
+    def delete_under(self, prefix: str, allowed: Callable[[], None] = lambda: None) -> None:
+        """Delete all of ours whose path begins with `prefix` and a slash; what somebody else put there stays.
+
+        Before each file, or request, `allowed` is asked, which raises where that is over (`Lock.check`): to delete many
+        takes minutes, amid which the machine may sleep.
+        """
         with self.reached():
             if self.folder:
-                folders.delete_under(self.folder, prefix)
+                folders.delete_under(self.folder, prefix, allowed)
                 return
             for batch in obstore.list(self.store, prefix):
+                allowed()
                 obstore.delete(self.store, [found["path"] for found in batch if folders.is_ours(found["path"])])
 
     def tags(self, prefix: str) -> dict[str, str]:

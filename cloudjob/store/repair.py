@@ -100,7 +100,7 @@ def _again(lock: Lock, faults: Sequence[Fault]) -> Iterator[tuple[Fault, str]]:
         out.delete([path])
         if done:  # Last: a part of a shard is written into what is there, which cannot be read
             for name in ("cloud", "cloud_probability"):
-                out.delete_under(f"{MASKS}/{done.group}/{name}/c/{done.slot}")
+                out.delete_under(f"{MASKS}/{done.group}/{name}/c/{done.slot}", lock.check)
         day = days[fault.scene]
         yield fault, f"will be masked again by the next run (scene of {day})" if day else "its item is deleted"
 
@@ -176,7 +176,7 @@ def _given_up(lock: Lock, group: str, items: Sequence[Done]) -> str:
     again.mark(lock.out, map(_marked, items))
     lock.check()
     lock.out.delete(done.path for done in items)
-    lock.out.delete_under(f"{MASKS}/{group}")
+    lock.out.delete_under(f"{MASKS}/{group}", lock.check)
     if lock.out.names(f"{MASKS}/{group}"):
         return ""  # What stays is somebody else's, and in the way
     return "too little is known of it: all its scenes will be masked again by the next run"

@@ -153,8 +153,8 @@ def claim(lock: Lock, settings: Settings, *, redo: bool = False) -> None:
         return
     out.delete(["catalog.json", "collection.json", "again.json"])
     for prefix in ("items", "failures", "masks.zarr", "cogs"):
-        out.delete_under(prefix)
-        lock.check()  # It may have taken minutes, and the machine slept: what lies there by now may be another run's
+        out.delete_under(prefix, lock.check)
+    lock.check()
     out.put(FILE, dump(settings.to_json()))
 
 

@@ -333,14 +333,13 @@ def _shards(group: str, slot: int) -> list[str]:
 def _clear(lock: Lock, group: str, slots: Iterable[int]) -> None:
     """Empty slots of a group that is about to change. A run that took over meanwhile gives them to others."""
     for slot in slots:
-        lock.check()
-        _empty(lock.out, group, slot)
+        _empty(lock, group, slot)
     lock.check()  # An axis that another run has made longer would be cut, and its masks with it
 
 
-def _empty(out: Out, group: str, slot: int) -> None:
+def _empty(lock: Lock, group: str, slot: int) -> None:
     for folder in _shards(group, slot):
-        out.delete_under(folder)
+        lock.out.delete_under(folder, lock.check)
 
 
 def _set_status(out: Out, slot: Slot, status: int, vacated: int | None = None) -> None:

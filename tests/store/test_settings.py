@@ -1,12 +1,14 @@
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from output import ALL, SETTINGS, files, make_scene, overtaken, run
 
 from cloudjob.errors import CONTRACT, ContractError
-from cloudjob.store import check, ledger, settings
+from cloudjob.store import check, folder, ledger, settings
 from cloudjob.store.lock import Lock, LockLostError
 from cloudjob.store.out import Out
 
@@ -76,8 +78,8 @@ def test_a_redo_that_was_held_up_takes_nothing_from_the_run_that_took_over(
 
     with Lock(out) as lock:
 
-        def sleeping(self: Out, prefix: str) -> None:
-            original(self, prefix)
+        def sleeping(self: Out, prefix: str, *how: Any) -> None:
+            original(self, prefix, *how)
             if prefix == last:
                 monkeypatch.undo()
                 overtaken(lock, [make_scene(0)], contract=theirs, redo=True)
@@ -90,14 +92,35 @@ def test_a_redo_that_was_held_up_takes_nothing_from_the_run_that_took_over(
     assert [*ledger.read(out).done] == [make_scene(0).id]
 
 
+def test_a_redo_that_sleeps_amid_the_masks_deletes_none_of_the_run_that_took_over(
+    out: Out, monkeypatch: pytest.MonkeyPatch
+):
+    run(out, [make_scene(0), make_scene(1)])
+    original, theirs = folder._walk, replace(SETTINGS, threshold=0.7)
+    with Lock(out) as lock:
+
+        def sleeping(root: Path, prefix: str, *how: Any, **more: Any) -> Iterator[Any]:
+            for number, found in enumerate(original(root, prefix, *how, **more)):
+                if (prefix, number) == ("masks.zarr", 2):
+                    monkeypatch.undo()
+                    overtaken(lock, [make_scene(0)], contract=theirs, redo=True)
+                yield found
+
+        monkeypatch.setattr(folder, "_walk", sleeping)
+        with pytest.raises(LockLostError):
+            settings.claim(lock, replace(SETTINGS, threshold=0.6), redo=True)
+    assert settings.read(out) == theirs
+    assert list(check.check(out)) == []
+
+
 @pytest.mark.parametrize("gone", ["items", "failures", "masks.zarr"])
 def test_redo_cut_short_ends_as_one_that_was_not(out: Out, tmp_path: Path, gone: str, monkeypatch: pytest.MonkeyPatch):
     run(out, [make_scene(0), make_scene(1)], failing={make_scene(1).id: "no"})
     other = replace(SETTINGS, threshold=0.6)
     original = Out.delete_under
 
-    def dying(self: Out, prefix: str) -> None:
-        original(self, prefix)
+    def dying(self: Out, prefix: str, *how: Any) -> None:
+        original(self, prefix, *how)
         if prefix == gone:
             raise KeyboardInterrupt
 
