@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from datetime import date
 from functools import lru_cache
@@ -16,7 +17,7 @@ from distributed import Client
 
 from cloudjob import classes, job, spoken
 from cloudjob.cluster.scheduler import connect as connect_to
-from cloudjob.errors import ContractError, UsageError
+from cloudjob.errors import ContractError, SceneError, UsageError
 from cloudjob.grid import DEGREE, same_size
 from cloudjob.model import predict
 from cloudjob.model.checkpoint import load
@@ -24,6 +25,8 @@ from cloudjob.model.contract import Contract
 from cloudjob.plan.request import request
 from cloudjob.scene.opened import LEAST
 from cloudjob.scene.reflectance import BLACK, IMPOSSIBLE
+from cloudjob.store import cog as cogs
+from cloudjob.store.lock import Lock
 from cloudjob.store.receipt import SceneResult
 
 OTHER_NAMES = {"variable": "band", "bands": "band"} | {
@@ -56,6 +59,7 @@ def run(
     probability: bool = False,
     redo: bool = False,
     retry: str | Iterable[str] = (),
+    cog: bool = False,
     client: Client | None = None,
     workers: int | None = None,
     **unknown: Never,
@@ -86,6 +90,7 @@ def run(
         probability: whether to keep `cloud_probability` beside the masks.
         redo: whether to replace an OUT that was made with other settings.
         retry: id of an abandoned scene to be tried all the same, or several, or "all".
+        cog: whether to write each mask as a COG, too: an asset of its STAC item. One that is damaged is warned of.
         client: of a Dask cluster whose workers have cloudjob installed; a local cluster is started without.
         workers: processes of the local cluster; by default one per core.
         unknown: refused, with the name that was probably meant.
@@ -99,7 +104,7 @@ def run(
         UnreachableError: catalog, store or cluster do not answer, or another run is at work.
     """
     spoken.refuse_unknown(unknown, run)
-    workers = spoken.number("workers", workers, index)
+    workers, cog = spoken.number("workers", workers, index), spoken.flag("cog", cog)
     _check_client(client)
     with spoken.files(geometry, catalog) as (area, where):
         asked = request(
@@ -127,7 +132,15 @@ def run(
 
         # Ctrl-C may strike here: who keeps its traceback, as notebooks do, must not keep the lock and the cluster, too
         with contextlib.closing(job.run(asked, connect)) as events:
-            return [event for event in events if isinstance(event, SceneResult)]
+            results = [event for event in events if isinstance(event, SceneResult)]
+    if cog:
+        try:
+            with Lock(asked.out) as lock:
+                for _ in cogs.attach(lock):
+                    pass
+        except SceneError as error:  # Of a mask that was there before: it costs nobody these results
+            warnings.warn(f"{error}; {error.hint}", stacklevel=2)
+    return results
 
 
 def _check_client(client: object) -> None:

@@ -198,7 +198,7 @@ def test_arguments_of_another_type(
 
 
 def test_what_errors_advise_can_be_said_in_python_too(tmp_path: Path) -> None:
-    """`--offset` where items tell a wrong one, and `--retry` of what was given up: they were for the shell alone."""
+    """`--offset` where items tell a wrong one, `--retry` of what was given up, and `--cog` were for the shell alone."""
     out = tmp_path / "out"
     asked = {
         "bbox": (-180, -90, 180, 90),
@@ -214,6 +214,15 @@ def test_what_errors_advise_can_be_said_in_python_too(tmp_path: Path) -> None:
         told = json.loads(item)["properties"]["cloudjob:reflectance"].values()
         assert {band["offset"] for band in told} == {-0.1}
         assert cloudjob.run(**asked, offset=-0.1, retry="all", client=client) == []
+        assert cloudjob.run(**asked, offset=-0.1, cog=True, client=client) == []
+        (item,) = jobs.items(out).values()
+        (made,) = out.glob("cogs/*/*.tif")
+        assert json.loads(item)["assets"]["mask"]["href"].endswith(str(made.relative_to(out)))
+        made.unlink()
+        for shard in out.glob("masks.zarr/*/cloud/c/0/*/*"):
+            shard.write_bytes(b"damaged")
+        with pytest.warns(UserWarning, match="check OUT --repair"):
+            assert cloudjob.run(**asked, offset=-0.1, cog=True, client=client) == []
         for retry in ("OTHER", ["OTHER"]):
             with pytest.raises(UsageError, match="has no failed scene OTHER"):
                 cloudjob.run(**asked, offset=-0.1, retry=retry, client=client)

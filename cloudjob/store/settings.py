@@ -159,7 +159,7 @@ def claim(lock: Lock, settings: Settings, *, redo: bool = False) -> None:
 
 
 def _foreign(out: Out, why: str) -> ContractError:
-    return ContractError(f"{out} was not made by cloudjob: {why}", hint="choose another --out: nothing was written")
+    return ContractError(f"{out} was not made by cloudjob: {why}", hint="choose another OUT: nothing was written")
 
 
 def _short(value: Any) -> str:

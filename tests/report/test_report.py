@@ -533,6 +533,7 @@ def test_an_out_that_is_none(tmp_path: Path, capfd: Capfd) -> None:
     result = call(capfd, "report", tmp_path / "photos")
     assert result.code == 3
     assert "was not made by cloudjob" in result.stderr
+    assert "--out" not in result.stderr, "`report` has no such option"
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
 
 
