@@ -161,6 +161,17 @@ def settle(root: Path, path: str) -> None:
                 raise
 
 
+def reserve(root: Path, path: str) -> bool:
+    """Make an empty file where there is nothing yet: False where there is something."""
+    place = within(root, path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        place.open("xb").close()
+    except FileExistsError:
+        return False
+    return True
+
+
 def delete(root: Path, path: str) -> None:
     """Delete a file, if there is one.
 

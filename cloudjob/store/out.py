@@ -211,6 +211,13 @@ class Out:
                 obstore.put(self.store, path, data, mode="create")
             except exceptions.AlreadyExistsError:
                 return self.get(path) == data
+            except exceptions.GenericError as error:
+                # obstore needs hard links for it, which exFAT and many mounts do not have
+                if not self.folder or not re.search(r"\(os error (1|38|95)\)", str(error)):
+                    raise
+                if not folders.reserve(self.folder, path):
+                    return self.get(path) == data
+                obstore.put(self.store, path, data)
             if self.folder:
                 folders.settle(self.folder, path)
             return True

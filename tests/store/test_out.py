@@ -5,13 +5,18 @@ import stat
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import obstore
 import pytest
+from obstore.exceptions import GenericError
 from stac_server import serving
 
 from cloudjob.errors import UNREACHABLE, UnreachableError, UsageError
+from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 
 
@@ -92,6 +97,27 @@ def test_objects_are_put_created_listed_and_deleted(tmp_path: Path):
     assert out.names("a") == {"c.json"}
     out.delete_under("a")
     assert out.names() == set()
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_disk_without_hard_links_takes_an_out(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """ExFAT and many mounts: no lock could be made there, and who owns the folder was to be looked at."""
+    put = obstore.put
+
+    def linkless(store: Any, path: str, data: bytes, *, mode: str = "overwrite") -> Any:
+        if mode == "create":  # Word for word what it says where link(2) fails
+            raise GenericError(f"Generic LocalFileSystem error: Unable to rename file: no (os error {number})")
+        return put(store, path, data, mode=mode)
+
+    monkeypatch.setattr(obstore, "put", linkless)
+    out = Out.at(tmp_path / "out")
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda who: out.create("lock/1.json", b"%d" % who), range(8)))
+    assert sum(made) == 1
+    assert out.get("lock/1.json") == b"%d" % made.index(True)
+    assert out.create("lock/1.json", b"%d" % made.index(True)), "one's own"
+    with Lock(out):
+        pass
 
 
 def test_sweep_removes_only_parts_of_files_of_ours(tmp_path: Path):
