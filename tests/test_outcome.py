@@ -943,7 +943,9 @@ def test_a_damaged_mask_is_made_again_whole_though_the_area_has_shrunk(nights: N
 
 @pytest.mark.parametrize("left", [b"", b"x"])
 @pytest.mark.parametrize("name", ["status", "time"])
-def test_a_damaged_axis_is_named_with_what_mends_it(name: str, left: bytes, nights: Nights):
+def test_a_damaged_axis_costs_its_own_group_and_is_named_with_what_mends_it(
+    name: str, left: bytes, nights: Nights, capfd: pytest.CaptureFixture[str]
+):
     """What codecs say of it ended the run as a bug of cloudjob."""
     nights.run(nights.scene(A))
     (path,) = Path(nights.out.address).glob(f"masks.zarr/*/{name}/c/0")
@@ -951,7 +953,11 @@ def test_a_damaged_axis_is_named_with_what_mends_it(name: str, left: bytes, nigh
     elsewhere = nights.scene(C, properties={"grid:code": "MGRS-33UVP"})
     assert nights.run(nights.scene(A), nights.scene(B), elsewhere) == {B: "failed", C: "done"}
     assert f"/{name} cannot be read" in nights.status.failed[B]
-    assert "check OUT --repair" in nights.status.failed[B]
+    for look in (["status", nights.out], ["list", nights.out]):
+        assert "check OUT --repair" in call(capfd, *look).stdout
+    page = Path(call(capfd, "report", nights.out).stdout.strip()).read_text(encoding="utf-8")
+    assert "check OUT --repair" in page
+    assert "1 of 2 scenes of the last run failed" in page
     for _ in range(4):
         assert nights.run(elsewhere) == {B: "failed"}, "never given up"
     assert set(mended(nights)) == {"made anew from what else is known"}

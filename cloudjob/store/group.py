@@ -7,6 +7,7 @@ file with the consolidated metadata, so the axis changes by one atomic write, ma
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from cloudjob.errors import ContractError
 from cloudjob.grid import Grid
 from cloudjob.store import conventions
 from cloudjob.store.conventions import EPOCH
+from cloudjob.store.lock import Lock
 from cloudjob.store.out import ODD, Out, dump, parse
 from cloudjob.store.settings import Settings
 
@@ -99,6 +101,8 @@ def open_array(out: Out, group: str, name: str) -> zarr.Array[Any]:
     path = f"{MASKS}/{group}/{name}"
     with out.reached():
         try:
+            if out.folder and not Path(out.folder, path).is_dir():  # Else it would be made
+                raise FileNotFoundError("there is no such folder")  # noqa: TRY301
             array = zarr.open_array(out.zarr(path), mode="r+", zarr_format=3)
             if not _as_made(name, array.shape, array.shards or array.chunks, array.chunks):
                 raise ValueError(f"it has {array.shape} values in pieces of {array.shards or array.chunks}")
@@ -137,9 +141,10 @@ def times(out: Out, group: str) -> dict[int, datetime]:
         return {}
 
 
-def create(out: Out, group: str, grid: Grid, side: int, settings: Settings, coarser: int = 1) -> None:
+def create(lock: Lock, group: str, grid: Grid, side: int, settings: Settings, coarser: int = 1) -> None:
     """Make a group's arrays with an empty time axis. It is no group before `commit`: killed here, it is made anew."""
-    out.delete_under(f"{MASKS}/{group}")
+    out = lock.out
+    out.delete_under(f"{MASKS}/{group}", lock.check)
     if out.get(f"{MASKS}/zarr.json") is None:
         out.put(f"{MASKS}/zarr.json", dump({"zarr_format": 3, "node_type": "group", "attributes": {}}))
     made = _masks(grid, side, settings, conventions.rounding(coarser)) | _axes(grid)

@@ -86,7 +86,7 @@ def prepare(
         try:
             if name not in ledger.groups:
                 first = wanted[0]
-                groups.create(out, name, first.mask_grid, tile_of(first), settings, first.coarser)
+                groups.create(lock, name, first.mask_grid, tile_of(first), settings, first.coarser)
             slots |= _allot(lock, ledger, name, wanted, replaces, over)
         except ContractError as error:  # What is to do there waits until it is mended
             ledger.damaged[groups.path(name)] = str(error)

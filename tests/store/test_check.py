@@ -99,6 +99,18 @@ def test_what_is_cut_is_found_and_mended(out: Out, capfd: Capfd, path: str, mend
     assert parsed(output.files(out)) == parsed(before)
 
 
+@pytest.mark.parametrize("array", ["time", "cloud"])
+def test_looking_at_an_array_that_is_gone_makes_no_folder(array: str, out: Out, capfd: Capfd, tmp_path: Path):
+    """On a disk that is read-only that was an outage of the store, and ended what could have gone on."""
+    shutil.rmtree(Path(out.address, GROUP, array))
+    output.run(out, [output.make_scene(5)], contract=CONTRACT)
+    before = sorted(Path(out.address).rglob("*"))
+    assert [call(capfd, *what).code for what in (("check", out), ("list", out), ("status", out, "--json"))] == [1, 0, 0]
+    wanted = 1 if array == "cloud" else 0
+    assert call(capfd, "export", out, "--all", tmp_path / "cogs").code == wanted
+    assert sorted(Path(out.address).rglob("*")) == before
+
+
 @pytest.mark.parametrize("how", ["emptied", "cut", "deleted"])
 @pytest.mark.parametrize("array", ["time", "status", "y", "spatial_ref"])
 def test_no_mask_is_lost_with_what_lies_beside_it(out: Out, capfd: Capfd, how: str, array: str):

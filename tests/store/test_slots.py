@@ -28,7 +28,7 @@ from shapely.geometry import box
 
 from cloudjob.errors import ContractError
 from cloudjob.grid import Grid, Window
-from cloudjob.store import check, ledger
+from cloudjob.store import check, folder, ledger
 from cloudjob.store.conventions import COMPLETE, FAILED
 from cloudjob.store.ledger import Done
 from cloudjob.store.lock import Lock, LockLostError
@@ -678,6 +678,33 @@ def test_a_run_that_was_held_up_while_it_prepared_takes_nothing_from_the_one_tha
             prepare(lock, SETTINGS, before, [today], tile_of=lambda _: TILE)
     assert list(check.check(out)) == []
     assert {*ledger.read(out).done} == {today.id, tomorrow.id}
+
+
+def test_a_new_group_is_not_emptied_of_what_the_run_that_took_over_wrote(out: Out, monkeypatch: pytest.MonkeyPatch):
+    """Leftovers lie there, and the machine sleeps amid their deletion."""
+    run(out, [])
+    with prepared(out):
+        Path(f"{out}/masks.zarr/32TQM/zarr.json").unlink()
+    walk, delete_under = folder._walk, Out.delete_under
+    with Lock(out) as lock:
+        before = ledger.read(out)
+
+        def sleeping(root: Path, prefix: str, *how: Any, **more: Any) -> Iterator[Any]:
+            for number, found in enumerate(walk(root, prefix, *how, **more)):
+                if (prefix, number) == ("masks.zarr/32TQM", 1):
+                    monkeypatch.undo()
+                    output.overtaken(lock, [make_scene(0)])
+                yield found
+
+        def deleting(self: Out, *what: Any) -> None:
+            monkeypatch.setattr(folder, "_walk", sleeping)
+            delete_under(self, *what)
+
+        monkeypatch.setattr(Out, "delete_under", deleting)
+        with pytest.raises(LockLostError):
+            prepare(lock, SETTINGS, before, [make_scene(0)], tile_of=lambda _: TILE)
+    assert {*ledger.read(out).done} == {make_scene(0).id}
+    assert list(check.check(out)) == []
 
 
 def test_a_run_that_was_held_up_while_it_freed_slots_takes_nothing_from_the_one_that_took_over(
