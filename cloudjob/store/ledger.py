@@ -162,8 +162,8 @@ def read(out: Out) -> Ledger:
     found = groups.read_all(out, damaged)
     owners = {name: groups.scenes(metadata) for name, metadata in found.items()}
     for group in {entry.group for entry in entries} - found.keys():
-        if out.names(f"{groups.MASKS}/{group}"):
-            damaged.setdefault(groups.path(group), "it is missing, but there are masks and items of its scenes")
+        if groups.path(group) not in damaged and out.names(f"{groups.MASKS}/{group}"):
+            damaged[groups.path(group)] = "it is missing, but there are masks and items of its scenes"
     valid = [
         entry
         for entry in entries
