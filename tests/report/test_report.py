@@ -335,6 +335,9 @@ def test_a_scene_that_disagrees_with_its_provider_is_an_alarm(world: World, capf
     assert [row for row, parts in page.rows.items() if parts[0][1].get("class") == "odd"] == [page.row(SNOW)]
     assert f"#{page.row(SNOW)}" in [link["href"] for link in page.all("a")]
     assert page.source.count('<path class="odd"') == 2  # In the plot, and in its key
+    edit(world.out, SNOW, lambda told: told.update({"cloudjob:provider_cloud_cover": told["eo:cloud_cover"] + 0.04}))
+    page = made(capfd, world.out)
+    assert "+0.0" in page.words[page.row(SNOW)]  # And not −0.0
     edit(world.out, SNOW, lambda told: told.update({"cloudjob:provider_cloud_cover": told["eo:cloud_cover"]}))
     edit(world.out, SNOW, lambda told: told.update({"cloudjob:scl_agreement": 0.849}))
     assert "1 alarm" in made(capfd, world.out).look()
