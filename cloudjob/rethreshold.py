@@ -28,7 +28,7 @@ from cloudjob.store import group as groups
 from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
-from cloudjob.store.receipt import Receipt, SceneResult, merge, tile_sum
+from cloudjob.store.receipt import Receipt, SceneResult, counted, merge, tile_sum
 from cloudjob.store.settings import Settings
 from cloudjob.store.writer import Writer
 
@@ -251,13 +251,6 @@ class _Source:
 
 
 def _receipt(tile: Tile, mask: Values, kept: Values) -> Receipt:
-    clear, cloud, no_data, outside = (int(np.count_nonzero(mask == value)) for value in (0, 1, NO_DATA, NOT_COMPUTED))
-    unknown = outside - int(np.count_nonzero(kept == NOT_COMPUTED))
-    return Receipt(
-        clear=clear,
-        cloud=cloud,
-        no_data=no_data,
-        outside=outside,
-        checksum=tile_sum(tile, mask, kept),
-        warnings=(EDGE,) if unknown else (),
-    )
+    counts = counted(mask)
+    unknown = counts.outside > np.count_nonzero(kept == NOT_COMPUTED)
+    return replace(counts, checksum=tile_sum(tile, mask, kept), warnings=(EDGE,) if unknown else ())

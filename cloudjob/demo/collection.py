@@ -14,6 +14,7 @@ from affine import Affine
 from rasterio.enums import Resampling
 from rasterio.warp import transform_geom
 
+from cloudjob.classes import NO_DATA
 from cloudjob.demo.fractal import Float, noise
 from cloudjob.demo.simulate import CLOUD_OPACITY, overlay, sky
 from cloudjob.demo.surface import SURFACES, ground
@@ -23,8 +24,6 @@ from cloudjob.scene.reflectance import OFFSET, SCALE, adds_offset
 COLLECTION = "simulated-sentinel-2-l2a"
 BANDS = ("red", "green", "blue", "nir")
 """Of 10 m; beside them `swir16`, of 20 m."""
-NO_DATA = 254
-"""In the truth, as in the masks."""
 
 STEP = 128
 """Numbers are rounded to multiples of this, 0.0128 of reflectance: noise that nobody can compress is left out."""

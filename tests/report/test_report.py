@@ -546,9 +546,7 @@ def test_an_empty_out_and_then_its_first_run(tmp_path: Path, capfd: Capfd) -> No
     assert len(made(capfd, tmp_path / "out").rows) == 1
 
 
-ROW = Row(
-    "a", "g", "33UUP", "p", "k", datetime(2024, 6, 1, tzinfo=UTC), 50, 50, 99, 5000, 0, 1, 4, 4, "1", "f", "1", ()
-)
+ROW = Row("a", "g", "33UUP", "k", datetime(2024, 6, 1, tzinfo=UTC), 50, 50, 99, 5000, 0, 1, 4, 4, "1", "f", ())
 RUN = Run(datetime(2024, 6, 2, tzinfo=UTC), "complete", 60, frozenset("a"), 0, 1, 1, {}, "c", "d", "1")
 
 
