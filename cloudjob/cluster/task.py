@@ -135,11 +135,10 @@ def _label(row: read.RowOfTiles, task: Task, model: predict.Model, tiling: Tilin
     reach = buffer_pixels(task.settings.buffer, task.scene.grid.metres)
     for tile in ((row.row, column) for column in row.columns):
         core, padded = tiling.core(tile), tiling.padded(tile)
-        window = reflectance(row.crop(padded), task.scene.bands, model.contract.bands, model.contract.optional_bands)
-        valid = predict.valid(model.contract, window)
-        found = predict.probability(model, [window])
-        del window
-        (likely,) = found
+        likely, valid = predict.probability(
+            model,
+            reflectance(row.crop(padded), task.scene.bands, model.contract.bands, model.contract.optional_bands),
+        )
         mask = classify(likely, valid, task.settings.threshold, reach, model.contract.classes)
         kept = percent(likely, valid, model.contract.classes) if task.settings.probability else mask.copy()
         joined = coarsen(predict.trim(mask, padded, core), task.scene.coarser)
