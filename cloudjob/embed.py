@@ -118,7 +118,7 @@ def run(
             resolution=spoken.number("resolution", resolution),
             probability=spoken.flag("probability", probability),
             redo=spoken.flag("redo", redo),
-            retry=spoken.ids("retry", retry),
+            retry=spoken.ids(retry),
         )
 
         def connect() -> contextlib.AbstractContextManager[Client]:

@@ -30,14 +30,7 @@ class Outcomes:
     """
 
     def __init__(self, lock: Lock, settings: Settings, view: Survey, places: Mapping[str, Slot]) -> None:
-        """Nothing has ended yet.
-
-        Args:
-            lock: of the run.
-            settings: the OUT's contract.
-            view: what is to be done.
-            places: scene id → slot.
-        """
+        """Nothing has ended yet; `places` are the slots by the ids of scenes."""
         self.waiting = {planned.scene.id: planned for planned in view.plan.to_do}
         self._lock, self._settings, self._ledger, self._places = lock, settings, view.ledger, places
         self._parts: dict[str, list[Receipt]] = {}

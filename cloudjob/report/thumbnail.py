@@ -77,12 +77,7 @@ class Pictures:
 
 
 class Album:
-    """The pictures of an OUT's scenes.
-
-    Args:
-        out: the output.
-        sides: group → side of its tiles.
-    """
+    """The pictures of an OUT's scenes; `sides` are those of its groups' tiles, in pixels."""
 
     def __init__(self, out: Out, sides: Mapping[str, int]) -> None:
         self.out, self.sides = out, sides
