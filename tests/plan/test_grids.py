@@ -70,6 +70,16 @@ def test_the_grid_of_the_tile_wins_against_any_majority(whole: dict[str, Any]) -
     assert "but others of 33UUP on" in refused["ODD0"][0]
 
 
+def test_a_scene_of_another_tiles_name_costs_none_of_that_tile(whole: dict[str, Any]) -> None:
+    """Nor its own mask: it lies where its file does."""
+    above = {**copy.deepcopy(whole), "properties": {**whole["properties"], "grid:code": "MGRS-33UUQ"}}
+    misnamed, good = make(above, "MISNAMED"), make(whole, "GOOD")
+    fitting, refused = grids.on_one([misnamed], Ledger(), Sources())
+    assert (fitting, refused) == ([misnamed], [])
+    assert misnamed.group == f"32633_{LEFT}_{TOP}_10980x10980"
+    assert sorted_out([good], sources=Sources()) == (["GOOD"], {})
+
+
 def test_a_wrong_item_alone_is_compared_with_its_file_before_anything_is_made(whole: dict[str, Any]) -> None:
     """It is the only one of its night; the next one's are right."""
     fitting, refused = sorted_out([make(whole, "ODD", LEFT + 20)], sources=Sources())
