@@ -252,7 +252,7 @@ def _described(
             sources.answered(href)
         except SceneError as error:
             outside = isinstance(error, PassingError | OutsideError)
-            if outside:  # A fault of the item's does not show that its files' source answers
+            if outside or error.asset:  # A fault of the item's does not show that its files' source answers
                 sources.failed(href, error)
             refused.append(Refusal(item["id"], item, dict(assets), signing, str(error), outside, error.hint))
     return scenes, refused

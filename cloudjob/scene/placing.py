@@ -57,7 +57,7 @@ def grid_of(
     if coarse and told is not asset and transform and abs(transform[0]) < 15:
         transform = None
     if not (epsg and shape and transform):
-        epsg, transform, shape = header(address, what)
+        epsg, transform, shape = header(address, what, key)
     return _north_up(epsg, transform, shape, what, footprint)
 
 
