@@ -586,6 +586,13 @@ def test_an_item_for_a_landing_page(api, monkeypatch):
         search(catalog_for(api.url), ALPS, JUNE)
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_who_shows_people_a_web_page_is_asked_for_json(api, hurried, method):
+    api.pages, api.methods, api.page = True, (method,), 1
+    api.items = [make_item("A"), make_item("B")]
+    assert ids(catalog_for(api.url)) == ["A", "B"]
+
+
 def test_paging_in_circles_ends(api):
     api.page, api.circles = 2, True
     api.items = [make_item("A"), make_item("B")]
