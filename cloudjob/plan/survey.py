@@ -131,12 +131,12 @@ def _newest(job: Job, found: Sequence[Item], sources: Sources) -> tuple[list[Sce
         first = max(0, left - max(1, limit - len(counted)))
         more, lost = _described(job, _listed(job, found[first:left]), sources)
         scenes, refusals, left = [*more, *scenes], [*lost, *refusals], first
-        kept, older = merge_versions(scenes)
-        counted = sorted([*map(rank, kept), *map(rank, _without_twins(refusals, scenes)[0])])
+        (kept, older), (single, _) = merge_versions(scenes), _without_twins(refusals, scenes)
+        counted = sorted([*map(rank, kept), *map(rank, single)])
     if counted[limit:]:
         last, instead = counted[-limit], {id(scene): other for scene, other in older}
         scenes = [scene for scene in scenes if rank(instead.get(id(scene), scene)) >= last]
-        refusals = [refusal for refusal in refusals if rank(refusal) >= last]
+        refusals = [refusal for refusal in single if rank(refusal) >= last]
     return scenes, refusals
 
 
