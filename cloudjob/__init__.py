@@ -24,21 +24,13 @@ __all__ = [
     "run",
 ]
 
-_LAZY = {
-    "load": ("loading", "load"),
-    "mask": ("embed", "mask"),
-    "run": ("embed", "run"),
-    "open": ("store.masks", "open_masks"),
-    **{
-        error: ("errors", error)
-        for error in ("CloudjobError", "ContractError", "SceneError", "UnreachableError", "UsageError")
-    },
-}
+_LAZY = {"load": "loading.load", "mask": "embed.mask", "run": "embed.run", "open": "store.masks.open_masks"}
+_LAZY |= {name: f"errors.{name}" for name in __all__ if name.endswith("Error")}
 
 
 def __getattr__(name: str) -> Any:
     """Load what is asked for: `import cloudjob` alone costs neither torch nor Dask."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _LAZY[name]
+    module, _, attribute = _LAZY[name].rpartition(".")
     return getattr(import_module(f"{__name__}.{module}"), attribute)

@@ -58,15 +58,13 @@ cloud, each at least 1.6 times as light as the one before (relative luminance, W
 def of(labels: Iterable[int]) -> tuple[Class, ...]:
     """Every value of a mask whose network knows the classes `labels`."""
     known = set(labels)
+    wider = {}
     if SHADOW not in known:
-        clear = _LABELS[CLEAR]._replace(description="no cloud; cloud shadow is not told apart")
-    else:
-        clear = _LABELS[CLEAR]
-    cloud = _LABELS[CLOUD]
+        wider[CLEAR] = "no cloud; cloud shadow is not told apart"
     if THIN_CLOUD not in known:
-        cloud = cloud._replace(description="cloud, thick or thin")
-    told = (clear, cloud, *_LABELS[2:])
-    return (*(label for label in told if label.value in known), *_OTHERS)
+        wider[CLOUD] = "cloud, thick or thin"
+    told = (Class(value, name, wider.get(value, text)) for value, name, text in _LABELS if value in known)
+    return (*told, *_OTHERS)
 
 
 CLASSES = of(BINARY)

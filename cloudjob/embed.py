@@ -29,9 +29,8 @@ from cloudjob.store import cog as cogs
 from cloudjob.store.lock import Lock
 from cloudjob.store.receipt import SceneResult
 
-OTHER_NAMES = {"variable": "band", "bands": "band"} | {
-    name: axis for axis, names in (("y", "y lat latitude"), ("x", "x lon longitude")) for name in names.split()
-}
+OTHER_NAMES = {"variable": "band", "bands": "band", "y": "y", "lat": "y", "latitude": "y"}
+OTHER_NAMES |= {"x": "x", "lon": "x", "longitude": "x"}
 """What dimensions are called elsewhere, in small letters."""
 
 RECIPE = (
@@ -124,7 +123,7 @@ def run(
             resolution=spoken.number("resolution", resolution),
             probability=spoken.flag("probability", probability),
             redo=spoken.flag("redo", redo),
-            retry=spoken.ids("retry", retry),
+            retry=spoken.ids(retry),
         )
 
         def connect() -> contextlib.AbstractContextManager[Client]:
@@ -238,30 +237,26 @@ def _check_cube(cube: Any) -> None:
 
 
 def _bands(cube: xr.DataArray, contract: Contract) -> xr.DataArray:
+    """The cube with all bands in the network's order: NaN for optional ones that are absent."""
     names = [str(name) for name in cube["band"].values] if "band" in cube.coords else []
     if twice := {name for name in contract.bands if names.count(name) > 1}:
         raise ContractError(f"the cube has the band {min(twice)} more than once", hint="choose one of them")
-    if names:
-        if missing := set(contract.required_bands) - set(names):
-            told = "cube.common_name.values" if "common_name" in cube.coords else '["red", "green", "blue", "nir"]'
-            raise ContractError(
-                f"the cube has the bands {', '.join(names)} but not {', '.join(sorted(missing))}",
-                hint=f"rename them, for example cube.assign_coords(band={told})",
-            )
-        present = [band for band in contract.bands if band in names]
-        return _complete(cube.isel(band=[names.index(band) for band in present]), present, contract)
-    if cube.sizes["band"] == len(contract.required_bands):
-        return _complete(cube, list(contract.required_bands), contract)
-    if cube.sizes["band"] != len(contract.bands):
-        raise ContractError(f"the cube has {cube.sizes['band']} bands; expected {', '.join(contract.bands)}")
-    return cube
-
-
-def _complete(cube: xr.DataArray, present: list[str], contract: Contract) -> xr.DataArray:
-    """The cube with all bands in the network's order: NaN for optional ones that are absent."""
-    if present == list(contract.bands):
+    if not names:
+        own = {len(bands): list(bands) for bands in (contract.bands, contract.required_bands)}
+        if cube.sizes["band"] not in own:
+            raise ContractError(f"the cube has {cube.sizes['band']} bands; expected {', '.join(contract.bands)}")
+        names = own[cube.sizes["band"]]
+    if missing := set(contract.required_bands) - set(names):
+        told = "cube.common_name.values" if "common_name" in cube.coords else '["red", "green", "blue", "nir"]'
+        raise ContractError(
+            f"the cube has the bands {', '.join(names)} but not {', '.join(sorted(missing))}",
+            hint=f"rename them, for example cube.assign_coords(band={told})",
+        )
+    if names == list(contract.bands):
         return cube
-    return cube.assign_coords(band=present).reindex(band=list(contract.bands))
+    present = [band for band in contract.bands if band in names]
+    cube = cube.isel(band=[names.index(band) for band in present]).assign_coords(band=present)
+    return cube.reindex(band=list(contract.bands), copy=False)
 
 
 def _pixel(cube: xr.DataArray, contract: Contract, buffer: float) -> tuple[float, float]:

@@ -59,9 +59,7 @@ class UnreachableError(CloudjobError):
 class SceneError(CloudjobError):
     """One scene cannot be read or does not match its metadata. Costs that scene only.
 
-    Args:
-        message: as of every error.
-        hint: likewise.
+    Attributes:
         asset: key of the asset whose file it is about; "" where that is not known.
     """
 

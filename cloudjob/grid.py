@@ -6,7 +6,9 @@ a pure function of the scene (see ARCHITECTURE.md).
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 
 from pyproj import CRS, Transformer
 from shapely import box, segmentize, transform, union_all
@@ -99,28 +101,14 @@ class Grid:
 
     def coarsen(self, factor: int) -> "Grid":
         """The grid of the same origin with pixels `factor` times as large; a last part pixel is kept whole."""
-        return Grid(
-            self.epsg,
-            self.x0,
-            self.y0,
-            self.dx * factor,
-            self.dy * factor,
-            math.ceil(self.height / factor),
-            math.ceil(self.width / factor),
-        )
+        height, width = (math.ceil(side / factor) for side in self.shape)
+        return replace(self, dx=self.dx * factor, dy=self.dy * factor, height=height, width=width)
 
     def crop(self, window: Window) -> "Grid":
         """The grid of the pixels in `window`."""
         height, width = window.shape
-        return Grid(
-            self.epsg,
-            self.x0 + window.left * self.dx,
-            self.y0 - window.top * self.dy,
-            self.dx,
-            self.dy,
-            height,
-            width,
-        )
+        x0, y0 = self.x0 + window.left * self.dx, self.y0 - window.top * self.dy
+        return replace(self, x0=x0, y0=y0, height=height, width=width)
 
     def project(self, area: BaseGeometry) -> BaseGeometry:
         """The part of an area in longitude, latitude (EPSG:4326) that lies on or near this grid, in its coordinates."""
@@ -195,8 +183,5 @@ def same_size(metres: float, others: Iterable[float]) -> bool:
 
 def by_row(tiles: Iterable[Tile]) -> Iterator[tuple[int, list[int]]]:
     """(row, its columns in order) for each row that has a tile, from the top."""
-    rows: dict[int, list[int]] = {}
-    for row, column in tiles:
-        rows.setdefault(row, []).append(column)
-    for row in sorted(rows):
-        yield row, sorted(rows[row])
+    for row, members in groupby(sorted(tiles), key=itemgetter(0)):
+        yield row, [column for _, column in members]

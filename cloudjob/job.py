@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,7 @@ from cloudjob.plan import survey
 from cloudjob.plan.plan import Planned
 from cloudjob.plan.request import Job
 from cloudjob.plan.survey import Survey
-from cloudjob.record import Record
+from cloudjob.record import recorded
 from cloudjob.store import failures, group, item, settings, slots
 from cloudjob.store.lock import Lock
 from cloudjob.store.receipt import SceneResult
@@ -51,31 +51,28 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Gene
         )
     if work:
         checkpoint.parse(job.data, job.contract.name)  # Its weights, too, are found wrong before anything is written
+    area = json.loads(shapely.to_geojson(job.area))
+    about = {"catalog": job.catalog.name, "area": area, "dates": job.dates.stac}
     with connect() if work else nullcontext() as client, Lock(job.out) as lock:
         settings.claim(lock, job.settings, redo=job.redo)
-        with Record(lock, job.settings, started, _about(job)) as record:
+        with recorded(lock, job.settings, started, about) as results:
             # Again: another run may have ended while the catalog was searched. What it left undone is the next one's.
             view = survey.compare(job, found, files=work)
             del found
             yield view
             for result in _run(job, view, lock, client, work=work):
-                record.add(result)
+                results.append(result)
                 yield result
-            _check_kept(job, record)
+            _check_kept(job, results)
 
 
-def _about(job: Job) -> dict[str, Any]:
-    area = json.loads(shapely.to_geojson(job.area))
-    return {"catalog": job.catalog.name, "area": area, "dates": job.dates.stac}
-
-
-def _check_kept(job: Job, record: Record) -> None:
+def _check_kept(job: Job, results: Iterable[SceneResult]) -> None:
     """Make sure that nobody has taken the OUT's contract or items away while the run was at work.
 
     Raises:
         UnreachableError: somebody has.
     """
-    done = {item.path(scene["group"], scene["id"]) for scene in record.scenes if scene["state"] == "done"}
+    done = {item.path(result.group, result.id) for result in results if result.state == "done"}
     folders = {path.rpartition("/")[0] for path in done}
     kept = {f"{folder}/{name}" for folder in folders for name in job.out.names(folder)}
     missing = sorted(done - kept) + ([] if settings.read(job.out) else [settings.FILE])
@@ -84,18 +81,6 @@ def _check_kept(job: Job, record: Record) -> None:
             f"{job.out}/{missing[0]} was deleted while the run was at work, one of {len(missing)} files",
             hint="run again: what has no item is done again",
         )
-
-
-def _check_group(job: Job, name: str) -> None:
-    """Tell a group that somebody took away from one that is damaged: the next run makes it anew.
-
-    Raises:
-        UnreachableError: it is not there any more.
-    """
-    if job.out.get(group.path(name)) is None:
-        raise UnreachableError(
-            f"{job.out}/{group.path(name)} was deleted while the run was at work", hint="run again: it is made anew"
-        ) from None
 
 
 def _run(job: Job, view: Survey, lock: Lock, client: Any, *, work: bool) -> Iterator[SceneResult]:
@@ -143,6 +128,7 @@ def _map(job: Job, view: Survey, places: Mapping[str, Slot], lock: Lock, client:
 
     Raises:
         UnreachableError, ContractError: at the end, if no scene of some source could be read.
+        UnreachableError: somebody has taken a group away.
     """
     to_do = [planned for planned in view.plan.to_do if planned.scene.id in places]
     pieces = math.ceil(lane_count(client) / len(to_do))
@@ -157,7 +143,10 @@ def _map(job: Job, view: Survey, places: Mapping[str, Slot], lock: Lock, client:
         try:
             result = outcomes.add(part, outcome)
         except ContractError:
-            _check_group(job, part.slot.group)
+            path = group.path(part.slot.group)
+            if job.out.get(path) is None:  # It is not damaged: the next run makes it anew
+                gone = f"{job.out}/{path} was deleted while the run was at work"
+                raise UnreachableError(gone, hint="run again: it is made anew") from None
             raise
         if result:
             yield result

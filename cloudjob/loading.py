@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import rioxarray  # noqa: F401  # for .rio
 import xarray as xr
-from dask.delayed import delayed
 from pyproj import CRS, Transformer
 from rasterio.enums import Resampling
 
@@ -41,7 +41,7 @@ from cloudjob.store.out import Out
 Values = npt.NDArray[Any]
 
 MOST = 500_000
-"""Pieces of a dataset, at most: Dask takes a third of a millisecond to note each down."""
+"""Pieces of a dataset, at most: Dask takes 60 microseconds and 3 kB to note each down."""
 
 AT_ONCE = 2048**2
 """Pixels of a mask whose places are looked up at once: a coarse grid has thousands of them in each of its own."""
@@ -196,8 +196,6 @@ def _parsed(geobox: Any) -> Grid:
     Raises:
         UsageError: it has no EPSG code, or is not north-up.
     """
-    if isinstance(geobox, Grid):
-        return geobox
     if isinstance(geobox, xr.DataArray | xr.Dataset):
         crs, transform, shape = geobox.rio.crs, geobox.rio.transform(), geobox.rio.shape
     else:
@@ -271,19 +269,14 @@ def _dataset(out: Out, ledger: Ledger, looks: list[Look], grid: Grid, bands: Seq
 
 def _lazy(grid: Grid, side: int, dtype: Any, read: Callable[[Grid], Values]) -> da.Array:
     """A lazy array (y, x) of a grid, each of its pieces read by `read`, as one task."""
-    rows = [(top, min(top + side, grid.height)) for top in range(0, grid.height, side)]
-    columns = [(left, min(left + side, grid.width)) for left in range(0, grid.width, side)]
-    task = delayed(read, pure=False)
-    whole: da.Array = da.block(
-        [
-            [
-                da.from_delayed(
-                    task(grid.crop(Window(top, bottom, left, right))), (bottom - top, right - left), dtype=dtype
-                )
-                for left, right in columns
-            ]
-            for top, bottom in rows
-        ]
+
+    def piece(block_info: Any) -> Values:
+        (top, bottom), (left, right) = block_info[None]["array-location"]
+        return read(grid.crop(Window(top, bottom, left, right)))
+
+    chunks = da.core.normalize_chunks(side, grid.shape)
+    whole: da.Array = da.map_blocks(
+        piece, name=f"cloudjob-{uuid4().hex}", chunks=chunks, dtype=dtype, meta=np.empty((0, 0), dtype)
     )
     return whole
 

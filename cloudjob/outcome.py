@@ -30,14 +30,7 @@ class Outcomes:
     """
 
     def __init__(self, lock: Lock, settings: Settings, view: Survey, places: Mapping[str, Slot]) -> None:
-        """Nothing has ended yet.
-
-        Args:
-            lock: of the run.
-            settings: the OUT's contract.
-            view: what is to be done.
-            places: scene id → slot.
-        """
+        """Nothing has ended yet; `places` are the slots by the ids of scenes, of those that have one."""
         self.waiting = {one.scene.id: one for one in view.plan.to_do if one.scene.id in places}
         self._lock, self._settings, self._ledger, self._places = lock, settings, view.ledger, places
         self._parts: dict[str, list[Receipt]] = {}
@@ -61,7 +54,7 @@ class Outcomes:
             self._sources.answered(_href(scene))
             receipts = self._parts.setdefault(scene.id, [])
             receipts.append(outcome)
-            return self._judge(scene, merge(receipts)) if len(receipts) == part.parts else None
+            return self._complete(scene, merge(receipts)) if len(receipts) == part.parts else None
         if isinstance(outcome, LockLostError):
             self._lock.check()
             raise UnreachableError(
@@ -79,7 +72,6 @@ class Outcomes:
         self._sources.failed(_href(scene), outcome)
         if isinstance(outcome, PassingError | OutsideError):
             self._doubtful.append((self.waiting[scene.id], outcome))
-            return self._fail(scene, outcome, outside=True)
         return self._fail(scene, outcome)
 
     def end(self) -> Iterator[SceneResult]:
@@ -99,14 +91,11 @@ class Outcomes:
         if verdict := self._sources.verdict():
             raise verdict
 
-    def _judge(self, scene: Scene, receipt: Receipt) -> SceneResult:
+    def _complete(self, scene: Scene, receipt: Receipt) -> SceneResult:
         """Complete a scene that has been read whole, unless its pixels show that its scale is wrong."""
         if fault := no_reflectance(scene, receipt.valid, receipt.glaring):
             hint = "its raster:scale is wrong (ESA's numbers have 0.0001), or --asset names something else"
             return self._fail(scene, SceneError(f"scene {scene.id}: {fault}; {hint}"))
-        return self._complete(scene, receipt)
-
-    def _complete(self, scene: Scene, receipt: Receipt) -> SceneResult:
         planned = self.waiting.pop(scene.id)
         receipt = _with_doubt(scene, receipt)
         slots.complete(
@@ -122,8 +111,10 @@ class Outcomes:
         del self._parts[scene.id]
         return SceneResult(scene.id, scene.group, "done", receipt)
 
-    def _fail(self, scene: Scene, error: SceneError, *, outside: bool = False) -> SceneResult:
-        return self._record(self.waiting.pop(scene.id), error, outside=outside or isinstance(error, OutsideError))
+    def _fail(self, scene: Scene, error: SceneError) -> SceneResult:
+        """What may pass counts no more than what is not the scene's own, until its source is known to answer."""
+        outside = isinstance(error, PassingError | OutsideError)
+        return self._record(self.waiting.pop(scene.id), error, outside=outside)
 
     def _record(self, planned: Planned, error: SceneError, *, outside: bool) -> SceneResult:
         scene = planned.scene

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +22,14 @@ from cloudjob.model.labels import is_whole, relabelled
 from cloudjob.plan import plan
 from cloudjob.plan.plan import Planned
 from cloudjob.plan.survey import Survey
-from cloudjob.record import Record
+from cloudjob.record import recorded
 from cloudjob.scene.scene import Scene
 from cloudjob.store import check, item, ledger, settings, slots
 from cloudjob.store import group as groups
 from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
-from cloudjob.store.receipt import Receipt, SceneResult, merge, tile_sum
+from cloudjob.store.receipt import Receipt, SceneResult, counted, merge, tile_sum
 from cloudjob.store.settings import Settings
 from cloudjob.store.writer import Writer
 
@@ -64,7 +65,7 @@ def rethreshold(
     settings.check(new, contract)
     with Lock(new) as lock:
         settings.claim(lock, contract)
-        with Record(lock, contract, started, {"catalog": f"probabilities of {old}", "dates": "all"}) as record:
+        with recorded(lock, contract, started, {"catalog": f"probabilities of {old}", "dates": "all"}) as results:
             now = ledger.read(new)
             scenes, broken = _scenes(old, known)
             # No image is read: what could not be read in `new` on three nights need not stay away
@@ -73,7 +74,7 @@ def rethreshold(
             view = Survey(made, (), {}, now)
             yield view
             for result in chain(_unusable(old, known), broken, short, _run(old, known, lock, contract, view)):
-                record.add(result)
+                results.append(result)
                 yield result
 
 
@@ -217,7 +218,8 @@ class _Source:
         self.checksum = properties.get("cloudjob:checksum")
         self.reach = buffer_pixels(contract.buffer, grid.metres)
         self.tiling = Tiling(*grid.shape, side, int(np.ceil(max(self.reach))), 1)
-        self.arrays = [groups.open_array(out, entry.group, name) for name in ("cloud", "cloud_probability")]
+        self.mask = groups.open_array(out, entry.group, "cloud")
+        self.kept = groups.open_array(out, entry.group, "cloud_probability")
 
     def written(self, planned: Planned, writer: Writer, contract: Settings) -> Iterator[Receipt]:
         """Write the tiles that are planned; a receipt for each, if the scene's values are those that were written.
@@ -228,7 +230,7 @@ class _Source:
         checksum = 0
         for tile in sorted(self.entry.tiles):
             core, padded = self.tiling.core(tile), self.tiling.padded(tile)
-            was, around = self._read(0, core), self._read(1, padded)
+            was, around = self._read(self.mask, core), self._read(self.kept, padded)
             inside = core.seen_from(padded)
             kept = np.ascontiguousarray(around[inside.slices])
             checksum += tile_sum(tile, was, kept)
@@ -239,13 +241,13 @@ class _Source:
         if self.checksum not in (None, checksum):
             raise _damaged(self.out, self.entry, "its values are not those that were written")
 
-    def _read(self, number: int, window: Window) -> Values:
-        """(y, x) of the mask or of the probability; beyond the scene no data."""
+    def _read(self, array: Any, window: Window) -> Values:
+        """(y, x) of the scene's slot of an array; beyond the scene no data."""
         inside = window.inside(self.tiling.height, self.tiling.width)
         result = np.full(window.shape, NO_DATA, np.uint8)
         try:
             with self.out.reached():
-                values = self.arrays[number][self.entry.slot, *inside.slices]
+                values = array[self.entry.slot, *inside.slices]
         except check.WRONG as error:
             what = f"a shard cannot be read: {type(error).__name__}: {error}"
             raise _damaged(self.out, self.entry, what) from None
@@ -254,13 +256,6 @@ class _Source:
 
 
 def _receipt(tile: Tile, mask: Values, kept: Values) -> Receipt:
-    clear, cloud, no_data, outside = (int(np.count_nonzero(mask == value)) for value in (0, 1, NO_DATA, NOT_COMPUTED))
-    unknown = outside - int(np.count_nonzero(kept == NOT_COMPUTED))
-    return Receipt(
-        clear=clear,
-        cloud=cloud,
-        no_data=no_data,
-        outside=outside,
-        checksum=tile_sum(tile, mask, kept),
-        warnings=(EDGE,) if unknown else (),
-    )
+    counts = counted(mask)
+    unknown = counts.outside > np.count_nonzero(kept == NOT_COMPUTED)
+    return replace(counts, checksum=tile_sum(tile, mask, kept), warnings=(EDGE,) if unknown else ())

@@ -28,11 +28,8 @@ def refuse_unknown(names: Iterable[str], function: Callable[..., Any]) -> None:
 def refuse_unguarded(frame: FrameType | None) -> None:
     """Refuse to start worker processes from a script without a main guard: each of them would run it anew.
 
-    Args:
-        frame: of the caller.
-
     Raises:
-        UsageError: its script calls it outside of `if __name__ == "__main__":`.
+        UsageError: the script of a caller's `frame` calls it outside of `if __name__ == "__main__":`.
     """
     while frame and (frame.f_code.co_name, frame.f_globals.get("__name__")) != ("<module>", "__main__"):
         frame = frame.f_back
@@ -135,7 +132,7 @@ def keys(assets: object) -> Mapping[str, str] | None:
     raise UsageError(f"assets is {assets!r}; expected a dict", hint='for example assets={"red": "B04"}')
 
 
-def ids(name: str, given: object) -> frozenset[str]:
+def ids(given: object) -> frozenset[str]:
     """Ids of scenes: one alone, whose letters are none, or some.
 
     Raises:
@@ -143,7 +140,7 @@ def ids(name: str, given: object) -> frozenset[str]:
     """
     found = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
     if wrong := [id_ for id_ in found if not isinstance(id_, str)]:
-        raise UsageError(f"{name} has {wrong[0]!r}; expected ids of scenes")
+        raise UsageError(f"retry has {wrong[0]!r}; expected ids of scenes")
     return frozenset(map(str, found))
 
 

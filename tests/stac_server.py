@@ -44,6 +44,7 @@ class StacServer:
         empty_pages: how many pages without items come first.
         largest: bytes of an answer; in place of a larger one comes `overload`, an HTTP status, as of AWS Lambda.
         home: path of the landing page.
+        pages: whether who does not ask for JSON gets web pages, as from GeoServer and others that show both.
         requests: (method, path with query, body) of every request so far.
     """
 
@@ -65,6 +66,7 @@ class StacServer:
     largest: int = 0
     overload: int = 502
     home: str = "/v1"
+    pages: bool = False
     requests: list = field(default_factory=list)
     port: int = 0
 
@@ -152,6 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
         api = self.api
         api.requests.append((self.command, self.path, body))
         fault = api.faults.popleft() if api.faults else api.lasting
+        if api.pages and "json" not in self.headers.get("Accept", ""):
+            fault = "html"
         if fault == "slow":
             time.sleep(api.slowness)
         if fault == "hang up":

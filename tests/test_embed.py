@@ -177,6 +177,7 @@ def test_an_option_that_is_misspelt() -> None:
         ({"threshold": "high"}, "threshold is 'high'; expected a number"),
         ({"max_cloud_cover": "10 %"}, "max_cloud_cover is '10 %'; expected a number"),
         ({"limit": "3"}, "limit is '3'; expected a whole number"),
+        ({"limit": 0}, "limit is 0; expected 1 or more"),
         ({"workers": 1.5}, "workers is 1.5; expected a whole number"),
         ({"assets": ["red"]}, r"assets is \['red'\]; expected a dict"),
         ({"probability": "no"}, "probability is 'no'; expected True or False"),

@@ -625,8 +625,11 @@ def killed_in(nights: Nights, monkeypatch: pytest.MonkeyPatch, *items: dict[str,
     def killed(*_: Any) -> Iterator[Any]:
         raise SystemExit
 
+    def unwritten(*_: Any) -> None:
+        raise UnreachableError("the record stays as it was when the run began")
+
     with monkeypatch.context() as patch:
-        patch.setattr(job.Record, "end", lambda *_: None)
+        patch.setattr(ledger, "refresh", unwritten)
         patch.setattr(job, "stream", killed)
         with pytest.raises(SystemExit):
             nights.run(*items)
@@ -679,13 +682,7 @@ def test_every_run_leaves_a_record(nights: Nights, monkeypatch: pytest.MonkeyPat
     assert (last["how"], last["scenes"]) == ("complete", [])
     assert len(runs.last_receipts(nights.out)) == 1, "what a scene costs is known from the run that had one"
 
-    def killed(*_: Any) -> Iterator[Any]:
-        raise SystemExit
-
-    monkeypatch.setattr(job.Record, "end", lambda *_: None)  # As SIGKILL does it
-    monkeypatch.setattr(job, "stream", killed)
-    with pytest.raises(SystemExit):
-        nights.run(nights.scene(B))
+    killed_in(nights, monkeypatch, nights.scene(B))
     assert (nights.status.last_run or {})["how"] == "unfinished"
 
 

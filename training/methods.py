@@ -33,7 +33,7 @@ def likelihood(model: predict.Model, reflectance: Reflectance) -> Float:
     result = np.zeros((height, width), np.float32)
     for tile in tiling.all():
         core, padded = tiling.core(tile), tiling.padded(tile)
-        (found,) = predict.probability(model, [predict.cut(image.astype(np.float32), padded)])
+        found, _ = predict.probability(model, predict.cut(image.astype(np.float32), padded))
         result[core.slices] = predict.trim(found, padded, core)
     return result
 

@@ -176,6 +176,9 @@ def _checked(table: dict[str, Any], path: str) -> Settings:
         )
     if settings.network.outside not in ("zero", "mirror"):
         raise UsageError(f"{path}: network.outside is {settings.network.outside!r}; expected zero or mirror")
+    for name in ("epochs", "batch", "crop"):
+        if (value := getattr(settings.training, name)) < 1:
+            raise UsageError(f"{path}: training.{name} is {value}; expected 1 or more")
     if settings.training.keep not in ("best", "last"):
         raise UsageError(f"{path}: training.keep is {settings.training.keep!r}; expected best or last")
     return settings

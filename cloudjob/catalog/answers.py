@@ -27,6 +27,8 @@ LONGEST_WAIT = 60.0
 """Seconds that a server may make us wait by `Retry-After`; one that asks for more is not reachable now."""
 
 _REDIRECTS = 5
+_JSON = {"Accept": "application/geo+json, application/json, */*;q=0.1"}
+"""Some have a page for people at the same address. Who knows no type that is named may refuse: so any other is, too."""
 _CHUNK = 2**16
 _LATER = "nothing was changed; the same command may work later"
 
@@ -155,7 +157,7 @@ class Client:
         ends = time.monotonic() + MAX_SECONDS
         for _ in range(_REDIRECTS):
             with self.session.request(
-                method, address, json=body, timeout=self.timeout, stream=True, allow_redirects=False
+                method, address, json=body, headers=_JSON, timeout=self.timeout, stream=True, allow_redirects=False
             ) as answer:
                 if not answer.is_redirect:
                     return answer.status_code, answer.headers, _content(answer, ends)

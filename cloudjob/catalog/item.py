@@ -233,8 +233,9 @@ def _links(raw: Mapping[str, Any], base: str, *, remote: bool) -> tuple[str, lis
 def _bounded(assets: Mapping[str, Any]) -> Mapping[str, Any]:
     if len(assets) > MAX_ASSETS:
         raise UnreadableError(f"it has {len(assets)} assets; expected at most {MAX_ASSETS}")
-    # Items read from GeoParquet have the assets of all others, too, as null.
-    return {key: one for key, one in assets.items() if one is not None}
+    # Items read from GeoParquet have the assets of all others, too, as null; pgstac adds what the collection says of
+    # those that an item lacks (`item_assets`), but no href (developmentseed/eoapi-devseed#39)
+    return {key: one for key, one in assets.items() if (one.get("href") if isinstance(one, dict) else one) is not None}
 
 
 def _absolute(href: str, base: str, *, remote: bool) -> str:

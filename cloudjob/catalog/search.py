@@ -30,8 +30,7 @@ def search(
     interval: Interval,
     *,
     max_cloud_cover: float | None = None,
-    limit: int | None = None,
-) -> Iterator[Item]:
+) -> list[Item]:
     """Find the items whose footprint shares some ground with `area` and whose time lies in `interval`.
 
     Every condition is checked here, on what any catalog answers, so that an API and a file of its items agree.
@@ -41,7 +40,6 @@ def search(
         area: polygons in longitude, latitude.
         interval: of `datetime`, or of `start_datetime` to `end_datetime` where an item has no `datetime`.
         max_cloud_cover: the highest `eo:cloud_cover` wanted, in percent; an item that tells none is wanted.
-        limit: how many items at most: the newest ones.
 
     Returns:
         The items, oldest first, those of one moment by id. Each once; where an id is listed twice in its collection,
@@ -55,16 +53,13 @@ def search(
     """
     if max_cloud_cover is not None and not 0 <= max_cloud_cover <= 100:
         raise UsageError(f"max cloud cover is {max_cloud_cover:g}, expected 0 to 100 percent")
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit is {limit}, expected 1 or more")
     found: dict[tuple[str, str], Found] = {}
     for raw in _asked_for(catalog, _listed(catalog, area, interval)):
         one = _read(raw, catalog)
         if _wanted(one, area, interval, max_cloud_cover):
             key = one.item["collection"], one.item["id"]
             found[key] = max(found.get(key, one), one, key=lambda each: each.item["properties"].get("updated", ""))
-    items = [one.item for one in sorted(found.values(), key=_order)]
-    return iter(items[-limit if limit else 0 :])
+    return [one.item for one in sorted(found.values(), key=_order)]
 
 
 def _read(raw: Any, catalog: Catalog) -> Found:

@@ -136,8 +136,12 @@ def _fetch_token(account: str, container: str) -> tuple[str, datetime]:
                 session.mount(scheme, HTTPAdapter(max_retries=_RETRY))
             headers = {"Ocp-Apim-Subscription-Key": key} if key else None
             answer = within(MAX_SECONDS, lambda: session.get(address, headers=headers, timeout=_TIMEOUT_S))
-    except (OSError, ValueError) as error:  # Also of a REQUESTS_CA_BUNDLE that is not there, or a key of other letters
+    except OSError as error:
+        if type(error) is OSError:  # There is no REQUESTS_CA_BUNDLE
+            raise OutsideError(f"cannot sign: {address} cannot be asked: {error}") from None
         raise OutageError(f"cannot sign: {address} does not answer ({type(error).__name__})") from None
+    except ValueError as error:  # A key of other letters: what is said of it may show it
+        raise OutsideError(f"cannot sign: {address} cannot be asked ({type(error).__name__})") from None
     if answer.status_code != requests.codes.ok:
         raise OutsideError(f"cannot sign: {address} answers HTTP {answer.status_code}")
     try:

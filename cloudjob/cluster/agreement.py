@@ -21,6 +21,7 @@ SCL_CLOUD = (8, 9, 10)
 water, snow; medium and high probability of cloud, thin cirrus. Not compared: no data, defective, unclassified."""
 
 Labels = tuple[npt.NDArray[np.uint16], Grid]
+"""The provider's classes (y, x), and their grid."""
 
 _SCL_LABEL = np.full(256, NOT_COMPUTED, np.uint8)
 _SCL_LABEL[list(SCL_CLEAR)] = CLEAR
@@ -36,11 +37,6 @@ class Agreement:
     """Compares the masks of one scene, row of tiles by row of tiles, with its scene classification where it has one.
 
     A scene is not failed for it: what cannot be read is not compared, and `warnings` say so.
-
-    Args:
-        files: of the scene.
-        tiling: of the scene.
-        tiles: which tiles are wanted.
     """
 
     def __init__(self, files: SceneFiles, tiling: Tiling, tiles: Sequence[Tile]) -> None:
@@ -70,13 +66,7 @@ class Agreement:
 
 
 def compare(mask: npt.NDArray[np.uint8], grid: Grid, labels: Labels) -> Receipt:
-    """Compare a tile with the provider's classes at the centres of the classification's own, larger, pixels.
-
-    Args:
-        mask: (y, x) of the tile.
-        grid: of the tile.
-        labels: (y, x) classes, and their grid.
-    """
+    """Compare a tile's mask (y, x) with the provider's classes, at the centres of their own, larger, pixels."""
     classes, theirs_on = labels
     row = np.floor((grid.y0 - (theirs_on.y0 - (np.arange(theirs_on.height) + 0.5) * theirs_on.dy)) / grid.dy)
     column = np.floor((theirs_on.x0 + (np.arange(theirs_on.width) + 0.5) * theirs_on.dx - grid.x0) / grid.dx)

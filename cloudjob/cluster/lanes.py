@@ -60,14 +60,11 @@ OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def lanes(workers: int | None = None) -> list[dict[str, str]]:
-    """One environment per worker process of this machine: one per core, several of which share each GPU.
+    """One environment per worker process of this machine: one per core or so many, several of which share each GPU.
 
     A core reads, prepares and writes 5 to 8 million pixels a second (measured beside an H200, which computes 275
     million): so there are as many lanes as a GPU's memory has room for. Each does one tile at a time: how many share a
     GPU changes no value.
-
-    Args:
-        workers: how many instead.
     """
     if not (memory := gpus()):
         return [{} for _ in range(workers or cores())]

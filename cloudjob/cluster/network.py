@@ -92,6 +92,9 @@ def worker_model(sha256: str) -> predict.Model:
 def load(client: Client, path: str, data: bytes, sha256: str) -> None:
     """Have every worker, also those that come later, load the network.
 
+    A scheduler keeps it when the run has ended: another run may use the same one, and a count of those that do would be
+    wrong after the first that is killed.
+
     Raises:
         UnreachableError: one cannot, or the scheduler is lost.
     """

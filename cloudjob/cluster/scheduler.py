@@ -66,10 +66,7 @@ def connect(where: str = "local", workers: int | None = None, listen: str | None
 async def greet(address: str, role: str, patience: float) -> None:
     """Return when a scheduler answers. For its greeting Dask itself would wait for ever, once something listens there.
 
-    Args:
-        address: of the scheduler.
-        role: see `check_encryption`.
-        patience: in seconds; for the connection as well.
+    Its greeting may take `patience` seconds, and so may the connection; `role` is as in `check_encryption`.
 
     Raises:
         OSError, TimeoutError: none answers.
@@ -134,12 +131,15 @@ def _not_started(error: BaseException, listen: str | None) -> UnreachableError:
 
 def _door(listen: str | None) -> tuple[dict[str, str | int], Security]:
     """Where the scheduler of a local cluster listens, where this machine's workers find it, and whom it takes."""
-    security = Security()
+    security, own = Security(), False
     if not listen and not security.require_encryption:
-        security = _own_credentials()
+        try:
+            security, own = Security.temporary(), True  # For this run alone; its key never leaves its processes' memory
+        except ImportError as error:  # An installation without all that cloudjob depends on
+            log.warning("%s", error)
     listen = listen or f"{'tls' if security.require_encryption else 'tcp'}://{LOOPBACK}:0"
     check_address(listen)
-    if not _temporary(security):
+    if not own:
         check_encryption(listen, "scheduler")
         if listen.startswith("tcp://"):
             log.warning("%s is not encrypted: whoever reaches it can run anything here", redact(listen))
@@ -149,27 +149,10 @@ def _door(listen: str | None) -> tuple[dict[str, str | int], Security]:
     return {"protocol": protocol, "host": host, "port": port, **everywhere}, security
 
 
-def _own_credentials() -> Security:
-    """A certificate for this run alone, whose key never leaves the memory of its processes."""
-    try:
-        own: Security = Security.temporary()
-    except ImportError as error:  # An installation without all that cloudjob depends on
-        log.warning("%s", error)
-        return Security()
-    return own
-
-
-def _temporary(security: Security) -> bool:
-    authority = security.get_tls_config_for_role("client")["ca_file"]
-    return bool(authority) and "\n" in authority  # Dask tells text from a file's name so
-
-
 def check_encryption(address: str, role: str) -> None:
     """Make sure that there is a certificate if the address asks for one. Dask's own words for that are obscure.
 
-    Args:
-        address: of a scheduler.
-        role: client, worker or scheduler, as in Dask's settings `distributed.comm.tls`.
+    `role` is client, worker or scheduler, as in Dask's settings `distributed.comm.tls`.
 
     Raises:
         UnreachableError: there is none that can be read, or the address is not encrypted where settings require it.

@@ -48,7 +48,7 @@ def lane_count(client: Client) -> int:
     Raises:
         UnreachableError: the scheduler is lost.
     """
-    return max(1, _threads(client))
+    return max(1, sum(_workers(client).values()))
 
 
 def stream(
@@ -161,7 +161,9 @@ class _Lanes:
         now = time.monotonic()
         if now < self.counted + COUNTED:
             return
-        self.count, self.counted = _threads(self.client, self.workers), now
+        there = _workers(self.client)
+        self.count = sum(there[address] for address in there if not self.workers or address in self.workers)
+        self.counted = now
         if self.count:
             self.seen, self.told = now, False
         elif self.workers:
@@ -182,10 +184,6 @@ def _workers(client: Client) -> dict[str, int]:
         if client.scheduler is None:
             raise ClosedClientError
         return dict(client.nthreads(callback_timeout=PATIENCE))
-
-
-def _threads(client: Client, workers: Collection[str] = ()) -> int:
-    return sum(count for address, count in _workers(client).items() if not workers or address in workers)
 
 
 def _submit(

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from distributed import get_worker
 from distributed.metrics import context_meter
 from rasterio.features import geometry_mask
 
-from cloudjob.classes import CLEAR, CLOUD, NO_DATA, NOT_COMPUTED, SHADOW, THIN_CLOUD
+from cloudjob.classes import NO_DATA, NOT_COMPUTED
 from cloudjob.cluster import agreement
 from cloudjob.cluster.network import worker_model
 from cloudjob.errors import CloudjobError, PassingError
@@ -28,7 +28,7 @@ from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.reflectance import BLACK, IMPOSSIBLE, OFFSET, above, adds_offset, reflectance
 from cloudjob.scene.scene import Numbers, Scene
 from cloudjob.store.out import Out
-from cloudjob.store.receipt import Receipt, merge, tile_sum
+from cloudjob.store.receipt import Receipt, counted, merge, tile_sum
 from cloudjob.store.settings import Settings
 from cloudjob.store.writer import Slot, Writer
 
@@ -135,11 +135,10 @@ def _label(row: read.RowOfTiles, task: Task, model: predict.Model, tiling: Tilin
     reach = buffer_pixels(task.settings.buffer, task.scene.grid.metres)
     for tile in ((row.row, column) for column in row.columns):
         core, padded = tiling.core(tile), tiling.padded(tile)
-        window = reflectance(row.crop(padded), task.scene.bands, model.contract.bands, model.contract.optional_bands)
-        valid = predict.valid(model.contract, window)
-        found = predict.probability(model, [window])
-        del window
-        (likely,) = found
+        likely, valid = predict.probability(
+            model,
+            reflectance(row.crop(padded), task.scene.bands, model.contract.bands, model.contract.optional_bands),
+        )
         mask = classify(likely, valid, task.settings.threshold, reach, model.contract.classes)
         kept = percent(likely, valid, model.contract.classes) if task.settings.probability else mask.copy()
         joined = coarsen(predict.trim(mask, padded, core), task.scene.coarser)
@@ -170,13 +169,8 @@ def _tally(mask: Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt:
         dark = [numbers < limit for numbers, band in values if band.name in ("red", "green", "blue")]
         dark_all = int(np.count_nonzero(np.logical_and.reduce([*dark, labelled])))
         dark_any = int(np.count_nonzero(np.logical_or.reduce(dark) & labelled))
-    return Receipt(
-        clear=int(np.count_nonzero(mask == CLEAR)),
-        cloud=int(np.count_nonzero(mask == CLOUD)),
-        thin_cloud=int(np.count_nonzero(mask == THIN_CLOUD)),
-        cloud_shadow=int(np.count_nonzero(mask == SHADOW)),
-        no_data=int(np.count_nonzero(mask == NO_DATA)),
-        outside=int(np.count_nonzero(mask == NOT_COMPUTED)),
+    return replace(
+        counted(mask),
         dark_all=dark_all,
         dark_any=dark_any,
         glaring=sum(int(np.count_nonzero(above(*each, IMPOSSIBLE) & labelled)) for each in values),

@@ -2,7 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from affine import Affine
 from rasterio.enums import Resampling
 from rasterio.warp import transform_geom
 
+from cloudjob.classes import NO_DATA
 from cloudjob.demo.fractal import Float, noise
 from cloudjob.demo.simulate import CLOUD_OPACITY, overlay, sky
 from cloudjob.demo.surface import SURFACES, ground
@@ -23,8 +24,6 @@ from cloudjob.scene.reflectance import OFFSET, SCALE, adds_offset
 COLLECTION = "simulated-sentinel-2-l2a"
 BANDS = ("red", "green", "blue", "nir")
 """Of 10 m; beside them `swir16`, of 20 m."""
-NO_DATA = 254
-"""In the truth, as in the masks."""
 
 STEP = 128
 """Numbers are rounded to multiples of this, 0.0128 of reflectance: noise that nobody can compress is left out."""
@@ -130,7 +129,7 @@ def _landscape(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Float,
 
 def _shrunk(grid: Grid, shrink: int) -> Grid:
     height, width = (side // shrink // 2 * 2 for side in grid.shape)
-    return Grid(grid.epsg, grid.x0, grid.y0, grid.dx, grid.dy, height, width)
+    return replace(grid, height=height, width=width)
 
 
 def _write_scene(
@@ -143,7 +142,7 @@ def _write_scene(
     # Made at 20 m and then doubled: a quarter of the work, and files that compress.
     clouds = sky(rng, classes.shape, cover=one.cover, kinds=one.clouds)
     seen, _ = overlay(land * season, clouds)
-    missing = _beyond_the_swath(grid, one.edge)
+    missing = np.arange(grid.width) >= _swath_end(grid, one.edge, np.arange(grid.height))[:, None]
     name = f"S{one.platform[-2:].upper()}_{one.tile}_{one.time[:10].replace('-', '')}_0_L2A"
     coarse = grid.coarsen(2)
     offset = -OFFSET if adds_offset(one.baseline) else 0.0
@@ -177,12 +176,6 @@ def _swath_end(grid: Grid, edge: float, rows: npt.ArrayLike) -> npt.NDArray[np.f
     """The column where the swath ends, by row: a line that slants as the orbit does at these latitudes."""
     slant = 0.22 if edge else 0.0
     return np.asarray(grid.width * (1 - edge) + slant * np.asarray(rows), np.float64)
-
-
-def _beyond_the_swath(grid: Grid, edge: float) -> npt.NDArray[np.bool_]:
-    """Pixels (H, W) right of the line where the swath ends."""
-    end = _swath_end(grid, edge, np.arange(grid.height))
-    return np.asarray(np.arange(grid.width) >= end[:, None])
 
 
 def _classification(

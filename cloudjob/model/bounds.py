@@ -5,7 +5,7 @@ A record comes from a file that anybody may have written. Nothing of it is belie
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from cloudjob.errors import ContractError
@@ -51,7 +51,7 @@ def check(contract: Any) -> None:
         if name == "outside_fill" and isinstance(values, str):  # the contract knows which
             continue
         if name == "metrics":
-            values = tuple(values.values()) if isinstance(values, dict) and _texts(values) else None
+            values = tuple(values.values()) if isinstance(values, dict) and all(map(_is_line, values)) else None
         several = isinstance(values, tuple)
         if several != (name in ("bands", "optional_bands", "training_data", "mean", "std", "widths", "metrics")):
             raise ContractError(f"the checkpoint's {name} is {short(values)}; expected another type")
@@ -67,7 +67,7 @@ def check(contract: Any) -> None:
 def _fault(name: str, value: Any) -> str:
     """What was expected of a value, or ""."""
     if name in TEXTS:
-        return "" if isinstance(value, str) and len(value) <= LENGTH else f"a text of at most {LENGTH} characters"
+        return "" if _is_line(value) else f"a text of one line, of at most {LENGTH} characters"
     whole = name in COUNTS
     low, high = COUNTS[name] if whole else NUMBERS[name]
     if type(value) is int or (type(value) is float and not whole and math.isfinite(value)):
@@ -75,8 +75,9 @@ def _fault(name: str, value: Any) -> str:
     return "a whole number" if whole else "a finite number"
 
 
-def _texts(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, str) and len(value) <= LENGTH for value in values)
+def _is_line(value: Any) -> bool:
+    """Whether it is a text that neither ends a line of a table or a log nor moves a terminal's cursor."""
+    return isinstance(value, str) and len(value) <= LENGTH and value.isprintable()
 
 
 def short(value: Any) -> str:

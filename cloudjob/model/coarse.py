@@ -64,8 +64,6 @@ def coarsen_percent(percent: Mask, mask: Mask, factor: int) -> Mask:
 
 def _cells(values: Mask, factor: int) -> Mask:
     """(y, x, the pixels of each larger one); beyond the edge "not computed"."""
-    height, width = values.shape
-    rows, columns = -(-height // factor), -(-width // factor)
-    whole = np.full((rows * factor, columns * factor), NOT_COMPUTED, np.uint8)
-    whole[:height, :width] = values
+    whole = np.pad(values, [(0, -side % factor) for side in values.shape], constant_values=NOT_COMPUTED)
+    rows, columns = (side // factor for side in whole.shape)
     return whole.reshape(rows, factor, columns, factor).swapaxes(1, 2).reshape(rows, columns, factor * factor)

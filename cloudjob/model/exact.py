@@ -29,30 +29,23 @@ class _Exactly:
         self._inside = 0
         self._before: list[Any] = []
 
-    def enter(self) -> None:
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
         with self._lock:
             if not self._inside:
                 self._before = [getattr(where, name) for where, name, _ in SETTINGS]
                 for where, name, value in SETTINGS:
                     setattr(where, name, value)
             self._inside += 1
-
-    def leave(self) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                for (where, name, _), value in zip(SETTINGS, self._before, strict=True):
-                    setattr(where, name, value)
-
-
-_PROCESS = _Exactly()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    for (where, name, _), value in zip(SETTINGS, self._before, strict=True):
+                        setattr(where, name, value)
 
 
-@contextmanager
-def exactly() -> Iterator[None]:
-    """While in the block, torch computes with `SETTINGS` in all threads of the process; afterwards as it did before."""
-    _PROCESS.enter()
-    try:
-        yield
-    finally:
-        _PROCESS.leave()
+exactly = _Exactly()
+"""While in the block, torch computes with `SETTINGS` in all threads of the process; afterwards as it did before."""

@@ -1,7 +1,7 @@
 """A network's ONNX file, looked at without running it: what it takes and gives, and whether it is only arithmetic."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -71,25 +71,21 @@ def is_onnx(data: bytes) -> bool:
 
 def with_record(data: bytes, record: dict[str, Any]) -> bytes:
     """A file with a record in its metadata: protocol buffers that follow each other are one."""
-    onnx: Any = library()
+    onnx: Any = library("onnx")
     text = json.dumps(record, sort_keys=True)
     addition = onnx.ModelProto(metadata_props=[onnx.StringStringEntryProto(key=KEY, value=text)])
     return data + bytes(addition.SerializeToString())
 
 
 def inspect(data: bytes, path: str) -> Inspected:
-    """Look at a file.
-
-    Args:
-        data: the whole file.
-        path: its name, for errors.
+    """Look at the bytes of a file, which errors call by its path.
 
     Raises:
         ContractError: it is no whole ONNX file; it is more than arithmetic on tensors that it holds itself (other
             files, custom operators, functions, control flow, random numbers); it has weights that are sparse or not
             finite, or not one input and one output of four sides, of which bands and classes are the second.
     """
-    onnx: Any = library()
+    onnx: Any = library("onnx")
     try:
         model = onnx.ModelProto.FromString(data)
     except Exception as error:  # noqa: BLE001  # A class of protobuf's own, which depends on its build
@@ -97,8 +93,10 @@ def inspect(data: bytes, path: str) -> Inspected:
     if not model.graph.node:
         raise _refused(path, "is not a whole .onnx file: it has no graph")
     _check_nodes(model, path)
-    _check_dense(model, path)
-    weights = [*model.graph.initializer, *_tensors(model.graph.node)]
+    attributes = [attribute for node in model.graph.node for attribute in node.attribute]
+    constants = [attribute.t for attribute in attributes if attribute.HasField("t")]
+    constants += [tensor for attribute in attributes for tensor in attribute.tensors]
+    weights = [*model.graph.initializer, *constants]
     _check_weights(onnx, weights, path)
     held = {tensor.name for tensor in model.graph.initializer}
     taken = [_tensor(onnx, value) for value in model.graph.input if value.name not in held]
@@ -142,14 +140,14 @@ def check(found: Inspected, contract: Contract, path: str) -> None:
         )
 
 
-def library() -> Any:
-    """The module `onnx`, which only those need who bring such a network.
+def library(name: str) -> Any:
+    """The module `onnx` or `onnxruntime`, which only those need who bring such a network.
 
     Raises:
         ContractError: it is not installed.
     """
     try:
-        return import_module("onnx")
+        return import_module(name)
     except ImportError:
         raise ContractError("networks in ONNX need the packages onnx and onnxruntime", hint=INSTALL) from None
 
@@ -195,6 +193,7 @@ def _check_nodes(model: Any, path: str) -> None:
             f"has functions of its own ({model.functions[0].name})",
             hint="inline them: onnx.inliner.inline_local_functions",
         )
+    sparse = len(model.graph.sparse_initializer) > 0
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx"):
             raise _refused(path, f"has a custom operator, {node.domain}.{node.op_type}; expected ONNX's own only")
@@ -202,21 +201,8 @@ def _check_nodes(model: Any, path: str) -> None:
             raise _refused(path, f"has the operator {node.op_type}, which runs a graph of its own; expected none")
         if node.op_type in RANDOM:
             raise _refused(path, f"has the operator {node.op_type}: its masks would differ from run to run")
-
-
-def _tensors(nodes: Sequence[Any]) -> Iterator[Any]:
-    """Tensors among the nodes' attributes, as constants have."""
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-
-
-def _check_dense(model: Any, path: str) -> None:
-    """ONNX Runtime would read sparse weights from whatever file they name."""
-    attributes = [attribute for node in model.graph.node for attribute in node.attribute]
-    if model.graph.sparse_initializer or any(one.HasField("sparse_tensor") or one.sparse_tensors for one in attributes):
+        sparse |= any(part.HasField("sparse_tensor") or part.sparse_tensors for part in node.attribute)
+    if sparse:  # ONNX Runtime would read them from whatever file they name
         raise _refused(path, "has sparse weights; expected dense ones")
 
 

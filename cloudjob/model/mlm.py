@@ -37,11 +37,7 @@ def shipped() -> Path:
 
 
 def read_contract(data: bytes, path: str) -> Contract:
-    """The contract in the bytes of a checkpoint's file.
-
-    Args:
-        data: the whole file.
-        path: its name, for errors.
+    """The contract in the bytes of a checkpoint's file, which errors call by its path.
 
     Raises:
         ContractError: it is no safetensors file (a pickle, say), its header is cut off, or it has no MLM record that
@@ -86,13 +82,7 @@ def _header(data: bytes) -> dict[str, str]:
 
 
 def to_mlm(contract: Contract, *, parameters: int, framework: str) -> dict[str, Any]:
-    """The contract as a STAC item with the MLM extension.
-
-    Args:
-        contract: of the network.
-        parameters: how many it has.
-        framework: version of PyTorch.
-    """
+    """The contract as a STAC item with the MLM extension; `framework` is the version of PyTorch."""
     told = asdict(contract)
     bands = [
         {"type": "z-score", "mean": mean, "stddev": std} for mean, std in zip(contract.mean, contract.std, strict=True)

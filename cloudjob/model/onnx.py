@@ -1,6 +1,5 @@
 """A network in ONNX, run by ONNX Runtime: from reflectance to the probability of each class."""
 
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -23,12 +22,7 @@ columns: so what gives one size for all, or exchanges rows and columns, is found
 
 
 class OnnxNetwork:
-    """A network that is tried, and ready to predict.
-
-    Args:
-        data: the ONNX file, its weights within.
-        contract: from its record.
-        path: its name, for errors.
+    """A network that is tried, and ready to predict: from the bytes of a file, which errors call by its path.
 
     Raises:
         ContractError: it does not fit its record; ONNX Runtime is not installed or cannot run it; what it gives for
@@ -42,7 +36,7 @@ class OnnxNetwork:
         graphs.check(found, contract, path)
         self.parameters = found.parameters
         self._single = found.taken.shape[0] == 1
-        runtime = _library()
+        runtime = graphs.library("onnxruntime")
         try:
             self._session = runtime.InferenceSession(data, _options(runtime), providers=_providers(runtime))
         except Exception as error:  # noqa: BLE001  # ONNX Runtime's own are many and share no class
@@ -75,13 +69,8 @@ class OnnxNetwork:
             scores: Array = self._run([self._scaled(window, inside)])[0]
         else:
             scores = np.zeros((len(self.graph.classes), height, width), np.float32)
-            starts = range(side - 2 * halo, max(height, width) - side + 1, step)
-            places = [
-                (slice(top, top + side), slice(left, left + side))
-                for top in starts
-                for left in starts
-                if top + side <= height and left + side <= width
-            ]
+            tops, lefts = (range(side - 2 * halo, length - side + 1, step) for length in (height, width))
+            places = [(slice(top, top + side), slice(left, left + side)) for top in tops for left in lefts]
             places = [place for place in places if inside[place].any()]
             for place, found in zip(places, self._each(window, inside, places), strict=True):
                 scores[:, *place] += found * self._weight
@@ -166,13 +155,6 @@ def _fade(side: int, halo: int) -> Array:
     ramp = np.sin(np.pi / 2 * np.arange(halo + 1) / halo) ** 2
     line = np.concatenate([ramp, np.ones(side - 2 * halo - 2), ramp[::-1]]).astype(np.float32)
     return np.asarray(np.outer(line, line))
-
-
-def _library() -> Any:
-    try:
-        return import_module("onnxruntime")
-    except ImportError:
-        raise ContractError("networks in ONNX need the package onnxruntime", hint=graphs.INSTALL) from None
 
 
 def _options(runtime: Any) -> Any:

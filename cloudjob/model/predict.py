@@ -1,6 +1,5 @@
 """Pure arrays: reflectance → probability → mask. Knows no STAC, Dask or Zarr."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,56 +71,45 @@ def prepare(checkpoint: Checkpoint, device: str | None = None) -> Model:
     return Model(network, checkpoint.contract, target)
 
 
-def probability(model: Model, reflectance: Sequence[Reflectance]) -> Iterator[npt.NDArray[np.float32]]:
-    """Give the probability of each of the network's classes for windows of one shape.
+def probability(model: Model, window: Reflectance) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """The probability of each of the network's classes in a window, and where there are data.
 
     Args:
         model: from `prepare`.
-        reflectance: windows (band, y, x) float32 of all the contract's bands, NaN in every band for no data and outside
-            the scene, and in an optional band where it is absent; sides are multiples of the contract's stride.
+        window: (band, y, x) float32 of all the contract's bands, NaN in every band for no data and outside the scene,
+            and in an optional band where it is absent; sides are multiples of the contract's stride. Of a caller that
+            keeps no name for it, it is let go of before the network runs.
 
-    Yields:
-        Per window, in order, float32, 0 to 1: (class, y, x), or (y, x) of cloud where the network tells only that;
-        without meaning where there are no data.
+    Returns:
+        Float32, 0 to 1, without meaning where there are no data: (class, y, x), or (y, x) of cloud where the network
+        tells only that; and (y, x), where there are data.
 
     Raises:
-        SceneError: the network gives something that is no number.
+        SceneError: the network gives something that is no number, which would be taken for clear.
     """
     contract = model.contract
-    mean = torch.tensor(contract.mean, device=model.device)[:, None, None]
-    std = torch.tensor(contract.std, device=model.device)[:, None, None]
-    waiting = list(reflectance)
-    del reflectance  # The caller may have let go of them: they are not held while the network runs
-    while waiting:
-        window = waiting.pop(0)
-        inside = valid(contract, window)
-        if not inside.any():
-            classes = len(contract.classes)
-            yield np.zeros((classes, *inside.shape) if classes > 1 else inside.shape, np.float32)
-            continue
-        filled = window.copy()
-        del window
-        fill(contract, filled)
-        if isinstance(model.network, OnnxNetwork):
-            yield _finite(model, model.network.probability(filled, inside))
-            continue
+    inside = valid(contract, window)
+    if not inside.any():
+        classes = len(contract.classes)
+        return np.zeros((classes, *inside.shape) if classes > 1 else inside.shape, np.float32), inside
+    filled = window.copy()
+    del window
+    fill(contract, filled)
+    if isinstance(model.network, OnnxNetwork):
+        likely = model.network.probability(filled, inside)
+    else:
+        mean, std = (torch.tensor(of, device=model.device)[:, None, None] for of in (contract.mean, contract.std))
         # On a GPU from here on, also what a core could do: cores have the longer day
         tile = torch.from_numpy(filled).to(model.device).clamp_(max=contract.brightest).sub_(mean).div_(std)[None]
         del filled
         tile = tile.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), exactly():
             likely = torch.sigmoid(model.network(tile)[0, 0]).cpu().numpy()
-        yield _finite(model, likely)
-
-
-def _finite(model: Model, likely: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Let numbers pass: what is none is at no threshold, and would be taken for clear."""
-    if not np.isfinite(likely).all():
-        broken = np.count_nonzero(~np.isfinite(likely))
+    if broken := np.count_nonzero(~np.isfinite(likely)):
         raise SceneError(
-            f"the network {model.contract.name} gives values that are not finite numbers, {broken:,} of {likely.size:,}"
+            f"the network {contract.name} gives values that are not finite numbers, {broken:,} of {likely.size:,}"
         )
-    return likely
+    return likely, inside
 
 
 def valid(contract: Contract, reflectance: Reflectance) -> npt.NDArray[np.bool_]:
@@ -218,9 +206,8 @@ def mask(
     result = np.full((height, width), NOT_COMPUTED, np.uint8)
     for tile in tiling.all():
         core, padded = tiling.core(tile), tiling.padded(tile)
-        window = cut(reflectance, padded)
-        (likely,) = probability(model, [window])
-        found = classify(likely, valid(contract, window), limit, reach, contract.classes)
+        likely, inside = probability(model, cut(reflectance, padded))
+        found = classify(likely, inside, limit, reach, contract.classes)
         result[core.slices] = trim(found, padded, core)
     return result
 

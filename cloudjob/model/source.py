@@ -44,7 +44,7 @@ def read(checkpoint: str | Path | None) -> bytes:
         raise ContractError(f"checkpoint {checkpoint} is an address; expected a file", hint="download it first")
     path = Path(checkpoint)
     if path.suffix == ".json":
-        return _by_record(path)
+        return _given(_parsed(file(path, LONGEST), f"checkpoint {path}"), path, path.parent)
     data = file(path)
     return _with_record(data, path) if path.suffix == ".onnx" or graph.is_onnx(data) else data
 
@@ -89,11 +89,6 @@ def _with_record(data: bytes, path: Path) -> bytes:
             hint=f"draft one: cloudjob model {path} --like ukis-csmask-l2a > {beside}",
         )
     return data
-
-
-def _by_record(path: Path) -> bytes:
-    told = _parsed(file(path, LONGEST), f"checkpoint {path}")
-    return _given(told, path, path.parent)
 
 
 def _by_name(name: str) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from cloudjob.errors import OutsideError, PassingError, SceneError
 from cloudjob.grid import Grid
 from cloudjob.plan.sources import Sources
+from cloudjob.scene import product
 from cloudjob.scene.mgrs import corner
 from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.outside import source
@@ -27,7 +28,7 @@ def on_one(scenes: Iterable[Scene], known: Ledger, sources: Sources | None = Non
         scenes: that items describe.
         known: the OUT's state.
         sources: given by a run, before anything is made: then a file is asked whether it lies where its item says,
-            unless the tile's name tells. Outages are put down here.
+            if it lies off the grid of the tile that the item names. Outages are put down here.
     """
     found, refused = list(scenes), []
     grids = {name: grid_of(metadata) for name, metadata in known.groups.items()}
@@ -63,9 +64,10 @@ def _elected(name: str, scenes: Sequence[Scene], sources: Sources | None) -> tup
     while left:
         votes = [grid for grid, _ in Counter(scene.mask_grid for scene in left).most_common()]
         right = next((grid for grid in votes if place == (grid.epsg, grid.x0, grid.y0)), None)
-        if right or not place or not sources:
-            return right or votes[0], refused
         first = next(scene for scene in left if scene.mask_grid == votes[0])
+        contradicts = not name.startswith(product.tile(first.item))  # Its grid may be wrong as well as its tile's name
+        if right or not sources or not (place or contradicts):
+            return right or votes[0], refused
         try:
             with SceneFiles(first) as files:
                 files.check(first.bands[:1])

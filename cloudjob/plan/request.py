@@ -103,6 +103,8 @@ def request(
     """
     if (bbox is None) == (geometry is None):
         raise UsageError("expected either a bbox or a geometry", hint="--bbox W S E N or --geometry FILE")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}; expected 1 or more")
     wanted = parse_bbox(*bbox) if bbox else read_geometry(str(geometry))
     clip = None if bbox else wanted
     data = source.read(checkpoint)

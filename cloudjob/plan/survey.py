@@ -1,13 +1,15 @@
 """What a catalog holds for a job, and what is to be done about it: search, describe, plan. Writes nothing."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 from cloudjob.catalog.dates import Interval
+from cloudjob.catalog.item import Item
 from cloudjob.catalog.search import search
+from cloudjob.catalog.values import moment
 from cloudjob.errors import (
     CloudjobError,
     ContractError,
@@ -23,7 +25,7 @@ from cloudjob.plan.plan import Cost, Plan
 from cloudjob.plan.request import Job
 from cloudjob.plan.sources import Sources
 from cloudjob.scene.describe import describe
-from cloudjob.scene.identity import Identity, said
+from cloudjob.scene.identity import TOLERANCE, Identity, said
 from cloudjob.scene.identity import merge as merge_versions
 from cloudjob.scene.outside import source
 from cloudjob.scene.scene import Scene
@@ -95,9 +97,9 @@ def make(job: Job) -> Survey:
 def find(job: Job) -> Found:
     """The scenes that a job asks for; the OUT is looked at first, for it answers sooner than a catalog."""
     settings.check(job.out, job.settings, redo=job.redo)
-    found = list(search(job.catalog, job.area, job.dates, max_cloud_cover=job.max_cloud_cover, limit=job.limit))
-    sources, catalog = Sources(), job.catalog
-    scenes, refusals = _described(job, ((item, catalog.assets, catalog.signing) for item in found), sources)
+    found = search(job.catalog, job.area, job.dates, max_cloud_cover=job.max_cloud_cover)
+    sources = Sources()
+    scenes, refusals = _newest(job, found, sources) if job.limit else _described(job, _listed(job, found), sources)
     marked = again.read(job.out) if settings.read(job.out) == job.settings else []
     more, lost = _damaged(job, _missing(marked, scenes, refusals), sources)
     scenes, refusals = [*scenes, *more], [*refusals, *lost]
@@ -110,18 +112,54 @@ def find(job: Job) -> Found:
     return Found(scenes, refusals, marked, error)
 
 
+def _newest(job: Job, found: Sequence[Item], sources: Sources) -> tuple[list[Scene], list[Refusal]]:
+    """What items describe, as far as it belongs to the newest scenes, as many as asked for: all versions count as one.
+
+    No more are described than that takes: some tell in their files alone where they lie.
+    """
+    place = {(item["collection"], item["id"]): number for number, item in enumerate(found)}
+    limit, left = job.limit or len(found), len(found)
+    scenes: list[Scene] = []
+    refusals: list[Refusal] = []
+    counted: list[int] = []
+
+    def rank(one: Scene | Refusal) -> int:
+        return place[one.item["collection"], one.item["id"]]
+
+    # Beyond the last one that counts, too: what was sensed with it may be a newer version of it
+    while left and (len(counted) < limit or _begin(found[counted[-limit]]) - _begin(found[left - 1]) <= TOLERANCE):
+        first = max(0, left - max(1, limit - len(counted)))
+        more, lost = _described(job, _listed(job, found[first:left]), sources)
+        scenes, refusals, left = [*more, *scenes], [*lost, *refusals], first
+        (kept, older), (single, _) = merge_versions(scenes), _without_twins(refusals, scenes)
+        counted = sorted([*map(rank, kept), *map(rank, single)])
+    if counted[limit:]:
+        last, instead = counted[-limit], {id(scene): other for scene, other in older}
+        scenes = [scene for scene in scenes if rank(instead.get(id(scene), scene)) >= last]
+        refusals = [refusal for refusal in single if rank(refusal) >= last]
+    return scenes, refusals
+
+
+def _begin(item: Item) -> datetime:
+    told = (item["properties"].get(name) for name in ("datetime", "start_datetime", "end_datetime"))
+    return moment(next(filter(None, told), None), "time") or datetime.min.replace(tzinfo=UTC)
+
+
+def _listed(job: Job, items: Iterable[Item]) -> Iterator[tuple[Item, Mapping[str, str], str]]:
+    return ((item, job.catalog.assets, job.catalog.signing) for item in items)
+
+
 def _damaged(job: Job, wanted: Sequence[Marked], sources: Sources) -> tuple[list[Scene], list[Refusal]]:
     """Scenes whose masks were found damaged and that were not asked for, under whatever id they are listed now."""
     scenes: list[Scene] = []
     refusals: list[Refusal] = []
-    catalog = job.catalog
     for day in sorted({each.day for each in wanted}):
         start = datetime.combine(day, time(), UTC)
         here = {each.id: each for each in wanted if each.day == day}
-        found = list(search(catalog, job.area, Interval(start, start + timedelta(days=1))))
+        found = search(job.catalog, job.area, Interval(start, start + timedelta(days=1)))
         if here.keys() <= {item["id"] for item in found}:
             found = [item for item in found if item["id"] in here]  # No other need be opened
-        described, refused = _described(job, ((item, catalog.assets, catalog.signing) for item in found), sources)
+        described, refused = _described(job, _listed(job, found), sources)
         scenes += [each for each in described if any(one.is_(each.id, Identity.of(each)) for one in here.values())]
         refusals += [refusal for refusal in refused if refusal.id in here]
     for one in _missing(wanted, scenes, refusals):
@@ -234,7 +272,7 @@ def _sorted_out(
 
 
 def _described(
-    job: Job, items: Iterable[tuple[dict[str, Any], Mapping[str, str], str]], sources: Sources
+    job: Job, items: Iterable[tuple[Item, Mapping[str, str], str]], sources: Sources
 ) -> tuple[list[Scene], list[Refusal]]:
     """The scenes that items (with their assets' names and signing) describe, and the items that describe none."""
     scenes, refused = [], []
@@ -252,7 +290,7 @@ def _described(
             sources.answered(href)
         except SceneError as error:
             outside = isinstance(error, PassingError | OutsideError)
-            if outside:  # A fault of the item's does not show that its files' source answers
+            if outside or error.asset:  # A fault of the item's does not show that its files' source answers
                 sources.failed(href, error)
             refused.append(Refusal(item["id"], item, dict(assets), signing, str(error), outside, error.hint))
     return scenes, refused

@@ -27,7 +27,6 @@ class Row:
         id: of the scene.
         group: of the store.
         tile: the MGRS tile, or the group's name where the scene is in none.
-        path: of its item.
         key: changes whenever the item does.
         time: of the scene, UTC.
         cloud: of both kinds, percent of the pixels with a label; None where none has data.
@@ -40,7 +39,6 @@ class Row:
         all_tiles: how many the scene has.
         version: of the model.
         checkpoint: SHA-256, hexadecimal.
-        software: version of cloudjob.
         warnings: what the job noticed about the scene.
         thin: thin cloud alone, in percent like `cloud`; None, too, where the model does not know it.
         shadow: cloud shadow, likewise.
@@ -50,7 +48,6 @@ class Row:
     id: str
     group: str
     tile: str
-    path: str
     key: str
     time: datetime
     cloud: float | None
@@ -63,7 +60,6 @@ class Row:
     all_tiles: int
     version: str
     checkpoint: str
-    software: str
     warnings: tuple[str, ...]
     thin: float | None = None
     shadow: float | None = None
@@ -156,12 +152,10 @@ def _row(entry: Done, data: bytes, side: int) -> Row:
     valid = sum(shares.values())
     computed = valid + none
     tile = _TILE.search(told.get("grid:code", entry.group))
-    warnings = told.get("cloudjob:warnings", ())
     return Row(
         id=entry.id,
         group=entry.group,
         tile=tile[0] if tile else entry.group,
-        path=entry.path,
         key=hashlib.sha256(data).hexdigest()[:16],
         time=datetime.fromisoformat(entry.time),
         cloud=entry.cloud_cover,
@@ -174,8 +168,7 @@ def _row(entry: Done, data: bytes, side: int) -> Row:
         all_tiles=-int(-height // side) * -int(-width // side),
         version=str(model["version"]),
         checkpoint=str(model["sha256"]),
-        software=str(told["processing:software"]["cloudjob"]),
-        warnings=tuple(str(warning) for warning in warnings),
+        warnings=tuple(map(str, told.get("cloudjob:warnings", ()))),
         thin=100 * shares["thin_cloud"] / valid if valid and "thin_cloud" in shares else None,
         shadow=100 * shares["cloud_shadow"] / valid if valid and "cloud_shadow" in shares else None,
         replaces=str(told.get("cloudjob:replaces", ("", ""))[1]),

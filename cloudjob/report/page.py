@@ -42,9 +42,6 @@ def write(out: Out) -> str:
 
     Pictures are made of scenes that are new or changed; of all others they are kept from the last report.
 
-    Args:
-        out: the output.
-
     Returns:
         Where the page lies.
 
@@ -65,7 +62,7 @@ def write(out: Out) -> str:
         contract=contract,
         rows=rows,
         runs=runs,
-        mean=_mean([row.cloud for row in rows if row.cloud is not None]),
+        mean=_mean(rows),
         failures=sorted(ledger.failures.values(), key=lambda failure: (failure.abandoned, failure.last), reverse=True),
         incomplete=(incomplete := sorted(ledger.begun)),
         alarms=alarms(rows, runs, ledger, incomplete),
@@ -87,7 +84,7 @@ def _template() -> Any:
         for name in ("html", "css", "js")
     }
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"size": _size, "duration": _duration, "percent": _percent, "clean": redact}
+    environment.filters |= {"duration": _duration, "percent": _percent, "clean": redact}
     # Styles and scripts of our own, known by their sums: nothing that came from outside can run.
     for name in ("css", "js"):
         digest = hashlib.sha256(texts[name].encode()).digest()
@@ -118,26 +115,17 @@ def _plots(rows: Sequence[Row]) -> list[tuple[str, str, int, float | None, Marku
     drawn = []
     for (tile, group), members in groupby(ordered, key=lambda row: (row.tile, row.group)):
         own = list(members)
-        mean = _mean([row.cloud for row in own if row.cloud is not None])
-        drawn.append((tile, group, len(own), mean, plot.cloud_share(own, first, last)))
+        drawn.append((tile, group, len(own), _mean(own), plot.cloud_share(own, first, last)))
     return drawn
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _mean(rows: Sequence[Row]) -> float | None:
+    shares = [row.cloud for row in rows if row.cloud is not None]
+    return sum(shares) / len(shares) if shares else None
 
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f} %"
-
-
-def _size(count: float) -> str:
-    """Bytes as a person reads them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if count >= 100 or unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def _duration(seconds: float) -> str:

@@ -77,16 +77,10 @@ class Pictures:
 
 
 class Album:
-    """The pictures of an OUT's scenes.
-
-    Args:
-        out: the output.
-        sides: group → side of its tiles.
-    """
+    """The pictures of an OUT's scenes; `sides` are those of its groups' tiles, in pixels."""
 
     def __init__(self, out: Out, sides: Mapping[str, int]) -> None:
         self.out, self.sides = out, sides
-        self.made = 0
         self._misses = 0
         self._array = functools.cache(lambda group: groups.open_array(out, group, "cloud"))
 
@@ -104,7 +98,6 @@ class Album:
         if item and not found.image:
             found = self._with_image(found, entry, item)
         if (found.mask, found.image) != (kept.mask, kept.image):
-            self.made += 1
             self.out.put_json(path, asdict(replace(found, why="")))
         return found
 

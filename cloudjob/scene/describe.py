@@ -18,6 +18,7 @@ from cloudjob.errors import OutsideError, PassingError, SceneError
 from cloudjob.grid import Grid, same_size
 from cloudjob.scene import product
 from cloudjob.scene.files import BYTES, KINDS, foreign
+from cloudjob.scene.mgrs import is_at
 from cloudjob.scene.placing import check_place, grid_of
 from cloudjob.scene.reflectance import scaling
 from cloudjob.scene.scene import Band, Scene
@@ -244,7 +245,10 @@ def _check_measured(grid: Grid, measured: Sequence[float], scene: str) -> None:
 def _group(item: dict[str, Any], native: Grid, grid: Grid) -> str:
     tile = product.tile(item)
     if tile and (native.height * native.dy, native.width * native.dx) == (MGRS_SIDE, MGRS_SIDE):
-        return tile
+        if is_at(tile, native.epsg, native.x0, native.y0):
+            return tile
+        log.warning("scene %s is said to be tile %s, but lies elsewhere: %s", item["id"], tile, native)
+        tile = ""  # Or it would decide where all others of that tile lie
     x, y = (f"{value:.6f}".rstrip("0").rstrip(".") for value in (grid.x0, grid.y0))
     return f"{tile or grid.epsg}_{x}_{y}_{grid.width}x{grid.height}"
 

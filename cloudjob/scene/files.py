@@ -190,12 +190,13 @@ def failed(error: BaseException, scene: Scene, band: Band) -> SceneError:
     return (OutageError if disk else kind)(f"scene {scene.id}, asset {band.key}: {text}", asset=band.key)
 
 
-def header(href: str, what: str) -> tuple[int, Sequence[float], tuple[int, int]]:
+def header(href: str, what: str, key: str = "") -> tuple[int, Sequence[float], tuple[int, int]]:
     """EPSG code, affine transform and shape (y, x) in a raster file's own header.
 
     Args:
         href: the address to open, signed where it has to be.
         what: the file as an error names it.
+        key: of the asset.
 
     Raises:
         SceneError: it cannot be opened, or its coordinate reference system has no EPSG code.
@@ -209,14 +210,14 @@ def header(href: str, what: str) -> tuple[int, Sequence[float], tuple[int, int]]
                 epsg = None  # So sure it is also of the same in feet
             transform, shape = tuple(file.transform)[:6], file.shape
     except SceneError as error:
-        raise type(error)(f"{what}: {error}", hint=error.hint) from None
+        raise type(error)(f"{what}: {error}", hint=error.hint, asset=key) from None
     except FAULTS as error:
         kind = outside.kind(href, str(error))
         if kind is KeysMissingError:
             raise outside.keys_missing(outside.source(href)) from None
         instead = outside.instead(href) if kind is PassingError else outside.denied(href, str(error))
         disk = _disk_fault(href)
-        raise (OutageError if disk else kind)(f"{what}: {redact(str(error))}{disk or instead}") from None
+        raise (OutageError if disk else kind)(f"{what}: {redact(str(error))}{disk or instead}", asset=key) from None
     if not epsg:
-        raise SceneError(f"{what}: its coordinate reference system has no EPSG code")
+        raise SceneError(f"{what}: its coordinate reference system has no EPSG code", asset=key)
     return epsg, transform, shape

@@ -44,3 +44,20 @@ def corner(tile: str) -> tuple[int, int, int] | None:
     left = math.floor((column + 1) * _SQUARE / _STEP) * _STEP
     top = equator + math.ceil((bottom + _SQUARE - equator) / _STEP) * _STEP
     return (32_700 if south else 32_600) + zone, left, top
+
+
+def is_at(tile: str, epsg: int, left: float, top: float) -> bool:
+    """Whether a whole tile's grid with this corner is that tile's: of its zone, and nearer to it than to a neighbour.
+
+    HLS counts northings from the equator in both halves of a zone.
+    """
+    named = corner(tile)
+    if named is None:
+        return False
+    zone, x, y = _from_equator(*named)
+    here, x0, y0 = _from_equator(epsg, left, top)
+    return zone == here and max(abs(x0 - x), abs(y0 - y)) < _SQUARE / 2
+
+
+def _from_equator(epsg: int, left: float, top: float) -> tuple[int, float, float]:
+    return (epsg - 100, left, top - _EQUATOR) if 32_701 <= epsg <= 32_760 else (epsg, left, top)

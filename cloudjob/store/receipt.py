@@ -3,10 +3,12 @@
 import zlib
 from dataclasses import dataclass, fields
 from functools import reduce
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from cloudjob.classes import NAMES, NO_DATA, NOT_COMPUTED
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,13 @@ class Receipt:
     def agreement(self) -> float | None:
         """Percent of compared pixels on which the provider's scene classification says the same."""
         return 100 * self.scl_agreed / self.scl_compared if self.scl_compared else None
+
+
+def counted(mask: npt.NDArray[np.uint8]) -> Receipt:
+    """How many pixels of a mask (y, x) have each value."""
+    values = NAMES | {"no_data": NO_DATA, "outside": NOT_COMPUTED}
+    counts: dict[str, Any] = {name: int(np.count_nonzero(mask == value)) for name, value in values.items()}
+    return Receipt(**counts)
 
 
 def tile_sum(tile: tuple[int, int], *arrays: npt.NDArray[np.uint8]) -> int:

@@ -126,10 +126,9 @@ class Watch(Collector):
             "run_scenes", "Scenes of the run by what became of them", states | {"remaining": len(self.times)}, "state"
         )
         yield self._family("run_scenes_planned", "Scenes that the run is to do", self.planned or 0)
-        labels = {label: getattr(self.sum, label) for label in (*NAMES, "no_data")}
-        for rare in ("thin_cloud", "cloud_shadow"):  # Most networks know neither
-            if not labels[rare]:
-                del labels[rare]
+        counts = {label: getattr(self.sum, label) for label in (*NAMES, "no_data")}
+        rare = ("thin_cloud", "cloud_shadow")  # Most networks know neither
+        labels = {label: count for label, count in counts.items() if count or label not in rare}
         yield self._family("run_pixels", "Pixels that the run has written by their label", labels, "label")
         if self.sum.cloud_cover is not None:
             yield self._family("run_cloud_ratio", "Cloud among the run's valid pixels", self.sum.cloud_cover / 100)

@@ -29,7 +29,7 @@ from cloudjob.store.receipt import SceneResult
 BAR = "{n_fmt}/{total_fmt} scenes |{bar:10}| {elapsed} gone, {remaining} left{postfix}"
 """Short enough for 80 columns with failures and hours; tqdm sets ", " before what is put after it."""
 
-WORDS = {"grown": "larger area", "failed before": "failed before", "refused": "unusable"}
+WORDS = {"grown": "larger area", "refused": "unusable"}
 """What is shown for a state whose name in JSON people stumble on."""
 
 

@@ -49,7 +49,7 @@ def scenes(side: int, number: int) -> Path:
     grid = Grid(FULL.epsg, FULL.x0, FULL.y0, FULL.dx, FULL.dy, side, side)
     one = scene(grid, SCRATCH / f"side-{side}" / "items.json")
     days = [datetime(2024, 6, 1, 10, 15, 59, tzinfo=UTC) + timedelta(days=day) for day in range(number)]
-    told = [item(f"S2A_33UUP_{day:%Y%m%d}_0_L2A", grid, one.parent, f"{day:%Y-%m-%dT%H:%M:%S}Z") for day in days]
+    told = [item(f"S2A_33TUN_{day:%Y%m%d}_0_L2A", grid, one.parent, f"{day:%Y-%m-%dT%H:%M:%S}Z") for day in days]
     path = one.with_name(f"{number}.json")
     path.write_text(json.dumps({"type": "FeatureCollection", "features": told}), encoding="utf-8")
     return path
@@ -78,7 +78,7 @@ def scene(grid: Grid, path: Path) -> Path:
     classes = np.pad(np.where(cloudy, 9, 4).astype(np.uint8), (0, 3 * side), mode="symmetric")
     classes = classes[: grid.height, : grid.width]
     write_cog(path.with_name("scl.tif"), classes[::2, ::2], grid.coarsen(2))
-    told = item("S2A_33UUP_20240601_0_L2A", grid, path.parent, "2024-06-01T10:15:59.024000Z")
+    told = item("S2A_33TUN_20240601_0_L2A", grid, path.parent, "2024-06-01T10:15:59.024000Z")
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [told]}), encoding="utf-8")
     return path
 
@@ -133,7 +133,7 @@ def item(name: str, grid: Grid, folder: Path, when: str) -> dict[str, Any]:
         "properties": {
             "datetime": when,
             "platform": "sentinel-2a",
-            "grid:code": "MGRS-33UUP",
+            "grid:code": "MGRS-33TUN",
             "proj:epsg": grid.epsg,
             "s2:processing_baseline": "05.10",
             "s2:product_uri": f"{name}.SAFE",

@@ -40,11 +40,8 @@ def main() -> None:
         print(f"{'covers':8}{'rough':>6}" + "".join(f"{bright:6.1f}" for bright in BRIGHT))
         for covers, edge in (("half", SIDE // 2), ("all", 0)):
             for rough in ROUGH:
-                scenes = [scene(bright, rough, edge) for bright in BRIGHT]
-                shares = [
-                    (said[:, SIDE // 2 :] >= found.contract.threshold).mean()
-                    for said in predict.probability(model, scenes)
-                ]
+                likely = [predict.probability(model, scene(bright, rough, edge))[0] for bright in BRIGHT]
+                shares = [(said[:, SIDE // 2 :] >= found.contract.threshold).mean() for said in likely]
                 print(f"{covers:8}{rough:6.0%}" + "".join(f"{100 * share:6.0f}" for share in shares))
 
 

@@ -158,10 +158,9 @@ def retire(client: Client, count: int) -> None:
         time.sleep(0.05)
 
 
-def ready(_model: predict.Model, windows: list[predict.Reflectance]) -> Iterator[np.ndarray]:
+def ready(model: predict.Model, window: predict.Reflectance) -> tuple[np.ndarray, np.ndarray]:
     """In place of `predict.probability`: what was there before, whatever the window."""
-    for window in windows:
-        yield clouds(window.shape[1:])
+    return clouds(window.shape[1:]), predict.valid(model.contract, window)
 
 
 @functools.cache

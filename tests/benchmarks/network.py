@@ -38,13 +38,13 @@ def main() -> None:
     for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
         for name, made in (("shipped", shipped), ("SimpleUNet(4)", specified)):
             model = predict.prepare(made, device)
-            measure(f"{name}, {model.device_name}", side, device, lambda m=model: list(run(m, image)))
+            measure(f"{name}, {model.device_name}", side, device, lambda m=model: run(m, image))
     session = onnx_session(shipped, side)
     if session:
         normal = ((image - 0.25) / 0.25)[None]
         measure("shipped, onnxruntime", side, "cpu", lambda: session.run(None, {"image": normal}))
         (logits,) = session.run(None, {"image": normal})
-        (likely,) = run(predict.prepare(shipped, "cpu"), image)
+        likely = run(predict.prepare(shipped, "cpu"), image)
         limit = shipped.contract.threshold
         differ = np.count_nonzero((1 / (1 + np.exp(-logits[0, 0])) >= limit) != (likely >= limit))
         print(f"shipped, onnxruntime: pixels whose label differs from torch's  {differ} of {likely.size:,}")
@@ -52,8 +52,8 @@ def main() -> None:
         measure("ukis-csmask (4 bands, L2A)", side, "cpu", lambda: peer.probability(image[:4]))
 
 
-def run(model: predict.Model, image: np.ndarray) -> object:
-    return predict.probability(model, [image[: len(model.contract.bands)]])
+def run(model: predict.Model, image: np.ndarray) -> np.ndarray:
+    return predict.probability(model, image[: len(model.contract.bands)])[0]
 
 
 def measure(name: str, side: int, device: str, work: Callable[[], object]) -> None:

@@ -108,7 +108,7 @@ def whole_tile(folder: Path) -> tuple[Scene, dict[str, np.ndarray]]:
         if not (folder / f"{band}.tif").exists():
             with rasterio.open(place / f"{band}.tif") as file:
                 bench.write_cog(folder / f"{band}.tif", np.tile(file.read(1), (18, 18)), bench.FULL)
-    item = bench.item("S2A_33UUP_20240601_0_L2A", bench.FULL, folder, "2024-06-01T10:15:59.024000Z")
+    item = bench.item("S2A_33TUN_20240601_0_L2A", bench.FULL, folder, "2024-06-01T10:15:59.024000Z")
     scene = describe(item, KEYS, bench.BANDS, 10)
     return scene, {scene.id: np.tile(small, (18, 18))}
 

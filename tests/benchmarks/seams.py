@@ -30,7 +30,7 @@ def main() -> None:
         window = predict.cut(
             np.where(empty(image), np.nan, image)[:bands], Window(-edge, SIDE + edge, -edge, SIDE + edge)
         )
-        (whole,) = predict.probability(tiled, [window])
+        whole, _ = predict.probability(tiled, window)
         found = likelihood(tiled, image), whole[edge:-edge, edge:-edge]
         cut = [(likely >= shipped.contract.threshold) & ~empty(image) for likely in found]
         changed = int((cut[0] != cut[1]).sum())

@@ -65,7 +65,7 @@ def scenes(tmp_path, *items):
 
 
 WRONG = {
-    "asset without href": (("assets", "thermal"), {"type": "image/tiff"}),
+    "band without href": (("assets", "red"), {"type": "image/tiff"}),
     "href of a number": (("assets", "red", "href"), 7),
     "href of nothing": (("assets", "red", "href"), None),
     "href of no IPv6": (("assets", "red", "href"), "https://[::x/red.tif"),
@@ -116,6 +116,15 @@ def test_a_wrong_item_is_refused_alone(case, tmp_path):
     assert list(refused) == ["ODD"]
     assert refused["ODD"].startswith("scene ODD")
     json.dumps(described[0].item, allow_nan=False)
+
+
+@pytest.mark.parametrize("asset", [None, {"type": "image/tiff"}, {"href": None, "roles": ["thumbnail"]}])
+def test_an_asset_that_lies_nowhere_is_not_there(asset, tmp_path):
+    """GeoParquet and pgstac give items the assets that others of their collection have: no such scene was masked."""
+    described, refused = scenes(tmp_path, change(make_item("A"), ("assets", "thermal"), asset))
+    assert ([scene.id for scene in described], refused) == (["A"], {})
+    lacking = change(make_item("B"), ("assets", "red"), asset)
+    assert "has no asset red; it has blue, green, nir" in scenes(tmp_path, lacking)[1]["B"]
 
 
 @pytest.mark.parametrize(

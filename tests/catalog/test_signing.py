@@ -14,7 +14,7 @@ from urllib3 import Retry
 
 from cloudjob.catalog import signing
 from cloudjob.catalog.signing import forget, given, open_href, remember, unsigned
-from cloudjob.errors import OutageError, PassingError, SceneError, redact
+from cloudjob.errors import OutageError, OutsideError, PassingError, SceneError, redact
 
 PC = "planetary-computer"
 BLOB = "https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/31/T/CH/B04.tif"
@@ -153,14 +153,19 @@ def test_a_silent_endpoint_does_not_hang_a_worker(sas, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("scheme", "name", "value"),
-    [("https", "REQUESTS_CA_BUNDLE", "nowhere.pem"), ("http", "PC_SDK_SUBSCRIPTION_KEY", "€")],
+    ("scheme", "name", "value", "says"),
+    [
+        ("https", "REQUESTS_CA_BUNDLE", "nowhere.pem", r": .* TLS CA certificate bundle, invalid path: nowhere\.pem"),
+        ("http", "PC_SDK_SUBSCRIPTION_KEY", "€", r" \(UnicodeEncodeError\)"),
+    ],
 )
-def test_a_setting_of_this_machine_that_cannot_be_used_costs_the_scene_only(scheme, name, value, monkeypatch):
+def test_a_setting_of_this_machine_that_cannot_be_used_is_named_and_costs_the_scene_only(
+    scheme, name, value, says, monkeypatch
+):
     monkeypatch.setattr(signing, "_tokens", {})
     monkeypatch.setenv("PC_SDK_SAS_URL", f"{scheme}://127.0.0.1:1/token")
     monkeypatch.setenv(name, value)
-    with pytest.raises(OutageError, match=r"cannot sign: .* does not answer") as caught:
+    with pytest.raises(OutsideError, match=f"cannot sign: .* cannot be asked{says}") as caught:
         open_href(PC, BLOB)
     assert "€" not in str(caught.value)
 

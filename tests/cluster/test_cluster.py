@@ -284,7 +284,7 @@ def test_the_window_grows_with_workers_that_come_late(client: Client, monkeypatc
     monkeypatch.setattr(stream, "WINDOW", 3)
     monkeypatch.setattr(stream, "COUNTED", 0)
     count = 2
-    monkeypatch.setattr(stream, "_threads", lambda *_: count)
+    monkeypatch.setattr(stream, "_workers", lambda _: {"tcp://late": count})
     submitted = []
 
     def work() -> Iterator[tuple[str, int]]:

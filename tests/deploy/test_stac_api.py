@@ -131,8 +131,7 @@ def test_pages(catalog, stac_server, monkeypatch, method):
     assert stac_server[1].read_text()[before:].count(f'"{method} /search') == 5
 
 
-def test_limit_and_nothing_found(catalog):
-    assert ids(catalog, VICTORIA, APRIL, limit=4) == FIVE[1:]
+def test_nothing_found(catalog):
     assert ids(catalog, VICTORIA, parse_dates("2019", TODAY)) == []
     assert ids(catalog, parse_bbox(0, 0, 1, 1), ALWAYS) == []
 

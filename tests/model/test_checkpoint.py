@@ -120,6 +120,10 @@ def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
         ({"optional_bands": ("swir16",)}, "optional band 'swir16' is none of its bands"),
         ({"optional_bands": ("red", "green", "blue", "nir")}, "all bands of the checkpoint are optional"),
         ({"outside_fill": "grey"}, "outside_fill is 'grey'; expected a number or mirror"),
+        ({"name": "net\nerror: all is lost"}, r"name is 'net\\nerror: all is lost'; expected a text of one line"),
+        ({"version": "1\x1b[2J"}, r"version is '1\\x1b\[2J'; expected a text of one line"),
+        ({"training_data": ("a", "b\u2028c")}, r"training_data is 'b\\u2028c'; expected a text of one line"),
+        ({"metrics": {"iou\r": 0.5}}, "metrics is None; expected another type"),
     ],
 )
 def test_contracts_that_make_no_sense(change: dict[str, object], says: str) -> None:

@@ -346,7 +346,7 @@ def test_probabilities_that_are_told_to_be_some(tmp_path: Path) -> None:
     net = save(tmp_path / "net.onnx", bright(nodes=nodes), contract(graph=Graph(activation="none", stride=4)))
     model = predict.prepare(checkpoint.load(net), "cpu")
     red = np.linspace(0, 1, 100, dtype=np.float32)
-    (likely,) = predict.probability(model, [np.stack([np.tile(red, (4, 1))] * 4)])
+    likely, _ = predict.probability(model, np.stack([np.tile(red, (4, 1))] * 4))
     assert np.allclose(likely, 1 / (1 + np.exp(-20 * (red - 0.5))), atol=1e-5)
 
 
@@ -527,7 +527,7 @@ def test_every_scaling(scaling: Any, seen: Callable[[np.ndarray], np.ndarray], t
     change = lambda record: taken(record).update(value_scaling=scaling)  # noqa: E731
     net = save(tmp_path / "net.onnx", graph(weights, np.zeros(1)), contract(), change=change)
     window = np.random.default_rng(0).random((4, 32, 32), np.float32)
-    (likely,) = predict.probability(predict.prepare(checkpoint.load(net)), [window])
+    likely, _ = predict.probability(predict.prepare(checkpoint.load(net)), window)
     logits = np.log(likely.astype(float) / (1 - likely.astype(float)))
     np.testing.assert_allclose(logits * 1e3, seen(window[1].astype(float)), rtol=2e-3, atol=1e-3)
 
@@ -538,9 +538,9 @@ def test_z_scores_of_a_tile_are_of_its_valid_pixels(tmp_path: Path) -> None:
     window = np.random.default_rng(0).random((4, 32, 32), np.float32)
     holes = window.copy()
     holes[:, 16:] = np.nan
-    (half,), (alone,) = predict.probability(model, [holes]), predict.probability(model, [window[:, :16]])
+    half, alone = (predict.probability(model, each)[0] for each in (holes, window[:, :16]))
     np.testing.assert_allclose(half[:16], alone, atol=1e-6)
-    assert np.isfinite(list(predict.probability(model, [np.full((4, 8, 8), 0.3, np.float32)]))).all()
+    assert np.isfinite(predict.probability(model, np.full((4, 8, 8), 0.3, np.float32))[0]).all()
 
 
 def test_four_classes_and_their_buffer(tmp_path: Path) -> None:

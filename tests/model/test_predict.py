@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import weakref
 from unittest import mock
 
 import numpy as np
@@ -30,7 +31,7 @@ def untiled(model: predict.Model, reflectance: np.ndarray, halo: int) -> np.ndar
     height, width = reflectance.shape[1:]
     side = -(-max(height, width) // 16) * 16
     tiling = Tiling(height, width, side, halo, model.contract.stride)
-    (whole,) = predict.probability(model, [predict.cut(reflectance, tiling.padded((0, 0)))])
+    whole, _ = predict.probability(model, predict.cut(reflectance, tiling.padded((0, 0))))
     return whole[halo : halo + height, halo : halo + width]
 
 
@@ -43,7 +44,7 @@ def test_tiles_of_simple_unet_are_those_of_the_whole_scene() -> None:
     tiling = Tiling(150, 139, 64, 24, 4)
     for tile in tiling.all():
         core, padded = tiling.core(tile), tiling.padded(tile)
-        (part,) = predict.probability(model, [predict.cut(reflectance, padded)])
+        part, _ = predict.probability(model, predict.cut(reflectance, padded))
         difference = np.abs(predict.trim(part, padded, core) - whole[core.slices])
         assert difference.max() <= 1e-5
     mask = predict.mask(model, reflectance)
@@ -70,7 +71,7 @@ def test_a_buffer_reaches_over_the_edges_of_tiles() -> None:
 def test_a_halo_that_is_too_small_would_be_noticed() -> None:
     model = predict.prepare(make_checkpoint(), "cpu")
     reflectance = scene(128, 128)
-    (part,) = predict.probability(model, [reflectance[:, :64, :64]])
+    part, _ = predict.probability(model, reflectance[:, :64, :64])
     assert np.abs(part - untiled(model, reflectance, 24)[:64, :64]).max() > 1e-3
 
 
@@ -85,7 +86,7 @@ def test_folding_and_channels_last_change_nothing() -> None:
         straight = torch.sigmoid(checkpoint.network((torch.from_numpy(window)[None] - 0.2) / 0.2))[0, 0].numpy()
     model = predict.prepare(checkpoint, "cpu")
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.network.modules())
-    (folded,) = predict.probability(model, [window])
+    folded, _ = predict.probability(model, window)
     np.testing.assert_allclose(folded, straight, atol=1e-4)  # the random network is steep
 
 
@@ -134,11 +135,11 @@ def test_a_gpu_computes_no_pixel_that_is_not_wanted(number: int) -> None:
     """Batches were filled up to 16 tiles, whatever the row held; and a tile's values hang on no other's."""
     model, seen = on_gpu(make_checkpoint())
     windows = [scene(64, 96, seed) for seed in range(number)]
-    together = list(predict.probability(model, windows))
+    together = [predict.probability(model, window)[0] for window in windows]
     assert sum(math.prod(tiles.shape[-2:]) * len(tiles) for tiles in seen.given) == number * 64 * 96
     assert {len(tiles) for tiles in seen.given} == {1}
     for window, found in zip(windows, together, strict=True):
-        np.testing.assert_array_equal(next(predict.probability(model, [window])), found)
+        np.testing.assert_array_equal(predict.probability(model, window)[0], found)
 
 
 @pytest.mark.usefixtures("gpu")
@@ -146,12 +147,12 @@ def test_a_gpu_computes_in_float32_as_a_cpu_does() -> None:
     """What GPUs round by default costs labels: float16 differed from the CPU's in 18 of 10,000."""
     model, seen = on_gpu(made := make_checkpoint())
     window = scene(64, 64)
-    (found,) = predict.probability(model, [window])
+    found, _ = predict.probability(model, window)
     assert {tiles.dtype for tiles in seen.given} == {torch.float32}
     assert {weights.dtype for weights in model.network.parameters()} == {torch.float32}
     assert seen.settings == [[value for _, _, value in SETTINGS]]
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, next(predict.probability(predict.prepare(made, "cpu"), [window])))
+    np.testing.assert_array_equal(found, predict.probability(predict.prepare(made, "cpu"), window)[0])
 
 
 @pytest.mark.parametrize(("shared", "part"), [(None, 1.0), ("", 1.0), ("4", 0.25)])
@@ -180,15 +181,15 @@ def test_a_network_that_overflows_fails_the_scene() -> None:
                 weights.mul_(1e20)
                 assert torch.isfinite(weights).all()
     with pytest.raises(SceneError, match="gives values that are not finite numbers"):
-        list(predict.probability(predict.prepare(made, "cpu"), [scene(64, 64)]))
+        predict.probability(predict.prepare(made, "cpu"), scene(64, 64))
 
 
 def test_what_else_is_predicted_changes_nothing() -> None:
     model = predict.prepare(make_checkpoint(), "cpu")
     a, b, c, d = (scene(64, 64, seed) for seed in range(4))
-    together = list(predict.probability(model, [a, b, c, d]))
-    np.testing.assert_array_equal(list(predict.probability(model, [d, c]))[::-1], together[2:])
-    np.testing.assert_array_equal(list(predict.probability(model, [b])), together[1:2])
+    together = [predict.probability(model, window)[0] for window in (a, b, c, d)]
+    np.testing.assert_array_equal([predict.probability(model, window)[0] for window in (d, c)][::-1], together[2:])
+    np.testing.assert_array_equal(predict.probability(model, b)[0], together[1])
 
 
 def test_no_data_is_seen_as_the_fill_and_marked_as_no_data() -> None:
@@ -197,7 +198,7 @@ def test_no_data_is_seen_as_the_fill_and_marked_as_no_data() -> None:
     filled[:, 20:30, 5:40] = 0.1
     holes = filled.copy()
     holes[:, 20:30, 5:40] = np.nan
-    (a,), (b,) = predict.probability(model, [filled]), predict.probability(model, [holes])
+    a, b = (predict.probability(model, each)[0] for each in (filled, holes))
     np.testing.assert_array_equal(a, b)
     mask = predict.mask(model, holes)
     assert (mask[20:30, 5:40] == NO_DATA).all()
@@ -209,10 +210,10 @@ def test_what_is_brighter_than_the_contract_allows_is_seen_as_the_brightest() ->
     glint, cut = scene(64, 64), scene(64, 64)
     glint[:, 20:30, 5:40], cut[:, 20:30, 5:40] = 6.55, 0.5
     given = glint.copy()
-    (a,), (b,) = predict.probability(model, [glint]), predict.probability(model, [np.minimum(cut, 0.5)])
+    a, b = (predict.probability(model, each)[0] for each in (glint, np.minimum(cut, 0.5)))
     np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(glint, given)  # the caller's window is as it was
-    (unlike,) = predict.probability(predict.prepare(make_checkpoint(brightest=2.0), "cpu"), [glint])
+    unlike, _ = predict.probability(predict.prepare(make_checkpoint(brightest=2.0), "cpu"), glint)
     assert not np.array_equal(a, unlike)
 
 
@@ -268,7 +269,7 @@ def test_an_absent_band_is_its_fill_and_what_is_there_counts() -> None:
     whole = np.concatenate([scene(64, 64), scene(64, 64, 1)[:1]])
     absent, filled = whole.copy(), whole.copy()
     absent[4], filled[4] = np.nan, -0.25
-    there, without, said = (next(predict.probability(model, [each])) for each in (whole, absent, filled))
+    there, without, said = (predict.probability(model, each)[0] for each in (whole, absent, filled))
     assert np.isfinite(without).all()
     assert (without == said).all()
     assert np.abs(there - without).max() > 1e-3
@@ -313,7 +314,7 @@ def test_tiles_of_a_mirrored_scene_are_those_of_the_whole() -> None:
     tiling = Tiling(150, 139, 64, 32, 4)
     for tile in tiling.all():
         core, padded = tiling.core(tile), tiling.padded(tile)
-        (part,) = predict.probability(model, [predict.cut(reflectance, padded)])
+        part, _ = predict.probability(model, predict.cut(reflectance, padded))
         assert np.abs(predict.trim(part, padded, core) - whole[core.slices]).max() <= 1e-4
 
 
@@ -322,3 +323,20 @@ def test_a_window_without_any_data_is_filled_too() -> None:
     nothing = np.full((5, 16, 16), np.nan, np.float32)
     predict.fill(contract, nothing)
     assert np.isfinite(nothing).all()
+
+
+def test_a_window_that_nobody_keeps_is_gone_while_the_network_runs() -> None:
+    """A lane's memory at its peak is the network's: the window is as large as some of its layers."""
+    model = predict.prepare(make_checkpoint(), "cpu")
+    assert isinstance(model.network, torch.nn.Module)
+    handed: list[weakref.ref[np.ndarray]] = []
+    gone: list[bool] = []
+
+    def window() -> np.ndarray:
+        made = scene(64, 64)
+        handed.append(weakref.ref(made))
+        return made
+
+    model.network.register_forward_pre_hook(lambda *_: gone.append(handed[0]() is None))
+    predict.probability(model, window())
+    assert gone == [True]

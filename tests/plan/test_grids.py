@@ -11,6 +11,8 @@ import scenes
 from affine import Affine
 from faulty import served
 from file_server import FileServer, file_server
+from shapely import box
+from shapely.geometry import mapping
 
 from cloudjob.errors import UnreachableError
 from cloudjob.grid import Grid
@@ -68,6 +70,25 @@ def test_the_grid_of_the_tile_wins_against_any_majority(whole: dict[str, Any]) -
     assert refused.keys() == {"ODD0", "ODD1", "ODD2"}
     assert not any(outside for _, outside in refused.values())
     assert "but others of 33UUP on" in refused["ODD0"][0]
+
+
+def test_a_scene_of_another_tiles_name_costs_none_of_that_tile(whole: dict[str, Any]) -> None:
+    """Nor its own mask: it lies where its file does."""
+    above = {**copy.deepcopy(whole), "properties": {**whole["properties"], "grid:code": "MGRS-33UUQ"}}
+    misnamed, good = make(above, "MISNAMED"), make(whole, "GOOD")
+    fitting, refused = grids.on_one([misnamed], Ledger(), Sources())
+    assert (fitting, refused) == ([misnamed], [])
+    assert misnamed.group == f"32633_{LEFT}_{TOP}_10980x10980"
+    assert sorted_out([good], sources=Sources()) == (["GOOD"], {})
+
+
+def test_a_wrong_grid_that_contradicts_the_tiles_name_is_compared_with_the_file(whole: dict[str, Any]) -> None:
+    geometry = mapping(box(12.2, 47.7, 13.8, 48.8))
+    odd = make({**whole, "geometry": geometry, "bbox": [12.2, 47.7, 13.8, 48.8]}, "ODD", LEFT + 100_000)
+    assert odd.group == f"32633_{LEFT + 100_000}_{TOP}_10980x10980"
+    fitting, (refused,) = grids.on_one([odd], Ledger(), Sources())
+    assert fitting == []
+    assert "its item says 10980 × 10980 from 400000, 5400000" in refused.reason
 
 
 def test_a_wrong_item_alone_is_compared_with_its_file_before_anything_is_made(whole: dict[str, Any]) -> None:

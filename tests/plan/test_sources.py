@@ -1,6 +1,7 @@
 """When a source is out: what is known of it after so many scenes."""
 
 import copy
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,31 @@ def test_an_odd_item_hides_no_outage(
         result = call(capfd, "plan", "--catalog", catalog, *jobs.EVERYWHERE, "--out", tmp_path / "out")
         assert (result.code, result.stdout) == (4, "")
         assert re.search(says.format(re.escape(files.url)), result.stderr), result.stderr
+
+
+def test_a_file_that_is_gone_shows_that_its_source_answers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What it sends of others is cut, which is then their own fault: no scene after them is left untried for it."""
+    made, cut = (jobs.make_scene(tmp_path, name, "2024-06-08T10:15:59Z", shape=(100, 90)) for name in ("GOOD", "CUT"))
+    for asset in (*made["assets"].values(), *cut["assets"].values()):  # Only their files tell where they lie
+        del asset["proj:transform"]
+    with file_server(tmp_path) as files:
+        good, cut, gone = (served(one, tmp_path, files.url) for one in (made, cut, copy.deepcopy(made)))
+        items: list[dict[str, Any]] = [
+            gone | {"id": "GONE"},
+            *(copy.deepcopy(cut) | {"id": f"CUT{n}"} for n in range(6)),
+        ]
+        for day, item in enumerate(items, start=1):
+            item["properties"] = {**item["properties"], "datetime": f"2024-06-{day:02}T10:15:59Z"}
+        for asset in gone["assets"].values():
+            asset["href"] += ".gone"
+        files.disturb("CUT", lasting="empty")
+        catalog = jobs.write_catalog(tmp_path / "items.json", [*items, good])
+        result = call(capfd, "plan", "--catalog", catalog, *jobs.EVERYWHERE, "--out", tmp_path / "out", "--json")
+        assert result.code == 0, result.stderr
+        told = json.loads(result.stdout)
+        assert [(scene["id"], scene["state"]) for scene in told["scenes"]] == [("GOOD", "new")]
+        assert told["refused"].keys() == {item["id"] for item in items}
+        assert not any("not tried" in reason for reason in told["refused"].values())
 
 
 def test_a_scene_with_a_fault_of_its_own_shows_that_its_source_answers() -> None:

@@ -335,6 +335,9 @@ def test_a_scene_that_disagrees_with_its_provider_is_an_alarm(world: World, capf
     assert [row for row, parts in page.rows.items() if parts[0][1].get("class") == "odd"] == [page.row(SNOW)]
     assert f"#{page.row(SNOW)}" in [link["href"] for link in page.all("a")]
     assert page.source.count('<path class="odd"') == 2  # In the plot, and in its key
+    edit(world.out, SNOW, lambda told: told.update({"cloudjob:provider_cloud_cover": told["eo:cloud_cover"] + 0.04}))
+    page = made(capfd, world.out)
+    assert "+0.0" in page.words[page.row(SNOW)]  # And not −0.0
     edit(world.out, SNOW, lambda told: told.update({"cloudjob:provider_cloud_cover": told["eo:cloud_cover"]}))
     edit(world.out, SNOW, lambda told: told.update({"cloudjob:scl_agreement": 0.849}))
     assert "1 alarm" in made(capfd, world.out).look()
@@ -544,9 +547,7 @@ def test_an_empty_out_and_then_its_first_run(tmp_path: Path, capfd: Capfd) -> No
     assert len(made(capfd, tmp_path / "out").rows) == 1
 
 
-ROW = Row(
-    "a", "g", "33UUP", "p", "k", datetime(2024, 6, 1, tzinfo=UTC), 50, 50, 99, 5000, 0, 1, 4, 4, "1", "f", "1", ()
-)
+ROW = Row("a", "g", "33UUP", "k", datetime(2024, 6, 1, tzinfo=UTC), 50, 50, 99, 5000, 0, 1, 4, 4, "1", "f", ())
 RUN = Run(datetime(2024, 6, 2, tzinfo=UTC), "complete", 60, frozenset("a"), 0, 1, 1, {}, "c", "d", "1")
 
 

@@ -365,6 +365,16 @@ def test_one_grid_for_all_assets_is_not_that_of_20_metres(tmp_path: Path) -> Non
     check(scene)
 
 
+def test_one_grid_for_all_assets_is_not_that_of_60_metres(tmp_path: Path) -> None:
+    """Where the first file is that of B01: all scenes were refused for their pixels."""
+    item = make_item(tmp_path)
+    grids = [{name: item["assets"][key].pop(name) for name in ("proj:shape", "proj:transform")} for key in BANDS]
+    item["properties"] |= {"proj:shape": [25, 24], "proj:transform": [60, 0, 600_000, 0, -60, 5_200_020]}
+    scene = described(item)
+    assert [list(band.grid.transform) for band in scene.bands] == [grid["proj:transform"] for grid in grids]
+    check(scene)
+
+
 def test_no_file_is_opened_for_a_grid_that_the_item_tells(tmp_path: Path) -> None:
     """Of all its assets, or of one that somebody else has in pixels of 10 m."""
     item = make_item(tmp_path)
@@ -621,16 +631,40 @@ def test_pixels_that_contradict_the_offset_are_told(tmp_path: Path) -> None:
 
 
 def test_groups_are_named_after_the_tile_when_the_scene_has_its_whole_grid(tmp_path: Path) -> None:
-    item = make_item(tmp_path, properties={"grid:code": "MGRS-33UUP"})
-    assert described(item).group == "33UUP_600000_5200020_139x150"
+    item = make_item(tmp_path, properties={"grid:code": "MGRS-33UUP"}, transform=(10, 0, 300_000, 0, -10, 5_400_000))
+    assert described(item).group == "33UUP_300000_5400000_139x150"
     for asset in item["assets"].values():
         asset["proj:shape"] = [10980, 10980]
     assert described(item).group == "33UUP"
     assert described(item, 20).group == "33UUP"
     del item["properties"]["grid:code"]
-    assert described(item).group == "32633_600000_5200020_10980x10980"
+    assert described(item).group == "32633_300000_5400000_10980x10980"
     item["properties"]["s2:mgrs_tile"] = "33UUP"
     assert described(item).group == "33UUP"
+
+
+@pytest.mark.parametrize(
+    ("tile", "epsg", "corner", "group"),
+    [
+        ("33UUP", 32633, (300_000, 5_400_000), "33UUP"),
+        ("33UUP", 32633, (300_020, 5_399_980), "33UUP"),  # a publisher's own corner
+        ("33UUQ", 32633, (300_000, 5_400_000), "32633_300000_5400000_10980x10980"),
+        ("33UVP", 32633, (300_000, 5_400_000), "32633_300000_5400000_10980x10980"),
+        ("32UUP", 32633, (300_000, 5_400_000), "32633_300000_5400000_10980x10980"),
+        ("34LBP", 32734, (199_980, 8_900_020), "34LBP"),
+        ("34LBP", 32634, (199_980, -1_099_980), "34LBP"),  # as HLS counts
+    ],
+)
+def test_a_tile_is_believed_where_the_scene_lies_there(
+    tile: str, epsg: int, corner: tuple[int, int], group: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else the first scene with a wrong name decided where all others of that tile lie."""
+    transform = (10, 0, corner[0], 0, -10, corner[1])
+    item = make_item(tmp_path, properties={"grid:code": f"MGRS-{tile}"}, transform=transform, epsg=epsg)
+    for asset in item["assets"].values():
+        asset["proj:shape"] = [10980, 10980]
+    assert described(item).group == group
+    assert (f"is said to be tile {tile}, but lies elsewhere" in caplog.text) == (group != tile)
 
 
 @pytest.mark.parametrize(
@@ -649,7 +683,7 @@ def test_groups_are_named_after_the_tile_when_the_scene_has_its_whole_grid(tmp_p
     ],
 )
 def test_a_tile_has_one_name_however_it_is_written(properties: dict[str, Any], tmp_path: Path) -> None:
-    item = make_item(tmp_path, properties=properties)
+    item = make_item(tmp_path, properties=properties, epsg=32701, transform=(10, 0, 99_960, 0, -10, 8_200_000))
     for asset in item["assets"].values():
         asset["proj:shape"] = [10980, 10980]
     assert described(item).group == "01KAB"
