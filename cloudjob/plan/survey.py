@@ -1,9 +1,11 @@
 """What a catalog holds for a job, and what is to be done about it: search, describe, plan. Writes nothing."""
 
 import logging
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
+from itertools import accumulate
 from typing import Any
 
 from cloudjob.catalog.dates import Interval
@@ -118,6 +120,7 @@ def _newest(job: Job, found: Sequence[Item], sources: Sources) -> tuple[list[Sce
     No more are described than that takes: some tell in their files alone where they lie.
     """
     place = {(item["collection"], item["id"]): number for number, item in enumerate(found)}
+    begins = list(accumulate(map(_begin, found), max))  # Items that are refused tell nothing: they are not the oldest
     limit, left = job.limit or len(found), len(found)
     scenes: list[Scene] = []
     refusals: list[Refusal] = []
@@ -126,9 +129,13 @@ def _newest(job: Job, found: Sequence[Item], sources: Sources) -> tuple[list[Sce
     def rank(one: Scene | Refusal) -> int:
         return place[one.item["collection"], one.item["id"]]
 
-    # Beyond the last one that counts, too: what was sensed with it may be a newer version of it
-    while left and (len(counted) < limit or _begin(found[counted[-limit]]) - _begin(found[left - 1]) <= TOLERANCE):
-        first = max(0, left - max(1, limit - len(counted)))
+    def start() -> int:
+        """Of what is described next. Beyond the last scene that counts, too: sensed with it may be a newer version."""
+        if len(counted) < limit:
+            return max(0, left - (limit - len(counted)))
+        return bisect_left(begins, begins[counted[-limit]] - TOLERANCE)
+
+    while (first := start()) < left:
         more, lost = _described(job, _listed(job, found[first:left]), sources)
         scenes, refusals, left = [*more, *scenes], [*lost, *refusals], first
         (kept, older), (single, _) = merge_versions(scenes), _without_twins(refusals, scenes)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ import jobs
 import pytest
 from faulty import call, served
 from file_server import file_server
+
+from cloudjob.plan import survey
+from cloudjob.scene.identity import merge as merge_versions
+from cloudjob.scene.scene import Scene
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +69,41 @@ def test_a_limit_opens_no_more_files_than_it_takes(
         catalog = jobs.write_catalog(tmp_path / "items.json", items)
         assert planned(capfd, catalog, "--limit", "2") == ["S28_05.10", "S29_05.10"]
         assert len({request.query for request in files.asked("tif")}) == 4
+
+
+def test_a_limit_looks_no_further_for_an_item_that_says_nothing_of_itself(
+    made: tuple[Path, dict[str, Any]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One that is refused counts, and is older than what comes after it: all that is older was described for it."""
+    folder, item = made
+    for asset in item["assets"].values():
+        asset.pop("proj:transform", None)
+    with file_server(folder) as files:
+        items = [served(version(item, day, "05.10"), folder, files.url, f"?{day}") for day in range(1, 30)]
+        items[27]["assets"] = {"red": 3}
+        catalog = jobs.write_catalog(tmp_path / "items.json", items)
+        assert planned(capfd, catalog, "--limit", "2") == ["S29_05.10"]
+        assert {request.query for request in files.asked("tif")} == {"27", "29"}, "it is no older than the one before"
+
+
+def test_a_limit_describes_what_was_sensed_together_once_and_compares_it_once(
+    made: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Some catalogs give one moment to all tiles of a swath, of which there are hundreds."""
+    compared: list[int] = []
+
+    def merge(scenes: Iterable[Scene], *more: Any) -> Any:
+        found = list(scenes)
+        compared.append(len(found))
+        return merge_versions(found, *more)
+
+    monkeypatch.setattr(survey, "merge_versions", merge)
+    items = [version(made[1], day=1, baseline=f"05.{number:02}") for number in range(40)]
+    for number, one in enumerate(items):
+        one["properties"] |= {"platform": f"sentinel-2{'abcd'[number % 4]}", "s2:processing_baseline": "05.10"}
+        one["properties"]["s2:datastrip_id"] = f"X_S20240601T10{number:02}00_N05.10"
+    assert len(planned(capfd, jobs.write_catalog(tmp_path / "items.json", items), "--limit", "3")) == 3
+    assert sum(compared) < 3 * len(items)
