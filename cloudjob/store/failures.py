@@ -27,6 +27,9 @@ ATTEMPTS = 3
 NIGHT = timedelta(hours=20)
 """Two failures are of two nights if so much time lies between them: a nightly job starts a bit earlier or later."""
 
+REASONS = 10
+"""Others that are kept, the latest: a text that names what is new every time would make a record grow for ever."""
+
 LARGEST = 200_000
 """Characters of JSON up to which an item that describes no scene is kept, to be tried again."""
 
@@ -223,7 +226,7 @@ def _counted(before: Failure | None, reason: str, now: str, *, outside: bool) ->
     if not night or abs(_moment(now) - _moment(night)) >= NIGHT:  # The clock may have been ahead then
         runs, night = runs + 1, now
     counted = {"runs": runs, "first": first, "counted": reason, "night": night}
-    return {**counted, "version": _version(), "others": others}
+    return {**counted, "version": _version(), "others": dict([*others.items()][-REASONS:])}
 
 
 @cache

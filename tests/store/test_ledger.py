@@ -3,6 +3,7 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import pytest
@@ -299,6 +300,18 @@ def test_two_reasons_in_turn_are_no_way_to_be_tried_for_ever(out: Out, clock: Ca
     assert not fail(out, clock, *turns, *turns).abandoned
     failure = fail(out, clock, "asset B04: cut at row 9")
     assert (failure.runs, failure.abandoned) == (3, True)
+
+
+def test_reasons_that_are_new_every_time_do_not_make_the_record_grow(out: Out, clock: Callable[[float], None]):
+    """What a server answers may name a request, or a machine of its: each is a reason of its own, and kept."""
+    requests = [
+        f"request {ascii_lowercase[number % 26]}{ascii_lowercase[number // 26]} refused" for number in range(60)
+    ]
+    sizes = []
+    for some in (requests[:30], requests[30:]):
+        failure = fail(out, clock, *some, hours=1)
+        sizes.append(Path(out.address, failure.path).stat().st_size)
+    assert sizes[0] == sizes[1]
 
 
 def test_two_reasons_of_one_night_count_once_each(out: Out, clock: Callable[[float], None]):
