@@ -199,7 +199,7 @@ def complete(
     lock.check()
     out.put_json(path, item)
     if elsewhere:
-        if elsewhere.group != slot.group:
+        if elsewhere.group != slot.group and groups.path(elsewhere.group) not in ledger.damaged:  # As in `prepare`
             _set_status(out, replace(slot, group=elsewhere.group, index=elsewhere.slot), PLANNED)
         out.delete([elsewhere.path])
     out.delete(failures.path(id_) for id_ in (scene.id, replaces) if id_ in ledger.failures)

@@ -416,6 +416,19 @@ def test_a_redo_that_fails_keeps_the_old_mask_and_its_item(how: str, begun: int,
     assert not ledger.read(out).failures
 
 
+@pytest.mark.parametrize("name", ["status", "time"])
+def test_a_scene_leaves_a_damaged_group_for_another_grid(name: str, out: Out):
+    """Nothing is written to the group that it leaves: that ended the run with 3, amid all others."""
+    run(out, [make_scene(0)])
+    Path(out.address, f"masks.zarr/32TQM/{name}/c/0").write_bytes(b"x")
+    moved = replace(make_scene(0), group="32TRM", fingerprint="f2")
+    run(out, [moved, make_scene(1, group="32TRM")])
+    assert {done.id: done.group for done in ledger.read(out).done.values()} == {
+        moved.id: "32TRM",
+        make_scene(1).id: "32TRM",
+    }
+
+
 def test_a_scene_that_moves_to_another_grid_and_back_is_one_scene_all_the_time(out: Out):
     here, there = make_scene(0), make_scene(0, group="32TPM", fingerprint="f2")
     for scene, other in ((here, "32TPM"), (there, "32TQM"), (here, "32TPM"), (there, "32TQM")):
