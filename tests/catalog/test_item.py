@@ -373,6 +373,16 @@ def test_a_cog_goes_before_its_jpeg_2000():
     assert bands.find(assets, {"red": "red"}) == {"red": "a"}
 
 
+def test_a_guess_makes_nobody_pay():
+    paid = {"type": "image/jp2", "href": "s3://sentinel-s2-l2a/tiles/33/U/UP/2024/6/1/0/R10m/B04.jp2"}
+    assets = named_assets(("red-jp2", "red", paid))
+    assert bands.find(assets, {"red": "red"}) == {}
+    assert bands.find(assets, {"red": "red-jp2"}) == {"red": "red-jp2"}, "what somebody typed is taken"
+    _, hint = bands.missing("x", assets, {"red": "red"})
+    assert "--asset red=red-jp2" in hint
+    assert bands.find({"red": assets["red-jp2"]}, {"red": "red"}) == {"red": "red"}, "the preset's own name, too"
+
+
 @pytest.mark.parametrize("how", ["bands", "eo:bands", "eo:bands of 1.1"])
 def test_bands_by_name_in_every_version_of_stac(how, tmp_path):
     item = make_item()
