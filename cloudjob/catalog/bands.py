@@ -24,8 +24,8 @@ _NAMED = r"(?i)(?:.*20\d\d.*[._-])?(?:{})(?:[_-]\d0m)?(?:\.tiff?|\.jp2)?"
 _WORD = r"(?i)(?:^|[^a-z\d])(?:{})(?:[^a-z\d]|$)"
 # Among Landsat's bands B11 is thermal infrared (HLS L30), and nbart_swir_2 has 2.2 µm: Landsat has none of these.
 _SENTINEL_2 = re.compile(_WORD.format("B08|B8A|B12|nbart_nir_1"))
-# Sinergise's copies of ESA's files in JPEG 2000: who reads them pays. One in 200 of Earth Search's items has these alone
-# (Element84/earth-search#79): a guess makes nobody pay, or a run end with keys that are missing, every night.
+# Copies of ESA's files in JPEG 2000, for which who reads them pays. One in 200 of Earth Search's items has these alone
+# (Element84/earth-search#79): a guess makes nobody pay, nor ends every night's run because there are no keys.
 _PAID = ("s3://sentinel-s2-l1c/", "s3://sentinel-s2-l2a/")
 # B4 is red here, and near infrared of Landsat 5 and 7: only Sentinel-2 has such a band beside it.
 _UNPADDED = re.compile(_WORD.format("B8A|B12"))
