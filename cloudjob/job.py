@@ -15,13 +15,13 @@ from cloudjob.cluster.stream import lane_count, stream
 from cloudjob.cluster.task import Task, process
 from cloudjob.errors import ContractError, UnreachableError
 from cloudjob.model import checkpoint
-from cloudjob.outcome import Outcomes
+from cloudjob.outcome import Outcomes, refused
 from cloudjob.plan import survey
 from cloudjob.plan.plan import Planned
 from cloudjob.plan.request import Job
 from cloudjob.plan.survey import Survey
 from cloudjob.record import recorded
-from cloudjob.store import failures, group, item, settings, slots
+from cloudjob.store import failures, item, settings, slots
 from cloudjob.store.lock import Lock
 from cloudjob.store.receipt import SceneResult
 from cloudjob.store.writer import Slot
@@ -97,17 +97,10 @@ def _run(job: Job, view: Survey, lock: Lock, client: Any, *, work: bool) -> Iter
     )
     for planned in to_do:
         if planned.scene.id not in places:
-            yield _refused(view, planned, lock)
+            yield refused(lock, view.ledger, planned)
     if places:
         network.load(client, job.contract.name, job.data, job.settings.checkpoint)
         yield from _map(job, view, places, lock, client)
-
-
-def _refused(view: Survey, planned: Planned, lock: Lock) -> SceneResult:
-    """The result of a scene whose group is damaged: nothing is written there; every run tries it again."""
-    scene, before = planned.scene, view.ledger.failures.get(planned.scene.id)
-    failure = failures.record(lock, before, scene, planned.tiles, slots.unplaced(view.ledger, scene), outside=True)
-    return SceneResult(scene.id, scene.group, "failed", reason=failure.reason)
 
 
 def _untouched(view: Survey, lock: Lock) -> Iterator[SceneResult]:
@@ -140,15 +133,7 @@ def _map(job: Job, view: Survey, places: Mapping[str, Slot], lock: Lock, client:
                 yield from _split(job, planned, places[planned.scene.id], pieces)
 
     for part, outcome in stream(client, process, submissions()):
-        try:
-            result = outcomes.add(part, outcome)
-        except ContractError:
-            path = group.path(part.slot.group)
-            if job.out.get(path) is None:  # It is not damaged: the next run makes it anew
-                gone = f"{job.out}/{path} was deleted while the run was at work"
-                raise UnreachableError(gone, hint="run again: it is made anew") from None
-            raise
-        if result:
+        if result := outcomes.add(part, outcome):
             yield result
         if outcomes.waiting and all(map(outcomes.hopeless, outcomes.waiting.values())):
             break  # What has been handed in is taken back

@@ -1,12 +1,22 @@
 """What becomes of each scene of a run: complete, failed, or not tried because its source is out."""
 
+import contextlib
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from distributed import KilledWorker
 
 from cloudjob.cluster.task import Task
-from cloudjob.errors import CloudjobError, OutsideError, PassingError, SceneError, UnreachableError, UnseenError
+from cloudjob.errors import (
+    CloudjobError,
+    ContractError,
+    OutsideError,
+    PassingError,
+    SceneError,
+    UnreachableError,
+    UnseenError,
+)
 from cloudjob.plan.plan import Planned
 from cloudjob.plan.sources import Sources
 from cloudjob.plan.survey import Survey
@@ -14,12 +24,16 @@ from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.outside import source
 from cloudjob.scene.reflectance import black_doubt, no_reflectance, offset_doubt
 from cloudjob.scene.scene import Scene
-from cloudjob.store import slots
+from cloudjob.store import failures, slots
+from cloudjob.store import group as groups
 from cloudjob.store.failures import ATTEMPTS
+from cloudjob.store.ledger import Ledger
 from cloudjob.store.lock import Lock, LockLostError
 from cloudjob.store.receipt import Receipt, SceneResult, merge
 from cloudjob.store.settings import Settings
 from cloudjob.store.writer import Slot
+
+log = logging.getLogger(__name__)
 
 
 class Outcomes:
@@ -47,9 +61,16 @@ class Outcomes:
         Raises:
             CloudjobError: it is no scene's fault: none will fare better.
         """
-        scene = part.scene
-        if scene.id not in self.waiting:
+        planned = self.waiting.get(part.scene.id)
+        if not planned:
             return None  # Another part of it has failed
+        try:
+            return self._add(part, outcome)
+        except ContractError as error:
+            return self._refuse(planned, error)
+
+    def _add(self, part: Task, outcome: Receipt | BaseException) -> SceneResult | None:
+        scene = part.scene
         if isinstance(outcome, Receipt):
             self._sources.answered(_href(scene))
             receipts = self._parts.setdefault(scene.id, [])
@@ -90,6 +111,18 @@ class Outcomes:
                 self._record(planned, error, outside=False)
         if verdict := self._sources.verdict():
             raise verdict
+
+    def _refuse(self, planned: Planned, error: ContractError) -> SceneResult:
+        """The result of a scene whose group was damaged while the run was at work, as if it had been before."""
+        path = groups.path(planned.scene.group)
+        with contextlib.suppress(ContractError):
+            if self._lock.out.get(path) is None:  # It is not damaged: the next run makes it anew
+                gone = f"{self._lock.out}/{path} was deleted while the run was at work"
+                raise UnreachableError(gone, hint="run again: it is made anew") from None
+        log.warning("%s; %s", error, error.hint)
+        self.waiting.pop(planned.scene.id, None)
+        self._ledger.damaged[path] = str(error)
+        return refused(self._lock, self._ledger, planned)
 
     def _complete(self, scene: Scene, receipt: Receipt) -> SceneResult:
         """Complete a scene that has been read whole, unless its pixels show that its scale is wrong."""
@@ -143,6 +176,13 @@ class Outcomes:
             if error.asset == band.key and source(band.href) == source(_href(scene)):
                 return spare
         return None
+
+
+def refused(lock: Lock, ledger: Ledger, planned: Planned) -> SceneResult:
+    """The result of a scene whose group is damaged: nothing is written there; every run tries it again."""
+    scene, why = planned.scene, slots.unplaced(ledger, planned.scene)
+    failure = failures.record(lock, ledger.failures.get(scene.id), scene, planned.tiles, why, outside=True)
+    return SceneResult(scene.id, scene.group, "failed", reason=failure.reason)
 
 
 def _href(scene: Scene) -> str:

@@ -117,6 +117,51 @@ def test_an_out_that_vanishes_ends_the_run_in_a_line(
     assert "another run" not in str(told.value.hint)
 
 
+@pytest.mark.parametrize(
+    ("when", "name"),
+    [
+        ("before its task", "cloud/zarr.json"),
+        ("before its task", ""),
+        ("after its task", "status/zarr.json"),
+        ("after its task", ""),
+    ],
+)
+def test_a_group_that_is_damaged_under_a_run_costs_its_own_scenes(
+    when: str, name: str, asked: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended the run with 3 for all of them."""
+    east = (*jobs.GRID[:2], jobs.GRID[2] + 100_000, *jobs.GRID[3:])
+    damaged, good = jobs.make_scene(tmp_path, "damaged"), jobs.make_scene(tmp_path, "good", transform=east)
+    jobs.write_catalog(tmp_path / "items.json", [damaged, good])
+
+    def damage(group: str) -> None:
+        if name:
+            Path(group, name).write_bytes(b"x")
+        else:
+            Path(group).rename(f"{asked.out}-away")
+            Path(group).symlink_to(f"{asked.out}-away")
+
+    def here(_: object, __: object, work: Iterable[tuple[str, task.Task]]) -> Iterator[tuple[task.Task, Any]]:
+        model = predict.prepare(parse(asked.data, asked.contract.name), "cpu")
+        for _, part in work:
+            if when == "before its task" and part.scene.id == "damaged":
+                damage(f"{asked.out}/masks.zarr/{part.slot.group}")
+            try:
+                outcome: Any = task.mask_tiles(part, model)
+            except Exception as error:  # noqa: BLE001 -- as a worker hands it back
+                outcome = error
+            if when == "after its task" and part.scene.id == "damaged":
+                damage(f"{asked.out}/masks.zarr/{part.slot.group}")
+            yield part, outcome
+
+    monkeypatch.setattr(job, "stream", here)
+    ended = {event.id: event for event in run(asked) if isinstance(event, SceneResult)}
+    assert {name: result.state for name, result in ended.items()} == {"damaged": "failed", "good": "done"}
+    assert f"its group {ended['damaged'].group} is damaged" in str(ended["damaged"].reason)
+    (failure,) = failures.read_all(asked.out, {})
+    assert (failure.id, failure.runs) == ("damaged", 0)
+
+
 @pytest.mark.parametrize("what", ["items", "job.json"])
 def test_what_is_deleted_under_a_run_is_told(what: str, asked: Job) -> None:
     """A run that says nothing of it would end with 0, and its masks would be nobody's."""

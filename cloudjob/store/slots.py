@@ -263,7 +263,10 @@ def fail(
     before = ledger.failures.get(scene.id)
     failure = failures.record(lock, before, scene, tiles, reason, outside=outside, spare=spare)
     if not grows(ledger, scene):
-        _set_status(lock.out, slot, FAILED)
+        try:
+            _set_status(lock.out, slot, FAILED)
+        except ContractError as error:
+            log.warning("%s; %s", error, error.hint)  # As in `prepare`
     return failure
 
 

@@ -565,6 +565,14 @@ def test_nothing_is_written_to_a_damaged_group(name: str, out: Out):
     assert set(ledger.read(out).done) == {make_scene(0).id, elsewhere.id}
 
 
+def test_a_scene_that_fails_in_a_damaged_group_is_recorded_and_the_run_goes_on(out: Out):
+    """Its status there is only a hint for readers."""
+    with prepared(out) as (lock, slot):
+        Path(f"{out}/masks.zarr/32TQM/status/zarr.json").write_bytes(b"x")
+        fail(lock, ledger.read(out), make_scene(0), slot=slot, tiles=ALL, reason="it is too dark")
+    assert [failure.reason for failure in ledger.read(out).failures.values()] == ["it is too dark"]
+
+
 @given(st.lists(st.sampled_from(["", *"abcdef"])), st.lists(st.sampled_from("abcdefghi"), unique=True), st.data())
 def test_no_slot_that_holds_a_mask_is_given_away_and_none_twice(
     owners: list[str], wanted: list[str], data: st.DataObject
