@@ -84,15 +84,18 @@ class SimpleUNet(nn.Module):
         if self.stem > 1:
             x = nn.functional.pixel_unshuffle(x, self.stem)
         skips = []
+        # Layer by layer, for a call of a block would hold what it was given to its end
         for level in range(1, self.depth + 1):
-            x = self.get_submodule(f"enc{level}")(x)
+            for layer in self.get_submodule(f"enc{level}.conv").children():
+                x = layer(x)
             skips.append(x)
             x = self.get_submodule(f"pool{level}")(x)
         x = self.bottleneck(x)
         for level in range(self.depth, 0, -1):
             x = self.get_submodule(f"up{level}")(x)
             x = torch.cat([skips.pop(), x], dim=1)  # in a line of its own it lets go of both
-            x = self.get_submodule(f"dec{level}")(x)
+            for layer in self.get_submodule(f"dec{level}.conv").children():
+                x = layer(x)
         x = self.final(x)
         x = nn.functional.pixel_shuffle(x, self.stem) if self.stem > 1 else x
         if self.smooth:
