@@ -67,7 +67,7 @@ class Token:
 
     def __str__(self) -> str:
         if not self.id:
-            return f"a run whose machine went down while it wrote {self.path}"
+            return f"a run that begins at this moment, or whose machine went down while it wrote {self.path}"
         return f"process {self.pid} on {self.host}, at work since {self.since}"
 
     @property
@@ -203,15 +203,19 @@ def _wait_for_silence(out: Out, holder: Token, data: bytes) -> None:
     Raises:
         UnreachableError: the holder is alive, or may well be.
     """
+
+    def refusal(holder: Token) -> UnreachableError:
+        return UnreachableError(f"another run is at work in {out}: {holder}", hint="run the same command again later")
+
     patience = 2 * holder.heartbeat
-    refusal = UnreachableError(f"another run is at work in {out}: {holder}", hint="run the same command again later")
     age = (datetime.now(UTC) - datetime.fromisoformat(holder.renewed)).total_seconds()
     if (_is_here(holder) and holder.started) or abs(age) < patience:
-        raise refusal
+        raise refusal(holder)
     log.warning("%s holds the lock of %s; watching for %.0f s whether it is alive", holder, out, patience)
     time.sleep(patience)
-    if _newest(out)[1] != data:
-        raise refusal
+    now, written = _newest(out)
+    if written != data:
+        raise refusal(now or holder)
 
 
 def _newest(out: Out) -> tuple[Token | None, bytes]:
