@@ -145,8 +145,10 @@ class Out:
         if re.search(r"\b(os error|Errno) (17|20)\b", text):
             hint = "something that is no folder lies there, or above it: choose another --out"
             return UnreachableError(f"{self} cannot be written or read: {text}", hint=hint)
-        if re.search(r"\b(os error|Errno) (1|13|30)\b", text):
-            return UnreachableError(f"{self} cannot be written or read: {text}", hint="check who owns the folder")
+        if found := re.search(r"\b(os error|Errno) (1|13|30)\b", text):
+            read_only = "its disk is read-only: mounted so, or made so by the kernel when it failed (`dmesg` tells)"
+            hint = read_only if found[2] == "30" else "check who owns the folder"
+            return UnreachableError(f"{self} cannot be written or read: {text}", hint=hint)
         if ": 404 " in text:  # Of a missing object obstore says so otherwise
             return UnreachableError(f"{self}: there is no such bucket", hint="create it, or correct --out")
         return UnreachableError(f"{self} cannot be reached: {text}")

@@ -187,8 +187,9 @@ def test_a_full_disk_and_one_that_is_read_only(small_disk: Path):
     assert list((small_disk / "out").iterdir()) == []
     out.put("b", b"1")
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    with pytest.raises(UnreachableError, match="cannot be written or read"):
+    with pytest.raises(UnreachableError, match="cannot be written or read") as error:
         out.put("c", b"1")
+    assert "its disk is read-only" in str(error.value.hint)
     with pytest.raises(UnreachableError, match="cannot be written or read"):
         Out.at(small_disk / "other").put("c", b"1")
     assert out.get("b") == b"1"
