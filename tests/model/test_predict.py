@@ -345,7 +345,7 @@ def test_a_window_that_nobody_keeps_is_gone_while_the_network_runs() -> None:
 
 @pytest.mark.parametrize("block", ["enc1", "dec1"])
 def test_what_a_layer_was_given_is_let_go_of_before_the_next_one_runs(block: str) -> None:
-    """The tile itself, and what the last block was given, were held to the end: at the peak a quarter of it all."""
+    """The tile itself, and what the last block was given, were held to the end."""
     model = predict.prepare(make_checkpoint(), "cpu")
     assert isinstance(model.network, torch.nn.Module)
     first, second = (model.network.get_submodule(f"{block}.conv.{number}") for number in (0, 3))
