@@ -36,7 +36,7 @@ from cloudjob.store import item as stac
 from cloudjob.store import ledger as ledgers
 from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.listing import groups_like
-from cloudjob.store.out import Out
+from cloudjob.store.out import ODD, Out
 
 Values = npt.NDArray[Any]
 
@@ -145,7 +145,12 @@ def _by_dates(out: Out, ledger: Ledger, dates: Any, bands: Sequence[str]) -> lis
     looks = []
     for entry, item in zip(wanted, items, strict=True):
         grid = groups.grid_of(ledger.groups[entry.group])
-        found = {band.name: band for band in stac.bands(item, grid)}
+        try:
+            found = {band.name: band for band in stac.bands(item, grid)}
+        except ODD as error:
+            told = f"{type(error).__name__}: {error}"
+            warnings.warn(f"{entry.path} says too little ({told}): it is left out; {groups.MEND}", stacklevel=3)
+            continue
         for band in bands:
             if band not in found:
                 raise UsageError(

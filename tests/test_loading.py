@@ -5,6 +5,7 @@ import re
 import shutil
 import tracemalloc
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,23 @@ def test_a_damaged_mask_is_named(made: Path, tmp_path: Path) -> None:
     found = cloudjob.load("2024-06", tmp_path / "out")
     with pytest.raises(SceneError, match="scene A: its mask cannot be read"):
         found.cloud.compute()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda told: told.pop("cloudjob:reflectance"), lambda told: told["cloudjob:reflectance"]["red"].pop("scale")],
+)
+def test_an_item_that_does_not_say_what_its_mask_was_made_of_costs_its_own_scene(
+    change: Callable[[dict[str, Any]], object], made: Path, tmp_path: Path
+) -> None:
+    """It was a KeyError, whatever else was asked for."""
+    shutil.copytree(made / "out", tmp_path / "out")
+    (path,) = (tmp_path / "out" / "items").glob("*/A.json")
+    item = json.loads(path.read_text())
+    change(item["properties"])
+    path.write_text(json.dumps(item))
+    with pytest.warns(UserWarning, match=r"A.json says too little \(KeyError: .+\): it is left out; `cloudjob check"):
+        assert cloudjob.load("2024-06", tmp_path / "out").scene.values.tolist() == [B]
 
 
 def test_an_out_without_masks(tmp_path: Path) -> None:
