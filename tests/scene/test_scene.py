@@ -375,6 +375,16 @@ def test_one_grid_for_all_assets_is_not_that_of_60_metres(tmp_path: Path) -> Non
     check(scene)
 
 
+def test_one_grid_for_all_assets_is_not_that_of_20_metres_for_bands_of_10(tmp_path: Path) -> None:
+    """Where the first file is that of AOT: all scenes were refused, for their files have other pixels."""
+    item = make_item(tmp_path)
+    grids = [{name: item["assets"][key].pop(name) for name in ("proj:shape", "proj:transform")} for key in BANDS]
+    item["properties"] |= {"proj:shape": [75, 70], "proj:transform": [20, 0, 600_000, 0, -20, 5_200_020]}
+    scene = described(item)
+    assert [list(band.grid.transform) for band in scene.bands] == [grid["proj:transform"] for grid in grids]
+    check(scene)
+
+
 def test_no_file_is_opened_for_a_grid_that_the_item_tells(tmp_path: Path) -> None:
     """Of all its assets, or of one that somebody else has in pixels of 10 m."""
     item = make_item(tmp_path)
