@@ -717,6 +717,24 @@ def test_what_a_products_name_tells_where_nothing_else_does(tmp_path: Path) -> N
     assert (planetary.platform, planetary.product) == (scene.platform, scene.product)
 
 
+def test_the_folder_of_esas_own_files_tells_what_nothing_else_does(tmp_path: Path) -> None:
+    """rio-stac's items of them say of numbers what GDAL does, that is nothing: they were 0.1 too bright."""
+    product_name = "S2A_MSIL2A_20240601T101031_N0510_R022_T33TWN_20240601T150000"
+    item = make_item(tmp_path, properties={"platform": None}, band={"scale": 1.0, "offset": 0.0})
+    for key in BANDS:
+        path = tmp_path / f"{product_name}.SAFE" / "GRANULE" / f"{key}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        item["assets"][key]["href"] = str(Path(item["assets"][key]["href"]).rename(path))
+    scene = described(item)
+    assert {(band.scale, band.offset) for band in scene.bands} == {(0.0001, -0.1)}
+    assert (scene.baseline, scene.platform, scene.generated) == ("05.10", "sentinel-2a", "2024-06-01T15:00:00Z")
+    assert scene.group.startswith("33TWN_")
+    # A folder that is only called after the product holds somebody else's files
+    for key in BANDS:
+        item["assets"][key]["href"] = item["assets"][key]["href"].replace(".SAFE", "_FRE")
+    assert {band.offset for band in described(item).bands} == {0.0}
+
+
 @pytest.mark.parametrize(
     ("level", "version", "offset"),
     [("2F", "N0404", -0.1), ("2H", "N0401", -0.1), ("2F", "N0302", 0), ("2F", "N9999", 0), ("2A", "N9999", -0.1)],
