@@ -13,10 +13,10 @@ from uuid import uuid4
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
-import rioxarray  # noqa: F401  # for .rio
 import xarray as xr
 from pyproj import CRS, Transformer
 from rasterio.enums import Resampling
+from rioxarray.exceptions import RioXarrayError  # And .rio
 
 from cloudjob import spoken
 from cloudjob.catalog.area import parse_bbox
@@ -111,7 +111,7 @@ def load(
     if spoken.is_dates(what):
         looks = _by_dates(place, ledger, what, bands)
     else:
-        looks = _by_items(place, ledger, what, bands, assets)
+        looks = _by_items(place, ledger, what, bands, spoken.keys(assets))
     if group:
         looks = [look for look in looks if look.done.group in wanted]
     if not looks:
@@ -202,7 +202,10 @@ def _parsed(geobox: Any) -> Grid:
         UsageError: it has no EPSG code, or is not north-up.
     """
     if isinstance(geobox, xr.DataArray | xr.Dataset):
-        crs, transform, shape = geobox.rio.crs, geobox.rio.transform(), geobox.rio.shape
+        try:
+            crs, transform, shape = geobox.rio.crs, geobox.rio.transform(), geobox.rio.shape
+        except RioXarrayError as error:
+            raise UsageError(f"geobox has no grid: {error}", hint="is it empty, or without y and x?") from None
     else:
         crs, transform, shape = (getattr(geobox, name, None) for name in ("crs", "transform", "shape"))
     if crs is None or transform is None or shape is None:

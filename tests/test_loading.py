@@ -29,6 +29,7 @@ pytestmark = [
 ]
 
 A, B, C = "A", "B", "C"
+EMPTY = xr.DataArray(np.zeros((0, 2)), {"y": [], "x": [5.0, 15.0]}, ("y", "x"))
 FAR = GeoBox((4_000_000, 4_000_000), Affine(10, 0, -2e7, 0, -10, 2e7), "EPSG:3857")
 
 
@@ -171,6 +172,9 @@ def test_dates_and_items_in_the_forms_that_people_have_them(made: Path) -> None:
         ("2024", ["red"], {"geobox": FAR}, r"a grid of 4,000,000 × 4,000,000 pixels is 22,\d+,\d+ pieces to read"),
         ("2024-06", ["red"], {"group": "99XXX"}, "no group '99XXX'"),
         ("2024-06", ["red"], {"geobox": 3}, "geobox is a int without"),
+        ("2024-06", ["red"], {"geobox": EMPTY}, "geobox has no grid: Unable to determine bounds"),
+        ("2024-06", ["red"], {"geobox": EMPTY.sum()}, "geobox has no grid: "),
+        ([], ["red"], {"assets": "red"}, "assets is 'red'; expected a dict"),
         ("2024-06", ["red"], {"bbox": (1, 2, 3)}, "bbox is"),
         ("2024-06", ["red"], {"bbox": (1, 2, 3, 4)}, "outside of the scenes' grid"),
     ],
