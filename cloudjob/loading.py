@@ -71,7 +71,7 @@ def load(
     bbox: tuple[float, float, float, float] | None = None,
     group: str | None = None,
     assets: Mapping[str, str] | None = None,
-    chunks: int = 2048,
+    chunks: int = 2208,
 ) -> xr.Dataset:
     """Load reflectance of the scenes that an OUT has masks of, with the masks beside it, on one grid.
 
@@ -88,7 +88,7 @@ def load(
         bbox: west, south, east, north in degrees: less of that grid.
         group: only scenes of this group, or of all windows of a tile ("33TUN").
         assets: common band name → asset key of items, where they are called otherwise.
-        chunks: side in pixels of the pieces that are read at once.
+        chunks: side in pixels of the pieces that are read at once; by default that of the shipped network's shards.
 
     Returns:
         Each band (time, y, x) float32, reflectance, NaN where there are no data; `cloud` (time, y, x) uint8, 255
