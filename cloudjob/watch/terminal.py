@@ -3,12 +3,14 @@
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from datetime import datetime
+from textwrap import fill
 from typing import Any
 
 import click
@@ -152,10 +154,11 @@ def plan(view: Survey, cost: Cost, *, as_json: bool) -> None:
     if as_json:
         tell(json.dumps(view.plan.to_json() | {"refused": view.refused, "cost": asdict(cost)}, indent=1))
         return
+    wide = max((len(planned.scene.id) for planned in view.plan.scenes), default=0)
     for planned in view.plan.scenes:
         word = WORDS.get(planned.state, planned.state)
         tiles = f"  {_many(len(planned.tiles), 'tile')}" if planned.tiles else ""
-        tell(f"{word:14} {planned.scene.id}  {planned.scene.group}{tiles}")
+        tell(f"{word:14} {planned.scene.id:{wide}}  {planned.scene.group}{tiles}")
     for name, reason in view.refused.items():
         tell(f"{WORDS['refused']:14} {name}  {reason}")
     _say_survey(view)
@@ -214,6 +217,7 @@ def check(found: Iterable[tuple[Fault, str]], *, as_json: bool) -> int:
 
 def model(contract: Contract, sha256: str, parameters: int) -> None:
     """Print a checkpoint's contract."""
+    wide = max(shutil.get_terminal_size().columns - 14, 40)
     rows = {
         "model": f"{contract.name} {contract.version}",
         "sha256": sha256,
@@ -224,12 +228,14 @@ def model(contract: Contract, sha256: str, parameters: int) -> None:
         "tile": f"{contract.tile} px, read with {contract.padding(contract.buffer / contract.resolution)} px around",
         "network": f"{_network(contract)}, {parameters:,} parameters",
         "classes": ", ".join(name for value, name, _ in classes.of(contract.labels) if value in contract.labels),
-        "trained on": "\n              ".join(contract.training_data),
-        "measured": "\n              ".join(f"{name}: {value:g}" for name, value in contract.metrics.items()),
+        "trained on": "\n".join(
+            fill(text, wide, subsequent_indent="  ", break_on_hyphens=False) for text in contract.training_data
+        ),
+        "measured": "\n".join(f"{name}: {value:g}" for name, value in contract.metrics.items()),
     }
     for name, value in rows.items():
         if value:
-            tell(f"{name:13} {value}")
+            tell(f"{name:13} " + value.replace("\n", "\n" + 14 * " "))
 
 
 def _duration(seconds: float) -> str:
