@@ -263,6 +263,8 @@ def demo(*, out: str, workers: int | None) -> int:
     from cloudjob.store.masks import open_masks
     from cloudjob.watch import terminal
 
+    if "://" in out:  # As CLOUDJOB_OUT may be, set for the nights
+        raise UsageError(f"the demo lies in a folder, and --out is {out}", hint="--out FOLDER")
     catalog, masks = Path(out) / "catalog" / "items.json", Path(out) / "masks"
     try:
         if not catalog.exists():

@@ -214,6 +214,7 @@ def test_answers_go_to_stdout(arguments: list[str], code: int, says: str, capfd:
         (["demo", "--workers", "none"], "'none' is not a valid integer"),
         (["model", "--like", "ukis-csmask-l2a"], "expected the .onnx file that it is for"),
         (["demo", "--out", __file__], "the demo's catalog cannot be written or read: [Errno 20] Not a directory"),
+        (["demo", "--out", "s3://bucket/masks"], "the demo lies in a folder, and --out is s3://bucket/masks"),
         (["demo", "--out", "a" * 300], "the demo's catalog cannot be written or read: [Errno 36] File name too long"),
     ],
 )
