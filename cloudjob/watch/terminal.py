@@ -185,7 +185,9 @@ def scenes(found: list[Listed], *, as_json: bool) -> None:
     wide = max((len(one.id) for one in found), default=0)
     group = max((len(one.group) for one in found), default=0)
     for one in found:
-        told = f"{_percent(one.cloud_cover)} cloud  {_percent(one.valid)} valid" if one.state == "done" else one.reason
+        told = _reason(one.id, one.reason)
+        if one.state == "done":
+            told = f"{_percent(one.cloud_cover)} cloud  {_percent(one.valid)} valid"
         tell(f"{_minute(one.datetime):16}  {one.state:10} {one.group:{group}}  {one.id:{wide}}  {told}".rstrip())
     groups = Counter(one.group for one in found)
     logs.say(f"{_many(len(found), 'scene')} in {_many(len(groups), 'group')}", "list", scenes=len(found), groups=groups)
@@ -260,6 +262,11 @@ def _percent(value: float | None) -> str:
     return f"{value:5.1f} %" if value is not None else "    - %"
 
 
+def _reason(name: str, reason: str) -> str:
+    """Why a scene failed, where its name has been told: it need not be named twice."""
+    return reason.removeprefix(f"scene {name}").lstrip(":, ")
+
+
 def _network(contract: Contract) -> str:
     if contract.graph is None:
         bands = len(contract.bands)
@@ -283,8 +290,7 @@ def _sentence(view: Survey) -> str:
 
 def _line(result: SceneResult) -> str:
     if result.receipt is None:
-        reason = result.reason.removeprefix(f"scene {result.id}").lstrip(":, ")  # It need not be named twice
-        return f"{result.state:9} {result.id}: {reason}"
+        return f"{result.state:9} {result.id}: {_reason(result.id, result.reason)}"
     cover = result.receipt.cloud_cover
     share = "no valid pixel" if cover is None else f"cloud {cover:5.1f} %"
     return f"{result.state:9} {result.id}  {result.group}  {share}"
@@ -303,7 +309,7 @@ def _status_lines(found: ledger.Summary) -> Iterator[str]:
         yield spread if low < high else f"cloud cover {mean:.1f} %"
     for word, scenes in (("failed", found.failed), ("abandoned", found.abandoned)):
         for name, reason in scenes.items():
-            yield f"{word}: {name}: {reason}"
+            yield f"{word}: {name}: {_reason(name, reason)}"
     if found.incomplete:
         yield f"incomplete (a run was interrupted; run again, with their dates): {', '.join(found.incomplete)}"
     for path, fault in found.damaged.items():
