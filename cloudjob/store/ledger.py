@@ -96,6 +96,11 @@ class Ledger:
         places = ((id_, (group, slot)) for group, ids in self.scenes.items() for slot, id_ in enumerate(ids))
         return {id_: place for id_, place in places if id_ and id_ not in self.done and id_ not in self.failures}
 
+    @property
+    def by_time(self) -> list[Done]:
+        """What is done, the oldest first."""
+        return sorted(self.done.values(), key=lambda entry: (entry.time, entry.id))
+
     def holder(self, group: str, slot: int) -> Done | None:
         """The finished scene whose mask lies in a slot."""
         done = self.done.get(self.scenes[group][slot])
