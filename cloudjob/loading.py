@@ -136,11 +136,7 @@ def _check_pieces(grid: Grid, side: int, layers: int) -> None:
 
 def _by_dates(out: Out, ledger: Ledger, dates: Any, bands: Sequence[str]) -> list[Look]:
     interval = parse_dates(spoken.interval(dates), datetime.now(UTC).date())
-    wanted = [
-        entry
-        for entry in ledger.done.values()
-        if interval.touches(moment := datetime.fromisoformat(entry.time), moment)
-    ]
+    wanted = [entry for entry in ledger.done.values() if interval.touches(datetime.fromisoformat(entry.time))]
     items = out.each(out.get_json, [entry.path for entry in wanted])
     looks = []
     for entry, item in zip(wanted, items, strict=True):

@@ -168,15 +168,12 @@ def _cut(area: BaseGeometry) -> BaseGeometry:
 
 def _mended(given: BaseGeometry) -> BaseGeometry:
     """A valid footprint of few corners. Mending a line that crosses itself everywhere would take minutes."""
-    corners = shapely.get_num_coordinates(given)
-    if given.is_valid and corners <= _FEW_CORNERS:
+    if shapely.get_num_coordinates(given) > _FEW_CORNERS:
+        given = given.simplify(0.001)  # 100 m: nothing beside a scene, and tiles are chosen by their own corners
+    if given.is_valid:
         return given
-    if corners > _FEW_CORNERS:  # 0.001° is 100 m: nothing beside a scene, and tiles are chosen by their own corners
-        given = given.simplify(0.001)
-        corners = shapely.get_num_coordinates(given)
-    if corners > _FEW_CORNERS and not given.is_valid:
-        return shapely.convex_hull(given)
-    return given if given.is_valid else shapely.make_valid(given)
+    few = shapely.get_num_coordinates(given) <= _FEW_CORNERS
+    return shapely.make_valid(given) if few else shapely.convex_hull(given)
 
 
 def _count(node: Any, most: int) -> int:
@@ -222,7 +219,7 @@ def _polygons(document: Any) -> Polygon | MultiPolygon:
         if not part.is_valid:
             raise UsageError(f"is not a valid polygon: {shapely.is_valid_reason(part)}")
     union = shapely.union_all(parts)
-    if union.is_empty or union.area == 0:
+    if union.area == 0:
         raise UsageError("holds no polygon")
     west, south, east, north = union.bounds
     if not (_fits(west, 180) and _fits(east, 180) and _fits(south, 90) and _fits(north, 90)):

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from cloudjob.errors import SceneError
+
 COMMON = ("red", "green", "blue", "nir", "swir16", "scl")
 """Common names (STAC's eo extension) that a job may ask for; "scl" is the scene classification, which has none."""
 
@@ -68,8 +70,8 @@ def candidates(assets: Mapping[str, Mapping[str, Any]], band: str) -> list[str]:
     return (_usual(likely, assets, band) if len(likely) > 1 else []) or likely
 
 
-def missing(item: str, assets: Mapping[str, Mapping[str, Any]], lacking: Mapping[str, str]) -> tuple[str, str]:
-    """(what is wrong, what to do about it) where bands are not among an item's assets.
+def missing(item: str, assets: Mapping[str, Mapping[str, Any]], lacking: Mapping[str, str]) -> SceneError:
+    """The error where bands are not among an item's assets.
 
     Args:
         item: its id.
@@ -80,13 +82,13 @@ def missing(item: str, assets: Mapping[str, Mapping[str, Any]], lacking: Mapping
     if not rasters:
         kinds = ", ".join(sorted({asset.get("type", key) for key, asset in assets.items()})[:10])
         says = f"item {item} has no raster assets{', only ' * bool(kinds)}{kinds}"
-        return says, "GeoTIFF and JPEG 2000 are read; is it the right collection? See --collection"
+        return SceneError(says, hint="GeoTIFF and JPEG 2000 are read; is it the right collection? See --collection")
     says = f"scene {item} has no asset {', '.join(lacking.values())}; it has {', '.join(rasters[:40])}"
     for key, asset in assets.items():  # As openEO's results have them
         if lacking.keys() <= _common_names(asset) and len(asset["bands"]) > 1 and _is_data(asset):
-            return says, f"{key} holds several bands; expected a file for each: export them one by one"
+            return SceneError(says, hint=f"{key} holds several bands; expected a file for each: export them one by one")
     flags = [f"--asset {band}={_guess(band, assets, rasters)}" for band in lacking]
-    return says, f"name its assets, for example {' '.join(flags)}"
+    return SceneError(says, hint=f"name its assets, for example {' '.join(flags)}")
 
 
 def meant(band: str, known: Iterable[str]) -> str:

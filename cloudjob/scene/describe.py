@@ -76,8 +76,7 @@ def describe(
     item, keys, measured = found.item, found.keys or {}, measured or (resolution,)
     assert found.times is not None
     if lacking := {name: assets[name] for name in bands if name not in keys and name not in optional}:
-        says, hint = missing(item["id"], item["assets"], lacking)
-        raise SceneError(says, hint=hint)
+        raise missing(item["id"], item["assets"], lacking)
     properties, time = item["properties"], found.times[0]
     baseline = product.baseline(item)
     place = found.footprint
@@ -127,8 +126,7 @@ def bands_of(item: dict[str, Any], assets: Mapping[str, str], names: Sequence[st
     found = parse(item, {name: assets.get(name, name) for name in names})
     item, keys = found.item, found.keys or {}
     if lacking := {name: assets.get(name, name) for name in names if name not in keys}:
-        says, hint = missing(item["id"], item["assets"], lacking)
-        raise SceneError(says, hint=hint)
+        raise missing(item["id"], item["assets"], lacking)
     baseline = product.baseline(item)
     return tuple(_band(item, baseline, "", None, found.footprint, name, keys[name]) for name in names)
 

@@ -378,8 +378,7 @@ def test_a_guess_makes_nobody_pay():
     assets = named_assets(("red-jp2", "red", paid))
     assert bands.find(assets, {"red": "red"}) == {}
     assert bands.find(assets, {"red": "red-jp2"}) == {"red": "red-jp2"}, "what somebody typed is taken"
-    _, hint = bands.missing("x", assets, {"red": "red"})
-    assert "--asset red=red-jp2" in hint
+    assert "--asset red=red-jp2" in str(bands.missing("x", assets, {"red": "red"}).hint)
     assert bands.find({"red": assets["red-jp2"]}, {"red": "red"}) == {"red": "red"}, "the preset's own name, too"
 
 
@@ -455,13 +454,14 @@ def test_the_narrow_near_infrared_is_not_taken_for_the_broad_one():
 
 def test_what_cannot_be_told_is_asked_for_with_the_flags_to_paste():
     assets = {key: {"href": f"{key}.tif"} for key in ("band_red", "band_nir", "x")}
-    says, hint = bands.missing("A", assets, {"red": "red", "nir": "nir", "blue": "blue"})
-    assert says == "scene A has no asset red, nir, blue; it has band_nir, band_red, x"
-    assert hint.endswith("--asset red=band_red --asset nir=band_nir --asset blue=KEY")
+    error = bands.missing("A", assets, {"red": "red", "nir": "nir", "blue": "blue"})
+    assert str(error) == "scene A has no asset red, nir, blue; it has band_nir, band_red, x"
+    assert str(error.hint).endswith("--asset red=band_red --asset nir=band_nir --asset blue=KEY")
     others = {"metadata": {"href": "a.xml"}, "x.zip": {"href": "https://h/file/7", "type": "application/zip"}}
-    says, _ = bands.missing("A", others, {"red": "red"})
-    assert says == "item A has no raster assets, only application/zip, metadata"
-    assert bands.missing("A", {}, {"red": "red"})[0] == "item A has no raster assets"
+    told = "item A has no raster assets, only application/zip, metadata"
+    assert str(bands.missing("A", others, {"red": "red"})) == told
+    assert str(bands.missing("A", {}, {"red": "red"})) == "item A has no raster assets"
     maja = {f"{kind}_{band}": {"href": f"{band}.tif"} for kind in ("FRE", "SRE") for band in ("B4", "B8", "B8A")}
-    assert bands.missing("A", maja, {"red": "red", "nir": "nir"})[1].endswith("--asset red=FRE_B4 --asset nir=FRE_B8")
+    hint = bands.missing("A", maja, {"red": "red", "nir": "nir"}).hint
+    assert str(hint).endswith("--asset red=FRE_B4 --asset nir=FRE_B8")
     assert bands.meant("rde", FOUR) == "did you mean red?"
