@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,7 +189,7 @@ def run(
         def estimate(view: "Survey") -> "Cost | None":
             from cloudjob.cluster.stream import lane_count
 
-            _say_where(asked, view)
+            _say_where(asked, view, options["bbox"])
             if not view.plan.to_do:
                 return None
             return survey.estimate(asked, view, lane_count(watch.client) if watch.client else _lanes(where, workers))
@@ -216,7 +217,7 @@ def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> N
     asked = _job(options)
     view = survey.make(asked)
     terminal.plan(view, survey.estimate(asked, view, _lanes(where, workers)), as_json=as_json)
-    _say_where(asked, view)
+    _say_where(asked, view, options["bbox"])
 
 
 @cli.command(short_help="Check a network, and print what it was made for.")
@@ -262,9 +263,12 @@ def demo(*, out: str, workers: int | None) -> int:
     from cloudjob.store.masks import open_masks
     from cloudjob.watch import terminal
 
+    if "://" in out:  # As CLOUDJOB_OUT may be, set for the nights
+        raise UsageError(f"the demo lies in a folder, and --out is {out}", hint="--out FOLDER")
     catalog, masks = Path(out) / "catalog" / "items.json", Path(out) / "masks"
     try:
         if not catalog.exists():
+            catalog.parent.mkdir(parents=True, exist_ok=True)  # Before a scene is made that could not be written
             logs.say(f"simulating scenes in {catalog.parent}", "demo")
             collection.collection(catalog.parent)
         items = json.loads(catalog.read_text(encoding="utf-8"))["features"]
@@ -318,16 +322,20 @@ def _job(options: dict[str, Any]) -> "Job":
     return request(**options, assets=assets)
 
 
-def _say_where(asked: "Job", view: "Survey") -> None:
-    """Where nothing was found, say where that is: latitude and longitude may have been swapped."""
+def _say_where(asked: "Job", view: "Survey", bbox: tuple[float, float, float, float] | None) -> None:
+    """Where nothing was found, say where and when that is: latitude and longitude may have been swapped."""
     if view.plan.scenes or view.refused:
         return
-    west, south, east, north = asked.area.bounds
+    west, south, east, north = bbox or asked.area.bounds  # As typed: bounds across the antimeridian go round the world
+    start, end = asked.dates.start, asked.dates.end
+    days = f"{start:%Y-%m-%d}/" + (f"{end - timedelta(days=1):%Y-%m-%d}" if end else "..")
+    hint = None
+    if start > datetime.now(UTC):
+        hint = "these dates are still to come"
+    elif max(abs(west), abs(east)) <= 90:
+        hint = f"if latitude and longitude are swapped, try --bbox {south:.15g} {west:.15g} {north:.15g} {east:.15g}"
     place = f"{south:g} to {north:g} degrees north, {west:g} to {east:g} east"
-    hint = f"--bbox {south:g} {west:g} {north:g} {east:g}" if max(abs(west), abs(east)) <= 90 else None
-    if hint:
-        hint = f"if latitude and longitude are swapped, try {hint}"
-    logs.say(f"looked at {place}, {asked.dates.stac}", "area", hint=hint)
+    logs.say(f"looked at {place}, {days}", "area", hint=hint)
 
 
 def _lanes(where: str, workers: int | None) -> int:

@@ -114,9 +114,8 @@ def _fit_to_print(text: str) -> str:
 # Every character is looked at by each of these a few times at most: a match takes all of an address, whether there is
 # something to cut off or not, and what may stand before a name is not looked for.
 _QUERY = re.compile(r"(\w[\w+.-]{0,20}://[^\s'\"<>?#]*+|/vsi\w{1,20}(?=[/?#])[^\s'\"<>?#]*+)(?:[?#][^\s'\"<>)\]]*+)?")
-_FILE_QUERY = re.compile(
-    r"([\w-]\.\w{1,15})\?[^\s'\"<>)\],=]{0,100}=[^\s'\"<>)\],]*+"
-)  # GDAL names files so, without folder
+# GDAL names files so, without folder
+_FILE_QUERY = re.compile(r"([\w-]\.\w{1,15})\?[^\s'\"<>)\],=]{0,100}=[^\s'\"<>)\],]*+")
 _USERINFO = re.compile(r"(\w[\w+.-]{0,20}://)[^\s/'\"]+@")
 _WORD = (
     r"(?:sig|signature|token|password|passwd|secret[\w-]{0,40}|credential"

@@ -13,10 +13,10 @@ from uuid import uuid4
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
-import rioxarray  # noqa: F401  # for .rio
 import xarray as xr
 from pyproj import CRS, Transformer
 from rasterio.enums import Resampling
+from rioxarray.exceptions import RioXarrayError  # And .rio
 
 from cloudjob import spoken
 from cloudjob.catalog.area import parse_bbox
@@ -36,7 +36,7 @@ from cloudjob.store import item as stac
 from cloudjob.store import ledger as ledgers
 from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.listing import groups_like
-from cloudjob.store.out import Out
+from cloudjob.store.out import ODD, Out
 
 Values = npt.NDArray[Any]
 
@@ -71,7 +71,7 @@ def load(
     bbox: tuple[float, float, float, float] | None = None,
     group: str | None = None,
     assets: Mapping[str, str] | None = None,
-    chunks: int = 2048,
+    chunks: int = 2208,
 ) -> xr.Dataset:
     """Load reflectance of the scenes that an OUT has masks of, with the masks beside it, on one grid.
 
@@ -88,7 +88,7 @@ def load(
         bbox: west, south, east, north in degrees: less of that grid.
         group: only scenes of this group, or of all windows of a tile ("33TUN").
         assets: common band name → asset key of items, where they are called otherwise.
-        chunks: side in pixels of the pieces that are read at once.
+        chunks: side in pixels of the pieces that are read at once; by default that of the shipped network's shards.
 
     Returns:
         Each band (time, y, x) float32, reflectance, NaN where there are no data; `cloud` (time, y, x) uint8, 255
@@ -111,7 +111,7 @@ def load(
     if spoken.is_dates(what):
         looks = _by_dates(place, ledger, what, bands)
     else:
-        looks = _by_items(place, ledger, what, bands, assets)
+        looks = _by_items(place, ledger, what, bands, spoken.keys(assets))
     if group:
         looks = [look for look in looks if look.done.group in wanted]
     if not looks:
@@ -136,16 +136,17 @@ def _check_pieces(grid: Grid, side: int, layers: int) -> None:
 
 def _by_dates(out: Out, ledger: Ledger, dates: Any, bands: Sequence[str]) -> list[Look]:
     interval = parse_dates(spoken.interval(dates), datetime.now(UTC).date())
-    wanted = [
-        entry
-        for entry in ledger.done.values()
-        if interval.touches(moment := datetime.fromisoformat(entry.time), moment)
-    ]
+    wanted = [entry for entry in ledger.done.values() if interval.touches(datetime.fromisoformat(entry.time))]
     items = out.each(out.get_json, [entry.path for entry in wanted])
     looks = []
     for entry, item in zip(wanted, items, strict=True):
         grid = groups.grid_of(ledger.groups[entry.group])
-        found = {band.name: band for band in stac.bands(item, grid)}
+        try:
+            found = {band.name: band for band in stac.bands(item, grid)}
+        except ODD as error:
+            told = f"{type(error).__name__}: {error}"
+            warnings.warn(f"{entry.path} says too little ({told}): it is left out; {groups.MEND}", stacklevel=3)
+            continue
         for band in bands:
             if band not in found:
                 raise UsageError(
@@ -197,7 +198,10 @@ def _parsed(geobox: Any) -> Grid:
         UsageError: it has no EPSG code, or is not north-up.
     """
     if isinstance(geobox, xr.DataArray | xr.Dataset):
-        crs, transform, shape = geobox.rio.crs, geobox.rio.transform(), geobox.rio.shape
+        try:
+            crs, transform, shape = geobox.rio.crs, geobox.rio.transform(), geobox.rio.shape
+        except RioXarrayError as error:
+            raise UsageError(f"geobox has no grid: {error}", hint="is it empty, or without y and x?") from None
     else:
         crs, transform, shape = (getattr(geobox, name, None) for name in ("crs", "transform", "shape"))
     if crs is None or transform is None or shape is None:

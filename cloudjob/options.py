@@ -20,6 +20,15 @@ class Ordered(click.Group):
         return sorted(super().list_commands(ctx), key=self.ORDER.index)
 
 
+def side(text: str) -> float:
+    """One of the four numbers of a bbox; who writes commas between them, or too few, is told what is expected."""
+    try:
+        return float(text)
+    except ValueError:
+        told = f"{text!r} is no number; expected four, with blanks between, as 11.2 46.4 11.5 46.6"
+        raise click.BadParameter(told) from None
+
+
 def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
     """An option that can also be set as CLOUDJOB_NAME."""
     variable = "CLOUDJOB_" + names[0].removeprefix("--").replace("-", "_").upper()
@@ -37,7 +46,7 @@ def what(command: Command) -> Command:
     """The options of `run` and `plan`: what to mask, with what, and where to."""
     for each in reversed(
         [
-            option("--bbox", nargs=4, type=float, metavar="W S E N", help="Area in degrees: west south east north."),
+            option("--bbox", nargs=4, type=side, metavar="W S E N", help="Area in degrees: west south east north."),
             option("--geometry", type=click.Path(), metavar="FILE", help="GeoJSON area; masks are clipped to it."),
             option(
                 "--dates",

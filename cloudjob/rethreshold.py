@@ -119,7 +119,7 @@ def _contract(old: Out, new: Out, known: Ledger, threshold: float | None, buffer
 
 def _scenes(old: Out, known: Ledger) -> tuple[list[Scene], list[SceneResult]]:
     """What is done, by time; and results of those whose items do not tell enough."""
-    done = sorted(known.done.values(), key=lambda entry: (entry.time, entry.id))
+    done = known.by_time
     grids = {name: groups.grid_of(metadata) for name, metadata in known.groups.items()}
     scenes, broken = [], []
     for entry, found in zip(done, old.each(old.get_json, [entry.path for entry in done]), strict=True):

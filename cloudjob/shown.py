@@ -110,6 +110,8 @@ def export_(*, out: str, what: str | None, path: str | None, group: tuple[str, .
 
     masks = existing(out)
     if everything and what is None:
+        if group:
+            raise UsageError("--group with --all needs a folder PATH: into OUT itself go the masks of all groups")
         attach(masks)
         return
     if everything:

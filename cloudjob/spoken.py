@@ -4,9 +4,10 @@ import ast
 import contextlib
 import inspect
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -60,7 +61,7 @@ def interval(dates: object) -> str:
     """
     if isinstance(dates, str):
         return dates
-    if isinstance(dates, date):
+    if isinstance(dates, date) and is_dates(dates):
         return _day(dates)
     if isinstance(dates, tuple | list) and is_dates(dates):
         first, last = dates
@@ -74,12 +75,18 @@ def interval(dates: object) -> str:
 def is_dates(what: object) -> bool:
     """Whether something is a string, a date or a pair of these, of which one may be None."""
     if isinstance(what, tuple | list) and len(what) == 2:
-        return all(end is None or isinstance(end, str | date) for end in what)
-    return isinstance(what, str | date)
+        return all(end is None or _is_date(end) for end in what)
+    return _is_date(what)
+
+
+def _is_date(what: object) -> bool:
+    return isinstance(what, str) or (isinstance(what, date) and math.isfinite(what.year))  # pandas' NaT is none
 
 
 def _day(day: str | date) -> str:
-    return day if isinstance(day, str) else f"{day:%Y-%m-%d}"  # a datetime is a date, too
+    if isinstance(day, datetime) and day.tzinfo:  # Days are those of UTC
+        day = day.astimezone(UTC)
+    return day if isinstance(day, str) else f"{day:%Y-%m-%d}"
 
 
 def box(bbox: object) -> tuple[float, float, float, float] | None:

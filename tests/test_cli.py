@@ -214,6 +214,7 @@ def test_answers_go_to_stdout(arguments: list[str], code: int, says: str, capfd:
         (["demo", "--workers", "none"], "'none' is not a valid integer"),
         (["model", "--like", "ukis-csmask-l2a"], "expected the .onnx file that it is for"),
         (["demo", "--out", __file__], "the demo's catalog cannot be written or read: [Errno 20] Not a directory"),
+        (["demo", "--out", "s3://bucket/masks"], "the demo lies in a folder, and --out is s3://bucket/masks"),
         (["demo", "--out", "a" * 300], "the demo's catalog cannot be written or read: [Errno 36] File name too long"),
     ],
 )
@@ -221,7 +222,7 @@ def test_complaints_go_to_stderr(arguments: list[str], says: str, capfd: Capfd) 
     result = call(capfd, *arguments)
     assert (result.code, result.stdout) == (2, "")
     assert says in result.stderr
-    assert "Traceback" not in result.stderr
+    assert not {"Traceback", "simulating"} & set(result.stderr.split()), "what cannot be written is not made first"
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -261,6 +262,18 @@ def test_the_models_contract_as_json_is_a_stac_item(capfd: Capfd) -> None:
     bands = [band["name"] for band in item["properties"]["mlm:input"][0]["bands"]]
     assert bands == ["red", "green", "blue", "nir", "swir16"]
     assert item["properties"]["cloudjob:contract"]["optional_bands"] == ["swir16"]
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_what_a_network_was_trained_on_is_told_in_the_terminals_width(
+    columns: int, capfd: Capfd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    told = call(capfd, "model").stdout
+    trained = told[told.index("trained on") : told.index("measured")]
+    assert columns - 20 < max(map(len, trained.splitlines())) <= columns
+    data = checkpoint.load().contract.training_data
+    assert trained.split() == ["trained", "on", *(word for text in data for word in text.split())]
 
 
 def test_the_network_that_is_shown_is_the_one_that_computes(capfd: Capfd) -> None:
@@ -303,6 +316,33 @@ def test_nothing_found_says_where_it_looked_and_whether_the_order_may_be_wrong(c
     assert result.code == 0
     assert "16.2 to 16.4 degrees north, 46.8 to 47 east" in result.stderr
     assert "swapped, try --bbox 16.2 46.8 16.4 47" in result.stderr
+
+
+def test_the_columns_of_a_plan_stand_below_each_other(capfd: Capfd, tmp_path: Path) -> None:
+    times = {"A": "2024-06-01T10:15:59Z", "A_LONGER_NAME": "2024-06-02T10:15:59Z"}
+    scenes = [jobs.make_scene(tmp_path, name, when) for name, when in times.items()]
+    catalog = jobs.write_catalog(tmp_path / "items.json", scenes)
+    lines = call(capfd, "plan", "--catalog", catalog, "--out", tmp_path / "out", *EVERYWHERE).stdout.splitlines()
+    assert len(lines) == 2
+    assert len({line.index(line.split()[2]) for line in lines}) == 1, lines
+
+
+@pytest.mark.parametrize(
+    ("bbox", "dates", "says"),
+    [
+        ("179 -17 -179 -16", "2024-06", "-17 to -16 degrees north, 179 to -179 east, 2024-06-01/2024-06-30"),
+        ("46.8234567 16.2 47 16.4", "2024/..", "longitude are swapped, try --bbox 16.2 46.8234567 16.4 47\n"),
+        ("16 46 17 47", "9990", "9990-01-01/9990-12-31\nhint: these dates are still to come"),
+    ],
+)
+def test_where_nothing_was_found_is_told_as_it_was_typed(
+    bbox: str, dates: str, says: str, capfd: Capfd, tmp_path: Path
+) -> None:
+    catalog = jobs.write_catalog(tmp_path / "items.json", [jobs.make_scene(tmp_path, "A")])
+    what = ("--catalog", catalog, "--out", tmp_path / "out", "--bbox", *bbox.split(), "--dates", dates)
+    result = call(capfd, "plan", *what)
+    assert result.code == 0
+    assert says in result.stderr
 
 
 def test_a_reader_that_has_gone_ends_nothing(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ import asyncio
 import json
 import subprocess
 import sys
-from datetime import date
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import jobs
 import numpy as np
+import pandas as pd
 import pystac
 import pytest
 import shapely
@@ -54,7 +55,7 @@ def test_what_is_no_cube_of_reflectance(given: object, says: str) -> None:
 
 LISTED_BY_NUMBER = cube(bright=1.5).isel(band=[2, 1, 0, 3])
 LISTED_BY_NUMBER = LISTED_BY_NUMBER.assign_coords(
-    common_name=("band", LISTED_BY_NUMBER.band.values), band=["B02", "B03", "B04", "B08"]
+    common_name=("band", LISTED_BY_NUMBER.band.to_numpy()), band=["B02", "B03", "B04", "B08"]
 )
 
 
@@ -287,13 +288,17 @@ def test_an_asynchronous_client_is_refused_at_once(tmp_path: Path) -> None:
         (date(2024, 6, 1), "2024-06-01"),
         ((date(2024, 6, 1), "2024-06-30"), "2024-06-01/2024-06-30"),
         (("2024-06-01", None), "2024-06-01/.."),
+        (datetime(2024, 6, 1, 23, tzinfo=UTC), "2024-06-01"),
+        # Days are UTC's: it is the evening before
+        (datetime(2024, 6, 1, 5, tzinfo=timezone(timedelta(hours=10))), "2024-05-31"),
+        ((pd.Timestamp("2024-06-01T23:00-05:00"), None), "2024-06-02/.."),
     ],
 )
 def test_dates(given: object, text: str) -> None:
     assert spoken.interval(given) == text
 
 
-@pytest.mark.parametrize("given", [2024, (1, 2), ("2024", "2025", "2026"), None])
+@pytest.mark.parametrize("given", [2024, (1, 2), ("2024", "2025", "2026"), None, pd.NaT, ("2024", pd.NaT)])
 def test_what_are_no_dates(given: object) -> None:
     with pytest.raises(UsageError, match="dates is"):
         spoken.interval(given)

@@ -5,6 +5,7 @@ import re
 import shutil
 import tracemalloc
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ pytestmark = [
 ]
 
 A, B, C = "A", "B", "C"
+EMPTY = xr.DataArray(np.zeros((0, 2)), {"y": [], "x": [5.0, 15.0]}, ("y", "x"))
 FAR = GeoBox((4_000_000, 4_000_000), Affine(10, 0, -2e7, 0, -10, 2e7), "EPSG:3857")
 
 
@@ -167,9 +169,12 @@ def test_dates_and_items_in_the_forms_that_people_have_them(made: Path) -> None:
         (None, ["red"], {}, "a NoneType was given; expected items"),
         ("2024", ["red"], {"chunks": 0}, "chunks is 0; expected pixels"),
         ("2024", ["red"], {"chunks": "auto"}, "chunks is 'auto'; expected pixels"),
-        ("2024", ["red"], {"geobox": FAR}, r"a grid of 4,000,000 × 4,000,000 pixels is 22,\d+,\d+ pieces to read"),
+        ("2024", ["red"], {"geobox": FAR}, r"a grid of 4,000,000 × 4,000,000 pixels is 19,\d+,\d+ pieces to read"),
         ("2024-06", ["red"], {"group": "99XXX"}, "no group '99XXX'"),
         ("2024-06", ["red"], {"geobox": 3}, "geobox is a int without"),
+        ("2024-06", ["red"], {"geobox": EMPTY}, "geobox has no grid: Unable to determine bounds"),
+        ("2024-06", ["red"], {"geobox": EMPTY.sum()}, "geobox has no grid: "),
+        ([], ["red"], {"assets": "red"}, "assets is 'red'; expected a dict"),
         ("2024-06", ["red"], {"bbox": (1, 2, 3)}, "bbox is"),
         ("2024-06", ["red"], {"bbox": (1, 2, 3, 4)}, "outside of the scenes' grid"),
     ],
@@ -202,6 +207,23 @@ def test_a_damaged_mask_is_named(made: Path, tmp_path: Path) -> None:
     found = cloudjob.load("2024-06", tmp_path / "out")
     with pytest.raises(SceneError, match="scene A: its mask cannot be read"):
         found.cloud.compute()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda told: told.pop("cloudjob:reflectance"), lambda told: told["cloudjob:reflectance"]["red"].pop("scale")],
+)
+def test_an_item_that_does_not_say_what_its_mask_was_made_of_costs_its_own_scene(
+    change: Callable[[dict[str, Any]], object], made: Path, tmp_path: Path
+) -> None:
+    """It was a KeyError, whatever else was asked for."""
+    shutil.copytree(made / "out", tmp_path / "out")
+    (path,) = (tmp_path / "out" / "items").glob("*/A.json")
+    item = json.loads(path.read_text())
+    change(item["properties"])
+    path.write_text(json.dumps(item))
+    with pytest.warns(UserWarning, match=r"A.json says too little \(KeyError: .+\): it is left out; `cloudjob check"):
+        assert cloudjob.load("2024-06", tmp_path / "out").scene.values.tolist() == [B]
 
 
 def test_an_out_without_masks(tmp_path: Path) -> None:

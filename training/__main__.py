@@ -94,7 +94,7 @@ def divide(chosen: settings.Settings, patches: Sequence[Patch]) -> tuple[list[Pa
         UsageError: there are no patches of a kind that the mix shows, or none to validate on.
     """
     patches = [dataclasses.replace(p, clear=True) if any_of(p.scene, chosen.data.clear) else p for p in patches]
-    rest, _ = data.split(tuple(patches), chosen.data.held_out)
+    rest, _ = data.split(patches, chosen.data.held_out)
     rest = tuple(p for p in rest if not any_of(p.name, chosen.data.ignored))
     learn, check = (list(part) for part in data.split(rest, chosen.data.validation))
     rng = np.random.default_rng(chosen.training.seed)

@@ -43,7 +43,7 @@ def choose(found: Iterable[Case], options: Mapping[str, Sequence[Option]]) -> di
     return {method: best(method) for method in options}
 
 
-def fix_choice(path: Path, patches: Sequence[Patch], out: Path, widened: int = 0) -> tuple[float, int, float]:
+def fix_choice(path: Path, patches: Sequence[Patch], out: Path, widened: int) -> tuple[float, int, float]:
     """Choose threshold and buffer on training-side patches and write them into the checkpoint `path` → `out`.
 
     Args:

@@ -93,11 +93,6 @@ def train(
     return soft
 
 
-def of_fold(patches: Sequence[Patch], fold: Sequence[str]) -> list[Patch]:
-    """The patches of a fold's scenes."""
-    return [patch for patch in patches if any_of(patch.scene, fold)]
-
-
 def judge(model: predict.Model, patches: Sequence[Patch], soft: dict[str, Float]) -> dict[str, dict[str, list[Counts]]]:
     """Counts per threshold of each scene: "with" or "without" `swir16` → scene → one per `THRESHOLDS`."""
     found: dict[str, dict[str, list[Counts]]] = {"with": {}, "without": {}}
@@ -204,19 +199,11 @@ def main(
     with told():
         patches = data.gather(folders).patches
         for name in names:
-            chosen = settings.changed(settings.read(name), epochs=epochs, patches=None, crop=crop)
-            if samples:
-                chosen = _shown(chosen, samples)
+            chosen = settings.changed(settings.read(name), epochs=epochs, samples=samples, crop=crop)
             if seen:
                 judge_seen(chosen, patches, out, checkpoint.load(seen), threshold)
             else:
                 run(chosen, patches, out / chosen.name, workers, threshold, start)
-
-
-def _shown(chosen: settings.Settings, samples: int) -> settings.Settings:
-    """The settings with as many samples an epoch, in every stage."""
-    before = tuple(_shown(stage, samples) for stage in chosen.before)
-    return replace(chosen, training=replace(chosen.training, samples=samples), before=before)
 
 
 def judge_seen(
@@ -252,7 +239,7 @@ def run(
     scenes: dict[str, dict[str, list[Counts]]] = {"with": {}, "without": {}}
     for number, fold in enumerate(FOLDS):
         model = predict.prepare(checkpoint.load(out / f"fold-{number}" / "checkpoint.safetensors"))
-        for given, counts in judge(model, of_fold(learn, fold), soft).items():
+        for given, counts in judge(model, data.split(learn, fold)[1], soft).items():
             scenes[given] |= counts
     table(chosen.name, scenes, threshold)
 

@@ -64,7 +64,7 @@ def find(folder: Path) -> Found:
     )
 
 
-def split(patches: tuple[Patch, ...], patterns: tuple[str, ...]) -> tuple[tuple[Patch, ...], tuple[Patch, ...]]:
+def split(patches: Sequence[Patch], patterns: Sequence[str]) -> tuple[tuple[Patch, ...], tuple[Patch, ...]]:
     """(patches of the other scenes, patches of the scenes whose name matches one of the patterns)."""
     chosen = {patch.scene for patch in patches if any_of(patch.scene, patterns)}
     return tuple(p for p in patches if p.scene not in chosen), tuple(p for p in patches if p.scene in chosen)

@@ -41,7 +41,7 @@ def evaluate(
     patches: Sequence[Patch],
     out: Path,
     *,
-    cut_of_brightness: float = 0.3,
+    cut_of_brightness: float = BRIGHT,
     with_peer: bool = True,
     beside: Sequence[checkpoint.Checkpoint] = (),
 ) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def main(
         if not measured:
             raise UsageError(f"no scene is left to measure on of {', '.join(only)}", hint="see --only and --choose-on")
         out.mkdir(parents=True, exist_ok=True)
-        bright, paths = 0.3, [path, *beside]
+        bright, paths = BRIGHT, [path, *beside]
         if choose_on:
             copies = [
                 out / ("checkpoint.safetensors" if n == 0 else f"beside-{n}.safetensors") for n in range(len(paths))

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -100,6 +99,3 @@ def _axes(axis: Axes, x: str, y: str) -> None:
     axis.set_ylabel(y)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(color="0.9")
-
-
-mpl.use("Agg")

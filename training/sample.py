@@ -197,9 +197,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         if self.augment and min(height, width) < self.crop * zoom:  # a small patch fills the crop, up to twice as large
             zoom = max(min(zoom, min(height, width) / self.crop), 0.5)
         side = min(round(self.crop * zoom), height, width) if zoom != 1 else self.crop
-        row, column = (int((place or rng).integers(max(0, full - side) + 1)) for full in (height, width))
-        image = image[:, row : row + side, column : column + side]
-        target = target[row : row + side, column : column + side]
+        image, target = window(place or rng, image, target, side)
         if zoom != 1:
             image, target = resize(image, target, self.crop)
         image, target = pad(image, target, self.crop)

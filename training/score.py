@@ -15,17 +15,18 @@ Float = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 
 BUFFERS = (0, 4)  # pixels, stated with every comparison: label sets differ in how generously they are drawn
-BRIGHT = 0.3  # mean visible reflectance from which clear ground is bright
+BRIGHT = 0.3  # mean visible reflectance from which clear ground is bright; the cut of brightness where none is chosen
 SNOW = ("snow-*",)
 SCL = "SCL"
 """The provider's scene classification: few scenes have it, so it is told for these and never pooled."""
 POOLS = ("pooled", "clear scenes", "snow", "bright ground")
+BINS = 10  # of the reliability curve
 SHOWN = 24  # groups of a table, and sheets: all scenes of a large data set are in metrics.json only
 
 
 @dataclass(frozen=True)
 class Case:
-    """A patch with its truth and what each method thinks: probability-like scores, cloud from `cut[method]`."""
+    """A patch with its truth and each method's score (height, width), 0 to 1: cloud from its cut on (`Table.cuts`)."""
 
     patch: Patch
     reflectance: Reflectance
@@ -135,15 +136,15 @@ class Table:
 class Reliability:
     """How often a pixel is cloud whose probability is in this bin or that, case by case."""
 
-    def __init__(self, bins: int = 10) -> None:
-        self.total = np.zeros((3, bins))
+    def __init__(self) -> None:
+        self.total = np.zeros((3, BINS))
 
     def add(self, case: Case) -> None:
         """Count a case's pixels that have a label."""
-        known, bins = case.label != UNKNOWN, self.total.shape[1]
+        known = case.label != UNKNOWN
         scores, cloud = case.scores["cloudjob"][known], case.label[known] == CLOUD
-        index = np.minimum((scores * bins).astype(np.uint8), bins - 1)
-        self.total += [np.bincount(index, weights, bins) for weights in (scores, cloud, np.ones_like(scores))]
+        index = np.minimum((scores * BINS).astype(np.uint8), BINS - 1)
+        self.total += [np.bincount(index, weights, BINS) for weights in (scores, cloud, np.ones_like(scores))]
 
     def rows(self) -> list[dict[str, float]]:
         """Per bin that is not empty: its mean probability, the share of cloud among the labels, and the pixels."""

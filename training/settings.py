@@ -184,17 +184,20 @@ def _checked(table: dict[str, Any], path: str) -> Settings:
     return settings
 
 
-def changed(settings: Settings, *, epochs: int | None, patches: int | None, crop: int | None) -> Settings:
-    """The settings with what the command line says otherwise; None leaves a setting."""
-    training, data = settings.training, settings.data
-    before = tuple(changed(stage, epochs=epochs, patches=patches, crop=crop) for stage in settings.before)
-    if epochs is not None:
-        training = replace(training, epochs=epochs, until=0)
-    if crop is not None:
-        training = replace(training, crop=crop)
-    if patches is not None:
-        data = replace(data, patches=patches)
-    return replace(settings, training=training, data=data, before=before)
+def changed(settings: Settings, *, patches: int | None = None, **training: Any) -> Settings:
+    """The settings, of every stage, with what the command line says otherwise; None leaves a setting.
+
+    Args:
+        settings: as they were read.
+        patches: of `Data`.
+        training: of `Training`, by name; with `epochs` no `until` cuts them short.
+    """
+    before = tuple(changed(stage, patches=patches, **training) for stage in settings.before)
+    told = {name: value for name, value in training.items() if value is not None}
+    if "epochs" in told:
+        told["until"] = 0
+    data = settings.data if patches is None else replace(settings.data, patches=patches)
+    return replace(settings, training=replace(settings.training, **told), data=data, before=before)
 
 
 def _build(kind: Any, table: dict[str, Any], where: str) -> Any:

@@ -37,19 +37,19 @@ def parse_bbox(west: float, south: float, east: float, north: float) -> Polygon 
         UsageError: if a number is not finite or out of range, or the box is empty or the wrong way round.
     """
     sides = (west, south, east, north)
-    named = "bbox " + " ".join(f"{side:g}" for side in sides)
+    named = f"bbox {_told(*sides)}"
     if not all(map(math.isfinite, sides)):
         raise UsageError(f"{named} has a number that is not finite", hint=_ORDER)
     if not (_fits(west, 180) and _fits(east, 180) and _fits(south, 90) and _fits(north, 90)):
         swapped = _fits(west, 90) and _fits(east, 90) and _fits(south, 180) and _fits(north, 180)
-        hint = f"are latitude and longitude swapped? Try --bbox {south:g} {west:g} {north:g} {east:g}"
+        hint = f"are latitude and longitude swapped? Try --bbox {_told(south, west, north, east)}"
         raise UsageError(
             f"{named} is out of range (longitude −180 to 180, latitude −90 to 90)", hint=hint if swapped else _ORDER
         )
     wraps = west > east and east + 360 - west < 180
     if south > north or (west > east and not wraps):
         left, right = (west, east) if wraps else sorted((west, east))
-        hint = f"try --bbox {left:g} {min(south, north):g} {right:g} {max(south, north):g}"
+        hint = f"try --bbox {_told(left, min(south, north), right, max(south, north))}"
         raise UsageError(f"{named} is the wrong way round", hint=hint)
     spans = [(west, 180.0), (-180.0, east)] if wraps else [(west, east)]
     boxes = [box(left, south, right, north) for left, right in spans if left < right and south < north]
@@ -168,15 +168,12 @@ def _cut(area: BaseGeometry) -> BaseGeometry:
 
 def _mended(given: BaseGeometry) -> BaseGeometry:
     """A valid footprint of few corners. Mending a line that crosses itself everywhere would take minutes."""
-    corners = shapely.get_num_coordinates(given)
-    if given.is_valid and corners <= _FEW_CORNERS:
+    if shapely.get_num_coordinates(given) > _FEW_CORNERS:
+        given = given.simplify(0.001)  # 100 m: nothing beside a scene, and tiles are chosen by their own corners
+    if given.is_valid:
         return given
-    if corners > _FEW_CORNERS:  # 0.001° is 100 m: nothing beside a scene, and tiles are chosen by their own corners
-        given = given.simplify(0.001)
-        corners = shapely.get_num_coordinates(given)
-    if corners > _FEW_CORNERS and not given.is_valid:
-        return shapely.convex_hull(given)
-    return given if given.is_valid else shapely.make_valid(given)
+    few = shapely.get_num_coordinates(given) <= _FEW_CORNERS
+    return shapely.make_valid(given) if few else shapely.convex_hull(given)
 
 
 def _count(node: Any, most: int) -> int:
@@ -204,6 +201,11 @@ def _read_bbox(bbox: Any) -> BaseGeometry:
         raise UnreadableError(f"it has no geometry, and its {error}") from None
 
 
+def _told(*sides: float) -> str:
+    """Sides as they were typed, to be pasted: six digits would move them by metres."""
+    return " ".join(f"{side:.15g}" for side in sides)
+
+
 def _fits(number: float, most: float) -> bool:
     return -most <= number <= most
 
@@ -217,12 +219,12 @@ def _polygons(document: Any) -> Polygon | MultiPolygon:
         if not part.is_valid:
             raise UsageError(f"is not a valid polygon: {shapely.is_valid_reason(part)}")
     union = shapely.union_all(parts)
-    if union.is_empty or union.area == 0:
+    if union.area == 0:
         raise UsageError("holds no polygon")
     west, south, east, north = union.bounds
     if not (_fits(west, 180) and _fits(east, 180) and _fits(south, 90) and _fits(north, 90)):
         raise UsageError(
-            f"reaches from {west:g}, {south:g} to {east:g}, {north:g}: those are not longitude and latitude",
+            f"reaches from {_told(west, south)} to {_told(east, north)}: those are not longitude and latitude",
             hint="convert it to EPSG:4326; split it where it crosses the antimeridian (RFC 7946, 3.1.9)",
         )
     assert isinstance(union, Polygon | MultiPolygon)

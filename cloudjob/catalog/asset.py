@@ -34,7 +34,10 @@ def read(key: str, told: Any) -> dict[str, Any]:
 
 
 def _bands(told: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Names of an asset's bands, which help to find it: STAC 1.1's `bands`, else `eo:bands` of the eo extension 1.x."""
+    """Names of an asset's bands, which help to find it: STAC 1.1's `bands`, else `eo:bands` of the eo extension 1.x.
+
+    Of one band the asset itself may tell the common name (eo extension 2).
+    """
     for name in ("bands", "eo:bands"):
         listed = told.get(name)
         if isinstance(listed, list) and listed:
@@ -46,7 +49,8 @@ def _bands(told: Mapping[str, Any]) -> list[dict[str, str]]:
                 }
                 for band in each
             ]
-    return []
+    alone = _short(told.get("eo:common_name"))
+    return [{"name": "", "eo:common_name": alone}] if alone else []
 
 
 def _short(value: Any) -> str:

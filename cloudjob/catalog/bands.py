@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from cloudjob.errors import SceneError
+
 COMMON = ("red", "green", "blue", "nir", "swir16", "scl")
 """Common names (STAC's eo extension) that a job may ask for; "scl" is the scene classification, which has none."""
 
@@ -27,6 +29,8 @@ _SENTINEL_2 = re.compile(_WORD.format("B08|B8A|B12|nbart_nir_1"))
 # Copies of ESA's files in JPEG 2000, for which who reads them pays. One in 200 of Earth Search's items has these alone
 # (Element84/earth-search#79): a guess makes nobody pay, nor ends every night's run because there are no keys.
 _PAID = ("s3://sentinel-s2-l1c/", "s3://sentinel-s2-l2a/")
+# The narrow near infrared of 20 m, which some say is "nir": the broad one is B08.
+_NARROW = re.compile(_WORD.format("B8A"))
 # B4 is red here, and near infrared of Landsat 5 and 7: only Sentinel-2 has such a band beside it.
 _UNPADDED = re.compile(_WORD.format("B8A|B12"))
 
@@ -54,6 +58,8 @@ def find(assets: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, str]) -> 
 def candidates(assets: Mapping[str, Mapping[str, Any]], band: str) -> list[str]:
     """Keys of the assets that may be a band: those of the finest pixels, and of them cloud-optimized files."""
     data = {key: asset for key, asset in assets.items() if _is_data(asset) and not asset["href"].startswith(_PAID)}
+    if band == "nir":
+        data = {key: asset for key, asset in data.items() if not any(map(_NARROW.search, _called(key, asset)))}
     said = [key for key, asset in data.items() if _common_names(asset) == {band}]
     likely = said or _usual([key for key, asset in data.items() if not any(_common_names(asset))], assets, band)
     sizes = {key: _metres(key) or data[key].get("gsd") for key in likely}  # `gsd` may be the sensor's
@@ -64,8 +70,8 @@ def candidates(assets: Mapping[str, Mapping[str, Any]], band: str) -> list[str]:
     return (_usual(likely, assets, band) if len(likely) > 1 else []) or likely
 
 
-def missing(item: str, assets: Mapping[str, Mapping[str, Any]], lacking: Mapping[str, str]) -> tuple[str, str]:
-    """(what is wrong, what to do about it) where bands are not among an item's assets.
+def missing(item: str, assets: Mapping[str, Mapping[str, Any]], lacking: Mapping[str, str]) -> SceneError:
+    """The error where bands are not among an item's assets.
 
     Args:
         item: its id.
@@ -74,13 +80,15 @@ def missing(item: str, assets: Mapping[str, Mapping[str, Any]], lacking: Mapping
     """
     rasters = sorted(key for key, asset in assets.items() if _is_raster(key, asset))
     if not rasters:
-        return f"item {item} has no raster assets", "is it the right collection? See --collection"
+        kinds = ", ".join(sorted({asset.get("type", key) for key, asset in assets.items()})[:10])
+        says = f"item {item} has no raster assets{', only ' * bool(kinds)}{kinds}"
+        return SceneError(says, hint="GeoTIFF and JPEG 2000 are read; is it the right collection? See --collection")
     says = f"scene {item} has no asset {', '.join(lacking.values())}; it has {', '.join(rasters[:40])}"
     for key, asset in assets.items():  # As openEO's results have them
         if lacking.keys() <= _common_names(asset) and len(asset["bands"]) > 1 and _is_data(asset):
-            return says, f"{key} holds several bands; expected a file for each: export them one by one"
+            return SceneError(says, hint=f"{key} holds several bands; expected a file for each: export them one by one")
     flags = [f"--asset {band}={_guess(band, assets, rasters)}" for band in lacking]
-    return says, f"name its assets, for example {' '.join(flags)}"
+    return SceneError(says, hint=f"name its assets, for example {' '.join(flags)}")
 
 
 def meant(band: str, known: Iterable[str]) -> str:

@@ -33,9 +33,9 @@ class Interval:
         end = (self.end - timedelta(milliseconds=1)).isoformat(timespec="milliseconds") if self.end else ".."
         return f"{self.start.isoformat()}/{end}".replace("+00:00", "Z")
 
-    def touches(self, first: datetime, last: datetime) -> bool:
-        """Whether something that lasted from `first` to `last` (both included, UTC) shares a moment with this."""
-        return last >= self.start and (self.end is None or first < self.end)
+    def touches(self, first: datetime, last: datetime | None = None) -> bool:
+        """Whether a moment, or what lasted from `first` to `last` (both included, UTC), shares a moment with this."""
+        return (last or first) >= self.start and (self.end is None or first < self.end)
 
 
 def parse_dates(text: str, today: date) -> Interval:

@@ -128,13 +128,13 @@ def _turned(client: Client, asked: _Request, following: _Request) -> tuple[_Requ
     262): what it refuses there is asked for where the page before came from.
     """
     try:
-        return following, client.ask(following.method, following.address, following.body, whole=_is_page)
+        return following, _page(client, following)
     except RefusedRequestError:
         path = urlsplit(asked.address).path
         here = replace(following, address=urlunsplit(urlsplit(following.address)._replace(path=path)))
         if here == following:
             raise
-        return here, client.ask(here.method, here.address, here.body, whole=_is_page)
+        return here, _page(client, here)
 
 
 def _searches(client: Client, address: str) -> list[_Request]:
@@ -181,7 +181,7 @@ def _first_page(
                 mark = "&" if "?" in search.address else "?"
                 asked = _Request("GET", f"{search.address}{mark}{_query(form)}")
             try:
-                return asked, client.ask(asked.method, asked.address, asked.body, whole=_is_page), form.get("limit")
+                return asked, _page(client, asked), form.get("limit")
             except RefusedRequestError as error:
                 refusal = refusal or error
                 # Some let only GET pass, and forbid all else (stac-utils/pystac-client#900)
@@ -274,7 +274,11 @@ def _joined(base: str, href: str) -> str:
     raise ContractError(f"{redact(base)} links to {href[:100]!r}, which is no address")
 
 
-def _is_page(answer: Any) -> bool:
+def _page(client: Client, asked: _Request) -> dict[str, Any]:
+    return client.ask(asked.method, asked.address, asked.body, whole=_is_page)
+
+
+def _is_page(answer: dict[str, Any]) -> bool:
     return isinstance(answer.get("features"), list)
 
 

@@ -53,7 +53,7 @@ WORKER: dict[str, Any] = {"nthreads": 1, "memory_limit": "auto", "preload": ["cl
 
 LANE_MEMORY = 3 << 30
 """Bytes of a GPU that a lane needs: CUDA's context (0.6 GiB), a padded tile in the largest network we know (1.1 GiB in
-float32; 0.5 in the one that ships), and as much again for cuDNN's workspace."""
+float32; 0.6 in the one that ships), and as much again for cuDNN's workspace."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")

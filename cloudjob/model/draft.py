@@ -12,7 +12,7 @@ from cloudjob.model import graph as graphs
 from cloudjob.model import source
 from cloudjob.model.contract import Contract, Graph
 from cloudjob.model.mlm import TASKS, item
-from cloudjob.model.record import UNLIMITED
+from cloudjob.model.record import UNLIMITED, usual_tile
 
 UNNAMED = (-1,)
 """Of classes of which nobody has said yet what they mean."""
@@ -96,9 +96,9 @@ def draft(path: Path, like: str) -> dict[str, Any]:
     if 0 < window < 4:
         raise ContractError(f"{path} takes windows of {window} pixels, too small to overlap; expected 4 at least")
     classes = found.given.shape[1]
-    if isinstance(classes, int) and classes and classes != len(graph.classes):
-        graph = replace(graph, classes=UNNAMED * classes) if classes > 1 else replace(graph, classes=(CLOUD,))
-        graph = replace(graph, activation="softmax" if classes > 1 else "sigmoid")
+    if isinstance(classes, int) and classes != len(graph.classes):
+        named, activation = ((CLOUD,), "sigmoid") if classes == 1 else (UNNAMED * classes, "softmax")
+        graph = replace(graph, classes=named, activation=activation)
     if bands and bands != len(known.bands):
         names = tuple(f"band {number}" for number in range(1, bands + 1))
         known = replace(known, bands=names, mean=(0.0,) * bands, std=(1.0,) * bands, optional_bands=())
@@ -106,15 +106,14 @@ def draft(path: Path, like: str) -> dict[str, Any]:
     if found.ends in graphs.PROBABLE:
         graph = replace(graph, activation="none")
     halo = known.halo if not window else max(1, min(known.halo, window // 4))
-    graph = replace(graph, window=window, stride=1 if window else max(graph.stride, 1))
-    side = window - halo - 1 if window else graph.stride
+    graph = replace(graph, window=window, stride=1 if window else graph.stride)
     made = replace(
         known,
         name=path.stem,
         version="0",
         graph=graph,
         halo=halo,
-        tile=max(1, round(1024 / side)) * side,
+        tile=usual_tile(window - halo - 1 if window else graph.stride),
         training_data=(),
         metrics={},
     )

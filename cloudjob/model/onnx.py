@@ -1,5 +1,6 @@
 """A network in ONNX, run by ONNX Runtime: from reflectance to the probability of each class."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ class OnnxNetwork:
         one: Array = scores[0]
         return one if len(scores) == 1 else scores
 
-    def _each(self, window: Array, inside: npt.NDArray[np.bool_], places: list[tuple[slice, slice]]) -> Any:
+    def _each(self, window: Array, inside: npt.NDArray[np.bool_], places: list[tuple[slice, slice]]) -> Iterator[Array]:
         """Give the scores (class, y, x) of windows of one size, in calls of one number of them."""
         count = 1 if self._single or self.device.type == "cpu" else WINDOWS
         for start in range(0, len(places), count):

@@ -1,5 +1,6 @@
 """Pure arrays: reflectance → probability → mask. Knows no STAC, Dask or Zarr."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from cloudjob.classes import NOT_COMPUTED
 from cloudjob.errors import SceneError
 from cloudjob.grid import Window
-from cloudjob.model.checkpoint import Checkpoint, untrained
+from cloudjob.model.checkpoint import Checkpoint
 from cloudjob.model.contract import Contract, buffer_pixels
 from cloudjob.model.exact import exactly
 from cloudjob.model.labels import Mask, classify
@@ -56,9 +57,7 @@ def prepare(checkpoint: Checkpoint, device: str | None = None) -> Model:
     if isinstance(checkpoint.network, OnnxNetwork):
         return Model(checkpoint.network, checkpoint.contract, checkpoint.network.device)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    network = untrained(checkpoint.contract)
-    network.load_state_dict(checkpoint.unet.state_dict())
-    network.eval().requires_grad_(requires_grad=False)
+    network = copy.deepcopy(checkpoint.unet).eval().requires_grad_(requires_grad=False)
     for block in network.modules():
         if isinstance(block, nn.Sequential):
             _fold(block)
@@ -126,12 +125,12 @@ def fill(contract: Contract, reflectance: Reflectance) -> None:
     Where there are no data that is the contract's `outside_fill`; where only an optional band is absent, `absent_fill`.
     """
     inside = valid(contract, reflectance)
-    if contract.outside_fill == "mirror" and not inside.any():
-        reflectance[:] = 0
-    elif contract.outside_fill == "mirror":
+    if contract.outside_fill != "mirror":
+        reflectance[:, ~inside] = contract.outside_fill
+    elif inside.any():
         mirror(reflectance, inside)
     else:
-        reflectance[:, ~inside] = contract.outside_fill
+        reflectance[:] = 0
     for number, band in enumerate(contract.bands):
         if band in contract.optional_bands:
             np.nan_to_num(reflectance[number], copy=False, nan=contract.absent_fill)
@@ -141,9 +140,8 @@ def mirror(image: Reflectance, inside: npt.NDArray[np.bool_]) -> None:
     """Fill a window (band, y, x) outside of `inside` (y, x) with the mirror image of what is inside, in place.
 
     Each row is mirrored in its nearest pixel inside; rows that have none are then mirrored in the rows next to them.
+    At least one pixel is inside.
     """
-    if inside.all() or not inside.any():
-        return
     rows = np.flatnonzero(inside.any(axis=1) & ~inside.all(axis=1))
     if rows.size:
         pattern = inside[rows]

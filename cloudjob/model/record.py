@@ -28,9 +28,6 @@ REQUIRED = ("resolution", "halo", "outside_fill", "activation", "reduction", "cl
 KNOWN = (*REQUIRED, "resolutions", "tile", "stride", "brightest", "threshold", "buffer", "training_data", "metrics")
 """Words of `cloudjob:contract`."""
 
-TILE = 1024
-"""Pixels of a tile's side, about, where the record does not say."""
-
 UNLIMITED = 1e6
 """Of `brightest`: a reflectance that nothing has."""
 
@@ -49,7 +46,7 @@ def from_record(item: Mapping[str, Any]) -> Contract:
     """
     told = _object(item, "properties")
     _one_of(told.get("mlm:framework"), ("ONNX",), "mlm:framework")
-    (taken,), (given,) = _one(told, "mlm:input"), _one(told, "mlm:output")
+    taken, given = _one(told, "mlm:input"), _one(told, "mlm:output")
     own = _object(told, "cloudjob:contract")
     for name in own:
         _one_of(name, KNOWN, "cloudjob:contract's word")
@@ -76,7 +73,6 @@ def from_record(item: Mapping[str, Any]) -> Contract:
     if window and "stride" in own:
         raise ContractError(f"its inputs have one size, {window}, so it has no stride")
     stride = window - halo - 1 if window else _whole(own["stride"], "stride", 1, LARGEST)
-    default = max(1, round(TILE / stride)) * stride
     mean, std, clip, per_tile = _scaling(taken.get("value_scaling"), len(bands))
     return Contract(
         name=_text(told.get("mlm:name"), "mlm:name"),
@@ -86,7 +82,7 @@ def from_record(item: Mapping[str, Any]) -> Contract:
         std=std,
         resolution=_number(own["resolution"], "resolution", above=0),
         resolutions=tuple(_number(value, "resolutions", above=0) for value in _list(own, "resolutions")),
-        tile=_whole(own.get("tile", default), "tile", 1, LARGEST),
+        tile=_whole(own.get("tile", usual_tile(stride)), "tile", 1, LARGEST),
         halo=halo,
         outside_fill="mirror" if own["outside_fill"] == "mirror" else _number(own["outside_fill"], "outside_fill"),
         brightest=_number(own.get("brightest", UNLIMITED), "brightest", above=0),
@@ -99,6 +95,11 @@ def from_record(item: Mapping[str, Any]) -> Contract:
             for name, value in _object(own, "metrics", {}).items()
         },
     )
+
+
+def usual_tile(stride: int) -> int:
+    """Pixels of a tile's side where the record does not say: a multiple of the stride near 1024."""
+    return max(1, round(1024 / stride)) * stride
 
 
 Scaling = tuple[tuple[float, ...], tuple[float, ...], tuple[tuple[float, float], ...], bool]
@@ -221,12 +222,12 @@ def _classes(value: Any) -> tuple[int, ...]:
     return classes
 
 
-def _one(told: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+def _one(told: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = told.get(name)
     if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], Mapping):
         count = len(value) if isinstance(value, list) else "no"
         raise ContractError(f"it has {count} {name}; expected a list of one object")
-    return value
+    return value[0]
 
 
 def _list(told: Mapping[str, Any], name: str) -> list[Any]:

@@ -70,17 +70,15 @@ class SimpleUNet(nn.Module):
             channels = width
         self.final = nn.Conv2d(channels, stem**2, kernel_size=1)
 
-    @property
-    def stride(self) -> int:
-        """Height and width of an input must be multiples of this many pixels."""
-        return int(self.stem * 2**self.depth)
-
     def __repr__(self) -> str:
         # torch ≥ 2.12 also prints BatchNorm's `bias=True`; the printed form is part of the specification.
         return super().__repr__().replace("affine=True, bias=True", "affine=True")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised bands (batch, in_channels, height, width) → logits (batch, 1, height, width)."""
+        """Normalised bands (batch, in_channels, height, width) → logits (batch, 1, height, width).
+
+        Height and width are multiples of `Contract.stride`.
+        """
         if self.stem > 1:
             x = nn.functional.pixel_unshuffle(x, self.stem)
         skips = []

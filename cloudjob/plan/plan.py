@@ -202,20 +202,19 @@ def _still_asked(scene: Scene, ledger: Ledger) -> frozenset[Tile]:
 def _plan(
     scene: Scene, ledger: Ledger, wanted: frozenset[Tile], replaces: str | None, again: Collection[str]
 ) -> Planned:
-    done, failure = ledger.done.get(scene.id), ledger.failures.get(scene.id)
-    holds = done and (done.group, done.fingerprint) == (scene.group, scene.fingerprint)
+    mask, failure = ledger.holding(scene), ledger.failures.get(scene.id)
     if failure and (failure.group, failure.fingerprint) == (scene.group, scene.fingerprint):
         wanted |= _inside(ledger, scene, failure.tiles)
-    if done and holds:
-        wanted -= done.tiles
+    if mask:
+        wanted -= mask.tiles
         if not wanted:
             return Planned(scene, "done", wanted)
     if hopeless(scene, ledger, again):
         return Planned(scene, "abandoned", frozenset())
-    if not holds:
+    if not mask:
         for id_ in (scene.id, replaces or scene.id):
             wanted |= _inside(ledger, scene, _tiles_of(ledger, id_, scene.group))
-    state: State = "grown" if holds else "changed" if done or replaces else "new"
+    state: State = "grown" if mask else "changed" if scene.id in ledger.done or replaces else "new"
     return Planned(scene, "failed before" if failure else state, wanted, replaces)
 
 

@@ -110,7 +110,6 @@ def rows(out: Out, ledger: Ledger) -> list[Row]:
     Raises:
         UnreachableError: the store does not answer.
     """
-    entries = sorted(ledger.done.values(), key=lambda entry: (entry.time, entry.id), reverse=True)
     sides = {name: groups.tile(metadata) for name, metadata in ledger.groups.items()}
 
     def row(entry: Done) -> Row | None:
@@ -121,7 +120,7 @@ def rows(out: Out, ledger: Ledger) -> list[Row]:
             ledger.damaged[entry.path] = f"it is no item that cloudjob wrote: {type(error).__name__}: {error}"
             return None
 
-    return [found for found in out.each(row, entries) if found]
+    return [found for found in out.each(row, ledger.by_time[::-1]) if found]
 
 
 def runs(out: Out, ledger: Ledger) -> list[Run]:

@@ -84,7 +84,7 @@ def _template() -> Any:
         for name in ("html", "css", "js")
     }
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"duration": _duration, "percent": _percent, "clean": redact}
+    environment.filters |= {"duration": _duration, "percent": _percent, "clean": redact, "code": _code}
     # Styles and scripts of our own, known by their sums: nothing that came from outside can run.
     for name in ("css", "js"):
         digest = hashlib.sha256(texts[name].encode()).digest()
@@ -122,6 +122,12 @@ def _plots(rows: Sequence[Row]) -> list[tuple[str, str, int, float | None, Marku
 def _mean(rows: Sequence[Row]) -> float | None:
     shares = [row.cloud for row in rows if row.cloud is not None]
     return sum(shares) / len(shares) if shares else None
+
+
+def _code(text: str) -> Markup:
+    """A text of ours, with the commands that stand between backticks set as code."""
+    parts = enumerate(text.split("`"))
+    return Markup().join(Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in parts)
 
 
 def _percent(value: float | None) -> str:

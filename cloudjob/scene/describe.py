@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
@@ -33,6 +34,9 @@ KIND = "uint16"
 
 LEAST_SCALE = 1e-9
 """Reflectance of one number; float32 could not add a smaller one to an offset, and nought makes everything black."""
+
+_LANDSAT = re.compile(r"/L[CEMOT]\d\d[^/]*_B\d+\.tiff?$", re.IGNORECASE)
+"""A file as USGS names it, in whosever hands. ESA's scale makes clouds of all ground in it."""
 
 MOST_OFFSET = 1.0
 """Reflectance, above zero or below; an offset beyond it is told in another unit (ESA's −1000 is one of numbers)."""
@@ -72,8 +76,7 @@ def describe(
     item, keys, measured = found.item, found.keys or {}, measured or (resolution,)
     assert found.times is not None
     if lacking := {name: assets[name] for name in bands if name not in keys and name not in optional}:
-        says, hint = missing(item["id"], item["assets"], lacking)
-        raise SceneError(says, hint=hint)
+        raise missing(item["id"], item["assets"], lacking)
     properties, time = item["properties"], found.times[0]
     baseline = product.baseline(item)
     place = found.footprint
@@ -123,8 +126,7 @@ def bands_of(item: dict[str, Any], assets: Mapping[str, str], names: Sequence[st
     found = parse(item, {name: assets.get(name, name) for name in names})
     item, keys = found.item, found.keys or {}
     if lacking := {name: assets.get(name, name) for name in names if name not in keys}:
-        says, hint = missing(item["id"], item["assets"], lacking)
-        raise SceneError(says, hint=hint)
+        raise missing(item["id"], item["assets"], lacking)
     baseline = product.baseline(item)
     return tuple(_band(item, baseline, "", None, found.footprint, name, keys[name]) for name in names)
 
@@ -207,6 +209,11 @@ def _scaling(
         raise SceneError(
             f"{what}: its scale is {scale:g}; expected a number above 0, such as 0.0001",
             hint="report it to whoever publishes the catalog",
+        )
+    if asset.get("raster:scale", 1) == 1 and scale != 1 and _LANDSAT.search(urlsplit(asset["href"]).path):
+        raise SceneError(
+            f"{what}: its item tells no scale, and {scale:g} is Sentinel-2's; expected Landsat's own",
+            hint="use a catalog that tells it: --catalog planetary-computer --collection landsat-c2-l2",
         )
     if offset is not None:
         return scale, offset, False

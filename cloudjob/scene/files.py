@@ -175,19 +175,30 @@ def _bounded(file: Any) -> Any:
 
 
 def failed(error: BaseException, scene: Scene, band: Band) -> SceneError:
-    """What GDAL said of a band's file, with all its causes, as an error of the kind that `outside.kind` finds in it."""
+    """What GDAL said of a band's file, with all its causes, as an error of ours."""
     told = []
     cause: BaseException | None = error
     while cause is not None:
         told.append(str(cause))
         cause = cause.__cause__ or cause.__context__
     text = " ← ".join(dict.fromkeys(line.strip() for line in told if line.strip()))
-    text = _NOWHERE.sub("", text)
-    kind, disk = outside.kind(band.href, text), _disk_fault(band.href)
+    return _fault(f"scene {scene.id}, asset {band.key}", band.href, _NOWHERE.sub("", text), band.key)
+
+
+def _fault(what: str, href: str, text: str, key: str) -> SceneError:
+    """What GDAL said (`text`) of a file, as an error of the kind that `outside.kind` finds in it."""
+    kind, disk = outside.kind(href, text), _disk_fault(href)
     if kind is KeysMissingError:
-        return outside.keys_missing(outside.source(band.href))
-    text = redact(text) + (disk or outside.denied(band.href, text))
-    return (OutageError if disk else kind)(f"scene {scene.id}, asset {band.key}: {text}", asset=band.key)
+        return outside.keys_missing(outside.source(href))
+    told = f"{what}: {redact(text)}{disk or outside.denied(href, text)}"
+    return (OutageError if disk else kind)(told, asset=key)
+
+
+def explained(fault: SceneError, href: str) -> SceneError:
+    """The error, and what the server sends in the file's place where that may be why (`outside.instead`)."""
+    if type(fault) is PassingError:
+        return PassingError(f"{fault}{outside.instead(href)}", asset=fault.asset)
+    return fault
 
 
 def header(href: str, what: str, key: str = "") -> tuple[int, Sequence[float], tuple[int, int]]:
@@ -212,12 +223,7 @@ def header(href: str, what: str, key: str = "") -> tuple[int, Sequence[float], t
     except SceneError as error:
         raise type(error)(f"{what}: {error}", hint=error.hint, asset=key) from None
     except FAULTS as error:
-        kind = outside.kind(href, str(error))
-        if kind is KeysMissingError:
-            raise outside.keys_missing(outside.source(href)) from None
-        instead = outside.instead(href) if kind is PassingError else outside.denied(href, str(error))
-        disk = _disk_fault(href)
-        raise (OutageError if disk else kind)(f"{what}: {redact(str(error))}{disk or instead}", asset=key) from None
+        raise explained(_fault(what, href, str(error), key), href) from None
     if not epsg:
         raise SceneError(f"{what}: its coordinate reference system has no EPSG code", asset=key)
     return epsg, transform, shape

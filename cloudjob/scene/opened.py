@@ -16,8 +16,7 @@ from rasterio.vrt import WarpedVRT
 from cloudjob.catalog import signing
 from cloudjob.errors import PassingError, SceneError
 from cloudjob.grid import Grid
-from cloudjob.scene import outside
-from cloudjob.scene.files import BYTES, FAULTS, KINDS, env, failed, open_file
+from cloudjob.scene.files import BYTES, FAULTS, KINDS, env, explained, failed, open_file
 from cloudjob.scene.scene import EMPTY, NO_DATA, Band, Numbers, Scene
 
 log = logging.getLogger(__name__)
@@ -122,9 +121,7 @@ class SceneFiles:
                 file.close()
                 fault = failed(error, self.scene, file.band)
             if not isinstance(fault, PassingError) or attempt == attempts or time.monotonic() - begun > PATIENCE:
-                if type(fault) is PassingError:
-                    raise PassingError(f"{fault}{outside.instead(file.address)}", asset=fault.asset)
-                raise fault
+                raise explained(fault, file.address)
             log.info("%s; attempt %d of %d", fault, attempt + 1, attempts)
             signing.forget(self.scene.signing, file.band.href)
             time.sleep(pause)

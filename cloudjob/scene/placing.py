@@ -36,7 +36,7 @@ def grid_of(
     """The asset's grid from the projection extension; from the file's header where the item does not tell.
 
     Shape and transform are taken from one place: the item's are those of another asset where this one has its own.
-    rio-stac writes one grid for all assets of an item, that of its first file: of 10 m, or of B01's 60.
+    rio-stac writes one grid for all assets of an item, that of its first file: of 10 m, of AOT's 20, or of B01's 60.
 
     Args:
         item: as `item.parse` leaves it.
@@ -45,7 +45,7 @@ def grid_of(
         address: of its file, signed where it has to be.
         footprint: of the item, in longitude, latitude.
         coarse: whether Sentinel-2 has it in pixels of 20 m: then a grid of 10 m that the item tells for all its assets
-            is not believed. One of 60 m never is.
+            is not believed; of others one of 20 m is not, and one of 60 m never is.
 
     Raises:
         SceneError: no grid, one that is not north-up, or none that lies on Earth; or the header cannot be read.
@@ -54,8 +54,9 @@ def grid_of(
     epsg = next(filter(None, map(_epsg, levels)), None)
     told = next((level for level in levels if level.keys() & {"proj:shape", "proj:transform"}), {})
     shape, transform = told.get("proj:shape"), told.get("proj:transform")
-    if told is not asset and transform and (abs(transform[0]) > 45 or (coarse and abs(transform[0]) < 15)):
-        transform = None
+    if told is not asset and transform:
+        size = abs(transform[0])
+        transform = None if size > 45 or (size < 15 if coarse else 15 < size < 25) else transform
     if not (epsg and shape and transform):
         epsg, transform, shape = header(address, what, key)
     return _north_up(epsg, transform, shape, what, footprint)

@@ -11,6 +11,7 @@ from typing import Any
 _NAME = re.compile(
     r"(S2[A-D])_(MSIL(?:[12][ABC]|2[FH](?=_\w{15}_N0)))_(\d{8}T\d{6})(?:_N(\d{2})(\d{2}))?_(R\d{3}_T(\d{2}[A-Z]{3}))_(\d{8}T\d{6})"
 )
+_FOLDER = re.compile(_NAME.pattern + r"\.SAFE/")
 _TILE = re.compile(r"(\d{1,2})([C-HJ-NP-X][A-HJ-NP-Z]{2})")
 _BASELINE = re.compile(r"N?(\d{2})\.?(\d{2})")
 
@@ -87,7 +88,9 @@ def _esa_name(item: Mapping[str, Any]) -> re.Match[str] | None:
     for place in (told.get("s2:product_uri"), told.get("sentinel:product_id"), item["id"], told.get("title")):
         if found := _NAME.match(place or ""):
             return found
-    return None
+    # Of items that somebody made of ESA's own files nothing else may tell
+    inside = (_FOLDER.search(asset["href"]) for asset in item.get("assets", {}).values())
+    return next(filter(None, inside), None)
 
 
 def _compact(stamp: str) -> str:

@@ -79,7 +79,7 @@ def masks(out: Out, ledger: Ledger, group: str) -> Iterator[Fault]:
     """The finished masks of a group that are not what their items say."""
     done = [done for done in ledger.done.values() if done.group == group]
     for each in sorted(done, key=lambda each: each.slot):
-        if what := _mask(out, each, groups.tile(ledger.groups[group])):
+        if what := _mask(out, each, ledger.groups[group]):
             yield Fault(f"{MASKS}/{group}/cloud/c/{each.slot}", what, "again", each.id)
 
 
@@ -171,10 +171,12 @@ def _axis(out: Out, group: str, name: str, expected: dict[int, Any]) -> str:
     return f"at {odd[0]} it has {found[odd[0]]}; expected {expected[odd[0]]}" if odd else ""
 
 
-def _mask(out: Out, done: Done, side: int) -> str:
-    """What is wrong with a finished scene's mask, or ""."""
+def _mask(out: Out, done: Done, group: dict[str, Any]) -> str:
+    """What is wrong with a finished scene's mask, or with what its item says of it, or ""."""
+    side = groups.tile(group)
     try:
         item = out.get_json(done.path)
+        stac.bands(item, groups.grid_of(group))  # What `cloudjob.load` and `rethreshold` go by
         pixels, summed = {**item["properties"]["cloudjob:pixels"]}, item["properties"].get("cloudjob:checksum")
         names = ["cloud", *(["cloud_probability"] if "cloud_probability" in item["assets"] else [])]
         arrays = [groups.open_array(out, done.group, name) for name in names]

@@ -166,7 +166,7 @@ def attach(lock: Lock) -> Iterator[str]:
     out, ledger = lock.out, ledgers.read(lock.out)
     ledger.say_damage()
     there, labels, damaged = set(out.tags(FOLDER)), values(out), list[SceneError]()
-    for entry in sorted(ledger.done.values(), key=lambda entry: (entry.time, entry.id)):
+    for entry in ledger.by_time:
         item, file = out.get_json(entry.path), path(entry.group, entry.id)
         if not item or (ASSET in item["assets"] and file in there):
             continue

@@ -83,8 +83,7 @@ def export(out: Out, what: str | None, path: str | Path, *, group: Collection[st
 
 def _files(out: Out, ledger: Ledger, what: str | None, wanted: Collection[str]) -> dict[str, list[Done]]:
     """Name of each file → the scenes in it, by time."""
-    ordered = sorted(ledger.done.values(), key=lambda entry: (entry.time, entry.id))
-    within = [entry for entry in ordered if not wanted or entry.group in wanted]
+    within = [entry for entry in ledger.by_time if not wanted or entry.group in wanted]
     named = f" in {', '.join(sorted(wanted))}" if wanted else ""
     if what is None:
         if not within:
@@ -102,8 +101,7 @@ def _files(out: Out, ledger: Ledger, what: str | None, wanted: Collection[str]) 
     interval = parse_dates(what, datetime.now(UTC).date())
     files: dict[str, list[Done]] = {}
     for entry in within:
-        moment = datetime.fromisoformat(entry.time)
-        if interval.touches(moment, moment):
+        if interval.touches(datetime.fromisoformat(entry.time)):
             files.setdefault(f"{entry.time[:10]}_{entry.group}", []).append(entry)
     if not files:
         raise UsageError(f"{out} has no mask of {what}{named}", hint="`cloudjob list` shows what there is")

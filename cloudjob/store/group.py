@@ -35,7 +35,8 @@ TIMES = 4096  # Values per chunk of `time` and `status`: a decade of a tile in o
 PIXELS = 65536  # Values per chunk of `y` and `x`: all of them
 LARGEST = 10**6  # Pixels along a side, or slots; an MGRS tile at 10 m has 10,980 pixels
 WIDEST = 8192  # Pixels along a side of a tile, as a network's contract may have it
-INNER = 512  # Side of the pieces of a shard that a reader of a small window fetches
+INNER = 552  # Largest side of the pieces of a shard that a reader of a small window fetches
+MANY = 16  # Pieces along a shard's side, at most
 
 # One mask tile of 1024²: 18 kB so, 39 kB by zstd alone; noisy probabilities: 549 kB so, 358 kB by zstd alone.
 MASK_CODEC = BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle", typesize=1)
@@ -154,7 +155,9 @@ def create(lock: Lock, group: str, grid: Grid, side: int, settings: Settings, co
 
 def _masks(grid: Grid, side: int, settings: Settings, rounding: Mapping[str, str]) -> dict[str, Metadata]:
     """A group's masks, and their probabilities where they are kept: arguments of Zarr's, their time axis empty."""
-    inner = INNER if side % INNER == 0 else side
+    inner = side
+    while inner > INNER and inner % 2 == 0:
+        inner //= 2
     shards = {"shards": (1, side, side), "chunks": (1, inner, inner), "fill_value": NOT_COMPUTED}
     cube = {"shape": (0, *grid.shape), "dtype": "uint8", "dimension_names": ("time", "y", "x"), **shards}
     mask = {**cube, "compressors": MASK_CODEC, "attributes": conventions.cloud(grid, settings.classes)}
@@ -307,8 +310,9 @@ def _as_made(name: str, shape: Sequence[Any], pieces: Sequence[Any], inner: Sequ
     shape, pieces, inner = tuple(shape), tuple(pieces), tuple(inner)
     if name in ("cloud", "cloud_probability"):
         side = pieces[-1] if pieces else 0
-        sides = (1, side, side), (1, INNER, INNER)
-        return len(shape) == 3 and type(side) is int and 0 < side <= WIDEST and pieces == sides[0] and inner in sides
+        if len(shape) != 3 or type(side) is not int or not 0 < side <= WIDEST or pieces != (1, side, side):
+            return False
+        return inner in {(1, side // count, side // count) for count in range(1, MANY + 1) if side % count == 0}
     if name == "spatial_ref":
         return shape == pieces == ()
     return len(shape) == 1 and pieces == inner == ((TIMES,) if name in ALONG_TIME else (min(PIXELS, shape[0]),))

@@ -17,6 +17,7 @@ from cloudjob import logs
 from cloudjob.errors import ContractError, SceneError
 from cloudjob.grid import Tile
 from cloudjob.scene.identity import Identity
+from cloudjob.scene.scene import Scene
 from cloudjob.store import again, runs
 from cloudjob.store import failures as failed
 from cloudjob.store import group as groups
@@ -95,10 +96,20 @@ class Ledger:
         places = ((id_, (group, slot)) for group, ids in self.scenes.items() for slot, id_ in enumerate(ids))
         return {id_: place for id_, place in places if id_ and id_ not in self.done and id_ not in self.failures}
 
+    @property
+    def by_time(self) -> list[Done]:
+        """What is done, the oldest first."""
+        return sorted(self.done.values(), key=lambda entry: (entry.time, entry.id))
+
     def holder(self, group: str, slot: int) -> Done | None:
         """The finished scene whose mask lies in a slot."""
         done = self.done.get(self.scenes[group][slot])
         return done if done and done.place == (group, slot) else None
+
+    def holding(self, scene: Scene) -> Done | None:
+        """A scene's finished mask, if it still holds: other tiles are written beside those that are there."""
+        done = self.done.get(scene.id)
+        return done if done and (done.group, done.fingerprint) == (scene.group, scene.fingerprint) else None
 
     def damage(self, within: Collection[str] = ()) -> str:
         """What is to be told of what cannot be used, of these groups or of all; "" where there is nothing to tell."""

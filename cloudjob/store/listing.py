@@ -61,12 +61,11 @@ def scenes(out: Out, *, group: str | None = None, dates: Interval | None = None)
     wanted = set(groups_like(ledger, group)) if group else None
     ledger.say_damage(wanted or ())
     found = [*_done(out, ledger, wanted), *_others(out, ledger)]
-    kept = [
-        one
-        for one in found
-        if (wanted is None or one.group in wanted) and (dates is None or (one.datetime and _touches(dates, one)))
-    ]
-    return sorted(kept, key=lambda one: (one.datetime, one.id))
+    if wanted is not None:
+        found = [one for one in found if one.group in wanted]
+    if dates:
+        found = [one for one in found if one.datetime and dates.touches(datetime.fromisoformat(one.datetime))]
+    return sorted(found, key=lambda one: (one.datetime, one.id))
 
 
 def groups_like(ledger: Ledger, name: str) -> list[str]:
@@ -150,8 +149,3 @@ def _valid(pixels: dict[str, int]) -> float | None:
     counts = {name: count for name, count in pixels.items() if name != "not_computed"}
     total = sum(counts.values())
     return 100 * (total - counts.get("no_data", 0)) / total if total else None
-
-
-def _touches(dates: Interval, one: Listed) -> bool:
-    time = datetime.fromisoformat(one.datetime)
-    return dates.touches(time, time)

@@ -109,7 +109,7 @@ def _allot(
 ) -> dict[str, Slot]:
     """Give the scenes of one group their slots; those of scenes that are over are free."""
     owners = ledger.scenes.get(name, ())
-    kept = {scene.id: ledger.done[scene.id].slot for scene in wanted if grows(ledger, scene)}
+    kept = {scene.id: done.slot for scene in wanted if (done := ledger.holding(scene))}
     given = _allocate(ledger, name, [scene for scene in wanted if scene.id not in kept], replaces)
     # As written, with those whose masks others have taken the place of: `tidy` empties their slots, then frees them
     order = list(groups.scenes(ledger.groups[name])) if name in ledger.groups else []
@@ -136,12 +136,6 @@ def _without(ledger: Ledger, over: frozenset[str]) -> Ledger:
     scenes = {name: tuple("" if id_ in over else id_ for id_ in owners) for name, owners in ledger.scenes.items()}
     failing = {id_: failure for id_, failure in ledger.failures.items() if id_ not in over}
     return replace(ledger, scenes=scenes, failures=failing)
-
-
-def grows(ledger: Ledger, scene: Scene) -> bool:
-    """Whether a scene's finished mask holds, so that other tiles of it are written beside those that are there."""
-    done = ledger.done.get(scene.id)
-    return done is not None and (done.group, done.fingerprint) == (scene.group, scene.fingerprint)
 
 
 def complete(
@@ -179,9 +173,9 @@ def complete(
     old = ledger.done.get(scene.id) or ledger.done.get(replaces or "")
     elsewhere = old if old and old.path != path else None
     made = frozenset(tiles)
-    if old and grows(ledger, scene):
-        before = _item(out, old)
-        receipt, made = merge([stac.receipt(before), receipt]), made | old.tiles
+    if grown := ledger.holding(scene):
+        before = _item(out, grown)
+        receipt, made = merge([stac.receipt(before), receipt]), made | grown.tiles
     retires = (elsewhere.group, elsewhere.id) if elsewhere else None
     item = stac.build(scene, slot.index, receipt, settings, tuple(made), retires)
     item["properties"] |= told or {}
@@ -262,7 +256,7 @@ def fail(
     """
     before = ledger.failures.get(scene.id)
     failure = failures.record(lock, before, scene, tiles, reason, outside=outside, spare=spare)
-    if not grows(ledger, scene):
+    if not ledger.holding(scene):
         try:
             _set_status(lock.out, slot, FAILED)
         except ContractError as error:

@@ -52,7 +52,7 @@ def catalog(settings: Settings) -> dict[str, Any]:
 
 def collection(settings: Settings, ledger: Ledger) -> dict[str, Any]:
     """The collection of all scenes that are done: extent, summaries, classes and model."""
-    done = sorted(ledger.done.values(), key=lambda entry: (entry.time, entry.id))
+    done = ledger.by_time
     covers = [entry.cloud_cover for entry in done if entry.cloud_cover is not None]
     codes = {ledger.groups[group]["attributes"]["proj:code"] for group in {entry.group for entry in done}}
     summaries: dict[str, Any] = {

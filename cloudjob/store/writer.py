@@ -73,11 +73,8 @@ class Writer:
         with self.out.reached():
             try:
                 array[place] = values
-            except (
-                ValueError,
-                RuntimeError,
-                SystemError,
-            ):  # Zarr reads what lies at the edge, which cannot be decoded: it may go
+            except (ValueError, RuntimeError, SystemError):
+                # Zarr reads what lies at the edge, which cannot be decoded: it may go
                 side = (array.shards or array.chunks)[1]
                 shard = f"{self.slot.index}/{core.top // side}/{core.left // side}"
                 self.out.delete([f"{MASKS}/{self.slot.group}/{name}/c/{shard}"])

@@ -3,12 +3,14 @@
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from datetime import datetime
+from textwrap import fill
 from typing import Any
 
 import click
@@ -152,10 +154,11 @@ def plan(view: Survey, cost: Cost, *, as_json: bool) -> None:
     if as_json:
         tell(json.dumps(view.plan.to_json() | {"refused": view.refused, "cost": asdict(cost)}, indent=1))
         return
+    wide = max((len(planned.scene.id) for planned in view.plan.scenes), default=0)
     for planned in view.plan.scenes:
         word = WORDS.get(planned.state, planned.state)
         tiles = f"  {_many(len(planned.tiles), 'tile')}" if planned.tiles else ""
-        tell(f"{word:14} {planned.scene.id}  {planned.scene.group}{tiles}")
+        tell(f"{word:14} {planned.scene.id:{wide}}  {planned.scene.group}{tiles}")
     for name, reason in view.refused.items():
         tell(f"{WORDS['refused']:14} {name}  {reason}")
     _say_survey(view)
@@ -182,7 +185,9 @@ def scenes(found: list[Listed], *, as_json: bool) -> None:
     wide = max((len(one.id) for one in found), default=0)
     group = max((len(one.group) for one in found), default=0)
     for one in found:
-        told = f"{_percent(one.cloud_cover)} cloud  {_percent(one.valid)} valid" if one.state == "done" else one.reason
+        told = _reason(one.id, one.reason)
+        if one.state == "done":
+            told = f"{_percent(one.cloud_cover)} cloud  {_percent(one.valid)} valid"
         tell(f"{_minute(one.datetime):16}  {one.state:10} {one.group:{group}}  {one.id:{wide}}  {told}".rstrip())
     groups = Counter(one.group for one in found)
     logs.say(f"{_many(len(found), 'scene')} in {_many(len(groups), 'group')}", "list", scenes=len(found), groups=groups)
@@ -214,6 +219,7 @@ def check(found: Iterable[tuple[Fault, str]], *, as_json: bool) -> int:
 
 def model(contract: Contract, sha256: str, parameters: int) -> None:
     """Print a checkpoint's contract."""
+    wide = max(shutil.get_terminal_size().columns - 14, 40)
     rows = {
         "model": f"{contract.name} {contract.version}",
         "sha256": sha256,
@@ -224,12 +230,14 @@ def model(contract: Contract, sha256: str, parameters: int) -> None:
         "tile": f"{contract.tile} px, read with {contract.padding(contract.buffer / contract.resolution)} px around",
         "network": f"{_network(contract)}, {parameters:,} parameters",
         "classes": ", ".join(name for value, name, _ in classes.of(contract.labels) if value in contract.labels),
-        "trained on": "\n              ".join(contract.training_data),
-        "measured": "\n              ".join(f"{name}: {value:g}" for name, value in contract.metrics.items()),
+        "trained on": "\n".join(
+            fill(text, wide, subsequent_indent="  ", break_on_hyphens=False) for text in contract.training_data
+        ),
+        "measured": "\n".join(f"{name}: {value:g}" for name, value in contract.metrics.items()),
     }
     for name, value in rows.items():
         if value:
-            tell(f"{name:13} {value}")
+            tell(f"{name:13} " + value.replace("\n", "\n" + 14 * " "))
 
 
 def _duration(seconds: float) -> str:
@@ -252,6 +260,11 @@ def _minute(moment: str) -> str:
 
 def _percent(value: float | None) -> str:
     return f"{value:5.1f} %" if value is not None else "    - %"
+
+
+def _reason(name: str, reason: str) -> str:
+    """Why a scene failed, where its name has been told: it need not be named twice."""
+    return reason.removeprefix(f"scene {name}").lstrip(":, ")
 
 
 def _network(contract: Contract) -> str:
@@ -277,8 +290,7 @@ def _sentence(view: Survey) -> str:
 
 def _line(result: SceneResult) -> str:
     if result.receipt is None:
-        reason = result.reason.removeprefix(f"scene {result.id}").lstrip(":, ")  # It need not be named twice
-        return f"{result.state:9} {result.id}: {reason}"
+        return f"{result.state:9} {result.id}: {_reason(result.id, result.reason)}"
     cover = result.receipt.cloud_cover
     share = "no valid pixel" if cover is None else f"cloud {cover:5.1f} %"
     return f"{result.state:9} {result.id}  {result.group}  {share}"
@@ -297,7 +309,7 @@ def _status_lines(found: ledger.Summary) -> Iterator[str]:
         yield spread if low < high else f"cloud cover {mean:.1f} %"
     for word, scenes in (("failed", found.failed), ("abandoned", found.abandoned)):
         for name, reason in scenes.items():
-            yield f"{word}: {name}: {reason}"
+            yield f"{word}: {name}: {_reason(name, reason)}"
     if found.incomplete:
         yield f"incomplete (a run was interrupted; run again, with their dates): {', '.join(found.incomplete)}"
     for path, fault in found.damaged.items():

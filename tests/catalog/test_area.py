@@ -38,6 +38,7 @@ def test_across_the_antimeridian_it_is_two():
         ((32.1, -1.9, 32.95, -2.8), "wrong way round", "--bbox 32.1 -2.8 32.95 -1.9"),
         ((32.95, -1.9, 32.1, -2.8), "wrong way round", "--bbox 32.1 -2.8 32.95 -1.9"),
         ((178, -16, -178, -19), "wrong way round", "--bbox 178 -19 -178 -16"),
+        ((113.2, 51, 113.1234567, 51.25), "wrong way round", "--bbox 113.1234567 51 113.2 51.25"),
         ((11, 46, 11, 47), "empty", "WEST SOUTH EAST NORTH"),
         ((11, 46, 12, 46), "empty", "WEST SOUTH EAST NORTH"),
         ((180, -19, -180, -16), "empty", "WEST SOUTH EAST NORTH"),

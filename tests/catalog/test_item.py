@@ -378,18 +378,18 @@ def test_a_guess_makes_nobody_pay():
     assets = named_assets(("red-jp2", "red", paid))
     assert bands.find(assets, {"red": "red"}) == {}
     assert bands.find(assets, {"red": "red-jp2"}) == {"red": "red-jp2"}, "what somebody typed is taken"
-    _, hint = bands.missing("x", assets, {"red": "red"})
-    assert "--asset red=red-jp2" in hint
+    assert "--asset red=red-jp2" in str(bands.missing("x", assets, {"red": "red"}).hint)
     assert bands.find({"red": assets["red-jp2"]}, {"red": "red"}) == {"red": "red"}, "the preset's own name, too"
 
 
-@pytest.mark.parametrize("how", ["bands", "eo:bands", "eo:bands of 1.1"])
+@pytest.mark.parametrize("how", ["bands", "eo:bands", "eo:bands of 1.1", "asset"])
 def test_bands_by_name_in_every_version_of_stac(how, tmp_path):
     item = make_item()
     for band, key in zip(FOUR, ("x1", "x2", "x3", "x4"), strict=True):
         asset = item["assets"].pop(band)
-        name = {"bands": "eo:common_name", "eo:bands": "common_name", "eo:bands of 1.1": "common_name"}[how]
-        item["assets"][key] = asset | {how.split()[0]: [{"name": key, name: band}]}
+        name = "eo:common_name" if how == "bands" else "common_name"
+        told = {"eo:common_name": band} if how == "asset" else {how.split()[0]: [{"name": key, name: band}]}
+        item["assets"][key] = asset | told
     (scene,), refused = scenes(tmp_path, item)
     assert [band.key for band in scene.bands] == ["x1", "x2", "x3", "x4"], refused
 
@@ -445,12 +445,23 @@ def test_of_several_near_infrareds_the_broad_one_is_taken():
     assert bands.find(assets, {"nir": "nir", "red": "red"}) == {"nir": "B08", "red": "B04"}
 
 
+def test_the_narrow_near_infrared_is_not_taken_for_the_broad_one():
+    """Where an item has no B08 its B8A, of 20 m and of other wavelengths, was read instead without a word."""
+    assets = named_assets(("B04", "red", {}), ("B8A", "nir", {}), ("x", "nir", {"bands": [{"name": "B8A"}]}))
+    assert bands.find(assets, {"nir": "nir", "red": "red"}) == {"red": "B04"}
+    assert bands.find(assets, {"nir": "B8A"}) == {"nir": "B8A"}, "what somebody typed is taken"
+
+
 def test_what_cannot_be_told_is_asked_for_with_the_flags_to_paste():
     assets = {key: {"href": f"{key}.tif"} for key in ("band_red", "band_nir", "x")}
-    says, hint = bands.missing("A", assets, {"red": "red", "nir": "nir", "blue": "blue"})
-    assert says == "scene A has no asset red, nir, blue; it has band_nir, band_red, x"
-    assert hint.endswith("--asset red=band_red --asset nir=band_nir --asset blue=KEY")
-    assert bands.missing("A", {"metadata": {"href": "a.xml"}}, {"red": "red"})[0] == "item A has no raster assets"
+    error = bands.missing("A", assets, {"red": "red", "nir": "nir", "blue": "blue"})
+    assert str(error) == "scene A has no asset red, nir, blue; it has band_nir, band_red, x"
+    assert str(error.hint).endswith("--asset red=band_red --asset nir=band_nir --asset blue=KEY")
+    others = {"metadata": {"href": "a.xml"}, "x.zip": {"href": "https://h/file/7", "type": "application/zip"}}
+    told = "item A has no raster assets, only application/zip, metadata"
+    assert str(bands.missing("A", others, {"red": "red"})) == told
+    assert str(bands.missing("A", {}, {"red": "red"})) == "item A has no raster assets"
     maja = {f"{kind}_{band}": {"href": f"{band}.tif"} for kind in ("FRE", "SRE") for band in ("B4", "B8", "B8A")}
-    assert bands.missing("A", maja, {"red": "red", "nir": "nir"})[1].endswith("--asset red=FRE_B4 --asset nir=FRE_B8")
+    hint = bands.missing("A", maja, {"red": "red", "nir": "nir"}).hint
+    assert str(hint).endswith("--asset red=FRE_B4 --asset nir=FRE_B8")
     assert bands.meant("rde", FOUR) == "did you mean red?"

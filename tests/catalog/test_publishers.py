@@ -18,6 +18,7 @@ from cloudjob.catalog.area import parse_bbox
 from cloudjob.catalog.dates import parse_dates
 from cloudjob.catalog.presets import catalog_for
 from cloudjob.catalog.search import search
+from cloudjob.errors import SceneError
 from cloudjob.plan import survey
 from cloudjob.plan.request import request
 from cloudjob.scene.cube import open_cube
@@ -342,6 +343,23 @@ def test_landsat(files, monkeypatch):
         scene, values = masked(api, elsewhere(monkeypatch, "planetary-computer", api, "landsat-c2-l2", nir="nir08"), 30)
     assert {(band.scale, band.offset) for band in scene.bands} == {(2.75e-05, -0.2)}
     assert (values[:, :20] == 0).all()
+
+
+@pytest.mark.parametrize("number", [{}, {"raster:bands": [{"data_type": "uint16", "scale": 1.0, "offset": 0.0}]}])
+def test_landsat_of_which_no_scale_is_told_is_refused(number, files, monkeypatch):
+    """USGS's own items tell none: by ESA's all ground was as bright as clouds, and nothing was said."""
+    name = "LC09_L2SP_192026_20240601_20240603_02_T1"
+    grid = {"proj:shape": list(SHAPE), "proj:transform": [30, 0, 300_000, 0, -30, 5_500_020], "proj:epsg": 32633}
+    told = named(assets(files, ("red", "green", "blue", "nir08"), **number, **grid))
+    for key, band in zip(told, (4, 3, 2, 5), strict=True):
+        told[key]["href"] = f"https://h/{name}/{name}_SR_B{band}.TIF?token=x"
+    keys = {"nir": "nir08"}
+    with stac_server(items=[item(f"{name}_SR", "landsat-c2l2-sr", told)]) as api:
+        catalog = catalog_for(api.url, collection="landsat-c2l2-sr", assets=keys)
+        (found,) = search(catalog, WORLD, JUNE)
+    with pytest.raises(SceneError, match="asset red: its item tells no scale") as caught:
+        describe(found, catalog.assets, BANDS, 30)
+    assert "--collection landsat-c2-l2" in caught.value.hint
 
 
 SWISS = "ch.swisstopo.swisseo_s2-sr_v200"

@@ -131,7 +131,9 @@ USAGE = {
     "empty bbox": ({"bbox": ("16", "46", "16", "47")}, "bbox 16 46 16 47 is empty"),
     "nan": ({"bbox": ("nan", "46", "17", "47")}, "not finite"),
     "infinite": ({"bbox": ("16", "46", "inf", "47")}, "not finite"),
-    "words for numbers": ({"bbox": ("16", "46", "17", "north")}, "'north' is not a valid float"),
+    "words for numbers": ({"bbox": ("16", "46", "17", "north")}, "'north' is no number; expected four"),
+    "commas between": ({"bbox": ("16,46,17,47", "46", "17", "47")}, "'16,46,17,47' is no number; expected four, with"),
+    "metres": ({"bbox": ("388280", "5240040", "409800", "5261080")}, "bbox 388280 5240040 409800 5261080 is out"),
     "no place": ({"bbox": None}, "expected either a bbox or a geometry"),
     "two places": ({"geometry": "area.geojson"}, "expected either a bbox or a geometry"),
     "no geometry there": ({"bbox": None, "geometry": "none.geojson"}, "'none.geojson' cannot be read"),
@@ -263,7 +265,7 @@ def test_an_asset_that_lies_at_no_address_costs_its_item_only(
     assert result.code == 0, result.stderr
     told = json.loads(result.stdout)
     assert told["counts"] == {"new": 3}
-    assert told["refused"] == {"ODD": "item ODD has no raster assets"}
+    assert told["refused"] == {"ODD": "item ODD has no raster assets, only thumbnail"}
 
 
 def test_what_to_type_for_a_band_is_told(refused: Callable[..., None]) -> None:

@@ -13,10 +13,11 @@ from scipy.ndimage import binary_dilation
 from torch.cuda._utils import _get_device_index
 
 from cloudjob.classes import CLEAR, CLOUD, NO_DATA
+from cloudjob.demo import simulate
 from cloudjob.errors import SceneError
 from cloudjob.grid import Tiling
 from cloudjob.model import predict
-from cloudjob.model.checkpoint import Checkpoint
+from cloudjob.model.checkpoint import Checkpoint, load
 from cloudjob.model.exact import SETTINGS
 from cloudjob.model.labels import classify, widen
 from cloudjob.model.share import SHARE
@@ -316,6 +317,43 @@ def test_tiles_of_a_mirrored_scene_are_those_of_the_whole() -> None:
         core, padded = tiling.core(tile), tiling.padded(tile)
         part, _ = predict.probability(model, predict.cut(reflectance, padded))
         assert np.abs(predict.trim(part, padded, core) - whole[core.slices]).max() <= 1e-4
+
+
+@pytest.fixture(scope="module")
+def shipped() -> predict.Model:
+    return predict.prepare(load(), "cpu")
+
+
+def test_the_shipped_networks_halo_reaches_as_far_as_a_pixel_depends_on_others(shipped: predict.Model) -> None:
+    halo, stride = shipped.contract.halo, shipped.contract.stride
+    core = slice(10 * stride, 11 * stride)
+
+    def spoilt(column: int) -> bool:
+        """Whether what is no number in a column is seen from the core, whose first pixel a tile may begin with."""
+        image = torch.rand(1, 5, 16, 21 * stride, generator=torch.Generator().manual_seed(0))
+        image[..., column] = math.nan
+        with torch.inference_mode():
+            return bool(shipped.network(image)[..., core].isnan().any())
+
+    assert [spoilt(column) for column in (core.start - halo - 1, core.start - halo)] == [False, True]
+    assert [spoilt(column) for column in (core.stop + halo - 1, core.stop + halo)] == [True, False]
+
+
+def test_the_shipped_networks_masks_are_those_of_one_tile_for_all(shipped: predict.Model) -> None:
+    """In tiles so small that what a pixel depends on lies in several of them."""
+    rng = np.random.default_rng(0)
+    reflectance, _ = simulate.overlay(simulate.ground(rng, (380, 680))[0], simulate.sky(rng, (380, 680)))
+    small = dataclasses.replace(shipped, contract=dataclasses.replace(shipped.contract, tile=64))
+    whole = untiled(shipped, reflectance, 128)
+    tiling = small.contract.tiling(*reflectance.shape[1:])
+    assert (tiling.tile, tiling.halo) == (64, 128)
+    for tile in tiling.all():
+        core, padded = tiling.core(tile), tiling.padded(tile)
+        part, _ = predict.probability(small, predict.cut(reflectance, padded))
+        assert np.abs(predict.trim(part, padded, core) - whole[core.slices]).max() <= 1e-4
+    mask = predict.mask(small, reflectance)
+    assert (mask == predict.mask(shipped, reflectance)).all()
+    assert 0.05 < mask.mean() < 0.95
 
 
 def test_a_window_without_any_data_is_filled_too() -> None:

@@ -48,7 +48,7 @@ def test_specified_network_has_the_parameters_of_its_description():
 @pytest.mark.parametrize(("widths", "stem"), [((64, 128, 256), 1), ((8, 16, 24, 32), 2), ((8, 8), 4)])
 def test_gives_one_logit_per_pixel(widths, stem):
     network = SimpleUNet(4, widths, stem).eval()
-    side = 2 * network.stride
+    side = 2 * stem * 2 ** (len(widths) - 1)
     with torch.no_grad():
         assert network(torch.rand(2, 4, side, 3 * side)).shape == (2, 1, side, 3 * side)
 

@@ -483,7 +483,12 @@ def test_what_is_not_done_is_told_briefly(tmp_path: Path, capfd: Capfd) -> None:
     assert page.text.count("asset nir: HTTP 404") == 12
     assert all(page.text.count(id_) == 1 for id_ in reasons)
     assert "2 more that failed" in page.text
-    assert "(`cloudjob list OUT`)" in page.look(), "how somebody learns their dates"
+    assert "(cloudjob list OUT)" in page.look(), "how somebody learns their dates"
+    assert "<code>cloudjob list OUT</code>" in (tmp_path / "out/report/index.html").read_text()
+    for command in ("status", "list"):
+        told = call(capfd, command, out).stdout
+        assert told.count("asset nir: HTTP 404") == 12
+        assert all(told.count(id_) == 1 for id_ in reasons), told
 
 
 @pytest.mark.parametrize(("east", "north"), [(10.5, 47), (11, 47.3), (12, 47), (17, 47), (40, 47), (11, 52)])

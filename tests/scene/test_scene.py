@@ -375,6 +375,16 @@ def test_one_grid_for_all_assets_is_not_that_of_60_metres(tmp_path: Path) -> Non
     check(scene)
 
 
+def test_one_grid_for_all_assets_is_not_that_of_20_metres_for_bands_of_10(tmp_path: Path) -> None:
+    """Where the first file is that of AOT: all scenes were refused, for their files have other pixels."""
+    item = make_item(tmp_path)
+    grids = [{name: item["assets"][key].pop(name) for name in ("proj:shape", "proj:transform")} for key in BANDS]
+    item["properties"] |= {"proj:shape": [75, 70], "proj:transform": [20, 0, 600_000, 0, -20, 5_200_020]}
+    scene = described(item)
+    assert [list(band.grid.transform) for band in scene.bands] == [grid["proj:transform"] for grid in grids]
+    check(scene)
+
+
 def test_no_file_is_opened_for_a_grid_that_the_item_tells(tmp_path: Path) -> None:
     """Of all its assets, or of one that somebody else has in pixels of 10 m."""
     item = make_item(tmp_path)
@@ -705,6 +715,24 @@ def test_what_a_products_name_tells_where_nothing_else_does(tmp_path: Path) -> N
     assert scene.bands[0].offset == 0  # Its `raster:bands` say so
     planetary = described(make_item(tmp_path, name.replace("_N0510", ""), properties={"platform": "Sentinel-2B"}))
     assert (planetary.platform, planetary.product) == (scene.platform, scene.product)
+
+
+def test_the_folder_of_esas_own_files_tells_what_nothing_else_does(tmp_path: Path) -> None:
+    """rio-stac's items of them say of numbers what GDAL does, that is nothing: they were 0.1 too bright."""
+    product_name = "S2A_MSIL2A_20240601T101031_N0510_R022_T33TWN_20240601T150000"
+    item = make_item(tmp_path, properties={"platform": None}, band={"scale": 1.0, "offset": 0.0})
+    for key in BANDS:
+        path = tmp_path / f"{product_name}.SAFE" / "GRANULE" / f"{key}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        item["assets"][key]["href"] = str(Path(item["assets"][key]["href"]).rename(path))
+    scene = described(item)
+    assert {(band.scale, band.offset) for band in scene.bands} == {(0.0001, -0.1)}
+    assert (scene.baseline, scene.platform, scene.generated) == ("05.10", "sentinel-2a", "2024-06-01T15:00:00Z")
+    assert scene.group.startswith("33TWN_")
+    # A folder that is only called after the product holds somebody else's files
+    for key in BANDS:
+        item["assets"][key]["href"] = item["assets"][key]["href"].replace(".SAFE", "_FRE")
+    assert {band.offset for band in described(item).bands} == {0.0}
 
 
 @pytest.mark.parametrize(

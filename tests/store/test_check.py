@@ -444,6 +444,9 @@ def test_values_that_keep_the_counts_are_found(out: Out, capfd: Capfd):
         lambda told: told.update({"cloudjob:tiles": [[0, 0]]}),
         lambda told: told.update({"cloudjob:slot": 1}),
         lambda told: told.update({"datetime": "2020-01-01T00:00:00Z"}),
+        lambda told: told.pop("cloudjob:reflectance"),
+        lambda told: told["cloudjob:reflectance"]["red"].pop("href"),
+        lambda told: told.update({"cloudjob:reflectance": "red"}),
     ],
 )
 def test_an_item_that_tells_something_else_is_found(out: Out, capfd: Capfd, change: Callable[[dict], object]):

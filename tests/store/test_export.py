@@ -121,6 +121,15 @@ def test_a_folder_that_cannot_be_made(out: Out):
         list(exports.export(out, None, "/proc/new"))
 
 
+def test_all_of_a_group_does_not_go_into_out_itself(out: Out, capfd: pytest.CaptureFixture[str]):
+    """The group was not looked at: every scene got its COG."""
+    run(out, [make_scene(0)])
+    result = call(capfd, "export", out, "--all", "--group", "32TQM")
+    assert (result.code, result.stdout) == (2, "")
+    assert "--group with --all needs a folder PATH" in result.stderr
+    assert not Path(out.address, "cogs").exists()
+
+
 def test_a_damaged_mask_costs_no_other_file(out: Out, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     """What its codec said ended the command as a bug of cloudjob."""
     bad, good = make_scene(0), make_scene(1)

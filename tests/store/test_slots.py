@@ -28,7 +28,7 @@ from shapely.geometry import box
 
 from cloudjob.errors import ContractError
 from cloudjob.grid import Grid, Window
-from cloudjob.store import check, folder, ledger
+from cloudjob.store import check, folder, group, ledger
 from cloudjob.store.conventions import COMPLETE, FAILED
 from cloudjob.store.ledger import Done
 from cloudjob.store.lock import Lock, LockLostError
@@ -130,6 +130,25 @@ def test_open_masks_sorts_by_time_and_leaves_out_what_is_not_complete(out: Out):
     assert np.array_equal(masks.cloud, [expected(early), expected(late)])
     assert masks.cloud.chunks == ((1, 1), (32, 28), (32, 32, 6))  # one Dask chunk is one tile, one shard, one file
     assert masks.cloud.rio.crs == "EPSG:32632"
+
+
+@pytest.mark.parametrize(
+    ("side", "piece"), [(2208, 552), (2048, 512), (1104, 552), (736, 368), (512, 512), (1001, 1001)]
+)
+def test_a_large_shard_is_cut_into_pieces_that_can_be_read_alone(side: int, piece: int):
+    pieces = group._masks(GRID, side, SETTINGS, {})["cloud"]
+    assert (pieces["shards"], pieces["chunks"]) == ((1, side, side), (1, piece, piece))
+
+
+def test_masks_in_other_pieces_are_read_and_added_to(out: Out, monkeypatch: pytest.MonkeyPatch):
+    """As those that 0.27 made are."""
+    first, second = make_scene(0), make_scene(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(group, "INNER", TILE // 4)
+        run(out, [first])
+    run(out, [second])
+    assert zarr.open_array(f"{out}/masks.zarr/32TQM/cloud", mode="r").chunks == (1, TILE // 4, TILE // 4)
+    assert np.array_equal(open_masks(str(out))["32TQM"].ds.cloud, [expected(first), expected(second)])
 
 
 def test_open_masks_of_nothing_is_an_error_and_makes_nothing(tmp_path: Path):
@@ -889,8 +908,8 @@ def assert_before_or_after(out: Out, before: Out, after: Out) -> None:
 
 def open_everything(out: Out) -> None:
     """After a kill, readers see a store that is whole."""
-    for group in ledger.read(out).groups:
-        masks = xr.open_zarr(f"{out}/masks.zarr/{group}").load()
+    for name in ledger.read(out).groups:
+        masks = xr.open_zarr(f"{out}/masks.zarr/{name}").load()
         assert masks.sizes["time"] == len(masks.attrs["cloudjob:scenes"])
 
 
