@@ -260,7 +260,9 @@ def mend_mask(
         rounding: of the probabilities, as far as that is known.
     """
     out.delete([f"{MASKS}/{group}/{name}/zarr.json"])
-    _create(out, group, name, _masks(grid_of(metadata), tile(metadata), settings, rounding)[name])
+    made = _masks(grid_of(metadata), tile(metadata), settings, rounding)[name]
+    pieces = member(metadata, "cloud")["codecs"][0]["configuration"]["chunk_shape"]  # Of shards that are there
+    _create(out, group, name, {**made, "chunks": tuple(pieces)})
 
 
 def mend_axes(out: Out, group: str, grid: Grid) -> None:

@@ -16,7 +16,7 @@ from pyproj.exceptions import CRSError
 
 from cloudjob.errors import UnreachableError
 from cloudjob.shown import attach
-from cloudjob.store import again, check, ledger, repair, settings
+from cloudjob.store import again, check, group, ledger, repair, settings
 from cloudjob.store.conventions import COMPLETE, PLANNED
 from cloudjob.store.lock import Lock, LockLostError
 from cloudjob.store.out import Out
@@ -149,6 +149,21 @@ def test_no_mask_is_lost_with_what_one_array_says_of_itself(
     assert call(capfd, "check", out, "--repair").code == 0
     assert again.read(out) == []
     assert call(capfd, "check", out).code == 0
+    assert parsed(output.files(out)) == parsed(before)
+
+
+@pytest.mark.parametrize("array", MASK_LIKE)
+def test_an_array_is_made_anew_in_the_pieces_of_its_shards(tmp_path: Path, capfd: Capfd, array: str):
+    """0.27 cut shards of 672 pixels (`--resolution 30`) into others: no mask could be read, and all were lost."""
+    out = Out.at(tmp_path / "out")
+    with pytest.MonkeyPatch.context() as older:
+        older.setattr(group, "INNER", output.TILE // 4)
+        output.run(out, SCENES, contract=CONTRACT)
+    before = output.files(out)
+    for name in ("zarr.json", f"{array}/zarr.json"):
+        Path(out.address, GROUP, name).write_bytes(b"")
+    assert call(capfd, "check", out, "--repair").code == 0
+    assert again.read(out) == []
     assert parsed(output.files(out)) == parsed(before)
 
 
