@@ -16,7 +16,7 @@ from cloudjob.classes import CLEAR, CLOUD, NO_DATA
 from cloudjob.demo import simulate
 from cloudjob.errors import SceneError
 from cloudjob.grid import Tiling
-from cloudjob.model import predict
+from cloudjob.model import predict, unet
 from cloudjob.model.checkpoint import Checkpoint, load
 from cloudjob.model.exact import SETTINGS
 from cloudjob.model.labels import classify, widen
@@ -381,15 +381,36 @@ def test_a_window_that_nobody_keeps_is_gone_while_the_network_runs() -> None:
     assert gone == [True]
 
 
-@pytest.mark.parametrize("block", ["enc1", "dec1"])
-def test_what_a_layer_was_given_is_let_go_of_before_the_next_one_runs(block: str) -> None:
-    """The tile itself, and what the last block was given, were held to the end."""
-    model = predict.prepare(make_checkpoint(), "cpu")
+def test_a_tile_that_is_folded_is_let_go_of_before_the_network_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was held to the end."""
+    model = predict.prepare(make_checkpoint(stem=2), "cpu")
     assert isinstance(model.network, torch.nn.Module)
-    first, second = (model.network.get_submodule(f"{block}.conv.{number}") for number in (0, 3))
     given: list[weakref.ref[torch.Tensor]] = []
     gone: list[bool] = []
-    first.register_forward_pre_hook(lambda _, given_now: given.append(weakref.ref(given_now[0])))
-    second.register_forward_pre_hook(lambda *_: gone.append(given[0]() is None))
+    fold = torch.nn.functional.pixel_unshuffle
+
+    def folded(tile: torch.Tensor, stem: int) -> torch.Tensor:
+        given.append(weakref.ref(tile))
+        return fold(tile, stem)
+
+    monkeypatch.setattr(torch.nn.functional, "pixel_unshuffle", folded)
+    model.network.get_submodule("enc1.conv.3").register_forward_pre_hook(lambda *_: gone.append(given[0]() is None))
     predict.probability(model, scene(64, 64))
     assert gone == [True]
+
+
+@pytest.mark.parametrize("strip", [2, 6, 64])
+def test_strips_change_no_value_and_what_lies_between_convolutions_is_never_there_whole(
+    monkeypatch: pytest.MonkeyPatch, shipped: predict.Model, strip: int
+) -> None:
+    network, rows = shipped.network, []
+    assert isinstance(network, torch.nn.Module)
+    image = torch.rand(2, 5, 304, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        whole = network(image)  # `STRIP` is higher than its levels are
+        monkeypatch.setattr(unet, "STRIP", strip)
+        hook = network.get_submodule("dec1.conv.3").register_forward_pre_hook(lambda _, at: rows.append(at[0].shape[2]))
+        parts = network(image)
+        hook.remove()
+    assert (whole - parts).abs().max() <= 1e-5
+    assert max(rows) == strip + 2 * unet.REACH
