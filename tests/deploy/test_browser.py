@@ -64,7 +64,7 @@ def watched(browser, pictures, tmp_path_factory):
     (folder / "catalog" / FAILING / "green.tif").unlink()
     what = ("--catalog", catalog, "--out", folder / "out", *jobs.EVERYWHERE, "--workers", "1")
     # Its worker stands still in the third scene: a quick machine would be done before all is drawn.
-    plan = jobs.sabotage(folder / "held", "after shard", 21, number=signal.SIGSTOP)
+    plan = jobs.sabotage(folder / "held", "after shard", 10, number=signal.SIGSTOP)
     command = (*jobs.SABOTAGED, "run", *what)
     with jobs.started(*command, until=r"http://[\d.]+:\d+/status", CLOUDJOB_TEST_SABOTAGE=plan) as (run, address):
         page, errors = opened(browser, address, WIDE, "light")
