@@ -58,7 +58,7 @@ def bands(network):
 
 
 def multiply_adds(network, side=128):
-    """Of all convolutions, per pixel of the input."""
+    """Of all convolutions, per pixel of the input, without strips, whose overlap is the price of their memory."""
     total = 0
 
     def count(layer, _, output):
@@ -70,8 +70,7 @@ def multiply_adds(network, side=128):
 
     layers = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.ConvTranspose2d)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
-    with torch.no_grad():
-        network.eval()(torch.zeros(1, bands(network), side, side))
+    network.eval()(torch.zeros(1, bands(network), side, side))
     for hook in hooks:
         hook.remove()
     return total / side**2
