@@ -115,10 +115,11 @@ class SimpleUNet(nn.Module):
     def _in_strips(self, block: Callable[..., Tensor], image: Tensor, *below: Tensor) -> Tensor:
         """What a level's block makes of (batch, channels, rows, columns), and of what has half its rows, in strips.
 
-        What lies between two convolutions is then never there whole: half of the memory. No value changes, for
-        strips overlap by the rows that the two see. Training keeps what lies between, and goes without strips.
+        What lies between two convolutions is then never there whole: half of the memory. No value changes, for strips
+        overlap by the rows that the two see. Training, which keeps what lies between, goes without them, and so does an
+        export, whose graph takes windows of any height.
         """
-        if self.training or torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled() or torch.jit.is_tracing():
             return block(image, *below)
         rows, result = image.shape[2], None
         for top in range(0, rows, STRIP):

@@ -657,11 +657,12 @@ def test_records_in_the_package_can_be_read(name: str) -> None:
     assert terms.tiling(10980, 10980).tile == 2040
 
 
-@pytest.mark.parametrize("stem", [1, 2])
-def test_our_own_network_exported_gives_the_same_masks(stem: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stem", "gradients"), [(1, True), (2, True), (2, False)])
+def test_our_own_network_exported_gives_the_same_masks(stem: int, gradients: bool, tmp_path: Path) -> None:
     made = make_checkpoint(tile=128, stem=stem)
     checkpoint.save(made.network, made.contract, tmp_path / "net.safetensors")
-    export(tmp_path / "net.safetensors", tmp_path / "net.onnx")
+    with torch.set_grad_enabled(gradients):
+        export(tmp_path / "net.safetensors", tmp_path / "net.onnx")
     ours, theirs = (checkpoint.load(tmp_path / f"net.{kind}") for kind in ("safetensors", "onnx"))
     assert theirs.contract == replace(ours.contract, graph=theirs.contract.graph, widths=theirs.contract.widths, stem=1)
     reflectance = np.random.default_rng(0).random((4, 500, 420), np.float32)
