@@ -119,7 +119,7 @@ class SimpleUNet(nn.Module):
         overlap by the rows that the two see. Training, which keeps what lies between, goes without them, and so does an
         export, whose graph takes windows of any height.
         """
-        if self.training or torch.is_grad_enabled() or torch.jit.is_tracing():
+        if self.training or torch.is_grad_enabled() or torch.jit.is_tracing():  # type: ignore[attr-defined]
             return block(image, *below)
         rows, result = image.shape[2], None
         for top in range(0, rows, STRIP):
