@@ -194,7 +194,7 @@ def complete(
     out.put_json(path, item)
     if elsewhere:
         if elsewhere.group != slot.group and groups.path(elsewhere.group) not in ledger.damaged:  # As in `prepare`
-            _set_status(out, replace(slot, group=elsewhere.group, index=elsewhere.slot), PLANNED)
+            _hint(out, replace(slot, group=elsewhere.group, index=elsewhere.slot), PLANNED)
         out.delete([elsewhere.path])
     out.delete(failures.path(id_) for id_ in (scene.id, replaces) if id_ in ledger.failures)
     return item
@@ -257,10 +257,7 @@ def fail(
     before = ledger.failures.get(scene.id)
     failure = failures.record(lock, before, scene, tiles, reason, outside=outside, spare=spare)
     if not ledger.holding(scene):
-        try:
-            _set_status(lock.out, slot, FAILED)
-        except ContractError as error:
-            log.warning("%s; %s", error, error.hint)  # As in `prepare`
+        _hint(lock.out, slot, FAILED)
     return failure
 
 
@@ -337,6 +334,14 @@ def _clear(lock: Lock, group: str, slots: Iterable[int]) -> None:
 def _empty(lock: Lock, group: str, slot: int) -> None:
     for folder in _shards(group, slot):
         lock.out.delete_under(folder, lock.check)
+
+
+def _hint(out: Out, slot: Slot, status: int) -> None:
+    """Set the status of a slot whose scene does not depend on it, for its group may have been damaged meanwhile."""
+    try:
+        _set_status(out, slot, status)
+    except ContractError as error:
+        log.warning("%s; %s", error, error.hint)  # As in `prepare`
 
 
 def _set_status(out: Out, slot: Slot, status: int, vacated: int | None = None) -> None:

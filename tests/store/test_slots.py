@@ -22,7 +22,21 @@ import xarray as xr
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
-from output import ALL, GRID, SETTINGS, TILE, TILING, attributes, expected, files, make_scene, run, values, write
+from output import (
+    ALL,
+    GRID,
+    SETTINGS,
+    TILE,
+    TILING,
+    attributes,
+    expected,
+    files,
+    make_scene,
+    receipt_of,
+    run,
+    values,
+    write,
+)
 from pystac.validation import JsonSchemaSTACValidator
 from shapely.geometry import box
 
@@ -446,6 +460,22 @@ def test_a_scene_leaves_a_damaged_group_for_another_grid(name: str, out: Out):
         moved.id: "32TRM",
         make_scene(1).id: "32TRM",
     }
+
+
+@pytest.mark.parametrize("name", ["status/c/0", "status/zarr.json"])
+def test_a_scene_is_done_though_the_group_that_it_leaves_was_damaged_meanwhile(name: str, out: Out):
+    """Its item stood, and the run told that it had failed."""
+    run(out, [make_scene(0), make_scene(1)])
+    moved = replace(make_scene(0), group="32TRM", fingerprint="f2")
+    with Lock(out) as lock:
+        before = ledger.read(out)
+        slot = prepare(lock, SETTINGS, before, [moved], tile_of=lambda _: TILE)[moved.id]
+        write(out, moved, slot, ALL)
+        Path(out.address, "masks.zarr/32TQM", name).write_bytes(b"x")
+        complete(lock, SETTINGS, before, moved, slot=slot, receipt=receipt_of(moved, ALL), tiles=ALL)
+    known = ledger.read(out)
+    assert {done.id: done.group for done in known.done.values()} == {moved.id: "32TRM", make_scene(1).id: "32TQM"}
+    assert known.leftovers == ()
 
 
 def test_a_scene_that_moves_to_another_grid_and_back_is_one_scene_all_the_time(out: Out):
