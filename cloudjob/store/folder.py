@@ -161,6 +161,15 @@ def settle(root: Path, path: str) -> None:
                 raise
 
 
+def blocked(root: Path, path: str) -> str:
+    """What is wrong where something lies at `path` that is no folder, below which nothing can be written; else ""."""
+    place = root / path
+    with suppress(FileNotFoundError, NotADirectoryError):
+        if not stat.S_ISDIR(mode := place.lstat().st_mode):
+            return f"{place} is {'a symbolic link' if stat.S_ISLNK(mode) else 'no folder'}"
+    return ""
+
+
 def reserve(root: Path, path: str) -> bool:
     """Make an empty file where there is nothing yet: False where there is something."""
     place = within(root, path)

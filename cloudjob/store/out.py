@@ -271,6 +271,10 @@ class Out:
         paths = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
         return {path.rsplit("/", 1)[-1] for path in paths} - {""}
 
+    def blocked(self, path: str) -> str:
+        """What lies where a folder belongs, as a link, in words; "" if nothing does. Object stores have no folders."""
+        return folders.blocked(self.folder, path) if self.folder else ""
+
     def oddities(self) -> list[str]:
         """Paths of what is neither a file nor a folder: links, pipes, sockets. Object stores have none."""
         return folders.oddities(self.folder) if self.folder else []

@@ -4,6 +4,7 @@ One writer, the client, allocates slots and writes items; workers write whole sh
 (`store.writer`).
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -110,13 +111,16 @@ def _allot(
     """Give the scenes of one group their slots; those of scenes that are over are free."""
     owners = ledger.scenes.get(name, ())
     kept = {scene.id: done.slot for scene in wanted if (done := ledger.holding(scene))}
-    given = _allocate(ledger, name, [scene for scene in wanted if scene.id not in kept], replaces)
+    blocked = partial(_blocked, lock.out, name)
+    given = _allocate(ledger, name, [scene for scene in wanted if scene.id not in kept], replaces, blocked)
     # As written, with those whose masks others have taken the place of: `tidy` empties their slots, then frees them
     order = list(groups.scenes(ledger.groups[name])) if name in ledger.groups else []
     order += [""] * (max(given.values(), default=-1) + 1 - len(owners))
-    stale = [slot for slot, id_ in enumerate(order) if id_ in over]
-    for slot in stale:
+    freed = [slot for slot, id_ in enumerate(order) if id_ in over]
+    for slot in freed:
         order[slot] = ""
+    passed_over = {*range(len(owners), len(order))}.difference(given.values())
+    stale = _emptiable(lock.out, name, [*freed, *passed_over])
     looked = given and name in ledger.groups  # Of one that is new nothing is left (`groups.create`)
     written = {slot for folder in _arrays(name) for slot in lock.out.names(folder)} if looked else set()
     # Parts of masks that were never finished, or that this group's list does not know
@@ -220,8 +224,9 @@ def tidy(lock: Lock, ledger: Ledger) -> None:
         for slot in freed:
             order[slot] = ""
         statuses = [_status(ledger, name, slot) for slot in range(len(order))]
+        clear = partial(_clear, lock, name, _emptiable(lock.out, name, freed))
         try:
-            groups.commit(lock.out, name, order, times={}, statuses=statuses, clear=partial(_clear, lock, name, freed))
+            groups.commit(lock.out, name, order, times={}, statuses=statuses, clear=clear)
         except ContractError as error:
             log.warning("%s; %s", error, error.hint)  # As in `prepare`
 
@@ -271,23 +276,30 @@ def _item(out: Out, done: Done) -> dict[str, Any]:
     return found
 
 
-def _allocate(ledger: Ledger, group: str, scenes: Iterable[Scene], replaces: Mapping[str, str]) -> dict[str, int]:
+def _allocate(
+    ledger: Ledger,
+    group: str,
+    scenes: Iterable[Scene],
+    replaces: Mapping[str, str],
+    blocked: Callable[[int], str] = lambda _: "",
+) -> dict[str, int]:
     """Scene id → slot: the one it was given before, else its older version's if that has no mask, else any free one.
 
-    No slot that holds a mask is given away, and none that waits for another scene.
+    No slot that holds a mask is given away, none that waits for another scene, and none that is `blocked`.
     """
     scenes = list(scenes)
     owners = ledger.scenes.get(group, ())
-    waiting = {id_: slot for slot, id_ in enumerate(owners) if id_ and not ledger.holder(group, slot)}
+    waiting = {
+        id_: slot for slot, id_ in enumerate(owners) if id_ and not ledger.holder(group, slot) and not blocked(slot)
+    }
     own = {scene.id: waiting.get(scene.id, waiting.get(replaces.get(scene.id, ""))) for scene in scenes}
-    free = sorted(_free(ledger, group) - set(own.values()))
-    end = len(owners)
+    free = sorted(slot for slot in _free(ledger, group) - set(own.values()) if not blocked(slot))
+    new = (slot for slot in itertools.count(len(owners)) if not blocked(slot))
     given: dict[str, int] = {}
     for scene in scenes:
         slot = own[scene.id]
         if slot is None or slot in given.values():
-            slot = free.pop(0) if free else end
-            end = max(end, slot + 1)
+            slot = free.pop(0) if free else next(new)
         given[scene.id] = slot
     return given
 
@@ -296,6 +308,19 @@ def _free(ledger: Ledger, group: str) -> set[int]:
     """Slots whose scenes have their masks in other ones, or that no scene owns."""
     owners = enumerate(ledger.scenes.get(group, ()))
     return {s for s, id_ in owners if not ledger.holder(group, s) and (not id_ or id_ in ledger.done)}
+
+
+def _blocked(out: Out, group: str, slot: int) -> str:
+    """What lies in a slot's place so that it cannot be emptied, as a link, or "": nobody gets such a slot."""
+    return next(filter(None, map(out.blocked, _shards(group, slot))), "")
+
+
+def _emptiable(out: Out, group: str, slots: Iterable[int]) -> list[int]:
+    """Of slots that are nobody's from now on those that can be emptied; of the others is told, this once."""
+    why = {slot: _blocked(out, group, slot) for slot in slots}
+    for what in filter(None, why.values()):
+        log.warning("%s: no scene gets this slot until it is moved away", what)
+    return [slot for slot, what in why.items() if not what]
 
 
 def _status(ledger: Ledger, group: str, slot: int) -> int:

@@ -614,6 +614,44 @@ def test_nothing_is_written_to_a_damaged_group(name: str, out: Out):
     assert set(ledger.read(out).done) == {make_scene(0).id, elsewhere.id}
 
 
+@pytest.mark.parametrize("what", ["link", "file", "pipe"])
+def test_a_slot_in_whose_place_something_else_lies_is_nobodys(
+    what: str, out: Out, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """It cost every other new scene of its group, every night; none was freed, and each night told of it."""
+    first, second, third, fourth = map(make_scene, range(4))
+    run(out, [first, second], failing={second.id: "too dark"})
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "0").write_bytes(b"not ours")
+    for slot in ("0", "1", "4"):  # A mask that is made anew, one that failed, and a slot that is not there yet
+        place = Path(out.address, "masks.zarr/32TQM/cloud/c", slot)
+        shutil.rmtree(place, ignore_errors=True)
+        match what:
+            case "link":
+                place.symlink_to(tmp_path / "disk")
+            case "file":
+                place.write_bytes(b"not ours")
+            case _:
+                os.mkfifo(place)
+    anew = replace(first, fingerprint="f2")
+    run(out, [anew, second])
+    run(out, [anew, second, third, fourth])
+    assert list(held(out)) == [anew.id, second.id, third.id, fourth.id]
+    for scene in (anew, second, third, fourth):
+        assert np.array_equal(held(out)[scene.id], expected(scene))
+    assert not ledger.read(out).failures
+    before = files(out)
+    assert run(out, [anew, second, third, fourth]).counts == {"done": 4}
+    assert files(out) == before
+    for slot in ("0", "1", "4"):  # Told once, not every night
+        told = f"cloud/c/{slot} is {'a symbolic link' if what == 'link' else 'no folder'}: no scene gets this slot"
+        assert caplog.text.count(told) == 1
+    assert (tmp_path / "disk" / "0").read_bytes() == b"not ours"
+    if what != "file":
+        found = {(fault.path, fault.what) for fault in check.check(out)}
+        assert found == {(f"masks.zarr/32TQM/cloud/c/{slot}", "a link, a pipe or the like") for slot in (0, 1, 4)}
+
+
 def test_a_scene_that_fails_in_a_damaged_group_is_recorded_and_the_run_goes_on(out: Out):
     """Its status there is only a hint for readers."""
     with prepared(out) as (lock, slot):
