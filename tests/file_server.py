@@ -17,8 +17,11 @@ from stac_server import serving
 Fault = int | str
 """An HTTP status, or "slow" (late, but right), "held" (right, once the test lets go), "stall" (headers, then nothing),
 "cut" (half of the body, then the connection is closed), "short" (half of the body, and no word of it), "empty"
-(nothing, as if that were all), "hang up" (no answer), "html" (a page in place of the file), or "" (none)."""
+(nothing, as if that were all), "hang up" (no answer), "html" (a page in place of the file), "portal" (sent on to that
+page), or "" (none)."""
 
+
+LOGIN = "/login"
 
 HELD = 120
 """Seconds after which a test has failed that should have let go."""
@@ -87,6 +90,8 @@ class FileServer:
 
     def fault_of(self, path: str) -> Fault:
         """What the next request of a path meets: the first rule that matches and has something to say."""
+        if path == LOGIN:
+            return "html"
         for pattern, faults, lasting in self.rules:
             if re.search(pattern, path):
                 fault = faults.popleft() if faults else lasting
@@ -128,8 +133,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif isinstance(fault, int):
             self._send(fault, b"something is wrong", {}, body=body)
-        elif fault == "html":
-            self._send(200, b"<html>Please log in</html>", {"Content-Type": "text/html"}, body=body)
+        elif fault in ("html", "portal"):
+            headers = {"Content-Type": "text/html", **({"Location": LOGIN} if fault == "portal" else {})}
+            self._send(302 if fault == "portal" else 200, b"<html>Please log in</html>", headers, body=body)
         elif fault == "empty":
             self._send(206 if asked.range else 200, b"", {}, body=body)
         else:

@@ -195,9 +195,9 @@ def _fault(what: str, href: str, text: str, key: str) -> SceneError:
 
 
 def explained(fault: SceneError, href: str) -> SceneError:
-    """The error, and what the server sends in the file's place where that may be why (`outside.instead`)."""
-    if type(fault) is PassingError:
-        return PassingError(f"{fault}{outside.instead(href)}", asset=fault.asset)
+    """The error; where its server sends something else in the file's place (`outside.instead`), it is out."""
+    if type(fault) is PassingError and (told := outside.instead(href)):
+        return OutageError(f"{fault}{told}", asset=fault.asset)
     return fault
 
 

@@ -161,6 +161,24 @@ def test_what_lasts_costs_its_scene_only_and_the_next_run_mends_it(
     assert not world.files.asked("THU"), "what was done is left alone"
 
 
+@pytest.mark.parametrize("fault", ["html", "portal"])
+def test_a_page_in_a_files_place_gives_no_scene_up(
+    fault: Fault, world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A login that has lapsed, a hotel's Wi-Fi: its scene was abandoned after three nights, and never masked again."""
+    world.files.disturb("TUE/nir.tif", lasting=fault)
+    codes = []
+    for _ in range(4):
+        result = world.run(capfd, tmp_path / "out")
+        codes.append(result.code)
+        assert "its server sends a web page in its place; does it want a login?" in result.stderr
+        jobs.a_day_passes(tmp_path / "out")
+    assert codes == [1, 4, 4, 4]  # Then nothing of its server is left that could be read
+    world.files.calm()
+    assert world.run(capfd, tmp_path / "out").code == 0
+    jobs.assert_same(tmp_path / "out", world.reference)
+
+
 @pytest.mark.parametrize(("fault", "code", "told"), [(503, 4, "503"), (404, 3, "404"), ("html", 4, "a web page")])
 def test_headers_that_are_needed_beforehand(
     fault: Fault,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
-from file_server import file_server
+from file_server import Fault, file_server
 from scenes import BANDS, write_cog
 
 from cloudjob import embed, job
@@ -246,8 +246,8 @@ def test_a_band_that_comes_late_is_waited_for(nights: Nights) -> None:
     np.testing.assert_array_equal(jobs.mask_of(nights.out, "WITH"), nights.expected(band=True))
 
 
-@pytest.mark.parametrize("fault", [503, 403, 404])
-def test_no_outage_gives_a_mask_without_the_band(fault: int, nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fault", [503, 403, 404, "html"])
+def test_no_outage_gives_a_mask_without_the_band(fault: Fault, nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cloudjob.scene.opened.ATTEMPTS", 1)
     monkeypatch.setattr("cloudjob.cluster.task.PAUSE", 0)
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")

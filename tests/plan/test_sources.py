@@ -38,7 +38,8 @@ def test_a_source_is_given_up_after_five_scenes_and_at_once_where_keys_are_missi
     ("fault", "days", "says"),
     [
         (503, 10, r"no scene of {} can be read \(5 tried\)"),
-        ("html", 1, "none of the 2 items can be used: scene S2, asset red: .* a web page in its place"),
+        ("html", 1, r"no scene of {} can be read \(1 tried\): scene S2, asset red: .* a web page in its place"),
+        ("empty", 1, "none of the 2 items can be used: scene S2, asset red: .* not recognized"),
     ],
 )
 def test_an_odd_item_hides_no_outage(
