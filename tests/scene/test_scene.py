@@ -23,7 +23,7 @@ from cloudjob.scene import files, product, read
 from cloudjob.scene.cube import open_cube
 from cloudjob.scene.describe import describe
 from cloudjob.scene.opened import SceneFiles
-from cloudjob.scene.reflectance import offset_doubt, reflectance, scaling
+from cloudjob.scene.reflectance import no_reflectance, offset_doubt, reflectance, scaling
 from cloudjob.scene.scene import Scene
 
 ASSETS = {band: band for band in (*BANDS, "scl")}
@@ -230,6 +230,13 @@ def described_bands() -> tuple[Any, ...]:
 
     grid = Grid(32633, 0, 0, 10, 10, 2, 2)
     return tuple(Band(name, name, "", grid, 0.0001, -0.1) for name in BANDS)
+
+
+def test_signed_numbers_that_are_zero_in_every_band_are_no_data() -> None:
+    raw = np.full((4, 1, 3), 500, np.int16)
+    raw[:, 0, 0] = raw[1:, 0, 1] = 0
+    values = reflectance(raw, described_bands())
+    assert np.isnan(values).tolist() == 4 * [[[True, False, False]]]
 
 
 def test_saturated_pixels_are_data() -> None:
@@ -640,6 +647,12 @@ def test_pixels_that_contradict_the_offset_are_told(tmp_path: Path) -> None:
     assert "applied already" in str(offset_doubt(mistaken, 1000, 200, 400, 0.1))
 
 
+def test_half_of_a_scenes_values_may_be_brighter_than_any_ground(tmp_path: Path) -> None:
+    scene = described(make_item(tmp_path))
+    assert no_reflectance(scene, 1000, 2000) is None  # Of four bands
+    assert "50 % of them lie above 2" in str(no_reflectance(scene, 1000, 2001))
+
+
 def test_groups_are_named_after_the_tile_when_the_scene_has_its_whole_grid(tmp_path: Path) -> None:
     item = make_item(tmp_path, properties={"grid:code": "MGRS-33UUP"}, transform=(10, 0, 300_000, 0, -10, 5_400_000))
     assert described(item).group == "33UUP_300000_5400000_139x150"
@@ -788,6 +801,9 @@ def test_the_fingerprint_follows_the_pixels_and_nothing_else(tmp_path: Path) -> 
     first = described(item).fingerprint
     assert changed(**{"s2:generation_time": "2024-06-02T00:00:00Z"})
     assert changed(**{"earthsearch:boa_offset_applied": True, "s2:processing_baseline": "05.10"}) is False
+    for told in ({"raster:scale": 2e-4}, {"raster:offset": -0.05}):
+        red = item["assets"]["red"] | told
+        assert described({**item, "assets": {**item["assets"], "red": red}}).fingerprint != first
     signed = json.loads(json.dumps(item))
     for asset in signed["assets"].values():
         asset["href"] = f"https://h{asset['href']}?sig=secret"

@@ -248,6 +248,11 @@ def test_runs_of_one_night_count_once(out: Out, clock: Callable[[float], None]):
     assert fail(out, clock, "no", "no", "no", hours=2).runs == 2
 
 
+def test_a_night_of_a_clock_that_was_ahead_holds_back_none_that_come(out: Out, clock: Callable[[float], None]):
+    assert fail(out, clock, "no", hours=-24 * 365).runs == 1
+    assert fail(out, clock, "no", "no").abandoned
+
+
 def test_what_lies_outside_a_scene_never_counts_and_forgets_nothing(out: Out, clock: Callable[[float], None]):
     failure = fail(out, clock, *["503"] * 5, outside=True)
     assert (failure.runs, failure.abandoned, failure.reason) == (0, False, "503")
