@@ -262,6 +262,14 @@ def test_what_lies_outside_a_scene_never_counts_and_forgets_nothing(out: Out, cl
     assert fail(out, clock, "corrupt").abandoned
 
 
+def test_an_outage_takes_no_band_from_a_scene_that_was_given_up(out: Out, clock: Callable[[float], None]):
+    scene = make_scene(0)
+    spare = scene.without(scene.bands[-1])
+    given_up = fail(out, clock, "corrupt", "corrupt", "corrupt")
+    assert fail(out, clock, "503", outside=True, spare=spare).fingerprint == given_up.fingerprint
+    assert fail(out, clock, "corrupt", spare=spare).fingerprint == spare.fingerprint
+
+
 def test_a_record_of_the_version_before_begins_to_count_anew(out: Out, clock: Callable[[float], None]):
     """It counted outages, too."""
     failure = fail(out, clock, "503", "503", "503")
