@@ -269,9 +269,7 @@ def _sorted_out(
     planned = {one.scene.id for one in made.scenes}
     refused, given_up = [], {}
     for refusal in {refusal.id: refusal for refusal in refusals}.values():
-        before = known.failures.get(refusal.id)
-        same = before is not None and before.abandoned and before.fingerprint == refusal.fingerprint
-        if same and not ledger.wanted(refusal.id, job.retry):
+        if plan.hopeless(refusal, known, job.retry):
             given_up[refusal.id] = refusal.reason
         elif refusal.id not in planned:
             refused.append(refusal)

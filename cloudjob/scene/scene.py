@@ -105,6 +105,11 @@ class Scene:
     left_out: tuple[Band, ...] = ()
 
     @property
+    def href(self) -> str:
+        """Where the file of its first band lies, by which its source is known (`outside.source`)."""
+        return self.bands[0].href
+
+    @property
     def mask_grid(self) -> Grid:
         """The pixels of its mask."""
         return self.grid.coarsen(self.coarser)
