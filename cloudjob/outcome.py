@@ -206,7 +206,7 @@ def _foreign(scene: Scene, error: BaseException) -> SceneError:
 def _with_doubt(scene: Scene, receipt: Receipt) -> Receipt:
     """Add warnings where scale or offset do not fit the pixels, a band is lacking, or no pixel was wanted."""
     cloud = (receipt.cloud_cover or 0) / 100
-    offset = offset_doubt(scene, receipt.valid, receipt.dark_all, receipt.dark_any, cloud)
+    offset = offset_doubt(scene, receipt.valid, receipt.dark_all, receipt.dark_any, cloud, receipt.guessed)
     lacking = [f"masked without {band.name}: its file was at fault on {ATTEMPTS} nights" for band in scene.left_out]
     nothing = "" if receipt.valid or receipt.no_data else "the centre of no pixel lies in the area: its mask is empty"
     doubts = {each for each in (offset, black_doubt(receipt.valid, receipt.lit), *lacking, nothing) if each}
