@@ -1,6 +1,7 @@
 """For people who embed cloudjob: the job as a function, and clouds of an xarray cube of one's own."""
 
 import contextlib
+import json
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,7 @@ import xarray as xr
 from distributed import Client
 
 from cloudjob import classes, job, spoken
+from cloudjob.catalog.bands import stands_for
 from cloudjob.cluster.scheduler import connect as connect_to
 from cloudjob.errors import ContractError, SceneError, UsageError
 from cloudjob.grid import DEGREE, same_size
@@ -230,7 +232,7 @@ def _check_cube(cube: Any) -> None:
         renamed = ", ".join(f'{dim}="{our}"' for dim, our in ours.items() if dim != our)
         raise UsageError(
             f"the cube has no dimension {', '.join(lacking)}; it has {', '.join(map(str, cube.dims))}",
-            hint=f"cube.rename({renamed})" if renamed else None,
+            hint=f"cube.rename({renamed})" if renamed else 'cube.rename(…="band", …="y", …="x")',
         )
     if cube.dtype.kind != "f":
         raise UsageError(f"the cube holds numbers ({cube.dtype}), not reflectance", hint=RECIPE)
@@ -247,16 +249,30 @@ def _bands(cube: xr.DataArray, contract: Contract) -> xr.DataArray:
             raise ContractError(f"the cube has {cube.sizes['band']} bands; expected {', '.join(contract.bands)}")
         names = own[cube.sizes["band"]]
     if missing := set(contract.required_bands) - set(names):
-        told = "cube.common_name.values" if "common_name" in cube.coords else '["red", "green", "blue", "nir"]'
         raise ContractError(
             f"the cube has the bands {', '.join(names)} but not {', '.join(sorted(missing))}",
-            hint=f"rename them, for example cube.assign_coords(band={told})",
+            hint=_naming(cube, names, contract.required_bands),
         )
     if names == list(contract.bands):
         return cube
     present = [band for band in contract.bands if band in names]
     cube = cube.isel(band=[names.index(band) for band in present]).assign_coords(band=present)
     return cube.reindex(band=list(contract.bands), copy=False)
+
+
+def _naming(cube: xr.DataArray, names: list[str], required: Iterable[str]) -> str:
+    """What to do about bands that go by other names, or are not there. To be pasted: so never in another order."""
+    if "common_name" in cube.coords:
+        return "rename them, for example cube.assign_coords(band=cube.common_name.values)"
+    ours = [stands_for(name) or name for name in names]
+    if set(required) <= set(ours):
+        return f"rename them, for example cube.assign_coords(band={json.dumps(ours)})"
+    if set(ours) & set(required):
+        return "load those, too; or rename what is called otherwise, with cube.assign_coords(band=[…])"
+    return (
+        "rename them in the order in which they lie: for red, green, blue, near infrared it is "
+        'cube.assign_coords(band=["red", "green", "blue", "nir"])'
+    )
 
 
 def _pixel(cube: xr.DataArray, contract: Contract, buffer: float) -> tuple[float, float]:

@@ -24,7 +24,7 @@ class CloudjobError(Exception):
 
     Args:
         message: what is wrong, naming the offending value and what was expected.
-        hint: what to do about it, printed on a line of its own.
+        hint: what to do about it, printed on a line of its own: a traceback has it as a note.
 
     Attributes:
         worker: address of the worker that it happened on, or "".
@@ -36,6 +36,8 @@ class CloudjobError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(_fit_to_print(message))
         self.hint = _fit_to_print(hint) if hint else None
+        if self.hint:
+            self.add_note(f"hint: {self.hint}")
 
 
 class UsageError(CloudjobError):

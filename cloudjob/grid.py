@@ -1,4 +1,4 @@
-"""A scene's pixel grid and how it is cut into tiles: integer arithmetic, nothing else.
+"""A scene's pixel grid, and how it is cut into tiles.
 
 Pixel windows are counted from the scene's first row and column, never from a bbox: that is what makes a tile
 a pure function of the scene (see ARCHITECTURE.md).
@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 
+import numpy as np
+import numpy.typing as npt
 from pyproj import CRS, Transformer
 from shapely import box, segmentize, transform, union_all
 from shapely.geometry.base import BaseGeometry
@@ -90,6 +92,11 @@ class Grid:
     def transform(self) -> tuple[float, float, float, float, float, float]:
         """The affine transform (a, b, c, d, e, f) from (column, row) to coordinates, as in `proj:transform`."""
         return self.dx, 0.0, self.x0, 0.0, -self.dy, self.y0
+
+    @property
+    def centres(self) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
+        """Coordinates of the pixels' centres along y and along x, float64."""
+        return self.y0 - (np.arange(self.height) + 0.5) * self.dy, self.x0 + (np.arange(self.width) + 0.5) * self.dx
 
     @property
     def metres(self) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from cloudjob.errors import ContractError, UnreachableError
 from cloudjob.model import checkpoint
 from cloudjob.outcome import Outcomes, refused
 from cloudjob.plan import survey
+from cloudjob.plan.found import find
 from cloudjob.plan.plan import Planned
 from cloudjob.plan.request import Job
 from cloudjob.plan.survey import Survey
@@ -42,7 +43,7 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Gene
         ContractError: see `survey.make`; a source wants keys; a redo finds nothing to do.
     """
     started = datetime.now(UTC)
-    found = survey.find(job)
+    found = find(job)
     work = survey.compare(job, found).plan.to_do != []
     if not work and job.redo and settings.read(job.out) not in (None, job.settings):
         raise ContractError(

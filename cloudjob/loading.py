@@ -334,9 +334,7 @@ def _under(scene: Grid, grid: Grid) -> Window:
 
 def _nearest(out: Out, look: Look, grid: Grid) -> npt.NDArray[np.uint8]:
     """A scene's mask (y, x) on a grid: the value in which a pixel's centre lies."""
-    xs = grid.x0 + (np.arange(grid.width) + 0.5) * grid.dx
-    ys = grid.y0 - (np.arange(grid.height) + 0.5) * grid.dy
-    x, y = np.meshgrid(xs, ys)
+    y, x = np.meshgrid(*grid.centres, indexing="ij")
     if grid.epsg != look.grid.epsg:
         x, y = Transformer.from_crs(grid.epsg, look.grid.epsg, always_xy=True).transform(x, y)
     with np.errstate(invalid="ignore"):

@@ -53,7 +53,7 @@ class Outcomes:
 
     def hopeless(self, planned: Planned) -> bool:
         """Whether a scene need not be tried, for its source is out."""
-        return self._sources.lost(_href(planned.scene)) is not None
+        return self._sources.lost(planned.scene.href) is not None
 
     def add(self, part: Task, outcome: Receipt | BaseException) -> SceneResult | None:
         """What has become of a scene by the end of one of its tasks; None if it has not ended, or had before.
@@ -72,7 +72,7 @@ class Outcomes:
     def _add(self, part: Task, outcome: Receipt | BaseException) -> SceneResult | None:
         scene = part.scene
         if isinstance(outcome, Receipt):
-            self._sources.answered(_href(scene))
+            self._sources.answered(scene.href)
             receipts = self._parts.setdefault(scene.id, [])
             receipts.append(outcome)
             return self._complete(scene, merge(receipts)) if len(receipts) == part.parts else None
@@ -90,7 +90,7 @@ class Outcomes:
             return self._fail(scene, _foreign(scene, outcome))
         if isinstance(outcome, UnseenError) and _sees(scene, outcome.asset):
             outcome = OutsideError(f"{outcome}: not there for the worker {outcome.worker}, but for this machine")
-        self._sources.failed(_href(scene), outcome)
+        self._sources.failed(scene.href, outcome)
         if isinstance(outcome, PassingError | OutsideError):
             self._doubtful.append((self.waiting[scene.id], outcome))
         return self._fail(scene, outcome)
@@ -102,12 +102,12 @@ class Outcomes:
             UnreachableError, ContractError: at last, if no scene of some source could be read.
         """
         for planned in list(self.waiting.values()):
-            href = _href(planned.scene)
+            href = planned.scene.href
             lost = self._sources.lost(href) or "it answered only later"
             why = f"scene {planned.scene.id}: not tried, for {source(href)} is out: {lost}"
             yield self._fail(planned.scene, OutsideError(why))
         for planned, error in self._doubtful:
-            if self._sources.own(_href(planned.scene), error):  # Others of its source could be read: this night counts
+            if self._sources.own(planned.scene.href, error):  # Others of its source could be read: this night counts
                 self._record(planned, error, outside=False)
         if verdict := self._sources.verdict():
             raise verdict
@@ -173,7 +173,7 @@ class Outcomes:
             return None
         for spare in scene.spares:
             (band,) = spare.left_out
-            if error.asset == band.key and source(band.href) == source(_href(scene)):
+            if error.asset == band.key and source(band.href) == source(scene.href):
                 return spare
         return None
 
@@ -183,10 +183,6 @@ def refused(lock: Lock, ledger: Ledger, planned: Planned) -> SceneResult:
     scene, why = planned.scene, slots.unplaced(ledger, planned.scene)
     failure = failures.record(lock, ledger.failures.get(scene.id), scene, planned.tiles, why, outside=True)
     return SceneResult(scene.id, scene.group, "failed", reason=failure.reason)
-
-
-def _href(scene: Scene) -> str:
-    return scene.bands[0].href
 
 
 def _sees(scene: Scene, asset: str) -> bool:
@@ -210,7 +206,7 @@ def _foreign(scene: Scene, error: BaseException) -> SceneError:
 def _with_doubt(scene: Scene, receipt: Receipt) -> Receipt:
     """Add warnings where scale or offset do not fit the pixels, a band is lacking, or no pixel was wanted."""
     cloud = (receipt.cloud_cover or 0) / 100
-    offset = offset_doubt(scene, receipt.valid, receipt.dark_all, receipt.dark_any, cloud)
+    offset = offset_doubt(scene, receipt.valid, receipt.dark_all, receipt.dark_any, cloud, receipt.guessed)
     lacking = [f"masked without {band.name}: its file was at fault on {ATTEMPTS} nights" for band in scene.left_out]
     nothing = "" if receipt.valid or receipt.no_data else "the centre of no pixel lies in the area: its mask is empty"
     doubts = {each for each in (offset, black_doubt(receipt.valid, receipt.lit), *lacking, nothing) if each}

@@ -21,6 +21,7 @@ from cloudjob.model.contract import buffer_pixels
 from cloudjob.model.labels import is_whole, relabelled
 from cloudjob.plan import plan
 from cloudjob.plan.plan import Planned
+from cloudjob.plan.request import between
 from cloudjob.plan.survey import Survey
 from cloudjob.record import recorded
 from cloudjob.scene.scene import Scene
@@ -98,10 +99,11 @@ def _contract(old: Out, new: Out, known: Ledger, threshold: float | None, buffer
                 "of which no mask can be made again",
                 hint="run again, with another --out",
             )
-    if buffer is not None and not 0 <= buffer < 10_000:
-        raise UsageError(f"buffer in metres is {buffer:g}; expected 0 or more and below 10000")
-    wanted = replace(was, threshold=was.threshold if threshold is None else float(threshold))
-    wanted = replace(wanted, buffer=was.buffer if buffer is None else float(buffer))
+    wanted = replace(
+        was,
+        threshold=was.threshold if threshold is None else float(threshold),
+        buffer=between(-1e-9, buffer, 10_000, "buffer in metres", was.buffer),
+    )
     if not is_whole(wanted.threshold):
         raise UsageError(
             f"threshold is {wanted.threshold:g}; expected 0.01 to 0.99 in steps of 0.01",

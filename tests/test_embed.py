@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import pickle
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -66,6 +67,8 @@ LISTED_BY_NUMBER = LISTED_BY_NUMBER.assign_coords(
         (cube(bright=1.5, dims=("bands", "lat", "lon")), "no dimension band, y, x; it has bands, lat, lon"),
         (cube(bright=1.5, dims=("band", "Y", "X")), "no dimension y, x"),
         (cube(bright=1.5, step=1e-4, dims=("band", "latitude", "longitude")), "no dimension y, x"),
+        (LISTED_BY_NUMBER.drop_vars("common_name"), "the bands B02, B03, B04, B08 but not blue, green, nir, red"),
+        (cube(bright=1.5).assign_coords(band=["Red", "Green", "Blue", "NIR"]), "but not blue, green, nir, red"),
         (LISTED_BY_NUMBER, "the bands B02, B03, B04, B08 but not blue, green, nir, red"),
     ],
 )
@@ -254,6 +257,25 @@ def test_a_band_that_comes_twice() -> None:
     edges = cube().isel(band=[0, 0, 1, 2, 3]).assign_coords(band=["rededge", "rededge", "green", "blue", "nir"])
     named = xr.concat([edges, cube().isel(band=[0])], "band")  # Of a band that nobody needs that is no matter
     xr.testing.assert_equal(cloudjob.mask(named), cloudjob.mask(cube()))
+
+
+@pytest.mark.parametrize(("number", "says"), [(3, "load those, too"), (4, "in the order in which they lie")])
+def test_a_hint_where_nobody_knows_which_band_is_which(number: int, says: str) -> None:
+    given = cube().isel(band=slice(number))
+    with pytest.raises(ContractError) as caught:
+        cloudjob.mask(given if number == 3 else given.assign_coords(band=[1, 2, 3, 4]))
+    assert says in (caught.value.hint or "")
+
+
+def test_a_hint_is_seen_in_python_too(tmp_path: Path) -> None:
+    script = f"import cloudjob; cloudjob.open({str(tmp_path)!r})"
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False).stderr
+    assert said.endswith("holds no masks\nhint: `cloudjob run --out` makes some\n")
+
+
+def test_a_hint_comes_back_from_a_worker_once() -> None:
+    error = pickle.loads(pickle.dumps(UsageError("no", hint="do that")))
+    assert (error.hint, error.__notes__) == ("do that", ["hint: do that"])
 
 
 def test_a_band_that_is_misspelt(tmp_path: Path) -> None:

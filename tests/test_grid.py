@@ -37,6 +37,17 @@ def test_padded_windows_begin_and_have_sides_at_multiples_of_the_stride(tiling: 
         assert 0 <= padded.right - core.right - tiling.halo < tiling.stride
 
 
+@given(tilings, st.integers(1, 6))
+def test_tiles_of_whole_larger_pixels_cover_each_of_those_once(tiling: Tiling, factor: int) -> None:
+    tiling = replace(tiling, tile=tiling.tile * factor)
+    seen = np.zeros(Grid(32633, 0, 0, 10, 10, tiling.height, tiling.width).coarsen(factor).shape, int)
+    for tile in tiling.all():
+        window = tiling.core(tile).coarsen(factor)
+        assert seen[window.slices].shape == window.shape
+        seen[window.slices] += 1
+    assert (seen == 1).all()
+
+
 @given(tilings, st.data())
 def test_a_tile_depends_on_nothing_but_the_scene(tiling: Tiling, data: st.DataObject) -> None:
     """Neither the tiles that are wanted beside it nor their order move it, nor how far the scene goes on behind it."""

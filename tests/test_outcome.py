@@ -24,7 +24,7 @@ from cloudjob.cluster import network, task
 from cloudjob.errors import CloudjobError, ContractError, OutsideError, SceneError, UnreachableError, UsageError
 from cloudjob.model import predict
 from cloudjob.model.checkpoint import load
-from cloudjob.plan import sources, survey
+from cloudjob.plan import found, sources
 from cloudjob.plan.request import request
 from cloudjob.scene import opened, outside
 from cloudjob.store import again, check, failures, ledger, listing, repair, runs
@@ -717,14 +717,14 @@ def test_a_source_is_told_from_its_address():
 
 def test_each_item_is_described_once(nights: Nights, monkeypatch: pytest.MonkeyPatch):
     count = 0
-    real = survey.describe
+    real = found.describe
 
     def counted(*arguments: Any, **how: Any) -> Any:
         nonlocal count
         count += 1
         return real(*arguments, **how)
 
-    monkeypatch.setattr(survey, "describe", counted)
+    monkeypatch.setattr(found, "describe", counted)
     nights.run(nights.scene(A), nights.scene(B))
     assert count == 2
 

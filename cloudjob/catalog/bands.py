@@ -55,6 +55,14 @@ def find(assets: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, str]) -> 
     return found
 
 
+def stands_for(name: str) -> str | None:
+    """The band that a name such as B04 or NIR stands for, or None where that may be another one."""
+    for band, names in _NAMES.items():
+        if re.fullmatch(_NAMED.format(f"{band}|{names}"), name):
+            return band
+    return None
+
+
 def candidates(assets: Mapping[str, Mapping[str, Any]], band: str) -> list[str]:
     """Keys of the assets that may be a band: those of the finest pixels, and of them cloud-optimized files."""
     data = {key: asset for key, asset in assets.items() if _is_data(asset) and not asset["href"].startswith(_PAID)}

@@ -42,6 +42,8 @@ _TEXTS = (
     *("mgrs:latitude_band", "mgrs:grid_square", "odc:region_code"),
 )
 _ZONES = ("sentinel:utm_zone", "mgrs:utm_zone")
+# s2:, eopf:, sentinel2: … the name is one, its prefix the publisher's
+_ESAS = re.compile(r"[\w-]{0,20}:?(?:(datastrip|granule)_?id(?:entifier)?|(processing)_?baseline)", re.IGNORECASE)
 _FLAGS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 
 
@@ -204,9 +206,10 @@ def _properties(told: Mapping[str, Any]) -> dict[str, Any]:
     kept["updated"] = told["updated"][:40] if isinstance(told.get("updated"), str) else None
     kept["title"] = _title(told.get("title"))
     kept["eo:cloud_cover"] = values.percentage(told.get("eo:cloud_cover"))
-    for name, value in told.items():  # s2:, eopf:, sentinel2: … the name is one, its prefix the publisher's
-        if re.fullmatch(r"[\w-]{0,20}:?datastrip_?id(entifier)?", name, re.IGNORECASE):
-            kept["s2:datastrip_id"] = values.text(value, name)
+    for name, value in told.items():
+        if value is not None and (found := _ESAS.fullmatch(name)):
+            own = f"s2:{found[1].lower()}_id" if found[1] else "s2:processing_baseline"
+            kept[own] = kept.get(own) or values.text(value, name)
     return {name: value for name, value in kept.items() if value is not None}
 
 

@@ -68,8 +68,8 @@ class Agreement:
 def compare(mask: npt.NDArray[np.uint8], grid: Grid, labels: Labels) -> Receipt:
     """Compare a tile's mask (y, x) with the provider's classes, at the centres of their own, larger, pixels."""
     classes, theirs_on = labels
-    row = np.floor((grid.y0 - (theirs_on.y0 - (np.arange(theirs_on.height) + 0.5) * theirs_on.dy)) / grid.dy)
-    column = np.floor((theirs_on.x0 + (np.arange(theirs_on.width) + 0.5) * theirs_on.dx - grid.x0) / grid.dx)
+    y, x = theirs_on.centres
+    row, column = np.floor((grid.y0 - y) / grid.dy), np.floor((x - grid.x0) / grid.dx)
     rows, columns = (row >= 0) & (row < grid.height), (column >= 0) & (column < grid.width)
     ours = _OURS[mask[row[rows].astype(int)][:, column[columns].astype(int)]]
     theirs = _SCL_LABEL[np.minimum(classes[rows][:, columns], 255)]

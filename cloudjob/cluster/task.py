@@ -25,8 +25,8 @@ from cloudjob.model.contract import buffer_pixels
 from cloudjob.model.labels import Mask, classify, percent
 from cloudjob.scene import read
 from cloudjob.scene.opened import SceneFiles
-from cloudjob.scene.reflectance import BLACK, IMPOSSIBLE, OFFSET, above, adds_offset, reflectance
-from cloudjob.scene.scene import Numbers, Scene
+from cloudjob.scene.reflectance import BLACK, IMPOSSIBLE, OFFSET, VISIBLE, above, adds_offset, reflectance
+from cloudjob.scene.scene import Numbers, Scene, is_empty
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import Receipt, counted, merge, tile_sum
 from cloudjob.store.settings import Settings
@@ -160,19 +160,22 @@ def _outside(clip: bytes, grid: Grid) -> npt.NDArray[np.bool_]:
 def _tally(mask: Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt:
     """Count a tile's pixels, and those that tell whether scale and offset fit."""
     dark_all = dark_any = 0
+    guessed = any(band.guessed for band in scene.bands) and raw.dtype == np.uint16
     labelled = mask < NO_DATA
     # One of the pixels in each of a coarser mask's, so that the shares are of the same number
     values = list(zip(raw[:, :: scene.coarser, :: scene.coarser], scene.bands, strict=True))
     offset = scene.bands[0].offset
-    if offset < 0 or adds_offset(scene.baseline):
+    if offset < 0 or adds_offset(scene.baseline) or guessed:
         limit = round((-offset or OFFSET) / scene.bands[0].scale)
-        dark = [numbers < limit for numbers, band in values if band.name in ("red", "green", "blue")]
+        # Of a coarser mask's pixel with data this one may have none
+        dark = [(numbers < limit) & ~is_empty(numbers) for numbers, band in values if band.name in VISIBLE]
         dark_all = int(np.count_nonzero(np.logical_and.reduce([*dark, labelled])))
         dark_any = int(np.count_nonzero(np.logical_or.reduce(dark) & labelled))
     return replace(
         counted(mask),
         dark_all=dark_all,
         dark_any=dark_any,
+        guessed=int(np.count_nonzero(labelled)) if guessed else 0,
         glaring=sum(int(np.count_nonzero(above(*each, IMPOSSIBLE) & labelled)) for each in values),
         lit=sum(int(np.count_nonzero(above(*each, BLACK) & labelled)) for each in values),
         seen=seen,

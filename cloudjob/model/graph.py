@@ -195,7 +195,7 @@ def _check_nodes(model: Any, path: str) -> None:
         )
     sparse = len(model.graph.sparse_initializer) > 0
     for node in model.graph.node:
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain not in ("", "ai.onnx", "ai.onnx.ml"):  # The last has trees and their like: arithmetic, too
             raise _refused(path, f"has a custom operator, {node.domain}.{node.op_type}; expected ONNX's own only")
         if node.op_type in CONTROL_FLOW or any(part.HasField("g") or part.graphs for part in node.attribute):
             raise _refused(path, f"has the operator {node.op_type}, which runs a graph of its own; expected none")

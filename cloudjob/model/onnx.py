@@ -100,11 +100,19 @@ class OnnxNetwork:
 
     def _run(self, windows: list[Array]) -> Array:
         """Scores (window, class, y, x), made probabilities."""
+        return self._probable(self._raw(windows))
+
+    def _raw(self, windows: list[Array]) -> Array:
+        """What the graph itself gives."""
         try:
             (raw,) = self._session.run(None, {self._name: np.stack(windows)})
         except Exception as error:  # noqa: BLE001  # See above
             raise SceneError(f"the network {self.contract.name} failed: {_line(error)}") from None
-        scores = torch.from_numpy(np.ascontiguousarray(raw))
+        scores: Array = np.ascontiguousarray(raw)
+        return scores
+
+    def _probable(self, raw: Array) -> Array:
+        scores = torch.from_numpy(raw)
         if self.graph.activation == "sigmoid":
             scores = torch.sigmoid(scores)
         elif self.graph.activation == "softmax":
@@ -120,7 +128,8 @@ class OnnxNetwork:
         noise = np.random.default_rng(0).random((bands, height, width), np.float32)
         everywhere = np.ones((height, width), np.bool_)
         try:
-            scores = self._run([self._scaled(noise, everywhere)])
+            raw = self._raw([self._scaled(noise, everywhere)])
+            scores = self._probable(raw)
         except SceneError as error:
             raise ContractError(f"checkpoint {self.path}: {error}") from None
         told = f"checkpoint {self.path}, tried on random numbers of shape (1, {bands}, {height}, {width}),"
@@ -136,6 +145,25 @@ class OnnxNetwork:
                 f"{told} gives {low:.3g} to {high:.3g}, but its record's activation is none: expected 0 to 1",
                 hint='its record should say "sigmoid" for one class, "softmax" for more',
             )
+        if self.graph.activation != "none" and self._is_probability(raw, everywhere):
+            raise ContractError(
+                f"{told} gives probabilities, of which its record's {self.graph.activation} would make others",
+                hint='its record should say "none"',
+            )
+
+    def _is_probability(self, raw: Array, everywhere: npt.NDArray[np.bool_]) -> bool:
+        """Whether what the graph gives are probabilities, whatever it ends in, as where several are averaged.
+
+        Those of several classes add up to 1. Of one class they stay between 0 and 1 over shadow and cloud, too: of
+        scores that do so, a sigmoid would call all cloud.
+        """
+        if raw.min() < 0 or raw.max() > 1:
+            return False
+        if raw.shape[1] > 1:
+            return bool(np.allclose(raw.sum(axis=1), 1, rtol=0, atol=1e-3))
+        flat = [np.full((len(self.contract.bands), *everywhere.shape), level, np.float32) for level in (0.02, 0.8)]
+        found = np.stack([raw, *(self._raw([self._scaled(window, everywhere)]) for window in flat)])
+        return bool(found.min() >= 0 and found.max() <= 1 and np.ptp(found) > 0.1)
 
 
 def _by_itself(values: Array, inside: npt.NDArray[np.bool_]) -> Array:

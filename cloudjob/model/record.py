@@ -34,6 +34,9 @@ UNLIMITED = 1e6
 LIMIT = 1e39
 """Of any number of a record: beyond float32, whose largest some write for no limit."""
 
+MOST = 10
+"""Of a mean, a deviation or a range of reflectance."""
+
 LARGEST = 4096
 """Pixels of a tile's or window's side, at most: 64 MB per band."""
 
@@ -121,6 +124,11 @@ def _scaling(value: Any, bands: int) -> Scaling:
             raise ContractError("its value_scaling is z-score-per-tile for some bands only; expected for all or none")
         return (0.0,) * bands, (1.0,) * bands, (), True
     mean, std, clip = zip(*(_affine(kind, step) for kind, step in zip(kinds, steps, strict=True)), strict=True)
+    if max(map(abs, mean)) > MOST or max(std) > MOST:  # The network would see one number, whatever lies on the ground
+        raise ContractError(
+            f"its value_scaling takes off {max(mean, key=abs):g} and divides by {max(std):g}; expected numbers of "
+            "reflectance (about 0 to 1): means and deviations of numbers to 10,000 have to be divided by 10,000"
+        )
     unlimited = all(limits == (-math.inf, math.inf) for limits in clip)
     return mean, std, () if unlimited else clip, False
 

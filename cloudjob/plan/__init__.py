@@ -1,3 +1,3 @@
 """From what was asked for to what is to be done: request, survey, plan."""
 
-__all__ = ["plan", "request", "sources", "survey"]
+__all__ = ["found", "plan", "request", "sources", "survey"]

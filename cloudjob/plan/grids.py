@@ -72,20 +72,16 @@ def _elected(name: str, scenes: Sequence[Scene], sources: Sources | None) -> tup
             with SceneFiles(first) as files:
                 files.check(first.bands[:1])
         except OutsideError as error:  # Of a source, not of a scene: nothing is made before a file was seen
-            sources.failed(first.bands[0].href, error)
-            out = _source(first)
-            refused += [_refusal(scene, str(error), outside=True) for scene in left if _source(scene) == out]
-            left = [scene for scene in left if _source(scene) != out]
+            sources.failed(first.href, error)
+            lost = [scene for scene in left if source(scene.href) == source(first.href)]
+            refused += [_refusal(scene, str(error), outside=True) for scene in lost]
+            left = [scene for scene in left if scene not in lost]
         except SceneError as error:
             refused.append(_refusal(first, str(error), outside=isinstance(error, PassingError)))
             left.remove(first)
         else:
             return votes[0], refused
     return None, refused
-
-
-def _source(scene: Scene) -> str:
-    return source(scene.bands[0].href)
 
 
 def _refusal(scene: Scene, reason: str, *, outside: bool = False) -> Refusal:

@@ -15,6 +15,7 @@ from cloudjob.scene.identity import Identity
 from cloudjob.scene.scene import Scene
 from cloudjob.store import group as groups
 from cloudjob.store.again import Marked
+from cloudjob.store.failures import Refusal
 from cloudjob.store.item import iso
 from cloudjob.store.ledger import Ledger
 from cloudjob.store.ledger import wanted as asked
@@ -186,11 +187,11 @@ def cost(plan: Plan, tiling_of: Callable[[Scene], Tiling], *, speed: float, lane
     return Cost(pixels, seen, read, seen / (speed * 1e6 * lanes) / 3600, speed, lanes, measured)
 
 
-def hopeless(scene: Scene, ledger: Ledger, again: Collection[str]) -> bool:
-    """Whether a scene failed on too many nights, has not changed since, and nobody asks for it."""
-    failure = ledger.failures.get(scene.id)
-    same = failure is not None and failure.abandoned and failure.fingerprint == scene.fingerprint
-    return same and not asked(scene.id, again)
+def hopeless(one: Scene | Refusal, ledger: Ledger, again: Collection[str]) -> bool:
+    """Whether it failed on too many nights, has not changed since, and nobody asks for it."""
+    failure = ledger.failures.get(one.id)
+    same = failure is not None and failure.abandoned and failure.fingerprint == one.fingerprint
+    return same and not asked(one.id, again)
 
 
 def _still_asked(scene: Scene, ledger: Ledger) -> frozenset[Tile]:

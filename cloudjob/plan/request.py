@@ -136,10 +136,10 @@ def request(
             name=contract.name,
             version=contract.version,
             bands=contract.bands,
-            threshold=_between(0, threshold, 1, "threshold", contract.threshold),
-            buffer=_between(-1e-9, buffer, 10_000, "buffer in metres", contract.buffer),
+            threshold=between(0, threshold, 1, "threshold", contract.threshold),
+            buffer=between(-1e-9, buffer, 10_000, "buffer in metres", contract.buffer),
             resolution=_multiple(
-                _between(0, resolution, 10_000, "resolution in metres", contract.resolution), contract.resolution
+                between(0, resolution, 10_000, "resolution in metres", contract.resolution), contract.resolution
             ),
             probability=probability,
             geometry=hashlib.sha256(shapely.to_wkb(shapely.normalize(clip))).hexdigest() if clip else None,
@@ -150,7 +150,7 @@ def request(
         limit=limit,
         redo=redo,
         retry=frozenset(retry),
-        offset=None if offset is None else _between(-1, offset, 1, "offset of reflectance", 0),
+        offset=None if offset is None else between(-1, offset, 1, "offset of reflectance", 0),
     )
 
 
@@ -164,7 +164,12 @@ def _multiple(resolution: float, own: float) -> float:
     return resolution
 
 
-def _between(low: float, value: float | None, high: float, name: str, default: float) -> float:
+def between(low: float, value: float | None, high: float, name: str, default: float) -> float:
+    """A number of a person's between two, neither of which is allowed, or the default where none was given.
+
+    Raises:
+        UsageError: it is another one.
+    """
     if value is None:
         return default
     if not low < value < high:  # also refuses nan

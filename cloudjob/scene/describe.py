@@ -162,7 +162,8 @@ def _band(
     asset, what = item["assets"][key], f"scene {item['id']}, asset {key}"
     _check_kind(asset, name, what)
     address = given((item["collection"], item["id"], key), asset["href"])
-    scale, shift, unsigned = (1.0, 0.0, False) if name == "scl" else _scaling(item, asset, baseline, offset, what)
+    numbers = (1.0, 0.0, False, False) if name == "scl" else _scaling(item, asset, baseline, offset, what)
+    scale, shift, unsigned, guessed = numbers
     nodata, fault = asset.get("nodata"), ""
     try:
         grid = grid_of(item, asset, key, open_href(signing, address), place, coarse=name in OPTIONAL)
@@ -181,6 +182,7 @@ def _band(
         nodata=int(nodata) if nodata is not None and nodata == int(nodata) else None,
         address=address if address != asset["href"] else "",
         unsigned=unsigned,
+        guessed=guessed,
         fault=fault,
     )
 
@@ -202,8 +204,8 @@ def _check_kind(asset: Mapping[str, Any], name: str, what: str) -> None:
 
 def _scaling(
     item: dict[str, Any], asset: Mapping[str, Any], baseline: str, offset: float | None, what: str
-) -> tuple[float, float, bool]:
-    """Scale, offset, and whether that is ESA's, taken because nobody says that the numbers are signed."""
+) -> tuple[float, float, bool, bool]:
+    """Scale, offset, whether that is ESA's for nobody says that the numbers are signed, and whether nobody tells it."""
     scale, stated = scaling(item["properties"], asset, baseline)
     if not scale >= LEAST_SCALE:
         raise SceneError(
@@ -216,13 +218,15 @@ def _scaling(
             hint="use a catalog that tells it: --catalog planetary-computer --collection landsat-c2-l2",
         )
     if offset is not None:
-        return scale, offset, False
+        return scale, offset, False, False
+    if stated is None:
+        return scale, 0.0, False, product.platform(item).startswith("sentinel-2") or not product.platform(item)
     if not abs(stated) < MOST_OFFSET:
         raise SceneError(
             f"{what}: its offset is {stated:g}; expected reflectance, such as -0.1",
             hint="say it yourself, for example --offset -0.1, and report it to whoever publishes the catalog",
         )
-    return scale, stated, stated != scaling(item["properties"], {"data_type": "int16", **asset}, baseline)[1]
+    return scale, stated, stated != scaling(item["properties"], {"data_type": "int16", **asset}, baseline)[1], False
 
 
 def _factor(fine: Grid, resolution: float, scene: str) -> int:

@@ -13,7 +13,10 @@ _NAME = re.compile(
 )
 _FOLDER = re.compile(_NAME.pattern + r"\.SAFE/")
 _TILE = re.compile(r"(\d{1,2})([C-HJ-NP-X][A-HJ-NP-Z]{2})")
-_BASELINE = re.compile(r"N?(\d{2})\.?(\d{2})")
+_BASELINE = re.compile(r"N?(0\d|99)\.?(\d{2})")  # A version of somebody else's may be a year
+# In names that are cut short or stand in a path, and in those of a datastrip or a granule. Those of L1C tell what
+# somebody else's product was made of (Digital Earth Australia's).
+_INSIDE = re.compile(r"S2[A-D]_(?:MSIL2A_\d{8}T\d{6}|OPER_MSI_L2A_(?:DS|TL)_\w+)_N(\d{2})\.?(\d{2})(?!\d)")
 
 
 def tile(item: Mapping[str, Any]) -> str:
@@ -49,8 +52,12 @@ def baseline(item: Mapping[str, Any]) -> str:
             return str(told[name])
     if found := _BASELINE.fullmatch(told.get("processing:version", "")):
         return f"{found[1]}.{found[2]}"
-    named = _esa_name(item)
-    return f"{named[4]}.{named[5]}" if named and named[4] else ""
+    if (named := _esa_name(item)) and named[4]:
+        return f"{named[4]}.{named[5]}"
+    names = (told.get(name) for name in ("s2:product_uri", "sentinel:product_id", "s2:datastrip_id", "s2:granule_id"))
+    inside = (_INSIDE.search(name or "") for name in (*names, item["id"], told.get("title")))
+    found = next(filter(None, inside), None)
+    return f"{found[1]}.{found[2]}" if found else ""
 
 
 def release(baseline: str) -> tuple[int, ...]:

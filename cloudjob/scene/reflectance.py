@@ -20,6 +20,8 @@ FIRST = "2022-01-25"
 OFFSET = 0.1
 """That addition as reflectance."""
 
+VISIBLE = ("red", "green", "blue")
+"""Bands in which some ground of nearly any scene is darker than that."""
 
 SCALE = 1e-4
 """Reflectance of one number, where the item does not tell: ESA's quantification value of 10,000."""
@@ -31,8 +33,8 @@ BLACK = 1e-3
 """Reflectance that some pixel of any scene exceeds: even deep water does by its noise."""
 
 
-def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any], baseline: str) -> tuple[float, float]:
-    """Scale and offset from number to reflectance, decided from metadata alone.
+def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any], baseline: str) -> tuple[float, float | None]:
+    """Scale and offset from number to reflectance, decided from metadata alone; None for an offset that nobody tells.
 
     The item's own flag that the offset has been taken off already comes first (Earth Search leaves the offset in
     `raster:bands` although it is applied, element84/earth-search#66), then what the asset says, then the rule of
@@ -54,12 +56,16 @@ def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any], baseline: s
         return scale, 0.0
     if stated is not None and not (applied is False and stated == 0):
         return scale, float(stated)
-    # ESA adds it so that unsigned numbers can say what is negative; signed ones are somebody else's product.
-    signed = kind.startswith(("int", "float"))
+    # ESA adds it so that unsigned numbers can say what is negative; others are somebody else's product.
+    if kind not in ("", "uint16"):
+        return scale, 0.0
+    late = properties.get("datetime", properties.get("start_datetime", FIRST)) >= FIRST
+    if not release(baseline):
+        nobody = None if scale == SCALE else 0.0  # By another scale they are not ESA's
+        return scale, -OFFSET if applied is False and late else nobody
     # 99.99 is what Sen2Cor says in anybody's hands (Brazil Data Cube's): it adds what the L1C had added by then
-    taken = properties.get("datetime", properties.get("start_datetime", FIRST))
-    early = release(baseline)[:1] == (99,) and taken < FIRST
-    return scale, -OFFSET if adds_offset(baseline) and not signed and not early else 0.0
+    early = release(baseline)[:1] == (99,) and not late
+    return scale, -OFFSET if adds_offset(baseline) and not early else 0.0
 
 
 def adds_offset(baseline: str) -> bool:
@@ -67,7 +73,9 @@ def adds_offset(baseline: str) -> bool:
     return release(baseline) >= (OFFSET_BASELINE,)
 
 
-def offset_doubt(scene: Scene, valid: int, dark_all: int, dark_any: int, cloud_share: float) -> str | None:
+def offset_doubt(
+    scene: Scene, valid: int, dark_all: int, dark_any: int, cloud_share: float, guessed: int = 0
+) -> str | None:
     """Compare the metadata's offset with the pixels.
 
     Args:
@@ -76,15 +84,24 @@ def offset_doubt(scene: Scene, valid: int, dark_all: int, dark_any: int, cloud_s
         dark_all: of them, those whose red, green and blue numbers all lie below the offset.
         dark_any: of them, those of which one does.
         cloud_share: 0 to 1; an overcast scene has no dark pixel to judge by.
+        guessed: of them, those in whose numbers ESA's offset may be, for all that anybody tells.
 
     Returns:
         What does not fit together, or None.
     """
     offset = scene.bands[0].offset
-    if not valid or (offset == 0 and not adds_offset(scene.baseline)):
-        return None
+    seen = any(band.name in VISIBLE for band in scene.bands)
     # Ground that is negative in all three visible bands is rare; without the offset it is every dark surface.
-    if offset < 0 and dark_all / valid > 0.05:
+    dark = seen and valid > 0 and dark_all / valid > 0.05
+    if guessed and not dark:
+        none = f": no pixel is darker than {OFFSET:g}, so it seems to be" if seen and not dark_any else ""
+        return (
+            "nothing tells whether ESA's offset is in its numbers, and none was taken off"
+            f"{none}; --offset {-OFFSET:g} takes it off, --offset 0 says that it is not in them"
+        )
+    if not valid or not seen or (offset == 0 and not adds_offset(scene.baseline)):
+        return None
+    if offset < 0 and dark:
         share = 100 * dark_all / valid
         return f"{share:.0f} % of its pixels are below zero: the offset {offset:g} seems to have been applied already"
     if offset == 0 and dark_any == 0 and cloud_share < 0.5:

@@ -40,6 +40,7 @@ class Band:
             counts, and where that is missing, too, what is usual (`EMPTY`).
         address: to open instead of `href` where the catalog gave a signed one; never stored, never shown.
         unsigned: whether its offset is ESA's, taken because nobody says that its numbers are signed.
+        guessed: whether nobody tells if ESA's offset is in its numbers, so that none is taken off.
         fault: why its grid cannot be told, where another band's stands in for it; "" else.
     """
 
@@ -53,6 +54,7 @@ class Band:
     nodata: int | None = None
     address: str = field(default="", repr=False)
     unsigned: bool = False
+    guessed: bool = False
     fault: str = ""
 
 
@@ -101,6 +103,11 @@ class Scene:
     coarser: int = 1
     optional: tuple[str, ...] = ()
     left_out: tuple[Band, ...] = ()
+
+    @property
+    def href(self) -> str:
+        """Where the file of its first band lies, by which its source is known (`outside.source`)."""
+        return self.bands[0].href
 
     @property
     def mask_grid(self) -> Grid:

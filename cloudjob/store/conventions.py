@@ -69,10 +69,8 @@ def grid_mapping(grid: Grid) -> dict[str, Any]:
 def coordinates(grid: Grid) -> dict[str, tuple[npt.NDArray[np.floating], dict[str, Any]]]:
     """Centres of the pixels along y and x, float64, with their CF attributes."""
     axes: dict[str, dict[str, Any]] = {axis["axis"]: axis for axis in CRS.from_epsg(grid.epsg).cs_to_cf()}
-    return {
-        "y": (grid.y0 - (np.arange(grid.height) + 0.5) * grid.dy, axes["Y"]),
-        "x": (grid.x0 + (np.arange(grid.width) + 0.5) * grid.dx, axes["X"]),
-    }
+    y, x = grid.centres
+    return {"y": (y, axes["Y"]), "x": (x, axes["X"])}
 
 
 def _georeference(grid: Grid) -> dict[str, Any]:

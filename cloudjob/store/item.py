@@ -184,7 +184,7 @@ def _links(scene: Scene, settings: Settings) -> list[dict[str, str]]:
         *({"rel": rel, "href": f"../../{path}", "type": "application/json"} for rel, path in above.items()),
         {
             "rel": "derived_from",
-            "href": redact(own or scene.bands[0].href),
+            "href": redact(own or scene.href),
             **({"type": "application/geo+json"} if own else {}),
             "title": f"{scene.id}, the scene",
         },

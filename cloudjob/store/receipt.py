@@ -28,6 +28,7 @@ class Receipt:
         scl_cloud: those of them the provider calls cloud (classes 8, 9 and 10).
         dark_all: valid pixels whose red, green and blue are all darker than the baseline offset (number < 1000).
         dark_any: valid pixels of which one of them is.
+        guessed: valid pixels in whose numbers ESA's offset may be, for nobody tells.
         glaring: values of valid pixels, one of each band, that no scene reflects (`scene.reflectance.IMPOSSIBLE`).
         lit: of them, those that are not black (`scene.reflectance.BLACK`).
         seen: pixels the network computed, halo included.
@@ -51,6 +52,7 @@ class Receipt:
     scl_cloud: int = 0
     dark_all: int = 0
     dark_any: int = 0
+    guessed: int = 0
     glaring: int = 0
     lit: int = 0
     seen: int = 0

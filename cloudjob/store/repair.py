@@ -13,7 +13,7 @@ from pyproj.exceptions import CRSError
 
 from cloudjob.errors import ContractError
 from cloudjob.scene.identity import Identity
-from cloudjob.store import again, check, cog, conventions, failures, folder, runs, settings
+from cloudjob.store import again, check, cog, conventions, failures, folder, runs, settings, slots
 from cloudjob.store import group as groups
 from cloudjob.store import ledger as ledgers
 from cloudjob.store.again import Marked
@@ -99,8 +99,7 @@ def _again(lock: Lock, faults: Sequence[Fault]) -> Iterator[tuple[Fault, str]]:
             _status(out, done)
         out.delete([path])
         if done:  # Last: a part of a shard is written into what is there, which cannot be read
-            for name in ("cloud", "cloud_probability"):
-                out.delete_under(f"{MASKS}/{done.group}/{name}/c/{done.slot}", lock.check)
+            slots.empty(lock, done.group, done.slot)
         day = days[fault.scene]
         yield fault, f"will be masked again by the next run (scene of {day})" if day else "its item is deleted"
 

@@ -352,11 +352,12 @@ def _shards(group: str, slot: int) -> list[str]:
 def _clear(lock: Lock, group: str, slots: Iterable[int]) -> None:
     """Empty slots of a group that is about to change. A run that took over meanwhile gives them to others."""
     for slot in slots:
-        _empty(lock, group, slot)
+        empty(lock, group, slot)
     lock.check()  # An axis that another run has made longer would be cut, and its masks with it
 
 
-def _empty(lock: Lock, group: str, slot: int) -> None:
+def empty(lock: Lock, group: str, slot: int) -> None:
+    """Delete what lies in a slot."""
     for folder in _shards(group, slot):
         lock.out.delete_under(folder, lock.check)
 

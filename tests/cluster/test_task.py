@@ -37,12 +37,31 @@ def test_dark_pixels_are_those_below_the_offset(scene: Scene) -> None:
 
 
 def test_dark_pixels_are_counted_where_there_is_a_label(scene: Scene) -> None:
-    raw = np.zeros((4, 4, 4), np.uint16)
+    raw = np.ones((4, 4, 4), np.uint16)
     mask = np.array([[CLEAR] * 4, [CLOUD] * 4, [NO_DATA] * 4, [NOT_COMPUTED] * 4], np.uint8)
     mask[0, 0] = CLOUD
     told = task._tally(mask, raw, scene, 99)
     assert (told.dark_all, told.dark_any) == (8, 8)
     assert (told.clear, told.cloud, told.no_data, told.outside, told.seen) == (3, 5, 4, 4, 99)
+
+
+def test_what_stands_for_a_larger_pixel_is_not_dark_where_it_has_no_data(scene: Scene) -> None:
+    """Half of each pixel of 20 m had data: a scene with stripes was told that its offset had been applied already."""
+    raw = numbers()
+    raw[:, :, ::2] = 0
+    told = task._tally(np.zeros((2, 2), np.uint8), raw, replace(scene, coarser=2), 16)
+    assert (told.dark_all, told.dark_any) == (0, 0)
+
+
+def test_pixels_are_counted_of_which_nobody_tells_the_offset(scene: Scene) -> None:
+    bands = tuple(replace(band, offset=0.0, guessed=band.name == "nir") for band in scene.bands)
+    old, mask = replace(scene, bands=bands, baseline=""), np.array([[CLEAR] * 4, [NO_DATA] * 4] * 2, np.uint8)
+    raw = numbers()
+    raw[:, 0, 0] = 999
+    told = task._tally(mask, raw, old, 16)
+    assert (told.guessed, told.dark_all, told.dark_any) == (8, 1, 1)
+    assert task._tally(mask, raw.astype(np.int16), old, 16).guessed == 0
+    assert task._tally(mask, raw, scene, 16).guessed == 0
 
 
 def test_an_offset_already_taken_off_is_looked_for_too(scene: Scene) -> None:

@@ -1,5 +1,6 @@
 """Night after night on one OUT: what is new is added, what has changed is redone, and all else is left as it was."""
 
+import html
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jobs
 import numpy as np
 import pytest
 from jobs import (
@@ -43,6 +45,9 @@ import cloudjob
 
 FIRST, LATE, SECOND = "S2A_33UUP_20240601_0_L2A", "S2A_33UUP_20240604_0_L2A", "S2A_33UUP_20240607_0_L2A"
 REPROCESSED = "S2A_33UUP_20240601_1_L2A"
+SILENT = dict.fromkeys(("s2:processing_baseline", "s2:datastrip_id", "s2:product_uri"))
+"""What tells no baseline."""
+
 GROUP = "33UUP_600000_5200020_170x200"
 
 
@@ -344,6 +349,38 @@ def test_nothing_found_is_no_error_and_leaves_a_record(world: World, tmp_path: P
     assert {path.name for path in out.iterdir()} == {"job.json", "lock", "runs"}
 
 
+def test_an_offset_that_nobody_tells_is_told_in_log_item_and_report(world: World, tmp_path: Path) -> None:
+    """Such a scene was 0.1 too bright without a word; what tells, dark ground, or a word of the user's, ends that."""
+    untold: dict[str, Any] = {"band": {"scale": 1.0, "offset": 0.0}, "properties": SILENT}
+    values = {band: np.random.default_rng(5).integers(1100, 9000, SHAPE, np.uint16) for band in pattern(1)}
+    bright = make_scene(world.folder / "untold", FIRST, values=values, **untold)
+    result = world.run(tmp_path / "out", bright)
+    assert result.code == 0, result.stderr
+    says = "nothing tells whether ESA's offset is in its numbers"
+    assert says in result.stderr
+    assert [says in each for each in warned(tmp_path / "out")] == [True]
+    page = jobs.cloudjob("report", tmp_path / "out").stdout.strip()
+    assert says in html.unescape(Path(page).read_text(encoding="utf-8"))
+    dark = {band: plane // 9 for band, plane in values.items()}
+    signed = {band: plane.astype(np.int16) for band, plane in values.items()}
+    others = [
+        (make_scene(world.folder / "dark", FIRST, values=dark, **untold), ()),
+        (make_scene(world.folder / "signed", FIRST, values=signed, **untold, nodata=None), ()),
+        (make_scene(world.folder / "stated", FIRST, values=values, properties=SILENT), ()),
+        (bright, ("--offset", "0")),
+    ]
+    for number, (scene, more) in enumerate(others):
+        assert world.run(tmp_path / str(number), scene, more=more).code == 0
+        assert warned(tmp_path / str(number)) == [], number
+
+
+def warned(out: Path) -> list[str]:
+    """The warnings of its only item."""
+    (item,) = items(out).values()
+    told: list[str] = json.loads(item)["properties"].get("cloudjob:warnings", [])
+    return told
+
+
 def test_pixels_that_contradict_the_metadata_are_told_in_log_and_item(world: World, tmp_path: Path) -> None:
     """Its offset has been taken off already: dark ground, of which most is darker than the offset."""
     dark = {band: np.random.default_rng(5).integers(100, 1500, SHAPE, np.uint16) for band in pattern(1)}
@@ -352,8 +389,7 @@ def test_pixels_that_contradict_the_metadata_are_told_in_log_and_item(world: Wor
     result = world.run(tmp_path / "out", lying)
     assert result.code == 0, result.stderr
     assert "the offset -0.1 seems to have been applied already" in result.stderr
-    (item,) = items(tmp_path / "out").values()
-    (warning,) = json.loads(item)["properties"]["cloudjob:warnings"]
+    (warning,) = warned(tmp_path / "out")
     assert "applied already" in warning
     true = make_scene(world.folder / "true", FIRST, values=dark | {"red": dark["red"] + 1000}, **offset)
     assert "applied already" not in world.run(tmp_path / "other", true).stderr

@@ -89,6 +89,18 @@ WRONG_RECORDS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda r: taken(r).update(value_scaling=[{"type": "scale", "value": 0}]),
         "value_scaling scale's value is 0; expected a number above 0",
     ),
+    "a scale that is to divide": (
+        lambda r: taken(r).update(value_scaling=[{"type": "scale", "value": 10_000}]),
+        "divides by 10000; expected numbers of reflectance",
+    ),
+    "numbers' means": (
+        lambda r: taken(r).update(value_scaling=[{"type": "z-score", "mean": 812.5, "stddev": 90.0}]),
+        "takes off 812.5 and divides by 90; expected numbers of reflectance",
+    ),
+    "numbers' range": (
+        lambda r: taken(r).update(value_scaling=[{"type": "min-max", "minimum": 0, "maximum": 3000}]),
+        "divides by 3000; expected numbers of reflectance",
+    ),
     "scaling's code": (
         lambda r: taken(r).update(value_scaling=[{"type": "processing", "format": "python", "expression": "a:b"}]),
         "no code of a record is ever run",
@@ -236,6 +248,14 @@ WRONG_GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         ),
         "ends in Sigmoid",
     ),
+    "probabilities averaged": (
+        lambda: with_node(
+            helper.make_node("Sigmoid", ["x"], ["p"]),
+            helper.make_node("Mean", ["p", "p"], ["scores"]),
+            held=bright().graph.initializer,
+        ),
+        "gives probabilities, of which its record's sigmoid would make others",
+    ),
     "one probability of two": (
         lambda: with_node(
             helper.make_node("Concat", ["x", "x"], ["both"], axis=1),
@@ -276,6 +296,45 @@ WRONG_GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         "ONNX Runtime cannot load it",
     ),
 }
+
+
+def test_trees_of_pixels(tmp_path: Path) -> None:
+    """As skl2onnx and onnxmltools export them, once bands are turned to columns: cloud where red is above a half."""
+    tree = {
+        "nodes_treeids": [0, 0, 0],
+        "nodes_nodeids": [0, 1, 2],
+        "nodes_featureids": [0, 0, 0],
+        "nodes_modes": ["BRANCH_LEQ", "LEAF", "LEAF"],
+        "nodes_values": [0.5, 0.0, 0.0],
+        "nodes_truenodeids": [1, 0, 0],
+        "nodes_falsenodeids": [2, 0, 0],
+        "target_ids": [0, 0],
+        "target_nodeids": [1, 2],
+        "target_treeids": [0, 0],
+        "target_weights": [0.1, 0.9],
+    }
+    nodes = [
+        helper.make_node("Transpose", ["image"], ["last"], perm=[0, 2, 3, 1]),
+        helper.make_node("Reshape", ["last", "table"], ["rows"]),
+        helper.make_node("TreeEnsembleRegressor", ["rows"], ["p"], domain="ai.onnx.ml", n_targets=1, **tree),
+        helper.make_node("Shape", ["image"], ["shape"]),
+        helper.make_node("Gather", ["shape", "sides"], ["to"]),
+        helper.make_node("Reshape", ["p", "to"], ["scores"]),
+    ]
+    held = [
+        numpy_helper.from_array(np.array([-1, 4]), "table"),
+        numpy_helper.from_array(np.array([0, 0, 2, 3]), "sides"),
+    ]
+    nodes[4:5] = [
+        helper.make_node("Gather", ["shape", "sides"], ["four"]),
+        helper.make_node("ScatterElements", ["four", "second", "one"], ["to"]),
+    ]
+    held += [numpy_helper.from_array(np.array([1]), name) for name in ("second", "one")]
+    model = graph(np.zeros((1, 4, 1, 1)), np.zeros(1), nodes=nodes, held=held, opsets={"": 17, "ai.onnx.ml": 3})
+    net = save(tmp_path / "net.onnx", model, contract(graph=Graph(stride=1, activation="none"), halo=0))
+    window = np.random.default_rng(0).random((4, 32, 32), np.float32)
+    likely, _ = predict.probability(predict.prepare(checkpoint.load(net)), window)
+    np.testing.assert_array_equal(likely, np.where(window[0] > 0.5, np.float32(0.9), np.float32(0.1)))
 
 
 OF_ANOTHER_FORM = ("bands last", "classes last", "two outputs", "numbers of classes", "flat", "one size for all")

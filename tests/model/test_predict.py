@@ -295,6 +295,24 @@ def test_a_mirror_at_the_edges_is_that_of_numpy() -> None:
     assert (padded == np.pad(inner, ((0, 0), (6, 3), (8, 0)), mode="symmetric")).all()
 
 
+def test_where_a_contract_says_mirror_that_is_what_a_network_sees() -> None:
+    window = np.concatenate([scene(16, 16), scene(16, 16, 1)[:1]])
+    window[:, :, :5] = np.nan
+    seen, mirrored = window.copy(), window.copy()
+    predict.fill(five_bands(outside_fill="mirror").contract, seen)
+    predict.mirror(mirrored, ~np.isnan(window[0]))
+    assert (seen == mirrored).all()
+
+
+def test_what_lies_in_the_middle_of_a_gap_is_mirrored_from_the_left_and_above() -> None:
+    """Either would do, but the same scene must give the same mask for good."""
+    row = np.array([[[1, np.nan, 2]]], np.float32)
+    for image in (row, row.swapaxes(1, 2)):
+        filled = image.copy()
+        predict.mirror(filled, ~np.isnan(image[0]))
+        assert filled.ravel().tolist() == [1, 1, 2]
+
+
 @given(st.integers(0, 1_000_000), st.floats(0.02, 0.98))
 def test_a_mirror_fills_everything_with_what_is_inside_and_leaves_that(seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)

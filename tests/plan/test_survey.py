@@ -11,7 +11,7 @@ import pytest
 from faulty import call, served
 from file_server import file_server
 
-from cloudjob.plan import survey
+from cloudjob.plan import found, survey
 from cloudjob.scene.identity import merge as merge_versions
 from cloudjob.scene.scene import Scene
 
@@ -100,7 +100,8 @@ def test_a_limit_describes_what_was_sensed_together_once_and_compares_it_once(
         compared.append(len(found))
         return merge_versions(found, *more)
 
-    monkeypatch.setattr(survey, "merge_versions", merge)
+    for module in (found, survey):
+        monkeypatch.setattr(module, "merge_versions", merge)
     items = [version(made[1], day=1, baseline=f"05.{number:02}") for number in range(40)]
     for number, one in enumerate(items):
         one["properties"] |= {"platform": f"sentinel-2{'abcd'[number % 4]}", "s2:processing_baseline": "05.10"}

@@ -23,7 +23,7 @@ from cloudjob.scene import files, product, read
 from cloudjob.scene.cube import open_cube
 from cloudjob.scene.describe import describe
 from cloudjob.scene.opened import SceneFiles
-from cloudjob.scene.reflectance import offset_doubt, reflectance, scaling
+from cloudjob.scene.reflectance import no_reflectance, offset_doubt, reflectance, scaling
 from cloudjob.scene.scene import Scene
 
 ASSETS = {band: band for band in (*BANDS, "scl")}
@@ -230,6 +230,13 @@ def described_bands() -> tuple[Any, ...]:
 
     grid = Grid(32633, 0, 0, 10, 10, 2, 2)
     return tuple(Band(name, name, "", grid, 0.0001, -0.1) for name in BANDS)
+
+
+def test_signed_numbers_that_are_zero_in_every_band_are_no_data() -> None:
+    raw = np.full((4, 1, 3), 500, np.int16)
+    raw[:, 0, 0] = raw[1:, 0, 1] = 0
+    values = reflectance(raw, described_bands())
+    assert np.isnan(values).tolist() == 4 * [[[True, False, False]]]
 
 
 def test_saturated_pixels_are_data() -> None:
@@ -556,8 +563,10 @@ BASELINE_4 = {"s2:processing_baseline": "05.10"}
         # STAC 1.1
         ({}, {"bands": [{"raster:scale": 0.0001, "raster:offset": -0.1}]}, (0.0001, -0.1)),
         ({}, {"raster:scale": 0.0002, "raster:offset": 0.5}, (0.0002, 0.5)),
-        # nothing stated: the baseline decides
-        ({}, {}, (0.0001, 0)),
+        # nothing stated: the baseline decides; without one nobody tells
+        ({}, {}, (0.0001, None)),
+        ({}, {"raster:scale": 0.0001}, (0.0001, None)),
+        ({}, {"raster:scale": 0.0002}, (0.0002, 0)),
         ({"s2:processing_baseline": "03.01"}, {}, (0.0001, 0)),
         (BASELINE_4, {}, (0.0001, -0.1)),
         ({"processing:version": "05.11"}, {}, (0.0001, -0.1)),
@@ -566,15 +575,19 @@ BASELINE_4 = {"s2:processing_baseline": "05.10"}
         ({"sentinel:processing_baseline": "04.00", "sentinel:boa_offset_applied": True}, {}, (0.0001, 0)),
         ({"sentinel:product_id": "S2A_MSIL2A_20240601T101031_N0510_R022_T33UUQ_20240601T150000"}, {}, (0.0001, -0.1)),
         # versions of other processors are no baselines of ESA's
-        *(({"processing:version": version}, {}, (0.0001, 0)) for version in ("220", "V210", "3.2.1", "5.0", "2024-06")),
+        *(
+            ({"processing:version": version}, {}, (0.0001, None))
+            for version in ("220", "V210", "3.2.1", "5.0", "2024-06", "2024")
+        ),
         # ESA adds nothing to signed numbers
         (BASELINE_4, {"data_type": "int16", "nodata": -999}, (0.0001, 0)),
         (BASELINE_4, {"raster:bands": [{"data_type": "int16", "scale": 0.0002}]}, (0.0002, 0)),
-        # nor are floats its numbers
+        # nor are floats its numbers, nor bytes
+        (BASELINE_4, {"data_type": "uint8", "raster:scale": 0.004}, (0.004, 0)),
         ({}, {"data_type": "float32"}, (1, 0)),
         (BASELINE_4, {"data_type": "float32"}, (1, 0)),
         # of a file without tags rio-stac says scale 1 and offset 0, whatever its numbers are
-        ({}, {"raster:bands": [{"data_type": "uint16", "scale": 1.0, "offset": 0.0}]}, (0.0001, 0)),
+        ({}, {"raster:bands": [{"data_type": "uint16", "scale": 1.0, "offset": 0.0}]}, (0.0001, None)),
         (BASELINE_4, {"raster:bands": [{"data_type": "uint16", "scale": 1.0, "offset": 0.0}]}, (0.0001, -0.1)),
         (BASELINE_4, {"data_type": "int16", "raster:scale": 1}, (0.0001, 0)),
         (BASELINE_4, {"raster:bands": [{"data_type": "uint16", "scale": 1, "offset": -0.1}]}, (0.0001, -0.1)),
@@ -591,6 +604,9 @@ BASELINE_4 = {"s2:processing_baseline": "05.10"}
         ({"s2:processing_baseline": "99.99", "datetime": "2021-06-26T13:32:31Z"}, {}, (0.0001, 0)),
         ({"s2:processing_baseline": "N9999", "datetime": "2021-06-26T13:32:31Z"}, {}, (0.0001, 0)),
         ({"s2:processing_baseline": "05.00", "datetime": "2021-06-26T13:32:31Z"}, {}, (0.0001, -0.1)),
+        # Since 25 January 2022 ESA has made none without
+        ({"earthsearch:boa_offset_applied": False, "datetime": "2022-01-25T10:00:00Z"}, {}, (0.0001, -0.1)),
+        ({"earthsearch:boa_offset_applied": False, "datetime": "2022-01-24T10:00:00Z"}, {}, (0.0001, None)),
         # Earth Search: the flag tells whether raster:bands' offset is still to be applied
         (
             BASELINE_4 | {"earthsearch:boa_offset_applied": True},
@@ -614,12 +630,67 @@ BASELINE_4 = {"s2:processing_baseline": "05.10"}
         ),
     ],
 )
-def test_scaling(properties: dict[str, Any], asset: dict[str, Any], expected: tuple[float, float]) -> None:
+def test_scaling(properties: dict[str, Any], asset: dict[str, Any], expected: tuple[float, float | None]) -> None:
     item = {
         "id": "A",
         "properties": {name: str(value) if "baseline" in name else value for name, value in properties.items()},
     }
     assert scaling(properties, numbers(asset), product.baseline(item)) == expected
+
+
+NAMED = "S2B_MSIL2A_20240601T101031_N0510_R022_T33UUQ_20240601T150000"
+STRIP = "S2B_OPER_MSI_L2A_DS_2BPS_20240601T150000_S20240601T101559_N05.10"
+
+
+@pytest.mark.parametrize(
+    ("said", "baseline"),
+    [
+        ({"s2:datastrip_id": STRIP}, "05.10"),
+        ({"eopf:datastripIdentifier": STRIP}, "05.10"),
+        ({"s2:granule_id": "S2B_OPER_MSI_L2A_TL_2BPS_20240601T150000_A037800_T33UUQ_N05.10"}, "05.10"),
+        ({"s2:product_uri": f"s3://products/2024/{NAMED}.SAFE"}, "05.10"),
+        ({"s2:product_uri": NAMED.rpartition("_")[0]}, "05.10"),
+        ({"title": f"{NAMED}.SAFE"}, "05.10"),
+        ({"title": f"Sentinel-2B, {NAMED[:32]}"}, "05.10"),
+        ({"id": f"33UUQ.{NAMED}"}, "05.10"),
+        ({"sentinel2:processing_baseline": "05.10"}, "05.10"),
+        ({"processingBaseline": 5.1}, "5.1"),
+        ({"s2:datastrip_id": STRIP.replace("N05.10", "N03.01")}, "03.01"),
+        # What another processor's product was made of; names of nobody's
+        ({"s2:datastrip_id": STRIP.replace("L2A", "L1C")}, ""),
+        ({"title": "33UUQ_N0510_2024"}, ""),
+        ({"title": f"{NAMED[:32]}55"}, ""),
+    ],
+)
+def test_a_baseline_is_known_by_whatever_tells_it(said: dict[str, Any], baseline: str, tmp_path: Path) -> None:
+    """Nothing was taken off of most of these: they were 0.1 too bright, without a word."""
+    item = make_item(tmp_path, said.pop("id", "A"), properties=said, band={"scale": 1.0, "offset": 0.0})
+    scene = described(item)
+    assert scene.baseline == baseline
+    assert {band.offset for band in scene.bands} == {-0.1 if baseline.startswith(("05", "5")) else 0}
+    assert {band.guessed for band in scene.bands} == {not baseline}
+    assert described(scene.item).baseline == baseline
+
+
+def test_an_offset_that_nobody_tells_is_doubted_unless_the_pixels_tell(tmp_path: Path) -> None:
+    untold = {"scale": 1.0, "offset": 0.0}
+    scene = described(make_item(tmp_path, band=untold))
+    assert offset_doubt(scene, 0, 0, 0, 0.0) is None  # Signed numbers, as their files tell
+    assert offset_doubt(scene, 1000, 51, 400, 0.1, 1000) is None  # Ground as dark as this has no offset in its numbers
+    doubts = [str(offset_doubt(scene, 1000, 0, dark, 0.9, 1000)) for dark in (0, 400)]
+    assert all("nothing tells whether ESA's offset is in its numbers" in doubt for doubt in doubts)
+    assert ["it seems to be; --offset -0.1" in doubt for doubt in doubts] == [True, False]
+    for told in ({"offset": 0}, {"scale": 2e-5}, {"data_type": "int16", **untold}):
+        assert not any(band.guessed for band in described(make_item(tmp_path, band=told)).bands)
+    for about in (
+        {"s2:processing_baseline": "03.01"},
+        {"platform": "landsat-9"},
+        {"sentinel:boa_offset_applied": True},
+    ):
+        item = make_item(tmp_path, properties=about, band=untold)
+        assert not any(band.guessed for band in described(item).bands)
+    item = make_item(tmp_path, band=untold)
+    assert not any(band.guessed for band in describe(item, ASSETS, BANDS, 10, offset=0.0).bands)
 
 
 def test_pixels_that_contradict_the_offset_are_told(tmp_path: Path) -> None:
@@ -638,6 +709,12 @@ def test_pixels_that_contradict_the_offset_are_told(tmp_path: Path) -> None:
         make_item(tmp_path / "old", properties={"s2:processing_baseline": "03.01"}, band={"offset": -0.1})
     )
     assert "applied already" in str(offset_doubt(mistaken, 1000, 200, 400, 0.1))
+
+
+def test_half_of_a_scenes_values_may_be_brighter_than_any_ground(tmp_path: Path) -> None:
+    scene = described(make_item(tmp_path))
+    assert no_reflectance(scene, 1000, 2000) is None  # Of four bands
+    assert "50 % of them lie above 2" in str(no_reflectance(scene, 1000, 2001))
 
 
 def test_groups_are_named_after_the_tile_when_the_scene_has_its_whole_grid(tmp_path: Path) -> None:
@@ -788,6 +865,9 @@ def test_the_fingerprint_follows_the_pixels_and_nothing_else(tmp_path: Path) -> 
     first = described(item).fingerprint
     assert changed(**{"s2:generation_time": "2024-06-02T00:00:00Z"})
     assert changed(**{"earthsearch:boa_offset_applied": True, "s2:processing_baseline": "05.10"}) is False
+    for told in ({"raster:scale": 2e-4}, {"raster:offset": -0.05}):
+        red = item["assets"]["red"] | told
+        assert described({**item, "assets": {**item["assets"], "red": red}}).fingerprint != first
     signed = json.loads(json.dumps(item))
     for asset in signed["assets"].values():
         asset["href"] = f"https://h{asset['href']}?sig=secret"

@@ -248,6 +248,11 @@ def test_runs_of_one_night_count_once(out: Out, clock: Callable[[float], None]):
     assert fail(out, clock, "no", "no", "no", hours=2).runs == 2
 
 
+def test_a_night_of_a_clock_that_was_ahead_holds_back_none_that_come(out: Out, clock: Callable[[float], None]):
+    assert fail(out, clock, "no", hours=-24 * 365).runs == 1
+    assert fail(out, clock, "no", "no").abandoned
+
+
 def test_what_lies_outside_a_scene_never_counts_and_forgets_nothing(out: Out, clock: Callable[[float], None]):
     failure = fail(out, clock, *["503"] * 5, outside=True)
     assert (failure.runs, failure.abandoned, failure.reason) == (0, False, "503")
@@ -255,6 +260,14 @@ def test_what_lies_outside_a_scene_never_counts_and_forgets_nothing(out: Out, cl
     failure = fail(out, clock, "503", "401", outside=True)
     assert (failure.runs, failure.reason, failure.counted) == (2, "401", "corrupt")
     assert fail(out, clock, "corrupt").abandoned
+
+
+def test_an_outage_takes_no_band_from_a_scene_that_was_given_up(out: Out, clock: Callable[[float], None]):
+    scene = make_scene(0)
+    spare = scene.without(scene.bands[-1])
+    given_up = fail(out, clock, "corrupt", "corrupt", "corrupt")
+    assert fail(out, clock, "503", outside=True, spare=spare).fingerprint == given_up.fingerprint
+    assert fail(out, clock, "corrupt", spare=spare).fingerprint == spare.fingerprint
 
 
 def test_a_record_of_the_version_before_begins_to_count_anew(out: Out, clock: Callable[[float], None]):

@@ -751,15 +751,15 @@ def test_a_lock_lost_while_slots_are_freed_frees_no_more(out: Out, monkeypatch: 
     for baseline in ("05.10", "05.11"):
         run(out, [make_scene(0, group=name, id=f"{name}-{baseline}", baseline=baseline) for name in groups])
     with Lock(out) as lock:
-        empty = output.slots._empty
+        empty = output.slots.empty
         taken = out.get(lock.token.path) or b""
-        monkeypatch.setattr(output.slots, "_empty", lambda *what: (empty(*what), out.put("lock/00000099.json", taken)))
+        monkeypatch.setattr(output.slots, "empty", lambda *what: (empty(*what), out.put("lock/00000099.json", taken)))
         with pytest.raises(LockLostError):
             tidy(lock, ledger.read(out))
     assert [(array(out, "cloud", name)[0] == 255).all() for name in groups] == [True, False]
 
 
-@pytest.mark.parametrize("amid", ["_sweep", "_empty"])
+@pytest.mark.parametrize("amid", ["_sweep", "empty"])
 def test_a_run_that_was_held_up_while_it_prepared_takes_nothing_from_the_one_that_took_over(
     out: Out, amid: str, monkeypatch: pytest.MonkeyPatch
 ):
@@ -823,7 +823,7 @@ def test_a_run_that_was_held_up_while_it_freed_slots_takes_nothing_from_the_one_
     run(out, [older])
     run(out, [newer])
     monkeypatch.undo()
-    later, empty = [newer, make_scene(1), make_scene(2)], output.slots._empty
+    later, empty = [newer, make_scene(1), make_scene(2)], output.slots.empty
     with Lock(out) as lock:
 
         def sleeping(*what: Any) -> None:
@@ -832,7 +832,7 @@ def test_a_run_that_was_held_up_while_it_freed_slots_takes_nothing_from_the_one_
             output.overtaken(lock, later)
 
         before = ledger.read(out)
-        monkeypatch.setattr(output.slots, "_empty", sleeping)
+        monkeypatch.setattr(output.slots, "empty", sleeping)
         with pytest.raises(LockLostError):
             tidy(lock, before)
     assert list(check.check(out)) == []
