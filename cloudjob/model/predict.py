@@ -22,6 +22,9 @@ from cloudjob.model.share import share
 
 Reflectance = npt.NDArray[np.float32]
 
+NOWHERE = 2**20
+"""A column beyond all windows, for rows that have no pixel with data."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -139,37 +142,48 @@ def fill(contract: Contract, reflectance: Reflectance) -> None:
 def mirror(image: Reflectance, inside: npt.NDArray[np.bool_]) -> None:
     """Fill a window (band, y, x) outside of `inside` (y, x) with the mirror image of what is inside, in place.
 
-    Each row is mirrored in its nearest pixel inside; rows that have none are then mirrored in the rows next to them.
-    At least one pixel is inside.
+    Each pixel is mirrored in the nearest pixel inside of its row or of its column, whichever is nearer. Beyond the last
+    column or row with data what was filled there is mirrored, where that is less than half as far. At least one pixel
+    is inside.
     """
-    rows = np.flatnonzero(inside.any(axis=1) & ~inside.all(axis=1))
-    if rows.size:
-        pattern = inside[rows]
-        columns = np.flatnonzero(~pattern.all(axis=0))
-        if (pattern == pattern[0]).all():  # At a scene's edge all rows are mirrored alike: a quarter of the time
-            pattern = pattern[:1]
-        source = _mirrored(pattern)
+    rows, columns = inside.any(axis=1), inside.any(axis=0)
+    beside, gap = (of[0, ~columns] for of in _mirrored(np.atleast_2d(columns)))
+    above, rise = (of[0, ~rows] for of in _mirrored(np.atleast_2d(rows)))
+    if (inside == np.outer(rows, columns)).all():  # At a scene's edges all rows are mirrored alike: much faster
         for band in image:
-            band[np.ix_(rows, columns)] = band[rows[:, None], source[:, columns]]
-    some = inside.any(axis=1)
-    source = _mirrored(np.atleast_2d(some))[0]
+            band[:, ~columns] = band[:, beside]
+            band[~rows] = band[above]
+        return
+    along, far = _mirrored(inside)
+    across, deep = (of.T for of in _mirrored(inside.T))
+    nearer, reach = far <= deep, np.minimum(far, deep)
+    by_column = far[:, ~columns] > 2 * (gap + reach[:, beside])
+    reach[:, ~columns] = np.where(by_column, gap + reach[:, beside], far[:, ~columns])
+    by_row = deep[~rows] > 2 * (rise[:, None] + reach[above])
+    del far, deep, reach
     for band in image:
-        band[~some] = band[source[~some]]
+        found = np.where(nearer, np.take_along_axis(band, along, axis=1), np.take_along_axis(band, across, axis=0))
+        np.copyto(band, found, where=~inside)
+        band[:, ~columns] = np.where(by_column, band[:, beside], band[:, ~columns])
+        band[~rows] = np.where(by_row, band[above], band[~rows])
 
 
-def _mirrored(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
-    """Per pixel of rows (n, length) the column of its mirror image inside, its own if it is inside itself."""
+def _mirrored(inside: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Per pixel of rows (n, length) the column of its mirror image inside, and how far the nearest pixel inside is.
+
+    A pixel inside is its own. Where a row has none it is farther than any pixel could be, and the column is any.
+    """
     length = inside.shape[1]
     place = np.arange(length, dtype=np.int32)
-    before = np.maximum.accumulate(np.where(inside, place, np.int32(-length)), axis=1)
-    after = np.minimum.accumulate(np.where(inside, place, np.int32(2 * length))[:, ::-1], axis=1)[:, ::-1]
+    before = np.maximum.accumulate(np.where(inside, place, np.int32(-NOWHERE)), axis=1)
+    after = np.minimum.accumulate(np.where(inside, place, np.int32(NOWHERE))[:, ::-1], axis=1)[:, ::-1]
     nearest = np.where(place - before <= after - place, before, after)
     beyond = np.where(inside, place, 2 * nearest + np.sign(place - nearest) - place)
     # A narrow strip has no pixel so far inside: then its edge is repeated.
     safe = np.clip(beyond, 0, length - 1)
     there = np.take_along_axis(inside, safe, axis=1) & (safe == beyond)
-    mirrored: npt.NDArray[np.int32] = np.where(there, beyond, nearest).astype(np.int32)
-    return mirrored
+    mirrored: npt.NDArray[np.int32] = np.where(there, beyond, np.clip(nearest, 0, length - 1)).astype(np.int32)
+    return mirrored, np.abs(place - nearest)
 
 
 def mask(

@@ -9,7 +9,7 @@ from cloudjob.store.lock import FOLDER as LOCK
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out, dump
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Counted up when a new version of cloudjob gives other masks from the same scene and settings."""
 
 FILE = "job.json"
