@@ -73,9 +73,9 @@ def _elected(name: str, scenes: Sequence[Scene], sources: Sources | None) -> tup
                 files.check(first.bands[:1])
         except OutsideError as error:  # Of a source, not of a scene: nothing is made before a file was seen
             sources.failed(first.href, error)
-            lost = [scene for scene in left if source(scene.href) == source(first.href)]
-            refused += [_refusal(scene, str(error), outside=True) for scene in lost]
-            left = [scene for scene in left if scene not in lost]
+            out = source(first.href)
+            refused += [_refusal(scene, str(error), outside=True) for scene in left if source(scene.href) == out]
+            left = [scene for scene in left if source(scene.href) != out]
         except SceneError as error:
             refused.append(_refusal(first, str(error), outside=isinstance(error, PassingError)))
             left.remove(first)

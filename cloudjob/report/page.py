@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from cloudjob import classes
 from cloudjob.classes import BINARY
-from cloudjob.errors import ContractError, redact
+from cloudjob.errors import UsageError, redact
 from cloudjob.report import overview, plot
 from cloudjob.report.alarm import alarms, comparable, disagreement
 from cloudjob.report.map import where
@@ -46,14 +46,15 @@ def write(out: Out) -> str:
         Where the page lies.
 
     Raises:
-        ContractError: there is no such OUT, or it was made by something else.
+        UsageError: there is no such OUT.
+        ContractError: it was made by something else.
         UnreachableError: the store does not answer.
     """
     contract = settings.read(out)
     if contract is None:
         settings.check_ours(out)
         if out.folder and not out.folder.is_dir():
-            raise ContractError(f"there is no {out}", hint="`cloudjob run --out` makes it")
+            raise UsageError(f"there is no OUT at {out}", hint="`cloudjob run --out` makes it")
     ledger = ledgers.read(out)
     rows, runs = overview.rows(out, ledger), overview.runs(out, ledger)
     page = _template().render(

@@ -13,7 +13,7 @@ import numpy as np
 
 from cloudjob import classes
 from cloudjob.classes import NAMES, NOT_COMPUTED
-from cloudjob.errors import ContractError
+from cloudjob.errors import ContractError, UsageError
 from cloudjob.store import again, conventions, failures, runs, settings
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
@@ -55,7 +55,8 @@ def check(out: Out) -> Iterator[Fault]:
     A run that is at work meanwhile may be taken for damage.
 
     Raises:
-        ContractError: the OUT was made by something else, or there is none.
+        UsageError: there is no OUT.
+        ContractError: it was made by something else.
         UnreachableError: the store does not answer.
     """
     yield from _contract(out)
@@ -93,7 +94,7 @@ def _contract(out: Out) -> Iterator[Fault]:
         yield Fault(settings.FILE, "it is missing", "rebuild")
     elif known is None:
         settings.check_ours(out)
-        raise ContractError(f"there is no OUT at {out}", hint="`cloudjob run --out` makes it")
+        raise UsageError(f"there is no OUT at {out}", hint="`cloudjob run --out` makes it")
 
 
 def _damaged(path: str, what: str, owners: dict[str, str]) -> Fault:

@@ -60,7 +60,7 @@ class Out:
         """The output at a folder, which need not exist yet, or at an object store's prefix.
 
         Raises:
-            UsageError: the address is empty, of an unknown kind, or carries credentials.
+            UsageError: the address is empty, of an unknown kind, or carries credentials; a file lies there.
         """
         if not isinstance(address, str | os.PathLike):
             raise UsageError(f"the output is {address!r}; expected a folder or an address such as s3://BUCKET/PREFIX")
@@ -69,9 +69,9 @@ class Out:
         if "://" not in text and parts.scheme not in _SCHEMES:  # s3:/BUCKET is a slip, not a folder
             if not text:
                 raise UsageError("the output's address is empty", hint="--out FOLDER or --out s3://BUCKET/PREFIX")
-            return cls(str(Path(text).expanduser().absolute()))
+            return cls(_folder(Path(text).expanduser().absolute()))
         if parts.scheme == "file":
-            return cls(str(Path(url2pathname(parts.path)).absolute()))
+            return cls(_folder(Path(url2pathname(parts.path)).absolute()))
         if parts.scheme not in _SCHEMES or not parts.netloc:
             kinds = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
             raise UsageError(f"cannot write to {redact(text)}", hint=f"--out is a folder or an address with {kinds}")
@@ -330,6 +330,13 @@ class _Zarr(ZarrStore[ObjectStore]):
     async def delete(self, key: str) -> None:
         self._guard(key)
         await super().delete(key)
+
+
+def _folder(path: Path) -> str:
+    """A folder's address, if a folder it can be: no later error would name the file that is in the way so well."""
+    if taken := next(filter(os.path.isfile, (path, *path.parents)), None):
+        raise UsageError(f"{taken} is a file; expected a folder, or none yet", hint="--out FOLDER")
+    return str(path)
 
 
 def _profile(address: str) -> "Boto3CredentialProvider | None":

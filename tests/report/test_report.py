@@ -533,7 +533,7 @@ def test_the_runs(world: World, capfd: Capfd) -> None:
 
 def test_an_out_that_is_none(tmp_path: Path, capfd: Capfd) -> None:
     result = call(capfd, "report", tmp_path / "nowhere")
-    assert result.code == 3
+    assert result.code == 2
     assert "there is no" in result.stderr
     assert not (tmp_path / "nowhere").exists()
     (tmp_path / "photos").mkdir()

@@ -520,7 +520,7 @@ def test_what_is_not_ours_is_named_and_left_alone(out: Out, tmp_path: Path, capf
 
 
 def test_an_out_that_is_none(tmp_path: Path, capfd: Capfd):
-    assert call(capfd, "check", tmp_path / "nowhere").code == 3
+    assert call(capfd, "check", tmp_path / "nowhere").code == 2
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/cat.jpg").touch()
     assert call(capfd, "check", tmp_path / "photos", "--repair").code == 3

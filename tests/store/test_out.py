@@ -146,9 +146,10 @@ def test_only_the_address_travels(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_file_in_the_way(tmp_path: Path):
+    out = Out.at(tmp_path / "file" / "out")
     (tmp_path / "file").write_text("")
     with pytest.raises(UnreachableError, match="cannot be written or read") as error:
-        Out.at(tmp_path / "file" / "out").put("job.json", b"")
+        out.put("job.json", b"")
     assert error.value.exit_code == UNREACHABLE
     assert "no folder" in str(error.value.hint)
 
