@@ -270,7 +270,7 @@ def test_a_source_that_is_out_costs_no_scene_of_another(nights: Nights, server: 
 
 def test_one_file_that_stays_away_where_others_are_served_is_that_scenes_affair(nights: Nights, server: FileServer):
     items = [served(nights.scene(name), nights.folder / "files", server.url) for name in (A, B)]
-    server.disturb(A, lasting="html")  # May be a cut connection: tried again, but the scene's own if it lasts
+    server.disturb(A, lasting="empty")  # May be a cut connection: tried again, but the scene's own if it lasts
     states = [nights.run(*items)[A] for _ in range(4)]
     assert states == ["failed", "failed", "failed", "abandoned"]
     assert set(ledger.read(nights.out).done) == {B}
