@@ -386,8 +386,8 @@ def test_an_out_made_by_something_else(name: str, world: World, tmp_path: Path, 
 def test_an_out_in_a_file(out: str, world: World, tmp_path: Path, capfd: Capfd) -> None:
     (tmp_path / "file").write_text("mine")
     result = call(capfd, "run", *world.arguments(tmp_path / out))
-    assert result.code == 4, result.stderr
-    assert f"{tmp_path / out} cannot be written" in result.stderr
+    assert result.code == 2, result.stderr
+    assert f"{tmp_path / 'file'} is a file; expected a folder" in result.stderr
     assert "Traceback" not in result.stderr
     assert (tmp_path / "file").read_text() == "mine"
 
