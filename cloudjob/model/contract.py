@@ -133,6 +133,14 @@ class Contract:
         """The classes that its masks can hold, in order."""
         return tuple(sorted({CLEAR, *self.classes}))
 
+    @property
+    def algorithm(self) -> int:
+        """Counted up, of the networks it concerns, when a new version of cloudjob gives their masks other values.
+
+        2 since `cloudjob.model.predict.mirror` mirrors along columns, too.
+        """
+        return 2 if self.outside_fill == "mirror" else 1
+
     def padding(self, buffer_pixels: float = 0) -> int:
         """Pixels to read beyond each side of a tile: halo and buffer, rounded up to the stride.
 

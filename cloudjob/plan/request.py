@@ -143,6 +143,7 @@ def request(
             ),
             probability=probability,
             geometry=hashlib.sha256(shapely.to_wkb(shapely.normalize(clip))).hexdigest() if clip else None,
+            algorithm=contract.algorithm,
             classes=contract.labels,
         ),
         clip=shapely.to_wkb(clip) if clip else None,

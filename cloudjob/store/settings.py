@@ -9,9 +9,6 @@ from cloudjob.store.lock import FOLDER as LOCK
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out, dump
 
-ALGORITHM = 2
-"""Counted up when a new version of cloudjob gives other masks from the same scene and settings."""
-
 FILE = "job.json"
 LARGEST = 1e6
 """Metres of a buffer or of a pixel; no mask has them so wide."""
@@ -31,7 +28,7 @@ class Settings:
         resolution: of the masks, metres.
         probability: whether probabilities are kept beside the mask.
         geometry: SHA-256 of the geometry (normalised, as WKB) that masks are clipped to, or None.
-        algorithm: `ALGORITHM` of the version that made them.
+        algorithm: `Contract.algorithm` of the network, in the version that made them.
         classes: that the masks can hold (`classes.NAMES`), in order.
     """
 
@@ -44,7 +41,7 @@ class Settings:
     resolution: float
     probability: bool = False
     geometry: str | None = None
-    algorithm: int = ALGORITHM
+    algorithm: int = 1
     classes: tuple[int, ...] = BINARY
 
     def to_json(self) -> dict[str, Any]:

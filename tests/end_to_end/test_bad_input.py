@@ -367,6 +367,20 @@ def test_other_settings_than_those_of_the_out(
     assert jobs.tree(tmp_path) == before
 
 
+@pytest.mark.parametrize(("outside_fill", "code"), [(0.0, 0), ("mirror", 3)])
+def test_an_out_of_a_version_that_filled_otherwise(
+    outside_fill: float | str, code: int, world: World, tmp_path: Path, capfd: Capfd
+) -> None:
+    """It is continued where the network's masks are what they were, and told where they are not."""
+    checkpoint = jobs.random_checkpoint(tmp_path / "net.safetensors", outside_fill=outside_fill)
+    jobs.run_here(world.folder / "items.json", checkpoint, out := tmp_path / "out")
+    settings = json.loads((out / "job.json").read_text())
+    (out / "job.json").write_text(json.dumps(settings | {"algorithm": 1}))
+    result = call(capfd, "run", *world.arguments(out, checkpoint=checkpoint))
+    assert result.code == code, result.stderr
+    assert ("algorithm was 1, now 2" in result.stderr) == bool(code)
+
+
 # Places
 
 
