@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import rasterio.windows
 import shapely
 from affine import Affine
 from distributed import get_worker
 from distributed.metrics import context_meter
+from rasterio.enums import Resampling
 from rasterio.features import geometry_mask
 
 from cloudjob.classes import NO_DATA, NOT_COMPUTED
@@ -91,6 +93,18 @@ def process(task: Task) -> Receipt:
     for stage in ("read", "network", "write"):  # For the dashboard's "Fine Performance Metrics"
         context_meter.digest_metric(stage, getattr(receipt, f"{stage}_seconds"), "seconds")
     return receipt
+
+
+def ask(scene: Scene) -> None:
+    """Read the last block of a file that was read before, to learn whether its source answers.
+
+    Raises:
+        SceneError: it cannot be read.
+    """
+    band = scene.bands[0]
+    with SceneFiles(scene) as files:
+        last = rasterio.windows.Window(0, band.grid.height - 1, 1, 1)
+        files.read(band.name, last, band.grid, np.dtype(np.float32), Resampling.nearest)
 
 
 def mask_tiles(task: Task, model: predict.Model) -> Receipt:
