@@ -22,7 +22,7 @@ from cloudjob.plan.sources import Sources
 from cloudjob.plan.survey import Survey
 from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.outside import source
-from cloudjob.scene.reflectance import black_doubt, no_reflectance, offset_doubt
+from cloudjob.scene.reflectance import black_doubt, no_reflectance, offset_doubt, saturated_doubt, unlike
 from cloudjob.scene.scene import Scene
 from cloudjob.store import failures, slots
 from cloudjob.store import group as groups
@@ -139,7 +139,7 @@ class Outcomes:
 
     def _complete(self, scene: Scene, receipt: Receipt) -> SceneResult:
         """Complete a scene that has been read whole, unless its pixels show that its scale is wrong."""
-        if fault := no_reflectance(scene, receipt.valid, receipt.glaring):
+        if fault := no_reflectance(scene, receipt.valid, receipt.glaring, receipt.lit, receipt.fractions):
             hint = "its raster:scale is wrong (ESA's numbers have 0.0001), or --asset names something else"
             return self._fail(scene, SceneError(f"scene {scene.id}: {fault}; {hint}"))
         planned = self.waiting.pop(scene.id)
@@ -222,5 +222,6 @@ def _with_doubt(scene: Scene, receipt: Receipt) -> Receipt:
     offset = offset_doubt(scene, receipt.valid, receipt.dark_all, receipt.dark_any, cloud, receipt.guessed)
     lacking = [f"masked without {band.name}: its file was at fault on {ATTEMPTS} nights" for band in scene.left_out]
     nothing = "" if receipt.valid or receipt.no_data else "the centre of no pixel lies in the area: its mask is empty"
-    doubts = {each for each in (offset, black_doubt(receipt.valid, receipt.lit), *lacking, nothing) if each}
+    numbers = black_doubt(receipt.valid, receipt.lit), saturated_doubt(receipt.valid, receipt.saturated), unlike(scene)
+    doubts = {each for each in (offset, *numbers, *lacking, nothing) if each}
     return replace(receipt, warnings=tuple(sorted({*receipt.warnings, *doubts})))

@@ -219,11 +219,28 @@ def test_what_can_be_reflectance_is_masked(kind: str, most: float, told: dict[st
     assert "cloudjob:warnings" not in jobs.item_of(Path(nights.out.address), A)["properties"]
 
 
-def test_reflectance_that_is_scaled_twice_is_doubted(nights: Nights):
-    item = numbers_of(nights.scene(A, values=ground("float32", 1)), data_type="float32", scale=0.0001)
-    assert nights.run(item) == {A: "done"}
+def test_whole_numbers_that_are_black_are_doubted(nights: Nights):
+    assert nights.run(nights.scene(A, values=ground("uint16", 10))) == {A: "done"}
     (warning,) = jobs.item_of(Path(nights.out.address), A)["properties"]["cloudjob:warnings"]
     assert "the scale seems to have been applied already" in warning
+
+
+@pytest.mark.parametrize(
+    ("most", "told"),
+    [
+        (1, {"data_type": "float32", "scale": 0.0001}),
+        (1, {"data_type": None, "scale": None, "offset": None}),
+        (100, {"data_type": None, "scale": None, "offset": None}),
+        (1, {"data_type": "float32", "scale": 0.0001, "offset": -0.1}),
+    ],
+)
+def test_reflectance_that_is_scaled_twice_is_refused(most: float, told: dict[str, Any], nights: Nights):
+    """All of it was clear: with a warning, and percent without a word."""
+    item = numbers_of(nights.scene(A, values=ground("float32", most), nodata=None), **told)
+    assert nights.run(item, nights.scene(B)) == {A: "failed", B: "done"}
+    assert "no value of red and its other bands is above 0.02: its numbers are floats" in nights.status.failed[A]
+    right = numbers_of(item, data_type="float32", scale=1 / most, offset=0)
+    assert nights.run(right) == {A: "done"}
 
 
 # Sources that are out

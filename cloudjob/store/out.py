@@ -294,21 +294,17 @@ class Out:
         """Paths of what is neither a file nor a folder: links, pipes, sockets. Object stores have none."""
         return folders.oddities(self.folder) if self.folder else []
 
-    def sweep(self, prefix: str, *, keep: Iterable[str] = (), deep: bool = True) -> int:
+    def sweep(self, prefix: str, *, keep: Iterable[str] = (), deep: bool = True) -> None:
         """Remove what interrupted writes left below a prefix; object stores leave nothing.
 
         Args:
             prefix: where to look.
             keep: folders not to enter.
             deep: whether to enter folders at all.
-
-        Returns:
-            How many files were removed.
         """
-        if self.folder is None:
-            return 0
-        with self.reached():
-            return folders.sweep(self.folder, prefix, keep, deep=deep)
+        if self.folder:
+            with self.reached():
+                folders.sweep(self.folder, prefix, keep, deep=deep)
 
 
 class _Zarr(ZarrStore[ObjectStore]):
