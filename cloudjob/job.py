@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from distributed import Client
 
 from cloudjob.cluster import network
 from cloudjob.cluster.stream import lane_count, stream
-from cloudjob.cluster.task import Task, process
+from cloudjob.cluster.task import Task, ask, process
 from cloudjob.errors import ContractError, UnreachableError
 from cloudjob.model import checkpoint
 from cloudjob.outcome import Outcomes, refused
@@ -129,16 +130,33 @@ def _map(job: Job, view: Survey, places: Mapping[str, Slot], lock: Lock, client:
     outcomes = Outcomes(lock, job.settings, view, places)
 
     def submissions() -> Iterator[tuple[str, Task]]:
-        for planned in to_do:
+        for planned in _in_turn(list(outcomes.waiting.values())):
             if not outcomes.hopeless(planned):
                 yield from _split(job, planned, places[planned.scene.id], pieces)
 
-    for part, outcome in stream(client, process, submissions()):
-        if result := outcomes.add(part, outcome):
-            yield result
-        if outcomes.waiting and all(map(outcomes.hopeless, outcomes.waiting.values())):
-            break  # What has been handed in is taken back
+    while not all(map(outcomes.hopeless, outcomes.waiting.values())):
+        for part, outcome in stream(client, process, submissions()):
+            if result := outcomes.add(part, outcome):
+                yield result
+            if outcomes.waiting and all(map(outcomes.hopeless, outcomes.waiting.values())):
+                break  # What has been handed in is taken back
+        for scene in outcomes.doubted():
+            for _, told in stream(client, ask, [(f"ask-{scene.id}-", scene)]):
+                outcomes.asked(scene, told)
     yield from outcomes.end()
+
+
+def _in_turn(scenes: Iterable[Planned]) -> Iterator[Planned]:
+    """The order in which scenes are tried: what never failed first; then the newest, the oldest, and so on inwards.
+
+    A source is given up by the first few that it refuses; what it refuses for good, as an archive does, is of one end.
+    """
+    for failed in (False, True):
+        left = deque(planned for planned in scenes if (planned.state == "failed before") == failed)
+        while left:
+            yield left.pop()
+            if left:
+                yield left.popleft()
 
 
 def _split(job: Job, planned: Planned, slot: Slot, pieces: int) -> Iterator[tuple[str, Task]]:

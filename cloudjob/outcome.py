@@ -22,7 +22,7 @@ from cloudjob.plan.sources import Sources
 from cloudjob.plan.survey import Survey
 from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.outside import source
-from cloudjob.scene.reflectance import black_doubt, no_reflectance, offset_doubt
+from cloudjob.scene.reflectance import black_doubt, no_reflectance, offset_doubt, saturated_doubt, unlike
 from cloudjob.scene.scene import Scene
 from cloudjob.store import failures, slots
 from cloudjob.store import group as groups
@@ -49,6 +49,7 @@ class Outcomes:
         self._lock, self._settings, self._ledger, self._places = lock, settings, view.ledger, places
         self._parts: dict[str, list[Receipt]] = {}
         self._sources = Sources()
+        self._finished = {source(one.scene.href): one.scene for one in view.plan.scenes if one.state == "done"}
         self._doubtful: list[tuple[Planned, SceneError]] = []
 
     def hopeless(self, planned: Planned) -> bool:
@@ -95,6 +96,19 @@ class Outcomes:
             self._doubtful.append((self.waiting[scene.id], outcome))
         return self._fail(scene, outcome)
 
+    def doubted(self) -> Iterator[Scene]:
+        """Of each source that seems to be out, the newest scene that has been read on another night, to be asked for.
+
+        If it is answered (`asked`), the others are refused for a reason of theirs.
+        """
+        for where in [where for where, scene in self._finished.items() if where and self._sources.out(scene.href)]:
+            yield self._finished.pop(where)
+
+    def asked(self, scene: Scene, told: BaseException | None) -> None:
+        """Take note of what became of a scene of `doubted`: the error, or None where its file could be opened."""
+        if told is None or (isinstance(told, SceneError) and not isinstance(told, PassingError | OutsideError)):
+            self._sources.answered(scene.href)
+
     def end(self) -> Iterator[SceneResult]:
         """Results of the scenes that were not tried, when all others have ended.
 
@@ -103,8 +117,7 @@ class Outcomes:
         """
         for planned in list(self.waiting.values()):
             href = planned.scene.href
-            lost = self._sources.lost(href) or "it answered only later"
-            why = f"scene {planned.scene.id}: not tried, for {source(href)} is out: {lost}"
+            why = f"scene {planned.scene.id}: not tried, for {source(href)} is out: {self._sources.lost(href)}"
             yield self._fail(planned.scene, OutsideError(why))
         for planned, error in self._doubtful:
             if self._sources.own(planned.scene.href, error):  # Others of its source could be read: this night counts
@@ -126,7 +139,7 @@ class Outcomes:
 
     def _complete(self, scene: Scene, receipt: Receipt) -> SceneResult:
         """Complete a scene that has been read whole, unless its pixels show that its scale is wrong."""
-        if fault := no_reflectance(scene, receipt.valid, receipt.glaring):
+        if fault := no_reflectance(scene, receipt.valid, receipt.glaring, receipt.lit, receipt.fractions):
             hint = "its raster:scale is wrong (ESA's numbers have 0.0001), or --asset names something else"
             return self._fail(scene, SceneError(f"scene {scene.id}: {fault}; {hint}"))
         planned = self.waiting.pop(scene.id)
@@ -209,5 +222,6 @@ def _with_doubt(scene: Scene, receipt: Receipt) -> Receipt:
     offset = offset_doubt(scene, receipt.valid, receipt.dark_all, receipt.dark_any, cloud, receipt.guessed)
     lacking = [f"masked without {band.name}: its file was at fault on {ATTEMPTS} nights" for band in scene.left_out]
     nothing = "" if receipt.valid or receipt.no_data else "the centre of no pixel lies in the area: its mask is empty"
-    doubts = {each for each in (offset, black_doubt(receipt.valid, receipt.lit), *lacking, nothing) if each}
+    numbers = black_doubt(receipt.valid, receipt.lit), saturated_doubt(receipt.valid, receipt.saturated), unlike(scene)
+    doubts = {each for each in (offset, *numbers, *lacking, nothing) if each}
     return replace(receipt, warnings=tuple(sorted({*receipt.warnings, *doubts})))

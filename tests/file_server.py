@@ -17,11 +17,15 @@ from stac_server import serving
 Fault = int | str
 """An HTTP status, or "slow" (late, but right), "held" (right, once the test lets go), "stall" (headers, then nothing),
 "cut" (half of the body, then the connection is closed), "short" (half of the body, and no word of it), "empty"
-(nothing, as if that were all), "hang up" (no answer), "html" (a page in place of the file), "portal" (sent on to that
-page), or "" (none)."""
+(nothing, as if that were all), "hang up" (no answer), "html" (a page in place of the file),
+"json" (an error in its place, with 200), "portal" (sent on to that page), or "" (none)."""
 
 
 LOGIN = "/login"
+WORDS: dict[Fault, tuple[str, bytes]] = {
+    **dict.fromkeys(("html", "portal"), ("text/html", b"<html>Please log in</html>")),
+    "json": ("application/json", b'{"error": "try again later"}'),
+}
 
 HELD = 120
 """Seconds after which a test has failed that should have let go."""
@@ -133,9 +137,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif isinstance(fault, int):
             self._send(fault, b"something is wrong", {}, body=body)
-        elif fault in ("html", "portal"):
-            headers = {"Content-Type": "text/html", **({"Location": LOGIN} if fault == "portal" else {})}
-            self._send(302 if fault == "portal" else 200, b"<html>Please log in</html>", headers, body=body)
+        elif fault in WORDS:
+            kind, words = WORDS[fault]
+            headers = {"Content-Type": kind, **({"Location": LOGIN} if fault == "portal" else {})}
+            self._send(302 if fault == "portal" else 200, words, headers, body=body)
         elif fault == "empty":
             self._send(206 if asked.range else 200, b"", {}, body=body)
         else:

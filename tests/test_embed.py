@@ -187,7 +187,8 @@ def test_an_option_that_is_misspelt() -> None:
         ({"probability": "no"}, "probability is 'no'; expected True or False"),
         ({"redo": "False"}, "redo is 'False'; expected True or False"),
         ({"offset": "none"}, "offset is 'none'; expected a number"),
-        ({"offset": -1000}, "offset of reflectance is -1000; expected above -1 and below 1"),
+        ({"offset": -1000}, "offset of reflectance is -1000; expected above -1 and below 0.05"),
+        ({"offset": 0.1}, "offset of reflectance is 0.1; expected"),  # ESA's without its sign
         ({"retry": True}, "retry has True; expected ids of scenes"),
         ({"retry": [7]}, "retry has 7; expected ids of scenes"),
     ],

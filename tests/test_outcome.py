@@ -1,5 +1,6 @@
 """What becomes of bad scenes and of sources that are out, night after night; the tasks run in this process."""
 
+import itertools
 import json
 import re
 import shutil
@@ -99,10 +100,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def nights(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Nights:
     model = predict.prepare(load(checkpoint), "cpu")
 
-    def here(_: object, __: object, work: Iterable[tuple[str, task.Task]]) -> Iterator[tuple[task.Task, Any]]:
+    def here(_: object, function: Callable[[Any], Any], work: Iterable[tuple[str, Any]]) -> Iterator[tuple[Any, Any]]:
         for _, part in work:
             try:
-                yield part, task.mask_tiles(part, model)
+                yield part, task.mask_tiles(part, model) if function is task.process else function(part)
             except Exception as error:  # noqa: BLE001 -- as Dask hands them on
                 yield part, error
 
@@ -218,11 +219,28 @@ def test_what_can_be_reflectance_is_masked(kind: str, most: float, told: dict[st
     assert "cloudjob:warnings" not in jobs.item_of(Path(nights.out.address), A)["properties"]
 
 
-def test_reflectance_that_is_scaled_twice_is_doubted(nights: Nights):
-    item = numbers_of(nights.scene(A, values=ground("float32", 1)), data_type="float32", scale=0.0001)
-    assert nights.run(item) == {A: "done"}
+def test_whole_numbers_that_are_black_are_doubted(nights: Nights):
+    assert nights.run(nights.scene(A, values=ground("uint16", 10))) == {A: "done"}
     (warning,) = jobs.item_of(Path(nights.out.address), A)["properties"]["cloudjob:warnings"]
     assert "the scale seems to have been applied already" in warning
+
+
+@pytest.mark.parametrize(
+    ("most", "told"),
+    [
+        (1, {"data_type": "float32", "scale": 0.0001}),
+        (1, {"data_type": None, "scale": None, "offset": None}),
+        (100, {"data_type": None, "scale": None, "offset": None}),
+        (1, {"data_type": "float32", "scale": 0.0001, "offset": -0.1}),
+    ],
+)
+def test_reflectance_that_is_scaled_twice_is_refused(most: float, told: dict[str, Any], nights: Nights):
+    """All of it was clear: with a warning, and percent without a word."""
+    item = numbers_of(nights.scene(A, values=ground("float32", most), nodata=None), **told)
+    assert nights.run(item, nights.scene(B)) == {A: "failed", B: "done"}
+    assert "no value of red and its other bands is above 0.02: its numbers are floats" in nights.status.failed[A]
+    right = numbers_of(item, data_type="float32", scale=1 / most, offset=0)
+    assert nights.run(right) == {A: "done"}
 
 
 # Sources that are out
@@ -252,9 +270,9 @@ def test_a_source_that_is_out_is_not_asked_for_every_scene(
     items = [served(nights.scene(name), nights.folder / "files", server.url) for name in names]
     server.disturb("S2A", lasting=503)
     assert nights.ends(*items).exit_code == 4
-    assert {request.path.split("/")[1] for request in server.asked()} == set(names[:2])
+    assert {request.path.split("/")[1] for request in server.asked()} == {names[0], names[-1]}
     assert set(nights.status.failed) == set(names), "all are tried again, whatever the dates of the next run"
-    assert "not tried, for http://127.0.0.1" in nights.status.failed[names[-1]]
+    assert "not tried, for http://127.0.0.1" in nights.status.failed[names[1]]
     server.calm()
     assert nights.run(dates="2019") == dict.fromkeys(names, "done")
 
@@ -274,6 +292,43 @@ def test_one_file_that_stays_away_where_others_are_served_is_that_scenes_affair(
     states = [nights.run(*items)[A] for _ in range(4)]
     assert states == ["failed", "failed", "failed", "abandoned"]
     assert set(ledger.read(nights.out).done) == {B}
+
+
+@pytest.mark.parametrize("fault", [403, 401, "html", "json", "cut", "short"])
+def test_what_one_file_is_refused_for_never_counts_and_quiet_nights_end_with_1(
+    fault: int | str, nights: Nights, server: FileServer
+):
+    """A licence, an archive's tier, a disk of the server's: with nothing new to mask every night ended with 4."""
+    items = [served(nights.scene(name), nights.folder / "files", server.url) for name in (A, B)]
+    server.disturb(A, lasting=fault)
+    for _ in range(4):
+        assert nights.run(*items)[A] == "failed"
+    assert {failure.runs for failure in failures.read_all(nights.out, {})} == {0}
+    server.disturb(B, lasting=fault)  # Now keys have lapsed, or the server is out
+    assert nights.ends(*items).exit_code == 4
+    server.calm()
+    assert nights.run(*items) == {A: "done"}
+
+
+def test_scenes_that_are_refused_for_good_do_not_keep_others_from_being_tried(
+    nights: Nights, server: FileServer, monkeypatch: pytest.MonkeyPatch
+):
+    """Those of an archive's tier come first by their time, and the others were never tried, on no night."""
+    monkeypatch.setattr(sources, "PATIENCE", 2)
+    items = [served(nights.scene(name), nights.folder / "files", server.url) for name in (A, B, C, D)]
+    server.disturb(f"{A}|{B}", lasting=403)
+    refused = {A: "failed", B: "failed"}
+    assert nights.run(*items[:3]) == refused | {C: "done"}
+    assert nights.run(*items) == refused | {D: "done"}
+    server.calm()
+    server.disturb("S2A", lasting=503)
+    later = [f"S2A_33UUP_202406{day}_0_L2A" for day in range(10, 14)]
+    items += [served(nights.scene(name), nights.folder / "files", server.url) for name in later]
+    assert nights.ends(*items).exit_code == 4
+    server.calm()
+    server.disturb("|".join((A, B, later[2], later[3])), lasting=403)
+    told = nights.run(*items)  # All have failed before, though most of them were not tried
+    assert told == refused | dict.fromkeys(later[:2], "done") | dict.fromkeys(later[2:], "failed")
 
 
 def test_a_gateway_that_answers_all_with_a_page_is_an_outage(
@@ -569,7 +624,7 @@ def test_interrupted_in_a_redo_every_finished_mask_is_there(nights: Nights, monk
     def interrupted(*arguments: Any) -> Iterator[Any]:
         handed_in = list(arguments[2])
         assert len(handed_in) == 3
-        yield next(iter(real(None, None, handed_in)))  # type: ignore[arg-type]
+        yield next(iter(real(*arguments[:2], handed_in)))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(job, "stream", interrupted)
@@ -582,7 +637,7 @@ def test_interrupted_in_a_redo_every_finished_mask_is_there(nights: Nights, monk
     assert masks.sizes["time"] == 3
     assert (nights.status.last_run or {})["how"] == "interrupted"
     monkeypatch.setattr(job, "stream", real)
-    assert nights.run(*items) == dict.fromkeys((B, C), "done")
+    assert nights.run(*items) == dict.fromkeys((A, B), "done")  # The newest comes first
 
 
 def test_files_that_cannot_be_read_again_cost_no_mask(nights: Nights):
@@ -1038,25 +1093,25 @@ def test_the_slots_of_a_group_made_anew_are_no_unfinished_scenes(nights: Nights)
     assert slots == [A, B]
 
 
-def test_a_source_that_answers_when_it_was_given_up_is_told_in_words(
+def test_a_source_that_answers_when_it_was_given_up_is_asked_for_the_others(
     nights: Nights, server: FileServer, monkeypatch: pytest.MonkeyPatch
 ):
-    """Of a scene that was under way meanwhile; the reason of those that were not tried was "None"."""
+    """By a scene that was under way meanwhile."""
     monkeypatch.setattr(sources, "PATIENCE", 2)
-    beside = nights.scene("S2A_33UUP_20240608_0_L2A")  # Else nothing would be waited for any more
+    beside = nights.scene("S2A_33UUP_20240602_0_L2A")  # Else nothing would be waited for any more
     items = [served(nights.scene(name), nights.folder / "files", server.url) for name in (A, B, C, D)]
-    for name in (A, B):
+    for name in (A, D):
         server.disturb(name, lasting=503)
-    real = job.stream
+    real, handed_in = job.stream, []
 
     def four_lanes(*arguments: Any) -> Iterator[Any]:
         work = iter(arguments[2])
-        handed_in = [next(work) for _ in range(4)]
-        yield from real(None, None, handed_in[:2])  # type: ignore[arg-type]
+        handed_in.append([*itertools.islice(work, 4)])
+        yield from real(*arguments[:2], handed_in[-1][:2])
         assert list(work) == []
-        yield from real(None, None, handed_in[2:])  # type: ignore[arg-type]
+        yield from real(*arguments[:2], handed_in[-1][2:])
 
     monkeypatch.setattr(job, "stream", four_lanes)
     states = nights.run(*items, beside)
-    assert states == {A: "failed", B: "failed", C: "done", D: "failed", beside["id"]: "done"}
-    assert nights.status.failed[D].endswith("is out: it answered only later")
+    assert states == {A: "failed", B: "done", C: "done", D: "failed", beside["id"]: "done"}
+    assert [len(each) for each in handed_in if each] == [4, 1]

@@ -11,9 +11,8 @@ from cloudjob.errors import UsageError
 from cloudjob.model import checkpoint, labels, predict
 from training import peer
 from training.methods import cases
-from training.patch import CLOUD, UNKNOWN, Patch
+from training.patch import CLOUD, UNKNOWN, Patch, empty
 from training.score import Case, Counts, said
-from training.sensor import empty
 
 Option = tuple[float, int]  # threshold, and buffer in pixels
 

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-Float = npt.NDArray[np.float32]
+from training.patch import Float
+
 Some = npt.NDArray[np.floating[Any]]
 Sample = tuple[Float, Float]
 

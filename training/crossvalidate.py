@@ -18,14 +18,12 @@ import numpy as np
 import torch
 
 from cloudjob.model import checkpoint, predict
-from training import __main__ as training
-from training import data, loop, settings, teach
+from training import data, loop, prepare, settings, teach
 from training.errors import told
 from training.methods import likelihood
-from training.patch import CLEAR, CLOUD, UNKNOWN, Label, Patch, Reflectance, any_of
-from training.sample import Float
+from training.patch import CLEAR, CLOUD, SWIR, UNKNOWN, Float, Label, Patch, Reflectance, any_of
 from training.score import Counts
-from training.sensor import SWIR, frost
+from training.sensor import frost
 from training.state import State
 
 FOLDS = (
@@ -65,12 +63,12 @@ def train(
     Returns:
         The teacher's targets by patch name.
     """
-    learn, _ = training.divide(chosen, patches)
+    learn, _ = prepare.divide(chosen, patches)
     soft = teach.targets(learn, chosen.data, out / "teacher.npz")
     folders = {number: out / f"fold-{number}" for number in range(len(FOLDS))} | {len(FOLDS): out / "whole"}
     if all((path / "checkpoint.safetensors").exists() and not (path / "last").exists() for path in folders.values()):
         return soft  # they were trained elsewhere
-    samples = training.make_samples(chosen, learn, soft, out, folds=FOLDS, workers=workers)
+    samples = prepare.samples(chosen, learn, soft, out, folds=FOLDS, workers=workers)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(chosen.training.seed)
     states = {}
@@ -214,7 +212,7 @@ def judge_seen(
     threshold: float | None,
 ) -> None:
     """The same table of a checkpoint on the images of its own recipe, at the one of `THRESHOLDS` nearest to its own."""
-    learn, check = training.divide(chosen, patches)
+    learn, check = prepare.divide(chosen, patches)
     soft = teach.targets([*learn, *check], chosen.data, out / "teacher.npz")
     found = judge(predict.prepare(ckpt), [*learn, *check], soft)
     table(f"{ckpt.contract.name} {ckpt.contract.version}", found, threshold or ckpt.contract.threshold)
@@ -228,14 +226,14 @@ def run(
     threshold: float | None,
     start: Path | None,
 ) -> None:
-    """All folds of a recipe, stage after stage as `training.run` does it; its part of the table."""
+    """All folds of a recipe, stage after stage as `python -m training` does it; its part of the table."""
     for number, stage in enumerate(() if start else chosen.before):
         folder = out / f"stage-{number + 1}"
         train(_alone(stage), patches, folder, workers, start)
         start = folder
     chosen = _alone(chosen)
     soft = train(chosen, patches, out, workers, start)
-    learn, _ = training.divide(chosen, patches)
+    learn, _ = prepare.divide(chosen, patches)
     scenes: dict[str, dict[str, list[Counts]]] = {"with": {}, "without": {}}
     for number, fold in enumerate(FOLDS):
         model = predict.prepare(checkpoint.load(out / f"fold-{number}" / "checkpoint.safetensors"))

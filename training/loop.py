@@ -18,11 +18,10 @@ from cloudjob.errors import ContractError, UsageError
 from cloudjob.model import checkpoint
 from cloudjob.model.contract import Contract
 from cloudjob.model.unet import SimpleUNet
-from training.patch import UNKNOWN, Patch
-from training.sample import Float, Samples, see
-from training.sensor import BRIGHTEST
-from training.settings import Settings
-from training.state import State, contract, masked_loss
+from training.patch import UNKNOWN, Float, Patch
+from training.sample import Samples, see
+from training.settings import Settings, contract
+from training.state import State, masked_loss
 
 Pair = tuple[Tensor, Tensor]
 
@@ -96,7 +95,7 @@ def pair(patch: Patch, soft: Float | None, settings: Settings) -> Pair:
     reflectance, label = patch.read(len(terms.bands))
     target = np.where(label == UNKNOWN, np.nan, label).astype(np.float32) if soft is None else soft
     height, width = (min(side, LARGEST) // terms.stride * terms.stride for side in target.shape)
-    image = np.minimum(reflectance[:, :height, :width], BRIGHTEST)
+    image = np.minimum(reflectance[:, :height, :width], terms.brightest)
     see(terms, image)
     return torch.from_numpy(image), torch.from_numpy(target[None, :height, :width].copy())
 
@@ -154,7 +153,7 @@ def validate(network: SimpleUNet, terms: Contract, pairs: Iterable[Pair], device
     return float(np.mean(losses or [0.0])), both / max(either, 1)
 
 
-def fingerprint(settings: Settings, samples: Samples, start: checkpoint.Checkpoint | None = None) -> str:
+def fingerprint(settings: Settings, samples: Samples, start: checkpoint.Checkpoint | None) -> str:
     """Of everything that a training depends on, but for the pixels."""
     names = sorted((patch.name, patch.source) for patch in samples.patches)
     all_of_it = {"settings": asdict(settings), "patches": names, "start": start and start.sha256}

@@ -3,16 +3,12 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from cloudjob.errors import ContractError
 from cloudjob.model import predict
 from training import peer
-from training.patch import ALL_BANDS, Patch, Reflectance
+from training.patch import ALL_BANDS, Float, Patch, Reflectance, empty
 from training.score import SCL, Case, brightness
-from training.sensor import empty
-
-Float = npt.NDArray[np.float32]
 
 
 def likelihood(model: predict.Model, reflectance: Reflectance) -> Float:

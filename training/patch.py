@@ -15,14 +15,17 @@ import rasterio.errors
 from cloudjob.cluster.agreement import SCL_CLOUD
 from cloudjob.errors import ContractError
 
+Float = npt.NDArray[np.float32]
+Reflectance = Float
+"""(bands, height, width) in the order of `ALL_BANDS`: 0 is no data, a plane of NaN an absent band."""
+Label = npt.NDArray[np.uint8]
+
 BANDS = ("red", "green", "blue", "nir")
 """Of every data set."""
 ALL_BANDS = (*BANDS, "swir16", "swir22")
 """Those that some have; `swir22` is for the teacher only."""
+SWIR = ALL_BANDS.index("swir16")
 CLEAR, CLOUD, UNKNOWN = 0, 1, 255
-
-Reflectance = npt.NDArray[np.float32]
-Label = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,13 @@ def read_layer(path: Path, index: int = 1) -> npt.NDArray[Any]:
     except rasterio.errors.RasterioIOError as error:
         reason = "there is no such file" if not path.exists() else f"it cannot be read: {error}"
         raise ContractError(f"{path}: {reason}", hint="is the data set complete?") from None
+
+
+def empty(image: Reflectance) -> npt.NDArray[np.bool_]:
+    """Where (height, width) there are no data: none in any of the first four bands."""
+    bands = image[: len(BANDS)]
+    nothing: npt.NDArray[np.bool_] = ((bands == 0) | np.isnan(bands)).all(axis=0)
+    return nothing
 
 
 def any_of(name: str, patterns: Iterable[str]) -> bool:

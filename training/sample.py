@@ -2,8 +2,7 @@
 
 A sample depends on (seed, epoch, index) alone, so that training can be killed and resumed, and that the number of
 loading processes changes nothing. It says which folds of a cross-validation it was made of, so that one stream of
-samples trains them all. Inside, an image is (bands, height, width) reflectance: 0 where there are no data, and a plane
-of NaN where the band is absent.
+samples trains them all. Inside, an image is `training.patch.Reflectance`.
 
 Sources of the method: simulated clouds as in `cloudjob.demo.simulate`; clouds cut from one image and pasted on another
 as in CutMix (Yun et al. 2019, arXiv:1905.04899); a teacher's soft labels as targets (Hinton et al. 2015,
@@ -24,15 +23,13 @@ from cloudjob.demo import simulate
 from cloudjob.model import predict
 from cloudjob.model.contract import Contract
 from training.crop import Sample, hidden, pad, resize, turn, window
-from training.patch import ALL_BANDS, UNKNOWN, Patch, any_of
+from training.patch import ALL_BANDS, SWIR, UNKNOWN, Float, Patch, any_of, empty
 from training.scenery import Scenery
 from training.sensor import (
-    SWIR,
     WITHHELD,
     condensed,
     dazzle,
     dimmed,
-    empty,
     fade,
     frost,
     lose_sides,
@@ -41,40 +38,14 @@ from training.sensor import (
     snowfall,
     undecided,
 )
+from training.settings import Mix
 
-Float = npt.NDArray[np.float32]
-
-FOUR = Contract("", "", ALL_BANDS[:4], (0.25,) * 4, (0.25,) * 4)
 BLENDED = 0.25  # share of labelled crops that are two seen through each other, where there are such
 FROSTED = 0.8  # share of crops of real snow whose swir16 is made up
 SNOWED = 0.1  # share of crops with clouds that are snow instead, by their swir16 alone
 SNOWY = 0.35  # share of clear grounds under clouds that are snow made up
 KEPT = 2e9  # bytes of patches kept in memory; larger data sets are read again every epoch
 DOUBTFUL = (0.03, 0.08)  # opacity between thin haze and thin cloud, where people disagree: not taught
-
-
-@dataclass(frozen=True)
-class Mix:
-    """Shares of the kinds of sample; they are divided by their sum.
-
-    Attributes:
-        labelled: crops of labelled patches.
-        clear: crops of known clear patches, among them snow, ice and sand; some of simulated ground.
-        pasted: clouds of a labelled patch on clear ground.
-        clouded: simulated clouds on clear or labelled ground.
-        simulated: simulated clouds on simulated ground.
-    """
-
-    labelled: float = 1.0
-    clear: float = 0.0
-    pasted: float = 0.0
-    clouded: float = 0.0
-    simulated: float = 0.0
-
-    def shares(self) -> npt.NDArray[np.float64]:
-        """The shares in the order of the attributes; their sum is 1."""
-        shares = np.array([self.labelled, self.clear, self.pasted, self.clouded, self.simulated], np.float64)
-        return np.asarray(shares / shares.sum())
 
 
 @dataclass
@@ -86,12 +57,11 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
     Attributes:
         patches: to train on; those with a known label, those known to be clear, or both.
         mix: what is shown how often.
-        length: samples of one epoch.
-        crop: side in pixels.
+        length: samples of one epoch; 0 is as many as there are labelled patches.
         contract: of the network: its bands, and what it sees outside and where a band is absent.
+        crop: side in pixels.
         seed: of everything that is random.
         epoch: of the next samples.
-        augment: whether crops are zoomed, turned and their radiometry changed.
         skies: number of simulated skies (and of simulated grounds).
         soft: targets (height, width) that replace a patch's label, by its name; see `training.teach`.
         widened: pixels by which targets' clouds are widened.
@@ -107,11 +77,10 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
     patches: Sequence[Patch]
     mix: Mix
     length: int
+    contract: Contract
     crop: int = 256
-    contract: Contract = FOUR
     seed: int = 0
     epoch: int = 0
-    augment: bool = True
     skies: int = 400
     soft: dict[str, Float] = field(default_factory=dict)
     whole: bool = False
@@ -131,6 +100,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         self.bands = len(self.contract.bands)
         self.scenery = Scenery(self.seed)
         self.labelled = [p for p in self.patches if (p.label is not None and not p.clear) or p.name in self.soft]
+        self.length = self.length or len(self.labelled)
         self.scenes = _by_scene(self.labelled)
         self.opaque = _by_scene([p for p in self.labelled if self._has_opaque_clouds(p)])
         self.clear = [p for p in self.patches if p.clear]
@@ -174,12 +144,11 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         else:
             image, target = self._clouded(rng, simulated=kind == 4)
         image = image[: self.bands]
-        if self.augment:
-            snow = self.bands > SWIR and kind != 1 and rng.random() < SNOWED
-            if snow:
-                image, target = snowed(rng, image, target)
-            sensed = sensor(rng, image, 0 if snow else WITHHELD)
-            image, target = lose_sides(rng, fade(rng, sensed), undecided(image, target))
+        snow = self.bands > SWIR and kind != 1 and rng.random() < SNOWED
+        if snow:
+            image, target = snowed(rng, image, target)
+        sensed = sensor(rng, image, 0 if snow else WITHHELD)
+        image, target = lose_sides(rng, fade(rng, sensed), undecided(image, target))
         image = image.copy()
         see(self.contract, image)
         return torch.from_numpy(image), torch.from_numpy(target[None].copy()), self._shown
@@ -190,11 +159,11 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         return patches[rng.integers(len(patches))]
 
     def _crop(self, rng: np.random.Generator, patch: Patch, place: np.random.Generator | None = None) -> Sample:
-        """A crop, zoomed and turned when augmenting; `place` says where, else it is anywhere."""
+        """A crop, at times zoomed, and turned; `place` says where, else it is anywhere."""
         image, target = self._read(patch)
-        zoom = float(np.exp(rng.uniform(-0.7, 0.7))) if self.augment and rng.random() < 0.3 else 1.0
+        zoom = float(np.exp(rng.uniform(-0.7, 0.7))) if rng.random() < 0.3 else 1.0
         height, width = target.shape
-        if self.augment and min(height, width) < self.crop * zoom:  # a small patch fills the crop, up to twice as large
+        if min(height, width) < self.crop * zoom:  # a small patch fills the crop, up to twice as large
             zoom = max(min(zoom, min(height, width) / self.crop), 0.5)
         side = min(round(self.crop * zoom), height, width) if zoom != 1 else self.crop
         image, target = window(place or rng, image, target, side)
@@ -203,7 +172,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         image, target = pad(image, target, self.crop)
         if patch.name in self.frozen and self.bands > SWIR and rng.random() < FROSTED:
             image = frost(rng, image, target)
-        return turn(rng, image, target) if self.augment else (image, target)
+        return turn(rng, image, target)
 
     def _read(self, patch: Patch) -> Sample:
         """Reflectance and target of a whole patch, kept in memory."""
@@ -266,13 +235,13 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
     def _ground(self, rng: np.random.Generator) -> Sample:
         """Real clear ground for clouds to lie over, at times under snow."""
         image, target = self._plain(rng)
-        image = snowfall(rng, image) if self.augment and rng.random() < SNOWY else image
+        image = snowfall(rng, image) if rng.random() < SNOWY else image
         return dimmed(rng, image), target
 
     def _bare(self, rng: np.random.Generator) -> Sample:
         """Clear ground, real or simulated, at times as bright as snow in the sun."""
         image, target = self._painted(rng) if rng.random() < 0.4 and self.mix.simulated else self._plain(rng)
-        chance = rng.random() if self.augment else 1
+        chance = rng.random()
         if chance < 0.15:
             image = dazzle(rng, image)
         elif chance < 0.55:

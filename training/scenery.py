@@ -11,8 +11,8 @@ import torch
 
 from cloudjob.demo import simulate
 from cloudjob.demo.fractal import noise
+from training.patch import Float
 
-Float = npt.NDArray[np.float32]
 Half = npt.NDArray[np.float16]
 
 SKY_SIDE = 384  # pixels of a simulated sky, of which a crop is used
@@ -81,9 +81,9 @@ def ended(rng: np.random.Generator, sky: simulate.Sky) -> simulate.Sky:
     rows, columns = np.meshgrid(*(np.linspace(-1, 1, side) for side in sky.opacity.shape), indexing="ij")
     turn = rng.uniform(0, 2 * np.pi)
     bends = rng.uniform(0, 0.5) * noise(rng, sky.opacity.shape, slope=2.0, outer=SKY_SIDE)
-    field = np.cos(turn) * rows + np.sin(turn) * columns + bends
+    ramp = np.cos(turn) * rows + np.sin(turn) * columns + bends
     width = np.exp(rng.uniform(np.log(0.005), np.log(0.15)))
-    cover = np.clip(0.5 + (field - np.quantile(field, rng.uniform(0.2, 0.8))) / width, 0, 1).astype(np.float32)
+    cover = np.clip(0.5 + (ramp - np.quantile(ramp, rng.uniform(0.2, 0.8))) / width, 0, 1).astype(np.float32)
     return simulate.Sky(opacity=sky.opacity * cover, colour=sky.colour, shadow=sky.shadow * cover)
 
 

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cloudjob.model import labels
-from training.patch import CLEAR, CLOUD, UNKNOWN, Label, Patch, Reflectance, any_of
+from training.patch import CLEAR, CLOUD, UNKNOWN, Float, Label, Patch, Reflectance, any_of
 
-Float = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 
 BUFFERS = (0, 4)  # pixels, stated with every comparison: label sets differ in how generously they are drawn
@@ -160,10 +159,10 @@ def show(rows: Sequence[dict[str, Any]]) -> str:
     pools = [row for row in rows if row["group"] in POOLS or row["group"].startswith("all ")]
     if len({row["group"] for row in rows}) > SHOWN:
         rows = pools
-    head = ("group", "method", "buffer_px", "iou", "precision", "recall", "f1", "false_positives")
-    lines = [f"{'group':34} {'method':12} {'px':>2} " + " ".join(f"{name[:9]:>9}" for name in head[3:])]
+    names = tuple(Counts().scores())
+    lines = [f"{'group':34} {'method':12} {'px':>2} " + " ".join(f"{name[:9]:>9}" for name in names)]
     for row in rows:
-        numbers = " ".join(f"{'-' if row[name] is None else format(row[name], '.4f'):>9}" for name in head[3:])
+        numbers = " ".join(f"{'-' if row[name] is None else format(row[name], '.4f'):>9}" for name in names)
         lines.append(f"{row['group'][:34]:34} {row['method']:12} {row['buffer_px']:>2} {numbers}")
     return "\n".join(lines)
 

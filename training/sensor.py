@@ -1,11 +1,10 @@
 """What sensors, processing levels and seasons do to an image: changes that leave its clouds where they are.
 
-Images are (bands, height, width) reflectance in the order of `training.ALL_BANDS`, four or five bands; 0 is no
-data, a plane of NaN an absent band. The targets were judged before: what an image loses here, its target does not.
+Images are `training.patch.Reflectance`, of three to five bands. Their targets were judged before: what an image loses
+here, its target does not.
 """
 
 import numpy as np
-import numpy.typing as npt
 from scipy.ndimage import (  # type: ignore[attr-defined]  # scipy's own lists hide them
     gaussian_filter,
     maximum_filter,
@@ -13,12 +12,8 @@ from scipy.ndimage import (  # type: ignore[attr-defined]  # scipy's own lists h
 )
 
 from cloudjob.model.contract import Contract
+from training.patch import SWIR, Float, empty
 
-Float = npt.NDArray[np.float32]
-
-BRIGHTEST = Contract.brightest  # one bad number would spoil the BatchNorm of a whole batch
-SWIR = 4
-"""Its place among the bands."""
 WITHHELD = 0.4
 """Share of images with `swir16` that are shown without it."""
 RAYLEIGH = (0.30, 0.53, 1.0, 0.10, 0.01)
@@ -35,13 +30,6 @@ Of 11,729 labelled points of Sentinel-2 (5 to 95 %) snow had a green of 0.48 to 
 1.01, red 0.96 to 1.09, near infrared 0.77 to 1.06; in the shadow green 0.16 to 0.66, blue 0.86 to 1.28, near infrared
 0.45 to 1.02; glacier ice green 0.19 to 0.61, blue 0.89 to 1.03, red 0.88 to 1.02, near infrared 0.56 to 0.88.
 """
-
-
-def empty(image: Float) -> npt.NDArray[np.bool_]:
-    """Where (height, width) there are no data: none in any of the first four bands."""
-    bands = image[:SWIR]
-    nothing: npt.NDArray[np.bool_] = ((bands == 0) | np.isnan(bands)).all(axis=0)
-    return nothing
 
 
 def sensor(rng: np.random.Generator, image: Float, withheld: float = WITHHELD) -> Float:
@@ -61,7 +49,7 @@ def sensor(rng: np.random.Generator, image: Float, withheld: float = WITHHELD) -
         image = (np.round(image * rng.uniform(150, 400)) / 255).astype(np.float32)
     if rng.random() < 0.2:
         image = image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, 0.006))
-    image = np.clip(image, 0.0001, BRIGHTEST).astype(np.float32)
+    image = np.clip(image, 0.0001, Contract.brightest).astype(np.float32)
     if bands > SWIR:
         if rng.random() < withheld:
             image[SWIR] = np.nan
@@ -118,7 +106,7 @@ def snowfall(rng: np.random.Generator, image: Float) -> Float:
     around = gaussian_filter(visible, float(np.exp(rng.uniform(np.log(3), np.log(40)))))
     relief = np.clip(visible / (around + 0.01), 0.3, 1.8) ** np.float32(rng.uniform(0.2, 1))
     _, green, means, spreads = SNOWS[rng.choice(len(SNOWS), p=[share for share, *_ in SNOWS])]
-    colours = rng.normal(means, spreads).astype(np.float32)
+    colours = rng.normal(means, spreads).astype(np.float32)[: len(image)]
     snow = np.float32(rng.uniform(*green)) * relief * colours[:, None, None]
     if len(image) > SWIR:
         snow = np.concatenate([snow, _snow(rng) * snow[1:2]])

@@ -5,11 +5,16 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import numpy as np
+import numpy.typing as npt
+
 from cloudjob.errors import UsageError
-from training.patch import ALL_BANDS
-from training.sample import Mix
+from cloudjob.model.contract import Contract
+from training.patch import ALL_BANDS, BANDS
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
+ABSENT = -0.25
+"""Reflectance that stands for an absent band: no band has it."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,30 @@ class Data:
     frozen: tuple[str, ...] = ()
     simulated: int = 400
     widened: int = 0
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Shares of the kinds of sample; they are divided by their sum.
+
+    Attributes:
+        labelled: crops of labelled patches.
+        clear: crops of known clear patches, among them snow, ice and sand; some of simulated ground.
+        pasted: clouds of a labelled patch on clear ground.
+        clouded: simulated clouds on clear or labelled ground.
+        simulated: simulated clouds on simulated ground.
+    """
+
+    labelled: float = 1.0
+    clear: float = 0.0
+    pasted: float = 0.0
+    clouded: float = 0.0
+    simulated: float = 0.0
+
+    def shares(self) -> npt.NDArray[np.float64]:
+        """The shares in the order of the attributes; their sum is 1."""
+        shares = np.array([self.labelled, self.clear, self.pasted, self.clouded, self.simulated], np.float64)
+        return np.asarray(shares / shares.sum())
 
 
 @dataclass(frozen=True)
@@ -198,6 +227,30 @@ def changed(settings: Settings, *, patches: int | None = None, **training: Any) 
         told["until"] = 0
     data = settings.data if patches is None else replace(settings.data, patches=patches)
     return replace(settings, training=replace(settings.training, **told), data=data, before=before)
+
+
+def contract(settings: Settings) -> Contract:
+    """What the checkpoint will promise; `prepare.described` fills in what the settings leave to the patches."""
+    network = settings.network
+    return Contract(
+        name=settings.name,
+        version=settings.version,
+        bands=ALL_BANDS[: network.bands],
+        optional_bands=ALL_BANDS[len(BANDS) : network.bands],
+        absent_fill=ABSENT if network.bands > len(BANDS) else 0.0,
+        outside_fill="mirror" if network.outside == "mirror" else 0.0,
+        mean=network.mean[: network.bands],
+        std=network.std[: network.bands],
+        widths=network.widths,
+        stem=network.stem,
+        dilation=network.dilation,
+        smooth=network.smooth,
+        resolution=network.resolution or 10,
+        resolutions=network.resolutions,
+        tile=network.tile,
+        halo=network.halo,
+        training_data=settings.training_data,
+    )
 
 
 def _build(kind: Any, table: dict[str, Any], where: str) -> Any:

@@ -16,10 +16,8 @@ from cloudjob.model import checkpoint, predict
 from training import data, peer
 from training.errors import told
 from training.methods import likelihood
-from training.patch import ALL_BANDS, Patch
-from training.sensor import empty
+from training.patch import ALL_BANDS, Float, Patch, empty
 
-Float = npt.NDArray[np.float32]
 Method = Callable[[Float], npt.NDArray[np.bool_]]
 
 SHIFTS = (1, 2, 3, 4, 5)

@@ -14,39 +14,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from cloudjob.errors import ContractError
 from cloudjob.model import checkpoint
 from cloudjob.model.checkpoint import untrained
-from cloudjob.model.contract import Contract
 from cloudjob.model.unet import SimpleUNet
-from training.patch import ALL_BANDS, BANDS
-from training.settings import Settings
+from training.settings import Settings, contract
 
 WARM_UP = 0.03  # share of the steps
-ABSENT = -0.25
-"""Reflectance that stands for an absent band: no band has it."""
-
-
-def contract(settings: Settings, **extra: Any) -> Contract:
-    """What the checkpoint will promise."""
-    network = settings.network
-    return Contract(
-        name=settings.name,
-        version=settings.version,
-        bands=ALL_BANDS[: network.bands],
-        optional_bands=ALL_BANDS[len(BANDS) : network.bands],
-        absent_fill=ABSENT if network.bands > len(BANDS) else 0.0,
-        outside_fill="mirror" if network.outside == "mirror" else 0.0,
-        mean=network.mean[: network.bands],
-        std=network.std[: network.bands],
-        widths=network.widths,
-        stem=network.stem,
-        dilation=network.dilation,
-        smooth=network.smooth,
-        resolution=network.resolution or 10,
-        resolutions=network.resolutions,
-        tile=network.tile,
-        halo=network.halo,
-        training_data=settings.training_data,
-        **extra,
-    )
 
 
 def masked_loss(logits: Tensor, target: Tensor) -> Tensor:

@@ -9,11 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from training import peer
-from training.patch import ALL_BANDS, CLEAR, CLOUD, UNKNOWN, Patch, any_of
-from training.sensor import empty
+from training.patch import ALL_BANDS, CLEAR, CLOUD, UNKNOWN, Float, Patch, any_of, empty
 from training.settings import Data
-
-Float = npt.NDArray[np.float32]
 
 SURE = 0.1
 """The teacher's probability below which it is sure that there is no cloud."""

@@ -12,15 +12,12 @@ import click
 import numpy as np
 
 from cloudjob.model import checkpoint, predict
-from training import __main__ as training
-from training import data, pictures, settings, teach
+from training import data, pictures, prepare, settings, teach
 from training.crossvalidate import kinds, truth, views
 from training.errors import told
 from training.methods import likelihood
-from training.patch import Label, Patch, Reflectance
-from training.sample import Float
+from training.patch import SWIR, Float, Label, Patch, Reflectance, empty
 from training.score import Bool, Counts
-from training.sensor import SWIR, empty
 
 LEAST = 3000  # pixels that must be known
 
@@ -50,7 +47,7 @@ def main(name: str, path: Path, *, folders: tuple[Path, ...], out: Path, only: t
     with told():
         chosen = settings.read(name)
         patches = data.gather(folders).patches
-        some = data.split(patches, only)[1] if only else tuple(chain(*training.divide(chosen, patches)))
+        some = data.split(patches, only)[1] if only else tuple(chain(*prepare.divide(chosen, patches)))
         soft = teach.targets(some, chosen.data, out / "teacher.npz")
         model = predict.prepare(checkpoint.load(path))
         worst: dict[str, float] = {}

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import rasterio.windows
 import shapely
 from affine import Affine
 from distributed import get_worker
 from distributed.metrics import context_meter
+from rasterio.enums import Resampling
 from rasterio.features import geometry_mask
 
 from cloudjob.classes import NO_DATA, NOT_COMPUTED
@@ -25,7 +27,16 @@ from cloudjob.model.contract import buffer_pixels
 from cloudjob.model.labels import Mask, classify, percent
 from cloudjob.scene import read
 from cloudjob.scene.opened import SceneFiles
-from cloudjob.scene.reflectance import BLACK, IMPOSSIBLE, OFFSET, VISIBLE, above, adds_offset, reflectance
+from cloudjob.scene.reflectance import (
+    IMPOSSIBLE,
+    OFFSET,
+    SATURATED,
+    VISIBLE,
+    above,
+    adds_offset,
+    darkness,
+    reflectance,
+)
 from cloudjob.scene.scene import Numbers, Scene, is_empty
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import Receipt, counted, merge, tile_sum
@@ -84,6 +95,18 @@ def process(task: Task) -> Receipt:
     return receipt
 
 
+def ask(scene: Scene) -> None:
+    """Read the last block of a file that was read before, to learn whether its source answers.
+
+    Raises:
+        SceneError: it cannot be read.
+    """
+    band = scene.bands[0]
+    with SceneFiles(scene) as files:
+        last = rasterio.windows.Window(0, band.grid.height - 1, 1, 1)
+        files.read(band.name, last, band.grid, np.dtype(np.float32), Resampling.nearest)
+
+
 def mask_tiles(task: Task, model: predict.Model) -> Receipt:
     """Compute and write the tiles of a task, row by row; again from the start after a fault that may pass."""
     with SceneFiles(task.scene) as files:
@@ -101,7 +124,7 @@ def mask_tiles(task: Task, model: predict.Model) -> Receipt:
 def _mask_tiles(task: Task, model: predict.Model, files: SceneFiles) -> Receipt:
     scene = task.scene
     tiling = model.contract.tiling_of(scene.grid, task.settings.buffer, scene.coarser)
-    files.check(scene.bands)
+    doubts = files.check(scene.bands)
     provider = agreement.Agreement(files, tiling, task.tiles)
     writer = Writer(task.out, task.slot, task.settings)
     receipts = [Receipt(device=model.device_name)]
@@ -127,7 +150,7 @@ def _mask_tiles(task: Task, model: predict.Model, files: SceneFiles) -> Receipt:
             if labels is not None:
                 receipts.append(agreement.compare(mask, scene.mask_grid.crop(core), labels))
             started = time.perf_counter()
-    return merge([*receipts, Receipt(warnings=provider.warnings)])
+    return merge([*receipts, Receipt(warnings=(*doubts, *provider.warnings))])
 
 
 def _label(row: read.RowOfTiles, task: Task, model: predict.Model, tiling: Tiling) -> Iterator[tuple[Tile, Mask, Mask]]:
@@ -162,8 +185,10 @@ def _tally(mask: Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt:
     dark_all = dark_any = 0
     guessed = any(band.guessed for band in scene.bands) and raw.dtype == np.uint16
     labelled = mask < NO_DATA
+    kind = raw.dtype.name
     # One of the pixels in each of a coarser mask's, so that the shares are of the same number
-    values = list(zip(raw[:, :: scene.coarser, :: scene.coarser], scene.bands, strict=True))
+    raw = raw[:, :: scene.coarser, :: scene.coarser]
+    values = list(zip(raw, scene.bands, strict=True))
     offset = scene.bands[0].offset
     if offset < 0 or adds_offset(scene.baseline) or guessed:
         limit = round((-offset or OFFSET) / scene.bands[0].scale)
@@ -177,6 +202,11 @@ def _tally(mask: Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt:
         dark_any=dark_any,
         guessed=int(np.count_nonzero(labelled)) if guessed else 0,
         glaring=sum(int(np.count_nonzero(above(*each, IMPOSSIBLE) & labelled)) for each in values),
-        lit=sum(int(np.count_nonzero(above(*each, BLACK) & labelled)) for each in values),
+        lit=sum(
+            int(np.count_nonzero(above(numbers, band, darkness(kind, band.scale)) & labelled))
+            for numbers, band in values
+        ),
+        fractions=int(np.count_nonzero(labelled)) if kind == "float32" and scene.bands[0].scale < 1 else 0,
+        saturated=int(np.count_nonzero((raw == SATURATED).all(axis=0) & labelled)) if kind == "uint16" else 0,
         seen=seen,
     )

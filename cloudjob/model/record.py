@@ -30,13 +30,13 @@ KNOWN = (*REQUIRED, "resolutions", "tile", "stride", "brightest", "threshold", "
 """Words of `cloudjob:contract`."""
 
 UNLIMITED = 1e6
-"""Of `brightest`: a reflectance that nothing has."""
+"""Of `brightest` and of limits: a reflectance that nothing has."""
 
 LIMIT = 1e39
 """Of any number of a record: beyond float32, whose largest some write for no limit."""
 
 MOST = 10
-"""Of a mean, a deviation or a range of reflectance."""
+"""Of a mean, a deviation, a range or a limit of reflectance."""
 
 LARGEST = 4096
 """Pixels of a tile's or window's side, at most: 64 MB per band."""
@@ -129,6 +129,11 @@ def _scaling(value: Any, bands: int) -> Scaling:
         raise ContractError(
             f"its value_scaling takes off {max(mean, key=abs):g} and divides by {max(std):g}; expected numbers of "
             "reflectance (about 0 to 1): means and deviations of numbers to 10,000 have to be divided by 10,000"
+        )
+    if strange := [limit for limits in clip for limit in limits if MOST < abs(limit) < UNLIMITED]:
+        raise ContractError(
+            f"its value_scaling clips at {strange[0]:g}; expected limits of reflectance (about 0 to 1): a network of "
+            "numbers to 10,000 needs them scaled instead, by 0.0001"
         )
     unlimited = all(limits == (-math.inf, math.inf) for limits in clip)
     return mean, std, () if unlimited else clip, False

@@ -18,6 +18,7 @@ from cloudjob.errors import UsageError
 from cloudjob.model import source
 from cloudjob.model.contract import Contract
 from cloudjob.model.mlm import shipped
+from cloudjob.scene.reflectance import DARKEST
 from cloudjob.store.out import Out
 from cloudjob.store.settings import Settings
 
@@ -152,7 +153,7 @@ def request(
         limit=limit,
         redo=redo,
         retry=frozenset(retry),
-        offset=None if offset is None else between(-1, offset, 1, "offset of reflectance", 0),
+        offset=None if offset is None else between(-1, offset, DARKEST, "offset of reflectance", 0),
     )
 
 

@@ -28,6 +28,7 @@ from cloudjob.store import ledger as ledgers
 from cloudjob.store import settings
 from cloudjob.store.ledger import Ledger
 from cloudjob.store.out import Out
+from cloudjob.watch.terminal import duration
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def _template() -> Any:
         for name in ("html", "css", "js")
     }
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"duration": _duration, "percent": _percent, "clean": redact, "code": _code}
+    environment.filters |= {"duration": duration, "percent": _percent, "clean": redact, "code": _code}
     # Styles and scripts of our own, known by their sums: nothing that came from outside can run.
     for name in ("css", "js"):
         digest = hashlib.sha256(texts[name].encode()).digest()
@@ -133,10 +134,3 @@ def _code(text: str) -> Markup:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f} %"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"

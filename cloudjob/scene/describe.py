@@ -15,13 +15,13 @@ from shapely.geometry.base import BaseGeometry
 from cloudjob.catalog.bands import OPTIONAL, missing
 from cloudjob.catalog.item import parse
 from cloudjob.catalog.signing import given, open_href
-from cloudjob.errors import OutsideError, PassingError, SceneError
+from cloudjob.errors import OutsideError, PassingError, SceneError, redact
 from cloudjob.grid import Grid, same_size
 from cloudjob.scene import product
 from cloudjob.scene.files import BYTES, KINDS, foreign
 from cloudjob.scene.mgrs import is_at
 from cloudjob.scene.placing import check_place, grid_of
-from cloudjob.scene.reflectance import scaling
+from cloudjob.scene.reflectance import DARKEST, OFFSET, flag, scaling
 from cloudjob.scene.scene import Band, Scene
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ def describe(
     native = next(iter(needed.values())).grid
     spare = {name: _band(*said, name, keys[name], native) for name in optional if name in bands and name in keys}
     read = tuple((needed | spare)[name] for name in bands if name in keys)
+    _check_files(read, item["id"])
     scl = _classification(item, keys["scl"], signing, place) if "scl" in keys else None
     check_place(native, place, item["id"])
     grid = native.coarsen(_factor(native, measured[0], item["id"]))  # Never a finer one
@@ -162,8 +163,7 @@ def _band(
     asset, what = item["assets"][key], f"scene {item['id']}, asset {key}"
     _check_kind(asset, name, what)
     address = given((item["collection"], item["id"], key), asset["href"])
-    numbers = (1.0, 0.0, False, False) if name == "scl" else _scaling(item, asset, baseline, offset, what)
-    scale, shift, unsigned, guessed = numbers
+    numbers = {} if name == "scl" else _scaling(item, asset, baseline, offset, what)
     nodata, fault = asset.get("nodata"), ""
     try:
         grid = grid_of(item, asset, key, open_href(signing, address), place, coarse=name in OPTIONAL)
@@ -176,15 +176,25 @@ def _band(
         key,
         asset["href"],
         grid,
-        scale,
-        shift,
+        **numbers,
         dtype=asset.get("data_type", KIND),
         nodata=int(nodata) if nodata is not None and nodata == int(nodata) else None,
         address=address if address != asset["href"] else "",
-        unsigned=unsigned,
-        guessed=guessed,
         fault=fault,
     )
+
+
+def _check_files(bands: Sequence[Band], scene: str) -> None:
+    """Refuse one file for two bands: what tells a cloud is how they differ."""
+    files: dict[str, Band] = {}
+    for band in bands:
+        other = files.setdefault(band.address or band.href, band)
+        if other is not band:
+            raise SceneError(
+                f"scene {scene}: its assets {other.key} and {band.key} are one file, {redact(band.href)}; "
+                f"expected one of {other.name} and one of {band.name}",
+                hint="name its assets (see --asset), or report it to whoever publishes the catalog",
+            )
 
 
 def _check_kind(asset: Mapping[str, Any], name: str, what: str) -> None:
@@ -204,8 +214,8 @@ def _check_kind(asset: Mapping[str, Any], name: str, what: str) -> None:
 
 def _scaling(
     item: dict[str, Any], asset: Mapping[str, Any], baseline: str, offset: float | None, what: str
-) -> tuple[float, float, bool, bool]:
-    """Scale, offset, whether that is ESA's for nobody says that the numbers are signed, and whether nobody tells it."""
+) -> dict[str, Any]:
+    """Scale and offset, and who tells them: fields of `Band`."""
     scale, stated = scaling(item["properties"], asset, baseline)
     if not scale >= LEAST_SCALE:
         raise SceneError(
@@ -217,16 +227,27 @@ def _scaling(
             f"{what}: its item tells no scale, and {scale:g} is Sentinel-2's; expected Landsat's own",
             hint="use a catalog that tells it: --catalog planetary-computer --collection landsat-c2-l2",
         )
+    told: dict[str, Any] = {
+        "scale": scale,
+        "assumed": asset.get("raster:scale") != scale or "raster:offset" not in asset,
+    }
     if offset is not None:
-        return scale, offset, False, False
+        return {**told, "offset": offset, "settled": True}
     if stated is None:
-        return scale, 0.0, False, product.platform(item).startswith("sentinel-2") or not product.platform(item)
+        platform = product.platform(item)
+        return {**told, "offset": 0.0, "guessed": platform.startswith("sentinel-2") or not platform}
     if not abs(stated) < MOST_OFFSET:
         raise SceneError(
             f"{what}: its offset is {stated:g}; expected reflectance, such as -0.1",
             hint="say it yourself, for example --offset -0.1, and report it to whoever publishes the catalog",
         )
-    return scale, stated, stated != scaling(item["properties"], {"data_type": "int16", **asset}, baseline)[1], False
+    if stated > DARKEST and not asset.get("data_type", KIND).startswith(("int", "float")):
+        raise SceneError(
+            f"{what}: its offset is {stated:g}; by it no number is darker, and ESA's is {-OFFSET:g}",
+            hint=f"say it yourself, for example --offset {-stated:g}, and report it to whoever publishes the catalog",
+        )
+    signed = scaling(item["properties"], {"data_type": "int16", **asset}, baseline)[1]
+    return {**told, "offset": stated, "unsigned": stated != signed, "settled": flag(item["properties"]) is not None}
 
 
 def _factor(fine: Grid, resolution: float, scene: str) -> int:

@@ -195,7 +195,7 @@ def _fault(what: str, href: str, text: str, key: str) -> SceneError:
 
 
 def explained(fault: SceneError, href: str) -> SceneError:
-    """The error; where its server sends something else in the file's place (`outside.instead`), it is out."""
+    """The error; where its server does something else than to send the file (`outside.instead`), it is out."""
     if type(fault) is PassingError and (told := outside.instead(href)):
         return OutageError(f"{fault}{told}", asset=fault.asset)
     return fault

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self, TypeVar
@@ -35,6 +36,9 @@ DEADLINE = 3600.0
 LEAST = -0.5
 """Reflectance below which a number says no data, whether or not anybody tells so: no surface comes near it, and MAJA's
 −10000 and the −9999 of others stand in files without a tag, beside items that tell nothing."""
+
+FAR = 1e6
+"""Numbers from which on they say no data, as 1e20 and the largest float do in files without a tag."""
 
 T = TypeVar("T")
 
@@ -69,15 +73,19 @@ class SceneFiles:
         """Whether reading has taken as long as it may."""
         return sum(file.spent for file in self._files.values()) > DEADLINE
 
-    def check(self, bands: Sequence[Band]) -> None:
+    def check(self, bands: Sequence[Band]) -> tuple[str, ...]:
         """Compare each file's header with what the item says.
 
+        Returns:
+            What a person should know: where both tell what their numbers mean, and not the same.
+
         Raises:
-            SceneError: other pixels than the item describes, or numbers that are none of `KINDS`.
+            SceneError: other pixels than the item describes, numbers that are none of `KINDS`, or such that, as only
+                the file tells, have another scale or offset than is usual.
             PassingError: it could not be opened for a reason that may pass.
         """
-        for band in bands:
-            self._ask(band.name, lambda file: _compare(file.dataset, file.band))
+        doubts = [self._ask(band.name, lambda file: _compare(file.dataset, file.band)) for band in bands]
+        return tuple(filter(None, doubts))[:1]  # Of one band: they are alike
 
     def dtype(self) -> np.dtype[Any]:
         """Of arrays that hold the numbers of all bands: uint16, int16 or float32."""
@@ -202,7 +210,7 @@ class _File:
         if numbers.dtype.kind != "u":
             values[numbers < (LEAST - self.band.offset) / self.band.scale] = nothing
         if dtype == np.float32:
-            values[~np.isfinite(values)] = nothing
+            values[~(np.abs(values) < FAR)] = nothing
         return values
 
 
@@ -213,8 +221,8 @@ def _lies_on(file: Any, grid: Grid) -> bool:
     return file.shape == grid.shape and np.allclose(said, grid.transform, rtol=0, atol=tolerance)
 
 
-def _compare(file: Any, band: Band) -> None:
-    """Raise where a file's header does not say what its item does."""
+def _compare(file: Any, band: Band) -> str:
+    """Raise where a file's header does not say what its item does; what is to be told of its numbers, or ""."""
     if band.fault:
         raise SceneError(band.fault)
     grid = band.grid
@@ -240,3 +248,25 @@ def _compare(file: Any, band: Band) -> None:
             f"its item says {grid.height} × {grid.width} from {grid.x0:.10g}, {grid.y0:.10g}",
             hint="the catalog describes another file; report it to whoever publishes it",
         )
+    return _other_scaling(file.scales[0], file.offsets[0], band)
+
+
+def _other_scaling(scale: float, offset: float, band: Band) -> str:
+    """What is to be told where a file's own scale and offset (GDAL's; 1 and 0 where it tells none) are others, or "".
+
+    Raises:
+        SceneError: its item does not tell them.
+    """
+    same = scale == 1 or math.isclose(scale, band.scale, rel_tol=1e-3)
+    offset *= band.scale if abs(offset) >= 1 else 1  # Told of numbers, as ESA tells it
+    known = band.settled or offset == 0 or abs(offset - band.offset) < 1e-3  # 0 is also what a scale alone leaves
+    if band.name == "scl" or (same and known):
+        return ""
+    file, used = f"scale {scale:g} and offset {offset:g}", f"{band.scale:g} and {band.offset:g}"
+    if band.assumed:
+        raise SceneError(
+            f"its file tells {file} of its numbers; its item does not, and usual are {used}",
+            hint="write raster:scale and raster:offset into the item, as rio-stac does"
+            + f", or say --offset {offset:g}" * same,
+        )
+    return f"the file of {band.key} tells {file} of its numbers, its item {used}: the item's were used"

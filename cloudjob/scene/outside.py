@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import time
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
@@ -63,6 +64,15 @@ _REDIRECTS = 5
 _EXPLAINING = 30.0
 """Seconds in which a server may show what it sends; a lane waits for it."""
 
+_BEGIN = 16
+"""Bytes that tell an image from words."""
+
+_IMAGES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+"""How files begin as TIFF, BigTIFF, JPEG 2000 and its bare codestream; some servers call what they do not know text."""
+
+_WORDS = re.compile(r"text/|application/([\w.-]+\+)?(json|xml)")
+_PAGE = "text/html"
+
 _METADATA = "http://169.254.169.254/latest/api/token"
 """Where a machine of Amazon's gets its role's keys (instance metadata service, version 2)."""
 
@@ -112,7 +122,10 @@ def denied(href: str, told: str) -> str:
 
 
 def instead(href: str) -> str:
-    """What a server sends in a file's place, where GDAL's words do not tell: a web page, as many do that want a login.
+    """What a server does in place of sending a file, where GDAL's words do not tell.
+
+    It sends a page or an error, as many do that want a login; or it breaks off, or sends less than it says. An answer
+    that agrees with itself is the file, empty or cut as it may be.
 
     Args:
         href: as it was opened, signed where it has to be.
@@ -121,28 +134,56 @@ def instead(href: str) -> str:
         Words to stand behind GDAL's, or "".
     """
     try:
-        return within(_EXPLAINING, lambda: _instead(href))
+        return within(_EXPLAINING, lambda: _instead(href, time.monotonic() + _EXPLAINING))
     except TimeoutError:
         return ""
 
 
-def _instead(href: str) -> str:
+def _instead(href: str, ends: float) -> str:
     asking = urllib3.PoolManager(retries=False, timeout=10)
     try:
-        for _ in range(_REDIRECTS):
-            if not href.startswith(("http://", "https://")):
-                return ""
-            # Of the answer its head alone is read: who sends it may send without end
-            answer = asking.request("GET", href, redirect=False, preload_content=False, headers={"Range": "bytes=0-0"})
-            answer.close()
-            onward = answer.get_redirect_location()
-            if not onward:
-                break
-            href = urljoin(href, onward)
+        answer = _answer(asking, href, {"Range": f"bytes=0-{_BEGIN - 1}"})
+        if not answer or answer.status not in (200, 206):
+            return ""
+        kind = answer.headers.get("Content-Type", "").partition(";")[0].lower()
+        told = answer.headers.get("Content-Range" if answer.status == 206 else "Content-Length", "").rpartition("/")[2]
+        begin = b"" if kind == _PAGE else answer.read(_BEGIN, decode_content=False)
+        answer.close()  # Who sends it may send without end
+        if _WORDS.match(kind) and not begin.startswith(_IMAGES):
+            page = "a web page in its place; does it want a login?"
+            return f" (its server sends {page if kind == _PAGE else f'{kind} in its place'})"
+        size = _size(_answer(asking, href, {}), ends)
     except (urllib3.exceptions.HTTPError, ValueError):
-        return ""
-    page = answer.status in (200, 206) and answer.headers.get("Content-Type", "").lower().startswith("text/html")
-    return " (its server sends a web page in its place; does it want a login?)" if page else ""
+        return " (its server does not answer, or breaks off)"
+    odd = told.isdecimal() and size is not None and size != int(told)
+    return f" (its server says {told} bytes and sends {size})" if odd else ""
+
+
+def _size(answer: urllib3.BaseHTTPResponse | None, ends: float) -> int | None:
+    """Bytes of a whole file as they come; None if it does not, or not by then."""
+    if not answer or answer.status != 200:
+        return None
+    size = 0
+    with answer:
+        for part in answer.stream(decode_content=False):
+            size += len(part)
+            if time.monotonic() > ends:
+                return None
+    return size
+
+
+def _answer(asking: urllib3.PoolManager, href: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse | None:
+    """To a GET, wherever that leads; its body is not read yet."""
+    for _ in range(_REDIRECTS):
+        if not href.startswith(("http://", "https://")):
+            break
+        answer = asking.request("GET", href, redirect=False, preload_content=False, headers=headers)
+        onward = answer.get_redirect_location()
+        if not onward:
+            return answer
+        answer.close()
+        href = urljoin(href, onward)
+    return None
 
 
 def check_keys(href: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rasterio.dtypes import in_dtype_range
 
 from cloudjob.scene.product import release
 from cloudjob.scene.scene import Band, Numbers, Scene, is_empty
@@ -29,6 +30,27 @@ SCALE = 1e-4
 IMPOSSIBLE = 2.0
 """Reflectance that half of a scene cannot exceed: fresh snow and thick clouds have about 1, glint up to 1.6."""
 
+DARKEST = 0.05
+"""Reflectance below which some ground of any scene lies: water, shadows, and plants in red and blue."""
+
+DIM = 0.02
+"""Reflectance that some number of any scene exceeds, where that is a fraction: less is reflectance, or percent, already
+(100 % by ESA's scale are 0.01)."""
+
+SATURATED = 65535
+"""What ESA writes where a pixel is brighter than can be measured, and others where there are no data."""
+
+MOST_SATURATED = 1e-3
+"""Share of a scene's pixels that may be so in every band."""
+
+UNTOLD = {
+    "uint16": (),
+    "int16": (-999, 32767),
+    "float32": (-999, 9999, 32767, 65535),
+}
+"""Numbers that say no data in files of each kind which do not tell so: where every band has the same one, and it would
+be more than `IMPOSSIBLE`, or negative. Saturated pixels are data."""
+
 BLACK = 1e-3
 """Reflectance that some pixel of any scene exceeds: even deep water does by its noise."""
 
@@ -51,7 +73,7 @@ def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any], baseline: s
     stated = asset.get("raster:offset")
     if scale == 1 and kind.startswith(("int", "uint")):
         scale, stated = SCALE, stated or None
-    applied = properties.get("earthsearch:boa_offset_applied", properties.get("sentinel:boa_offset_applied"))
+    applied = flag(properties)
     if applied is True and asset.get("type") != "image/jp2":  # Off its COGs; the files beside them are ESA's own
         return scale, 0.0
     if stated is not None and not (applied is False and stated == 0):
@@ -66,6 +88,12 @@ def scaling(properties: Mapping[str, Any], asset: Mapping[str, Any], baseline: s
     # 99.99 is what Sen2Cor says in anybody's hands (Brazil Data Cube's): it adds what the L1C had added by then
     early = release(baseline)[:1] == (99,) and not late
     return scale, -OFFSET if adds_offset(baseline) and not early else 0.0
+
+
+def flag(properties: Mapping[str, Any]) -> bool | None:
+    """Whether the offset has been taken off of the numbers already, as far as the item says so."""
+    told: bool | None = properties.get("earthsearch:boa_offset_applied", properties.get("sentinel:boa_offset_applied"))
+    return told
 
 
 def adds_offset(baseline: str) -> bool:
@@ -117,22 +145,48 @@ def above(raw: Numbers, band: Band, limit: float) -> npt.NDArray[np.bool_]:
     return np.asarray(raw > (number if raw.dtype == np.float32 else math.floor(number)))
 
 
-def no_reflectance(scene: Scene, valid: int, glaring: int) -> str | None:
+def no_reflectance(scene: Scene, valid: int, glaring: int, lit: int, fractions: int) -> str | None:
     """Why the numbers of a scene cannot be reflectance by the scale that its item tells, or None.
 
     Args:
         scene: whose metadata.
         valid: pixels with data.
         glaring: values of theirs, one of each band, above `IMPOSSIBLE`.
+        lit: of these values, those above `darkness`.
+        fractions: of the pixels, those with numbers that may be fractions, and that a scale makes smaller.
     """
-    values = valid * len(scene.bands)
+    values, band = valid * len(scene.bands), scene.bands[0]
+    if fractions and not lit:
+        return (
+            f"by its scale {band.scale:g} and offset {band.offset:g} no value of {band.key} and its other bands is "
+            f"above {DIM:g}: its numbers are floats, and seem to be reflectance (scale 1) or percent (0.01) already"
+        )
     if 2 * glaring <= values:
         return None
-    band = scene.bands[0]
     return (
         f"by its scale {band.scale:g} and offset {band.offset:g} the values of {band.key} and its other bands are no "
         f"reflectance: {100 * glaring / values:.0f} % of them lie above {IMPOSSIBLE:g}, expected about 0 to 1"
     )
+
+
+def darkness(kind: str, scale: float) -> float:
+    """Reflectance that some value of any scene exceeds, of arrays of a kind by a scale."""
+    return DIM if kind == "float32" and scale < 1 else BLACK
+
+
+def unlike(scene: Scene) -> str | None:
+    """What is to be told where the bands of a scene become reflectance in different ways, or None."""
+    told = [f"{band.key} {band.scale:g} and {band.offset:g}" for band in scene.bands]
+    alike = len({(band.scale, band.offset) for band in scene.bands}) == 1
+    return None if alike else f"its item tells different scales and offsets of its bands: {', '.join(told)}"
+
+
+def saturated_doubt(valid: int, saturated: int) -> str | None:
+    """What is to be told where so many of a scene's valid pixels are `SATURATED` in every band, or None."""
+    if saturated <= MOST_SATURATED * valid:
+        return None
+    share = 100 * saturated / valid
+    return f"{share:.2g} % of its pixels are {SATURATED} in every band: if that says no data, its item has to tell it"
 
 
 def black_doubt(valid: int, lit: int) -> str | None:
@@ -156,13 +210,14 @@ def reflectance(
     Returns:
         (band, y, x) float32, about 0 to 1 (clouds and snow above), NaN in every band where a required one has no data,
         and in an optional one where it is absent. Where all required numbers are 0 there are no data, though signed
-        numbers may be 0: no ground is black in every band, and many files are filled with it without a word.
+        numbers may be 0: no ground is black in every band, and many files are filled with it without a word; so with
+        `UNTOLD`, and with what the item says where files say something else.
     """
     names = [band.name for band in bands]
     order = list(wanted) or names
     values = np.full((len(order), *raw.shape[1:]), np.nan, np.float32)
     needed = [number for number, name in enumerate(names) if name not in optional]
-    empty = np.zeros(raw.shape[1:], np.bool_) if len(needed) == 1 else ~raw[needed].any(axis=0)
+    empty = _filled(raw[needed], [bands[number] for number in needed])
     for numbers, band in zip(raw, bands, strict=True):
         plane, missing = values[order.index(band.name)], is_empty(numbers)
         np.multiply(numbers, np.float32(band.scale), out=plane, casting="unsafe")
@@ -174,3 +229,15 @@ def reflectance(
     if empty.any():
         values[:, empty] = np.nan
     return values
+
+
+def _filled(raw: Numbers, bands: Sequence[Band]) -> npt.NDArray[np.bool_]:
+    """Where all bands (band, y, x) have the same number, and it says no data though the files may not tell so."""
+    if len(bands) == 1:  # One alone may be black
+        return np.zeros(raw.shape[1:], np.bool_)
+    first = bands[0]
+    odd = [n for n in UNTOLD[raw.dtype.name] if n < 0 or n * first.scale + first.offset > IMPOSSIBLE]
+    told = [band.nodata for band in bands if band.nodata is not None and in_dtype_range(band.nodata, raw.dtype.name)]
+    same: npt.NDArray[np.bool_] = (raw == raw[0]).all(axis=0)
+    same[same] = np.isin(raw[0][same], np.array([0, *odd, *told], raw.dtype))
+    return same

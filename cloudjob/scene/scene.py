@@ -41,6 +41,8 @@ class Band:
         address: to open instead of `href` where the catalog gave a signed one; never stored, never shown.
         unsigned: whether its offset is ESA's, taken because nobody says that its numbers are signed.
         guessed: whether nobody tells if ESA's offset is in its numbers, so that none is taken off.
+        assumed: whether its scale or its offset is the usual one, because its item does not tell it.
+        settled: whether its offset is the run's, or what its item's flag says: whatever its file says.
         fault: why its grid cannot be told, where another band's stands in for it; "" else.
     """
 
@@ -55,6 +57,8 @@ class Band:
     address: str = field(default="", repr=False)
     unsigned: bool = False
     guessed: bool = False
+    assumed: bool = False
+    settled: bool = False
     fault: str = ""
 
 

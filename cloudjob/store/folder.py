@@ -206,15 +206,12 @@ def delete_under(root: Path, prefix: str, allowed: Callable[[], None]) -> None:
             os.rmdir(folder)  # noqa: PTH106
 
 
-def sweep(root: Path, prefix: str, keep: Iterable[str], *, deep: bool) -> int:
-    """Delete what interrupted writes left: files of ours that were not renamed; returns their number."""
-    removed, kept = 0, set(keep)
-    for path, entry in _walk(root, prefix, kept, deep=deep):
+def sweep(root: Path, prefix: str, keep: Iterable[str], *, deep: bool) -> None:
+    """Delete what interrupted writes left: files of ours that were not renamed."""
+    for path, entry in _walk(root, prefix, set(keep), deep=deep):
         if re.search(_STAGED, entry.name) and is_ours(path):
             with suppress(FileNotFoundError):
                 os.unlink(entry.path)  # noqa: PTH108
-                removed += 1
-    return removed
 
 
 def _walk(

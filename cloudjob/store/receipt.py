@@ -30,7 +30,9 @@ class Receipt:
         dark_any: valid pixels of which one of them is.
         guessed: valid pixels in whose numbers ESA's offset may be, for nobody tells.
         glaring: values of valid pixels, one of each band, that no scene reflects (`scene.reflectance.IMPOSSIBLE`).
-        lit: of them, those that are not black (`scene.reflectance.BLACK`).
+        lit: of them, those that are not black (`scene.reflectance.darkness`).
+        fractions: valid pixels whose numbers may be fractions, and that a scale makes smaller.
+        saturated: valid pixels that are `scene.reflectance.SATURATED` in every band.
         seen: pixels the network computed, halo included.
         bytes_read: of decoded pixels.
         read_seconds: waiting for pixels.
@@ -55,6 +57,8 @@ class Receipt:
     guessed: int = 0
     glaring: int = 0
     lit: int = 0
+    fractions: int = 0
+    saturated: int = 0
     seen: int = 0
     bytes_read: int = 0
     read_seconds: float = 0.0

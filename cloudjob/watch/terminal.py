@@ -96,7 +96,7 @@ def progress(
     if count:
         seconds = time.monotonic() - started
         told = ", ".join(f"{count[state]} {state}" for state in ("done", "failed", "abandoned") if count[state])
-        summary = f"{told} in {_duration(seconds)} ({pixels / 1e6:,.1f} Mpx)"
+        summary = f"{told} in {duration(seconds)} ({pixels / 1e6:,.1f} Mpx)"
         logs.say(summary, "summary", **count, seconds=round(seconds, 1), pixels=pixels)
     return SOME_FAILED if count["failed"] else DONE
 
@@ -130,7 +130,7 @@ def _say_cost(cost: Cost) -> None:
     how = "as fast as in the last run" if cost.measured else "a guess: nothing was measured here yet"
     more = 100 * (cost.seen / max(cost.pixels, 1) - 1)
     overlap = f", and {more:.0f} % more where tiles overlap" if more > 0 else ""
-    takes = ("about " if cost.hours * 3600 >= 1 else "") + _duration(cost.hours * 3600)
+    takes = ("about " if cost.hours * 3600 >= 1 else "") + duration(cost.hours * 3600)
     logs.say(
         f"to do: {cost.pixels / 1e6:,.1f} Mpx{overlap}; {cost.bytes / 1e6:,.0f} MB of pixels to read; "
         f"{takes} with {_many(cost.lanes, 'worker')} at {cost.speed:.1f} Mpx/s each "
@@ -240,12 +240,14 @@ def model(contract: Contract, sha256: str, parameters: int) -> None:
             tell(f"{name:13} " + value.replace("\n", "\n" + 14 * " "))
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Such as "less than a second", "12 s", "35 min" and "1 h 30 min"."""
     if seconds < 1:
         return "less than a second"
     if seconds < 99.5:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _many(number: int, what: str) -> str:
@@ -324,4 +326,4 @@ def _last_run(told: dict[str, Any]) -> str:
         return f"{_minute(told['started'])} UTC, begun and not ended: it was killed, or is still at work"
     nothing = ", nothing to do" if told["how"] == "complete" and not told.get("scenes") else ""
     why = f" by: {told['why']}" if told.get("why") else ""
-    return f"{_minute(told['started'])} UTC, {told['how']}{nothing}, {_duration(told['seconds'])}{why}"
+    return f"{_minute(told['started'])} UTC, {told['how']}{nothing}, {duration(told['seconds'])}{why}"

@@ -14,7 +14,8 @@ from cloudjob.grid import Window
 from cloudjob.model import checkpoint, predict
 from training import data
 from training.methods import likelihood
-from training.sensor import SWIR, coarse, empty
+from training.patch import SWIR, empty
+from training.sensor import coarse
 
 SIDE = 2048
 

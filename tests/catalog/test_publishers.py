@@ -105,8 +105,10 @@ def here(name, api):
 def earth_search(files, collection, **properties):
     numbers = {"raster:bands": [{"data_type": "uint16", "nodata": 0, "scale": 0.0001, "offset": -0.1}]}
     told = named(assets(files, BANDS, **PROJ, **numbers))
-    elsewhere = {"type": "image/jp2", "href": "s3://requester-pays/x.jp2"}
-    jp2 = {f"{key}-jp2": {**asset, **elsewhere} for key, asset in told.items()}
+    elsewhere = {"type": "image/jp2"}
+    jp2 = {
+        f"{key}-jp2": {**asset, **elsewhere, "href": f"s3://requester-pays/{key}.jp2"} for key, asset in told.items()
+    }
     about = {"platform": "sentinel-2a", "grid:code": "MGRS-33UUQ", "proj:epsg": 32633}
     about |= {"s2:processing_baseline": "05.10", "s2:generation_time": "2024-06-01T15:00:00Z"}
     about |= {"s2:product_uri": f"{PRODUCT}.SAFE", "s2:datastrip_id": STRIP}

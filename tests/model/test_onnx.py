@@ -109,6 +109,10 @@ WRONG_RECORDS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda r: taken(r).update(value_scaling=[{"type": "min-max", "minimum": 0, "maximum": 3000}]),
         "divides by 3000; expected numbers of reflectance",
     ),
+    "numbers' limits": (
+        lambda r: taken(r).update(value_scaling=[{"type": "clip", "minimum": 0, "maximum": 10_000}]),
+        "clips at 10000; expected limits of reflectance",
+    ),
     "scaling's code": (
         lambda r: taken(r).update(value_scaling=[{"type": "processing", "format": "python", "expression": "a:b"}]),
         "no code of a record is ever run",

@@ -216,4 +216,4 @@ def test_a_head_that_drips_explains_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_of_what_is_no_server_nothing_is_asked() -> None:
     assert outside.instead("/a/file.tif") == outside.instead("s3://bucket/a.tif") == ""
-    assert outside.instead("http://127.0.0.1:9/a.tif") == ""
+    assert outside.instead("http://127.0.0.1:9/a.tif") == " (its server does not answer, or breaks off)"

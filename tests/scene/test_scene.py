@@ -111,8 +111,8 @@ def test_the_projection_is_found_wherever_a_catalog_puts_it(tmp_path: Path, wher
 )
 def test_a_code_may_be_written_in_other_ways(told: dict[str, Any], tmp_path: Path) -> None:
     item = make_item(tmp_path, band={"data_type": "UInt16"})  # GDAL's word, which was refused as well
-    for asset in item["assets"].values():
-        asset["href"] = "/nowhere.tif"  # Nothing is opened for it
+    for key, asset in item["assets"].items():
+        asset["href"] = f"/nowhere/{key}.tif"  # Nothing is opened for it
     del item["properties"]["proj:epsg"]
     item["properties"] |= told
     scene = described(item)
@@ -286,6 +286,7 @@ def test_pixels_need_not_be_of_exactly_the_size_that_was_measured(
 def test_an_optional_band_decides_no_grid(tmp_path: Path) -> None:
     item = make_item(tmp_path)
     item["assets"]["swir16"] = item["assets"]["red"] | {
+        "href": "swir16.tif",
         "proj:shape": [75, 70],
         "proj:transform": [20, 0, 600_000, 0, -20, 5_200_020],
     }
@@ -397,7 +398,7 @@ def test_no_file_is_opened_for_a_grid_that_the_item_tells(tmp_path: Path) -> Non
     item = make_item(tmp_path)
     item["assets"]["swir16"] = {**item["assets"]["red"], "href": "swir16.tif"}
     for key in (*BANDS, "swir16"):
-        item["assets"][key]["href"] = str(tmp_path / "gone.tif")
+        item["assets"][key]["href"] = str(tmp_path / f"gone-{key}.tif")
         if key != "swir16":
             grid = {name: item["assets"][key].pop(name) for name in ("proj:shape", "proj:transform")}
     item["properties"] |= grid
@@ -713,8 +714,8 @@ def test_pixels_that_contradict_the_offset_are_told(tmp_path: Path) -> None:
 
 def test_half_of_a_scenes_values_may_be_brighter_than_any_ground(tmp_path: Path) -> None:
     scene = described(make_item(tmp_path))
-    assert no_reflectance(scene, 1000, 2000) is None  # Of four bands
-    assert "50 % of them lie above 2" in str(no_reflectance(scene, 1000, 2001))
+    assert no_reflectance(scene, 1000, 2000, 2000, 0) is None  # Of four bands
+    assert "50 % of them lie above 2" in str(no_reflectance(scene, 1000, 2001, 2001, 0))
 
 
 def test_groups_are_named_after_the_tile_when_the_scene_has_its_whole_grid(tmp_path: Path) -> None:

@@ -404,8 +404,12 @@ def test_a_tile_that_became_empty_is_emptied(out: Out):
         lambda whole: whole[:30] + b"\0" * 20 + whole[50:],
     ],
 )
-def test_what_cannot_be_read_is_written_over(damage: Callable[[bytes], bytes], out: Out):
+@pytest.mark.parametrize("piece", [TILE, TILE // 4])
+def test_what_cannot_be_read_is_written_over(
+    piece: int, damage: Callable[[bytes], bytes], out: Out, monkeypatch: pytest.MonkeyPatch
+):
     """At a scene's edge a shard reaches beyond it, and Zarr reads what lies there before it writes."""
+    monkeypatch.setattr(group, "INNER", piece)
     scene = make_scene(0)
     run(out, [scene])
     whole = {}
@@ -416,7 +420,9 @@ def test_what_cannot_be_read_is_written_over(damage: Callable[[bytes], bytes], o
     with Lock(out) as lock:
         slot = prepare(lock, SETTINGS, ledger.read(out), [scene], tile_of=lambda _: TILE)[scene.id]
         write(out, scene, slot, [(0, 2), (1, 0), (1, 2)])
-    assert {path: path.read_bytes() for path in whole} == whole
+    assert np.array_equal(array(out), [expected(scene)])
+    if piece == TILE:  # Of small pieces those at the edge may be sound, and keep what lies beyond it
+        assert {path: path.read_bytes() for path in whole} == whole
 
 
 def held(out: Out) -> dict[str, np.ndarray]:
@@ -441,7 +447,9 @@ def test_a_redo_that_fails_keeps_the_old_mask_and_its_item(how: str, begun: int,
     now = held(out)
     assert now.keys() == before.keys()
     assert all((now[id_] == mask)[mask != 255].all() for id_, mask in before.items())  # All there was
-    assert list(array(out, "status"))[:2] == [1, 1]
+    done, freed = np.split(array(out, "status"), [2])
+    assert (done == 1).all()
+    assert (freed == (FAILED if how == "newer" else 0)).all(), "of a scene that has its mask none is told as failed"
     assert {path: data for path, data in files(out).items() if path.startswith("items")} == items
     assert list(ledger.read(out).failures) == [scene.id]
     assert run(out, [scene], ALL).counts == {"failed before": 1}
@@ -455,8 +463,10 @@ def test_a_scene_leaves_a_damaged_group_for_another_grid(name: str, out: Out):
     """Nothing is written to the group that it leaves: that ended the run with 3, amid all others."""
     run(out, [make_scene(0)])
     Path(out.address, f"masks.zarr/32TQM/{name}/c/0").write_bytes(b"x")
+    left = {path: data for path, data in files(out).items() if path.startswith("masks.zarr/32TQM/")}
     moved = replace(make_scene(0), group="32TRM", fingerprint="f2")
     run(out, [moved, make_scene(1, group="32TRM")])
+    assert files(out).items() >= left.items()
     assert {done.id: done.group for done in ledger.read(out).done.values()} == {
         moved.id: "32TRM",
         make_scene(1).id: "32TRM",
@@ -690,9 +700,11 @@ def prepared(out: Out) -> Iterator[tuple[Lock, Slot]]:
 
 
 @pytest.mark.parametrize(
-    "window", [Window(0, 16, 0, 32), Window(16, 48, 0, 32), Window(0, 32, 0, 64), Window(32, 60, 0, 16)]
+    "window",
+    [Window(0, 16, 0, 32), Window(16, 48, 0, 32), Window(0, 32, 0, 64), Window(32, 60, 0, 16), Window(0, 8, 0, 8)],
 )
-def test_only_whole_shards_are_written(out: Out, window: Window):
+def test_only_whole_shards_are_written(out: Out, window: Window, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(group, "INNER", 8)  # Of a piece of one that can be read alone Zarr would write the rest, too
     with prepared(out) as (_, slot), pytest.raises(ValueError, match="whole shard"):
         Writer(out, slot, SETTINGS).write(window, np.zeros(window.shape, np.uint8))
 
@@ -728,6 +740,32 @@ def test_a_run_that_lost_its_lock_writes_no_tile_and_no_item(out: Out):
     assert not ledger.read(out).failures
 
 
+def test_a_run_that_lost_its_lock_leaves_what_another_one_is_writing(out: Out):
+    with prepared(out) as (lock, _):
+        written = Path(out.address) / "masks.zarr/32TQM/cloud/c/0/1/1#1"
+        written.parent.mkdir(parents=True)
+        written.write_bytes(b"half")
+        out.put("lock/00000002.json", out.get("lock/00000001.json") or b"")
+        with pytest.raises(LockLostError):
+            prepare(lock, SETTINGS, ledger.read(out), [make_scene(1)], tile_of=lambda _: TILE)
+        assert written.exists()
+
+
+def test_a_lock_lost_before_a_group_is_made_leaves_none(out: Out, monkeypatch: pytest.MonkeyPatch):
+    run(out, [])
+    before, without = files(out), output.slots._without
+    with Lock(out) as lock:
+
+        def losing(*what: Any) -> Any:
+            out.put("lock/00000099.json", out.get(lock.token.path) or b"")
+            return without(*what)
+
+        monkeypatch.setattr(output.slots, "_without", losing)
+        with pytest.raises(LockLostError):
+            prepare(lock, SETTINGS, ledger.read(out), [make_scene(0)], tile_of=lambda _: TILE)
+    assert files(out) == before
+
+
 def test_a_worker_that_was_held_up_writes_no_tile_over_another_runs(out: Out):
     with prepared(out) as (_, slot):
         writer = Writer(out, slot, SETTINGS)
@@ -737,12 +775,33 @@ def test_a_worker_that_was_held_up_writes_no_tile_over_another_runs(out: Out):
     assert (array(out) == 255).all()
 
 
+def test_a_worker_of_an_out_that_is_gone_takes_it_for_lost_not_for_damaged(out: Out):
+    with prepared(out) as (_, slot):
+        shutil.rmtree(out.address)
+        with pytest.raises(LockLostError):
+            Writer(out, slot, SETTINGS)
+
+
 def test_a_lock_lost_at_the_last_moment_stops_the_item(out: Out, monkeypatch: pytest.MonkeyPatch):
     with prepared(out) as (lock, slot):
         monkeypatch.setattr("cloudjob.store.slots._set_status", lambda *_: out.put("lock/00000002.json", b"{}"))
         with pytest.raises(LockLostError):
             complete(lock, SETTINGS, ledger.read(out), make_scene(0), slot=slot, receipt=Receipt(clear=1), tiles=ALL)
     assert not ledger.read(out).done
+
+
+def test_a_lock_lost_before_a_scene_moves_back_leaves_its_item(out: Out, monkeypatch: pytest.MonkeyPatch):
+    here, there = make_scene(0), make_scene(0, group="32TPM", fingerprint="f2")
+    run(out, [here])
+    run(out, [there])
+    with prepared(out) as (lock, slot):
+        write(out, here, slot, ALL)
+        known, items = ledger.read(out), {path: data for path, data in files(out).items() if path.startswith("items")}
+        taken = out.get(lock.token.path) or b""
+        monkeypatch.setattr(Out, "sweep", lambda *_: out.put("lock/00000099.json", taken))
+        with pytest.raises(LockLostError):
+            complete(lock, SETTINGS, known, here, slot=slot, receipt=receipt_of(here, ALL), tiles=ALL)
+    assert {path: data for path, data in files(out).items() if path.startswith("items")} == items
 
 
 def test_a_lock_lost_while_slots_are_freed_frees_no_more(out: Out, monkeypatch: pytest.MonkeyPatch):
@@ -1018,6 +1077,17 @@ def test_a_killed_worker_leaves_no_part_of_a_file(out: Out):
         torn.write_bytes(b"half")
         complete(lock, SETTINGS, ledger.read(out), scene, slot=slot, receipt=Receipt(clear=1), tiles=ALL)
         assert not torn.exists()
+
+
+def test_parts_of_files_are_swept_but_not_where_others_may_write_now(out: Out):
+    run(out, [make_scene(0)])
+    names = ("job", "items/32TQM/a", "failures/a", "runs/a", "cogs/32TQM/a", "report/index")
+    parts = {name: Path(out.address, f"{name}.json#1") for name in names}
+    for part in parts.values():
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(b"half")
+    run(out, [make_scene(1)])
+    assert [name for name, part in parts.items() if part.exists()] == ["report/index"]
 
 
 def test_a_group_whose_making_was_cut_short_is_made_anew(out: Out):

@@ -7,7 +7,11 @@ from pathlib import Path
 import numpy as np
 import rasterio
 
+from cloudjob.model.contract import Contract
+from training.patch import BANDS
+
 ROOT = Path(__file__).parents[2]
+THREE, FOUR = (Contract(f"{n} bands", "1", BANDS[:n], (0.25,) * n, (0.25,) * n) for n in (3, 4))
 TINY = """
 [network]
 widths = [4, 8]

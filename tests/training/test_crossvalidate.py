@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import make_checkpoint
-from experiment import write
+from experiment import FOUR, write
 
 from cloudjob.model import checkpoint, predict
-from training import crossvalidate, data, settings, stability, worst
-from training.patch import ALL_BANDS
-from training.sample import Mix, Samples
+from training import crossvalidate, data, sample, settings, stability, worst
+from training.patch import ALL_BANDS, Patch
+from training.sample import Samples
 from training.score import Counts
+from training.settings import Mix
 from training.state import State
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -54,19 +55,24 @@ keep = "last"
 """
 
 
-def test_a_sample_says_of_which_folds_it_was_made(patches):
-    """What is painted in one number can be told from the pixels."""
-    samples = Samples(patches, Mix(1, 1, 1), 60, crop=32, augment=False, folds=crossvalidate.FOLDS)
-    painted = {1: 400 * 0.0016, 3: 90 * 0.0016, 4: 250 * 0.0032}  # the deck's own ground has the number of no other
+def test_a_sample_says_of_which_folds_it_was_made(patches, monkeypatch):
+    """Whether what it shows was read for it or is kept in memory."""
+    made_of = []
+    read = Patch.read
+    monkeypatch.setattr(Patch, "read", lambda self, *bands: made_of.append(self.scene) or read(self, *bands))
+    numbers = {"algorithm-T29UNU-x": 1, "california-x": 3, "snow-geoutils-x": 4}
     told = []
-    for index in range(60):
-        image, _, folds = samples[index]
-        for number, value in painted.items():
-            if (np.abs(image[0].numpy() - value) < 1e-5).any():
-                assert folds >> number & 1, f"fold {number} is seen and not told"
-        assert folds in {1 << 1, 1 << 3, 1 << 4, 1 << 1 | 1 << 3, 1 << 1 | 1 << 4}
-        told.append(folds)
-    assert len(set(told)) == 5
+    for kept in (0, sample.KEPT):
+        monkeypatch.setattr(sample, "KEPT", kept)
+        samples = Samples(patches, Mix(1, 1, 1), 60, FOUR, crop=32, folds=crossvalidate.FOLDS)
+        for index in range(60):
+            made_of.clear()
+            *_, folds = samples[index]
+            told.append(folds)
+            if not kept:
+                assert folds == sum(1 << numbers[scene] for scene in set(made_of))
+    assert told[:60] == told[60:]
+    assert set(told) == {1 << 1, 1 << 3, 1 << 4, 1 << 1 | 1 << 3, 1 << 1 | 1 << 4}
 
 
 def test_a_fold_learns_nothing_of_its_sources(patches, tmp_path):

@@ -1,14 +1,17 @@
 """What the network is shown, and what the teacher makes of it."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
-from experiment import write
+from experiment import FOUR, THREE, write
 
 from cloudjob.demo.simulate import CLOUD_OPACITY
-from training import sample, settings, state, teach
-from training.sample import Mix, Samples
+from training import crop, sample, settings, state, teach
+from training.sample import Samples
 from training.scenery import Scenery, ridge
+from training.settings import Mix
 
 pytest_plugins = ("tiny",)
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -16,20 +19,21 @@ pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreference
 
 def test_samples_depend_on_their_number_only(patches):
     mix = Mix(1, 1, 1, 1, 1)
-    first, second = (Samples(patches, mix, 12, crop=64, skies=3, epoch=2) for _ in range(2))
+    first, second = (Samples(patches, mix, 12, FOUR, crop=64, skies=3, epoch=2) for _ in range(2))
     for index in (5, 0, 11):
         for a, b in zip(first[index][:2], second[index][:2], strict=True):
             assert torch.equal(a, b) or torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
-    other = Samples(patches, mix, 12, crop=64, skies=3, epoch=3)
+    other = Samples(patches, mix, 12, FOUR, crop=64, skies=3, epoch=3)
     assert not all(torch.equal(first[i][0], other[i][0]) for i in range(12))
 
 
-def test_samples_hold_truth(patches):
-    samples = Samples(patches, Mix(1, 1, 1, 1, 1), 60, crop=64, skies=6)
+@pytest.mark.parametrize("contract", [THREE, FOUR], ids=lambda contract: contract.name)
+def test_samples_hold_truth(patches, contract):
+    samples = Samples(patches, Mix(1, 1, 1, 1, 1), 60, contract, crop=64, skies=6)
     clouds = 0
     for index in range(60):
         image, target, _ = samples[index]
-        assert image.shape == (4, 64, 64)
+        assert image.shape == (len(contract.bands), 64, 64)
         assert target.shape == (1, 64, 64)
         assert torch.isfinite(image).all()
         assert torch.isnan(target[0][(image == 0).all(dim=0)]).all()
@@ -40,7 +44,7 @@ def test_samples_hold_truth(patches):
 
 
 def test_crop_keeps_image_and_target_together(patches):
-    samples = Samples(patches[:1], Mix(), 40, crop=48)
+    samples = Samples(patches[:1], Mix(), 40, FOUR, crop=48)
     for index in range(40):
         image, target, _ = samples[index]
         known = ~torch.isnan(target[0])
@@ -50,9 +54,7 @@ def test_crop_keeps_image_and_target_together(patches):
 
 
 def test_clouds_of_labels_are_widened(patches):
-    narrow, wide = (
-        Samples(patches[:1], Mix(), 1, crop=48, augment=False, widened=by)._read(patches[0])[1] for by in (0, 2)
-    )
+    narrow, wide = (Samples(patches[:1], Mix(), 1, FOUR, crop=48, widened=by)._read(patches[0])[1] for by in (0, 2))
     assert (np.isnan(narrow) == np.isnan(wide)).all()
     clouds, more = (np.nan_to_num(target) > 0 for target in (narrow, wide))
     assert (more >= clouds).all()
@@ -70,7 +72,7 @@ def test_where_no_cloud_was_pasted_the_ground_stays_and_is_taught(patches, monke
     label = np.zeros((96, 96), np.uint8)
     label[20:60, 30:70], label[60:] = 1, 255  # nobody has said what the lower third is
     write(patches[0].label, label)
-    samples = Samples(patches, Mix(0, 0, 1), 1, crop=64)
+    samples = Samples(patches, Mix(0, 0, 1), 1, FOUR, crop=64)
     covered, known = 0, []
     for seed in range(20):
         mixed, target = samples._pasted(np.random.default_rng(seed))
@@ -83,7 +85,7 @@ def test_where_no_cloud_was_pasted_the_ground_stays_and_is_taught(patches, monke
 
 
 def test_clouds_lie_over_made_up_snow_at_times(patches, monkeypatch):
-    samples = Samples(patches, Mix(0, 0, 1, 1), 1, crop=64, skies=6)
+    samples = Samples(patches, Mix(0, 0, 1, 1), 1, FOUR, crop=64, skies=6)
     for share in (0, 1):
         monkeypatch.setattr(sample, "SNOWY", share)
         for make in (samples._pasted, lambda rng: samples._clouded(rng, simulated=False)):
@@ -98,7 +100,7 @@ def test_clouds_lie_over_made_up_snow_at_times(patches, monkeypatch):
 def test_what_is_thinner_than_any_veil_is_not_taught_as_cloud(patches, monkeypatch, opacity, taught):
     """The one real veil there is has an opacity of 0.1."""
     monkeypatch.setattr(sample, "SNOWY", 0)
-    samples = Samples(patches, Mix(0, 0, 0, 1), 1, crop=64, skies=1)
+    samples = Samples(patches, Mix(0, 0, 0, 1), 1, FOUR, crop=64, skies=1)
     sky = np.full((7, 384, 384), 0.6, np.float16)
     sky[0], sky[1] = opacity, 0
     monkeypatch.setattr(samples.scenery, "sky", lambda _: sky)
@@ -135,13 +137,28 @@ def test_half_precision_only_where_the_processor_has_it(monkeypatch, has, expect
         assert state.half(torch.device("cuda")) is half
 
 
-def test_fixed_crops_are_shown_once_an_epoch(patches):
-    first, second = (
-        Samples(patches[:1], Mix(), 5, crop=48, whole=True, augment=False, epoch=epoch) for epoch in (0, 1)
-    )
-    seen = [{first[i][0].numpy().tobytes() for i in range(5)}, {second[i][0].numpy().tobytes() for i in range(5)}]
-    assert seen[0] == seen[1]
-    assert len(seen[0]) == 5
+def test_fixed_crops_are_shown_once_an_epoch(patches, monkeypatch):
+    """In another order, zoomed and turned otherwise: only what is not zoomed can be compared."""
+    cut = []
+
+    def window(rng, image, target, side):
+        cut.append(crop.window(rng, image, target, side))
+        return cut[-1]
+
+    monkeypatch.setattr(sample, "window", window)
+    seen = []
+    for epoch in range(4):
+        cut.clear()
+        samples = Samples(patches[:1], Mix(), 8, FOUR, crop=48, whole=True, epoch=epoch)
+        for index in range(8):
+            samples[index]
+        assert len(cut) == 8
+        seen.append([image.tobytes() for image, _ in cut if image.shape[1] == 48])
+    for one, other in itertools.combinations(seen, 2):
+        assert len(one) == len(set(one)) > 2
+        assert len({*one, *other}) <= 8
+        assert one[:2] != other[:2]
+    assert len({*itertools.chain(*seen)}) == 8, "all of them, and nothing else"
 
 
 def test_algorithms_clouds_count_only_where_the_teacher_agrees(patches, tmp_path):

@@ -9,15 +9,13 @@ from experiment import write
 from cloudjob.model.contract import Contract
 from training import settings, teach
 from training.data import find
-from training.patch import ALL_BANDS, Layer, Patch
-from training.sample import Mix, Samples
+from training.patch import ALL_BANDS, SWIR, Layer, Patch, empty
+from training.sample import Samples
 from training.sensor import (
-    SWIR,
     coarse,
     condensed,
     dazzle,
     dimmed,
-    empty,
     fade,
     frost,
     lose_sides,
@@ -27,6 +25,7 @@ from training.sensor import (
     snowfall,
     undecided,
 )
+from training.settings import Mix
 
 FIVE = Contract(
     "five", "1", ALL_BANDS[:5], (0.25,) * 5, (0.25,) * 5,
@@ -248,7 +247,7 @@ def test_chips_with_infrared(folder):
 
 
 def test_what_is_shown_is_what_a_job_shows(folder):
-    samples = Samples(find(folder).patches, Mix(1, 1, 1, 1, 1), 40, crop=64, skies=3, contract=FIVE)
+    samples = Samples(find(folder).patches, Mix(1, 1, 1, 1, 1), 40, FIVE, crop=64, skies=3)
     absent = 0
     for index in range(40):
         shown, target, _ = samples[index]
@@ -263,7 +262,7 @@ def test_what_is_shown_is_what_a_job_shows(folder):
 
 def test_snow_of_the_form_of_clouds_is_shown_with_its_band_only(folder, monkeypatch):
     monkeypatch.setattr("training.sample.SNOWED", 1)
-    samples = Samples(find(folder).patches, Mix(1, 0, 1, 1, 1), 40, crop=64, skies=3, contract=FIVE)
+    samples = Samples(find(folder).patches, Mix(1, 0, 1, 1, 1), 40, FIVE, crop=64, skies=3)
     bright = 0
     for index in range(40):
         shown, target, _ = samples[index]
@@ -282,14 +281,14 @@ def test_the_teacher_judges_blends_in_all_bands_and_before_the_sensor(folder):
 
     patches = find(folder).patches
     samples = Samples(
-        patches[:1], Mix(), 30, crop=64, contract=FIVE, blended=frozenset({patches[0].name}), blends=5, ask=ask, side=64
+        patches[:1], Mix(), 30, FIVE, crop=64, blended=frozenset({patches[0].name}), blends=5, ask=ask, side=64
     )
     shown = [samples[index] for index in range(30)]
     assert 2 <= len(asked) <= 5, "each blend is judged once"
     assert all(one.shape == (6, 64, 64) for one in asked)
     assert any(((one[5] > 0.15) & (one[5] < 0.6)).any() for one in asked), "none is seen through another"
     again = Samples(
-        patches[:1], Mix(), 30, crop=64, contract=FIVE, blended=frozenset({patches[0].name}), blends=5, ask=ask, side=64
+        patches[:1], Mix(), 30, FIVE, crop=64, blended=frozenset({patches[0].name}), blends=5, ask=ask, side=64
     )
     for index in (29, 3, 11):
         for one, other in zip(shown[index][:2], again[index][:2], strict=True):

@@ -212,7 +212,7 @@ def test_unknown_loss_pixels_do_not_count():
 @pytest.mark.parametrize("path", sorted((ROOT / "training" / "experiments").glob("*.toml")), ids=lambda p: p.stem)
 def test_every_experiment_is_readable_and_has_a_contract(path):
     chosen = settings.read(path)
-    terms = state.contract(chosen)
+    terms = settings.contract(chosen)
     assert terms.tile % terms.stride == 0
     assert len(terms.bands) == chosen.network.bands
 

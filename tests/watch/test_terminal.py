@@ -44,10 +44,19 @@ def on_a_terminal(*command: str | Path, columns: int = 110) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(0.2, "less than a second"), (1, "1 s"), (99, "99 s"), (120, "2 min"), (7200, "2.0 h")]
+    ("seconds", "told"),
+    [
+        (0.2, "less than a second"),
+        (1, "1 s"),
+        (99, "99 s"),
+        (100, "2 min"),
+        (5369, "89 min"),
+        (5371, "1 h 30 min"),
+        (7200, "2 h 00 min"),
+    ],
 )
 def test_durations(seconds, told):
-    assert terminal._duration(seconds) == told
+    assert terminal.duration(seconds) == told
 
 
 def test_many_pixels_are_told_by_the_thousand(caplog):

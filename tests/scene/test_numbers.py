@@ -1,0 +1,186 @@
+"""What numbers in files mean: items and files that say different things of it, or nothing, from outside."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jobs
+import networks
+import numpy as np
+import pytest
+import rasterio
+from scenes import BANDS
+
+from cloudjob.errors import SceneError
+from cloudjob.scene.describe import describe
+
+CLOUDY = np.where(np.arange(64) < 32, 0.04, 0.7)[None, :].repeat(64, axis=0)
+"""Reflectance: a lake, and clouds in the eastern half."""
+
+
+def scene(folder: Path, numbers: np.ndarray, *, tagged: float | None = 0, baseline: str = "03.01", **told: Any) -> Any:
+    """Write a scene whose bands all have these numbers (y, x), and return its item: `told` is all it says of them."""
+    item = jobs.make_scene(folder, "A", values=dict.fromkeys(BANDS, numbers), nodata=tagged, baseline=baseline)
+    for asset in item["assets"].values():
+        asset["raster:bands"] = [told]
+    return item
+
+
+def tag(item: dict[str, Any], scale: float | None, offset: float | None) -> None:
+    """Let all its files tell GDAL's scale and offset."""
+    for asset in item["assets"].values():
+        with rasterio.open(asset["href"], "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+            file.scales = [scale or 1]
+            file.offsets = [offset or 0]
+
+
+def masked(folder: Path, item: dict[str, Any], **how: Any) -> tuple[str, list[str], np.ndarray | None]:
+    """Do the job: why it failed or "", what its item warns of, and its mask by a network for which red is cloud."""
+    net = jobs.brightness_checkpoint(folder / "net.safetensors")
+    (result,) = networks.run_here(net, jobs.write_catalog(folder / "items.json", [item]), folder / "out", **how)
+    if result.state != "done":
+        return str(result.reason), [], None
+    warnings = jobs.item_of(folder / "out", "A")["properties"].get("cloudjob:warnings", [])
+    return "", warnings, jobs.mask_of(folder / "out", "A")
+
+
+TOLD = {"data_type": "uint16", "scale": 1e-4, "offset": 0}
+
+
+@pytest.mark.parametrize(
+    ("told", "tags", "how", "fault", "warning"),
+    [
+        # Nobody but the file tells: what is usual would be wrong
+        ({}, (2.75e-5, -0.2), {}, r"its file tells scale 2\.75e-05 and offset -0\.2 .* usual are 0\.0001 and 0", ""),
+        ({}, (1e-4, -0.1), {}, "tells scale 0.0001 and offset -0.1", ""),
+        ({}, (None, -1000), {}, "and offset -0.1", ""),  # Of numbers, as ESA says it
+        ({"scale": 1e-4}, (1e-4, -0.1), {}, "and offset -0.1", ""),
+        (
+            {"data_type": "uint16", "scale": 1, "offset": 0},
+            (2e-4, 0),
+            {},
+            "tells scale 0.0002",
+            "",
+        ),  # rio-stac, before the file had tags
+        ({}, (2e-4, 0), {"offset": 0.0}, "tells scale 0.0002", ""),
+        # Both tell
+        (TOLD, (2.75e-5, -0.2), {}, "", "the file of red tells scale 2.75e-05 and offset -0.2"),
+        (TOLD, (1e-4, -0.1), {}, "", "its item 0.0001 and 0: the item's were used"),
+        # They agree, or somebody has said which is right
+        ({}, (1e-4, 0), {}, "", ""),  # HLS
+        (TOLD, (1e-4, 0), {}, "", ""),
+        (TOLD, (None, None), {}, "", ""),
+        ({**TOLD, "offset": -0.1}, (1e-4, -0.1), {}, "", ""),
+        ({**TOLD, "offset": -0.1}, (1e-4, -1000), {}, "", ""),
+        ({}, (1e-4, -0.1), {"offset": 0.0}, "", ""),
+    ],
+)
+def test_a_files_own_scale_and_offset_are_compared(
+    told: dict[str, Any], tags: Any, how: Any, fault: str, warning: str, tmp_path: Path
+) -> None:
+    """Landsat's numbers by ESA's scale were all cloud, without a word."""
+    item = scene(tmp_path, np.rint((CLOUDY - told.get("offset", 0)) * 1e4).astype(np.uint16), **told)
+    tag(item, *tags)
+    reason, warnings, mask = masked(tmp_path, item, **how)
+    if fault:
+        assert re.search(fault, reason)
+    else:
+        assert mask is not None
+        assert [warning in each for each in warnings] == [True] * bool(warning)
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_a_flag_of_the_offset_goes_before_what_a_file_tells(flag: bool, tmp_path: Path) -> None:
+    """Earth Search tells -0.1 of numbers off which it has been taken already."""
+    item = scene(tmp_path, np.rint(CLOUDY * 1e4 + (0 if flag else 1000)).astype(np.uint16), baseline="05.10")
+    item["properties"]["earthsearch:boa_offset_applied"] = flag
+    tag(item, 1e-4, -0.1)
+    reason, warnings, mask = masked(tmp_path, item)
+    assert (reason, warnings) == ("", [])
+    np.testing.assert_array_equal(mask == 1, CLOUDY > 0.5)
+
+
+FILLED = np.s_[:10]
+
+
+@pytest.mark.parametrize(
+    ("kind", "scale", "fill", "told"),
+    [
+        ("int16", 1e-4, -999, {}),
+        ("int16", 1e-4, 32767, {}),
+        ("int16", 1e-4, -9999, {}),
+        ("float32", 1, -999, {}),
+        ("float32", 1, 9999, {}),
+        ("float32", 1, 1e20, {}),
+        ("float32", 1, 3.4e38, {}),
+        ("float32", 1e-4, -999, {}),
+        ("float32", 1e-4, 3.4e38, {}),
+        ("uint16", 1e-4, 65535, {"nodata": 65535}),
+        ("uint16", 1e-4, 9999, {"nodata": 9999}),
+        ("int16", 1e-4, 555, {"nodata": 555}),
+    ],
+)
+@pytest.mark.parametrize("tagged", [None, -9998])
+def test_what_says_no_data_in_every_band_is_none(
+    kind: str, scale: float, fill: float, told: dict[str, Any], tagged: float | None, tmp_path: Path
+) -> None:
+    """Though no file tells so, or tells something else. Such a scene's empty side was cloud, or clear ground."""
+    numbers = (CLOUDY / scale).astype(kind)
+    numbers[FILLED] = fill
+    item = scene(
+        tmp_path, numbers, tagged=0 if kind == "uint16" else tagged, data_type=kind, scale=scale, offset=0, **told
+    )
+    reason, warnings, mask = masked(tmp_path, item)
+    assert (reason, warnings) == ("", [])
+    assert mask is not None
+    assert (mask[FILLED] == 254).all()
+    np.testing.assert_array_equal(mask[10:] == 1, CLOUDY[10:] > 0.5)
+
+
+@pytest.mark.parametrize(("kind", "number"), [("int16", 9999), ("float32", 9999), ("uint16", 32767), ("uint16", 65535)])
+def test_bright_numbers_are_data_though_every_band_has_the_same(kind: str, number: int, tmp_path: Path) -> None:
+    numbers = (CLOUDY / 1e-4).astype(kind)
+    numbers[:2, :2] = number
+    item = scene(tmp_path, numbers, tagged=None, data_type=kind, scale=1e-4, offset=0)
+    reason, warnings, mask = masked(tmp_path, item)
+    assert (reason, warnings) == ("", [])
+    assert mask is not None
+    assert (mask[:2, :2] == 1).all()
+
+
+def test_many_saturated_pixels_are_doubted(tmp_path: Path) -> None:
+    """ESA says so of what is too bright, and others of what is missing."""
+    numbers = np.rint(CLOUDY * 1e4).astype(np.uint16)
+    numbers[FILLED] = 65535
+    reason, warnings, mask = masked(tmp_path, scene(tmp_path, numbers, tagged=None, **TOLD))
+    assert not reason
+    assert mask is not None
+    assert (mask[FILLED] == 1).all()
+    assert warnings == ["16 % of its pixels are 65535 in every band: if that says no data, its item has to tell it"]
+
+
+def test_bands_of_which_the_item_tells_different_things_are_doubted(tmp_path: Path) -> None:
+    item = scene(tmp_path, np.rint(CLOUDY * 1e4 + 1000).astype(np.uint16), **{**TOLD, "offset": -0.1})
+    item["assets"]["nir"]["raster:bands"] = [TOLD]
+    _, warnings, _ = masked(tmp_path, item)
+    (warning,) = warnings
+    assert "different scales and offsets of its bands: red 0.0001 and -0.1, " in warning
+    assert warning.endswith("nir 0.0001 and 0")
+
+
+def test_one_file_for_two_bands_is_refused(tmp_path: Path) -> None:
+    item = scene(tmp_path, np.rint(CLOUDY * 1e4).astype(np.uint16), **TOLD)
+    item["assets"]["nir"]["href"] = item["assets"]["red"]["href"]
+    with pytest.raises(SceneError, match=r"its assets red and nir are one file, .*red\.tif"):
+        describe(item, {band: band for band in BANDS}, BANDS, 10)
+
+
+@pytest.mark.parametrize("offset", [0.1, 0.2])
+def test_an_offset_without_its_sign_is_refused(offset: float, tmp_path: Path) -> None:
+    """All of such a scene is brighter than it is: much of its ground was cloud."""
+    item = scene(tmp_path, np.ones((64, 64), np.uint16), **{**TOLD, "offset": offset})
+    with pytest.raises(SceneError, match=f"its offset is {offset}; by it no number is darker") as caught:
+        describe(item, {band: band for band in BANDS}, BANDS, 10)
+    assert f"--offset -{offset}" in str(caught.value.hint)
+    shifted = scene(tmp_path, np.ones((64, 64), np.int16), data_type="int16", scale=1e-4, offset=offset)
+    describe(shifted, {band: band for band in BANDS}, BANDS, 10)  # Negative ones may be darker
