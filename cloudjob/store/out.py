@@ -1,9 +1,11 @@
 """Where the output lies: a folder or a prefix of an object store, through one library (obstore)."""
 
+import asyncio
 import json
 import math
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -36,6 +38,15 @@ RETRY: "RetryConfig" = {
     "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=15), "base": 4},
 }
 """A store that is back within a minute costs nobody anything."""
+
+PAUSES = (0.2, 1.0, 4.0)
+"""Seconds before an answer that broke off is asked for again: obstore only asks again for what has not begun."""
+
+_BROKEN = re.compile("body error|invalid list response")
+"""What obstore says of such an answer."""
+
+_KEYS = re.compile("<Code>(ExpiredToken|InvalidAccessKeyId|InvalidToken|SignatureDoesNotMatch|TokenRefreshRequired)<")
+"""What Amazon says of keys that are no good (any more), often with 400."""
 
 ODD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 """What a document raises whose members are not there, or of other types than they should be."""
@@ -136,9 +147,11 @@ class Out:
         # The first line says it. What follows is for the library's authors, and what a bucket answers quotes the key.
         text = redact((str(error) or type(error).__name__).splitlines()[0].split("<")[0])
         denied = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
-        if denied or ": 401 " in text or ": 403 " in text:
+        why = _KEYS.search(str(error))
+        if denied or why or ": 401 " in text or ": 403 " in text:
             return UnreachableError(
-                f"{self}: access denied", hint="check the credentials in the environment and what they may do there"
+                f"{self}: access denied{f': {why[1]}' if why else ''}",
+                hint="check the credentials in the environment and what they may do there",
             )
         if re.search(r"\b(os error|Errno) (28|122)\b", text):  # No space, or a quota
             return UnreachableError(f"{self} is full: {text}", hint="free some space, then run the same command again")
@@ -163,11 +176,14 @@ class Out:
             if self.folder:
                 return folders.read(self.folder, path)
             try:
-                found = obstore.get(self.store, path)
-                folders.check_size(f"{self}/{path}", found.meta["size"])
-                return bytes(found.bytes())
+                return _whole(lambda: self._get(path))
             except FileNotFoundError:
                 return None
+
+    def _get(self, path: str) -> bytes:
+        found = obstore.get(self.store, path)
+        folders.check_size(f"{self}/{path}", found.meta["size"])
+        return bytes(found.bytes())
 
     def get_json(self, path: str) -> Any:
         """The object as JSON, or None where there is none.
@@ -246,7 +262,7 @@ class Out:
             if self.folder:
                 folders.delete_under(self.folder, prefix, allowed)
                 return
-            for batch in obstore.list(self.store, prefix):
+            for batch in _whole(lambda: [*obstore.list(self.store, prefix)]):
                 allowed()
                 obstore.delete(self.store, [found["path"] for found in batch if folders.is_ours(found["path"])])
 
@@ -258,16 +274,15 @@ class Out:
                     path: f"{state.st_ino:x}-{state.st_mtime_ns:x}-{state.st_size:x}"
                     for path, state in folders.files(self.folder, prefix)
                 }
-            return {
-                found["path"]: found["e_tag"] or "" for batch in obstore.list(self.store, prefix) for found in batch
-            }
+            batches = _whole(lambda: [*obstore.list(self.store, prefix)])
+            return {found["path"]: found["e_tag"] or "" for batch in batches for found in batch}
 
     def names(self, prefix: str = "") -> set[str]:
         """Names of the objects and folders that lie directly below a prefix."""
         with self.reached():
             if self.folder:
                 return folders.names(self.folder, prefix)
-            found = obstore.list_with_delimiter(self.store, prefix or None)
+            found = _whole(lambda: obstore.list_with_delimiter(self.store, prefix or None))
         paths = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
         return {path.rsplit("/", 1)[-1] for path in paths} - {""}
 
@@ -311,6 +326,15 @@ class _Zarr(ZarrStore[ObjectStore]):
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
         if self.root:
             folders.readable(self.root, f"{self.prefix}/{key}")
+            return await super().get(key, prototype, byte_range)
+        for pause in PAUSES:
+            try:
+                if (found := await super().get(key, prototype, byte_range)) is None or len(found):
+                    return found
+            except exceptions.GenericError as error:
+                if not _BROKEN.search(str(error)):
+                    raise
+            await asyncio.sleep(pause)
         return await super().get(key, prototype, byte_range)
 
     async def set(self, key: str, value: Any) -> None:
@@ -326,6 +350,19 @@ class _Zarr(ZarrStore[ObjectStore]):
     async def delete(self, key: str) -> None:
         self._guard(key)
         await super().delete(key)
+
+
+def _whole(ask: Callable[[], Answer]) -> Answer:
+    """What an object store answers, asked for again where it breaks off, or sends nothing: we put no empty object."""
+    for pause in PAUSES:
+        try:
+            if (found := ask()) != b"":
+                return found
+        except exceptions.GenericError as error:
+            if not _BROKEN.search(str(error)):
+                raise
+        time.sleep(pause)
+    return ask()
 
 
 def _folder(path: Path) -> str:

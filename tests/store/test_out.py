@@ -1,6 +1,8 @@
+import asyncio
 import errno
 import os
 import pickle
+import re
 import stat
 import subprocess
 import threading
@@ -14,6 +16,7 @@ import obstore
 import pytest
 from obstore.exceptions import GenericError
 from stac_server import serving
+from zarr.core.buffer import default_buffer_prototype
 
 from cloudjob.errors import UNREACHABLE, UnreachableError, UsageError
 from cloudjob.store.lock import Lock
@@ -289,3 +292,71 @@ def test_a_create_whose_first_answer_was_lost(
     assert kept == {"/bucket/out/lock/00000001.json": b"ours"}
     assert not out.create("lock/00000001.json", b"theirs")
     assert kept == {"/bucket/out/lock/00000001.json": b"ours"}
+
+
+LISTED = b"""<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>out/job.json</Key>
+<LastModified>2024-06-24T00:00:00.000Z</LastModified><ETag>"1"</ETag><Size>9</Size></Contents></ListBucketResult>"""
+
+
+@pytest.mark.parametrize("fault", ["cut", "empty"])
+def test_answers_of_a_store_that_break_off_are_asked_for_again(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each ended a run; an empty one, of `job.json`, with 3: no scheduler tried again."""
+    monkeypatch.setattr("cloudjob.store.out.PAUSES", (0.0, 0.0))
+    asked: dict[str, int] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            whole = LISTED if "list-type" in self.path else b'{"a": 1}\n'
+            asked[self.path] = asked.get(self.path, 0) + 1
+            broken = asked[self.path] <= 2
+            body = b"" if broken and fault == "empty" else whole[: len(whole) // 2] if broken else whole
+            begins = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            if begins:  # obstore asks for the rest of an object, and only of one
+                whole = body = whole[int(begins[1]) :]
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {begins[1]}-8/9")
+            else:
+                self.send_response(200)
+            self.send_header("Content-Length", str(len(whole) if fault == "cut" else len(body)))
+            self.send_header("ETag", '"1"')
+            self.send_header("Last-Modified", "Mon, 24 Jun 2024 00:00:00 GMT")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with serving(Handler) as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        out = Out.at("s3://bucket/out")
+        assert out.get_json("job.json") == {"a": 1}
+        assert out.names() == {"job.json"}
+        asked.clear()
+        assert out.tags("") == {"job.json": '"1"'}
+        found = asyncio.run(out.zarr("masks.zarr").get("zarr.json", default_buffer_prototype()))
+        assert found.to_bytes() == b'{"a": 1}\n'
+
+
+def test_keys_that_have_lapsed_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Amazon's 400 only the number was."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b"<Error><Code>ExpiredToken</Code><Message>of AKIASECRET</Message></Error>"
+            self.send_response(400)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with serving(Handler) as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        with pytest.raises(UnreachableError, match=r"access denied: ExpiredToken\b") as caught:
+            Out.at("s3://bucket/out").get("job.json")
+    assert "check the credentials" in (caught.value.hint or "")
