@@ -113,7 +113,7 @@ def open_file(href: str) -> Any:
         KeysMissingError: it lies in a bucket that wants keys.
         RasterioError: it cannot be opened as GeoTIFF or JPEG 2000.
     """
-    parts = urlsplit(href)
+    parts, settings = urlsplit(href), {}
     if not is_remote(href):
         path = _path(href)
         if _SCHEME.match(path) or "\0" in path:
@@ -129,12 +129,15 @@ def open_file(href: str) -> Any:
             raise SceneError(f"{path!r} is not a regular file")
         if not os.access(path, os.R_OK):
             raise UnseenError(f"{path}: {os.strerror(errno.EACCES)}")
+        if Path(f"{path}.msk").exists():  # Its mask, as rasterio writes one
+            settings["GDAL_DISABLE_READDIR_ON_OPEN"] = "TRUE"
     outside.check_keys(href)
     if parts.scheme in ("http", "https"):
         href = requote_uri(href)  # Spaces and letters beyond ASCII, which curl refuses
     driver = "JP2OpenJPEG" if JPEG_2000.search(parts.path) else "GTiff"
     try:
-        return _bounded(rasterio.open(href, driver=driver))
+        with rasterio.Env(**settings):
+            return _bounded(rasterio.open(href, driver=driver))
     except rasterio.errors.RasterioIOError as error:
         if not parts.query or "403" not in str(error):
             raise

@@ -331,17 +331,23 @@ def test_what_is_no_finite_number_is_no_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "float32"])
 @pytest.mark.parametrize("resolution", [10, 20])
-def test_where_a_files_own_mask_says_so_there_are_no_data(dtype: str, resolution: int, tmp_path: Path) -> None:
-    """Whatever number stands there, and though the file tells none for no data."""
+@pytest.mark.parametrize("where", ["inside", "beside"])
+def test_where_a_files_own_mask_says_so_there_are_no_data(
+    dtype: str, resolution: int, where: str, tmp_path: Path
+) -> None:
+    """Whatever number stands there, and though the file tells none for no data. One beside it was never looked for."""
     values = np.full((140, 140), 1, dtype)
     item = make_item(tmp_path, values=dict.fromkeys(BANDS, values), nodata=None, band={"data_type": dtype})
     inside = np.full(values.shape, 255, np.uint8)
     inside[:40, :61] = 0
-    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-        path, how = item["assets"]["nir"]["href"], {"height": 140, "width": 140, "count": 1, "dtype": dtype}
-        with rasterio.open(path, "w", driver="GTiff", crs="EPSG:32633", transform=Affine(*GRID), **how) as file:
-            file.write(values, 1)
-            file.write_mask(inside)
+    path, how = item["assets"]["nir"]["href"], {"height": 140, "width": 140, "count": 1, "dtype": dtype}
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=where == "inside"),
+        rasterio.open(path, "w", driver="GTiff", crs="EPSG:32633", transform=Affine(*GRID), **how) as file,
+    ):
+        file.write(values, 1)
+        file.write_mask(inside)
+    assert Path(f"{path}.msk").exists() == (where == "beside")
     scene = describe(item, ASSETS, BANDS, resolution)
     with SceneFiles(scene) as files:
         found = is_empty(pixels(files)[3])
