@@ -15,7 +15,7 @@ import click
 
 from cloudjob import errors, logs
 from cloudjob.errors import CloudjobError, UsageError
-from cloudjob.options import Ordered, address, option, what
+from cloudjob.options import Command, Ordered, address, option, what
 from cloudjob.shown import attach, check_, export_, list_, report_, rethreshold_, status
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ for each in (status, list_, check_, export_, rethreshold_, report_):
     cli.add_command(each)
 
 
-@cli.command(epilog=EXIT_CODES)
+@cli.command(cls=Command, epilog=EXIT_CODES)
 @what
 @option(
     "--listen",
@@ -203,7 +203,7 @@ def run(
     return code
 
 
-@cli.command()
+@cli.command(cls=Command)
 @what
 def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> None:
     """Say what `run` would do, without doing it.

@@ -30,7 +30,7 @@ from cloudjob.scene.describe import bands_of
 from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.reflectance import reflectance
 from cloudjob.scene.scene import Band, Scene
-from cloudjob.store import cog, conventions
+from cloudjob.store import cog, conventions, settings
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
 from cloudjob.store import ledger as ledgers
@@ -104,7 +104,8 @@ def load(
     ledger = ledgers.read(place)
     bands = [bands] if isinstance(bands, str) else bands
     if not ledger.done:
-        raise ContractError(f"{place} holds no masks", hint=ledger.damage() or "`cloudjob run --out` makes some")
+        hint = ledger.damage() or settings.meant(place, "`cloudjob run --out` makes some")
+        raise ContractError(f"{place} holds no masks", hint=hint)
     wanted = groups_like(ledger, group) if group else ()
     if lost := ledger.damage(wanted):
         warnings.warn(lost, stacklevel=2)

@@ -1,5 +1,6 @@
 """The options of `run` and `plan`: what to mask, with what, and where to; and the order of commands."""
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -7,7 +8,9 @@ import click
 
 from cloudjob.cluster.address import check_address
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+_BBOX = "--bbox 11.2 46.4 11.5 46.6 (west south east north)"
 
 
 class Ordered(click.Group):
@@ -20,16 +23,50 @@ class Ordered(click.Group):
         return sorted(super().list_commands(ctx), key=self.ORDER.index)
 
 
-def side(text: str) -> float:
-    """One of the four numbers of a bbox; who writes commas between them, or too few, is told what is expected."""
-    try:
-        return float(text)
-    except ValueError:
-        told = f"{text!r} is no number; expected four, with blanks between, as 11.2 46.4 11.5 46.6"
-        raise click.BadParameter(told) from None
+class Side(click.ParamType):  # type: ignore[type-arg]  # Generic from click 8.4 on only
+    """One of the four numbers of a bbox."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number, a comma after it or not."""
+        try:
+            return float(str(value).removesuffix(","))
+        except ValueError:
+            self.fail(f"{value!r} is no number; expected four, as {_BBOX}", param, ctx)
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """The four of CLOUDJOB_BBOX."""
+        return [each for word in _sides(rv) for each in word.split()]
 
 
-def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+class Command(click.Command):
+    """A command whose --bbox may have commas: as one word it is taken for four."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse what was typed."""
+        typed: list[str] = []
+        for arg in args:
+            name, equals, value = arg.partition("=")
+            if name == "--bbox" and equals:
+                typed += [name, *_sides(value)]
+            else:
+                typed += _sides(arg) if typed[-1:] == ["--bbox"] else [arg]
+        try:
+            return super().parse_args(ctx, typed)
+        except click.BadOptionUsage as error:
+            if error.option_name == "--bbox":
+                raise click.BadOptionUsage("--bbox", f"--bbox takes four numbers, as {_BBOX}", ctx) from None
+            raise
+
+
+def _sides(text: str) -> list[str]:
+    """The four of one word, such as "11.2,46.4,11.5,46.6" or "[11.2, 46.4, 11.5, 46.6]"; else the word."""
+    sides = re.split(r"[\s,]+", text.strip(" []()"))
+    return sides if len(sides) == 4 else [text]
+
+
+def option(*names: str, **settings: Any) -> Callable[[Decorated], Decorated]:
     """An option that can also be set as CLOUDJOB_NAME."""
     variable = "CLOUDJOB_" + names[0].removeprefix("--").replace("-", "_").upper()
     return click.option(*names, envvar=variable, **settings)
@@ -42,11 +79,11 @@ def address(_: click.Context, __: click.Parameter, where: str | None) -> str | N
     return where
 
 
-def what(command: Command) -> Command:
+def what(command: Decorated) -> Decorated:
     """The options of `run` and `plan`: what to mask, with what, and where to."""
     for each in reversed(
         [
-            option("--bbox", nargs=4, type=side, metavar="W S E N", help="Area in degrees: west south east north."),
+            option("--bbox", nargs=4, type=Side(), metavar="W S E N", help="Area in degrees: west south east north."),
             option("--geometry", type=click.Path(), metavar="FILE", help="GeoJSON area; masks are clipped to it."),
             option(
                 "--dates",

@@ -87,7 +87,9 @@ def _contract(old: Out, new: Out, known: Ledger, threshold: float | None, buffer
     """
     was = settings.read(old)
     if was is None or not known.done:
-        raise ContractError(f"{old} holds no masks", hint="`cloudjob run --probability --out` makes some")
+        raise ContractError(
+            f"{old} holds no masks", hint=settings.meant(old, "`cloudjob run --probability --out` makes some")
+        )
     if was.classes != BINARY:
         raise ContractError(f"the network of {old} tells {len(was.classes)} classes apart: it has no threshold")
     if not was.probability:

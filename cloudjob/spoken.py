@@ -100,7 +100,8 @@ def box(bbox: object) -> tuple[float, float, float, float] | None:
     try:
         west, south, east, north = (float(number) for number in bbox)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
-        raise UsageError(f"bbox is {bbox!r}; expected west, south, east, north in degrees") from None
+        hint = "for example bbox=(11.2, 46.4, 11.5, 46.6); of a shapely geometry it is bbox=geometry.bounds"
+        raise UsageError(f"bbox is {bbox!r}; expected west, south, east, north in degrees", hint=hint) from None
     return west, south, east, north
 
 
@@ -152,8 +153,8 @@ def ids(given: object) -> frozenset[str]:
 
 
 @contextlib.contextmanager
-def files(geometry: object, catalog: object) -> Iterator[tuple[str | None, str]]:
-    """An area and a catalog as files or addresses, for as long as the block lasts.
+def files(geometry: object, catalog: object) -> Iterator[tuple[str | Mapping[str, Any] | None, str]]:
+    """An area, and a catalog as a file or an address, for as long as the block lasts.
 
     Args:
         geometry: None, a file, GeoJSON as a dict, or what has a `__geo_interface__` (shapely, geopandas).
@@ -170,21 +171,22 @@ def files(geometry: object, catalog: object) -> Iterator[tuple[str | None, str]]
             path.write_text(json.dumps(document), encoding="utf-8")
             return str(path)
 
-        yield _area(geometry, written), _catalog(catalog, written)
+        yield _area(geometry), _catalog(catalog, written)
 
 
-def _area(geometry: Any, written: Callable[[str, Any], str]) -> str | None:
+def _area(geometry: Any) -> str | Mapping[str, Any] | None:
     if geometry is None or isinstance(geometry, str | Path):
         return None if geometry is None else str(geometry)
-    document = geometry if isinstance(geometry, Mapping) else getattr(geometry, "__geo_interface__", None)
+    document: Any = geometry if isinstance(geometry, Mapping) else getattr(geometry, "__geo_interface__", None)
     if document is None:
         raise UsageError(
-            f"geometry is a {type(geometry).__name__}; expected a GeoJSON file or dict, or a shapely geometry"
+            f"geometry is a {type(geometry).__name__}; expected a GeoJSON file or dict, or a shapely geometry",
+            hint="four numbers are a bbox; several geometries are one by shapely.union_all",
         )
     crs = getattr(geometry, "crs", None)  # geopandas: its interface is in the frame's own system
     if crs is not None and hasattr(geometry, "to_crs"):
         document = geometry.to_crs(4326).__geo_interface__
-    return written("area.json", document)
+    return dict(document)
 
 
 def _catalog(catalog: Any, written: Callable[[str, Any], str]) -> str:

@@ -207,6 +207,7 @@ def test_answers_go_to_stdout(arguments: list[str], code: int, says: str, capfd:
         (["fly"], "No such command 'fly'"),
         (["run"], "Missing option '--dates'"),
         (["run", "--fast"], "No such option"),
+        (["run", "--bbox", "16,46,17"], "--bbox takes four numbers, as --bbox 11.2 46.4 11.5 46.6"),
         (["status"], "Missing argument 'OUT'"),
         (["worker"], "Missing argument 'ADDRESS'"),
         (["worker", "host"], "'host' is no scheduler's address"),

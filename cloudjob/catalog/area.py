@@ -1,8 +1,10 @@
 """Where to look: a bounding box or a GeoJSON file as a shapely geometry in longitude, latitude (EPSG:4326)."""
 
 import json
+import logging
 import math
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from shapely.geometry.base import BaseGeometry
 
 from cloudjob.catalog.values import UnreadableError, numbers, shown
 from cloudjob.errors import ContractError, UsageError
+
+log = logging.getLogger(__name__)
 
 _ORDER = "the order is WEST SOUTH EAST NORTH in degrees, such as --bbox 11.2 46.4 11.4 46.6"
 # What RFC 7946 means by default, and the names older files give it in a `crs` member.
@@ -58,24 +62,27 @@ def parse_bbox(west: float, south: float, east: float, north: float) -> Polygon 
     return boxes[0] if len(boxes) == 1 else MultiPolygon(boxes)
 
 
-def read_geometry(path: str | Path) -> Polygon | MultiPolygon:
+def read_geometry(source: str | Path | Mapping[str, Any]) -> Polygon | MultiPolygon:
     """Read `--geometry`: the polygons of a GeoJSON Geometry, Feature or FeatureCollection, as one geometry.
+
+    Features without a geometry are left out, with a warning.
+
+    Args:
+        source: a file, or what such a file holds.
 
     Raises:
         UsageError: if the file cannot be read, is not GeoJSON, or holds anything but sound polygons in degrees.
     """
+    name, document = "geometry", source
+    if not isinstance(source, Mapping):
+        name = f"geometry {str(source)!r}"
+        document = _json(Path(source), name)
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"geometry {str(path)!r} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"geometry {str(path)!r} is not GeoJSON: {error}") from None
-    try:
-        return _polygons(document)
+        return _polygons(document, name)
     except RecursionError:
-        raise UsageError(f"geometry {str(path)!r} is nested too deeply") from None
+        raise UsageError(f"{name} is nested too deeply") from None
     except UsageError as error:
-        raise UsageError(f"geometry {str(path)!r} {error}", hint=error.hint) from None
+        raise UsageError(f"{name} {error}", hint=error.hint) from None
 
 
 def read_footprint(geometry: Any, bbox: Any) -> tuple[BaseGeometry, bool]:
@@ -210,11 +217,29 @@ def _fits(number: float, most: float) -> bool:
     return -most <= number <= most
 
 
-def _polygons(document: Any) -> Polygon | MultiPolygon:
+def _json(path: Path, name: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        hint = "expected a GeoJSON file with polygons; a rectangle is --bbox W S E N"
+        raise UsageError(f"{name} cannot be read: {error.strerror}", hint=hint) from None
+    except (ValueError, RecursionError) as error:
+        if path.suffix.lower() in (".json", ".geojson"):
+            raise UsageError(f"{name} is not GeoJSON: {error}") from None
+        # None of what we need reads these, and all GIS write GeoJSON
+        read = f"/vsizip/{path}" if path.suffix.lower() == ".zip" else str(path)
+        hint = f"`ogr2ogr -t_srs EPSG:4326 area.geojson {shlex.quote(read)}` makes it one; so does QGIS"
+        raise UsageError(f"{name} is not GeoJSON", hint=hint) from None
+
+
+def _polygons(document: Any, name: str) -> Polygon | MultiPolygon:
     """Return the union of all polygons in a GeoJSON document."""
-    if isinstance(document, dict) and not _is_lon_lat(document.get("crs")):
+    if isinstance(document, Mapping) and not _is_lon_lat(document.get("crs")):
         raise UsageError("has a `crs` other than longitude, latitude", hint="convert it to EPSG:4326")
-    parts = list(_geometries(document))
+    found = list(_geometries(document))
+    parts = [part for part in found if part is not None]
+    if parts and len(parts) < len(found):
+        log.warning("%s: features without a geometry are left out: %d", name, len(found) - len(parts))
     for part in parts:
         if not part.is_valid:
             raise UsageError(f"is not a valid polygon: {shapely.is_valid_reason(part)}")
@@ -232,22 +257,25 @@ def _polygons(document: Any) -> Polygon | MultiPolygon:
 
 
 def _is_lon_lat(crs: Any) -> bool:
-    return crs is None or any(name in json.dumps(crs) for name in _LON_LAT)
+    return crs is None or any(name in str(crs) for name in _LON_LAT)
 
 
-def _geometries(node: Any) -> Iterator[BaseGeometry]:
-    """Yield every polygon below a GeoJSON object."""
-    kind = node.get("type") if isinstance(node, dict) else None
+def _geometries(node: Any) -> Iterator[BaseGeometry | None]:
+    """Yield every polygon below a GeoJSON object, and None for a feature that has no geometry (RFC 7946, 3.2)."""
+    kind = node.get("type") if isinstance(node, Mapping) else None
     if kind in ("Polygon", "MultiPolygon"):
         try:
             yield shapely.force_2d(shape(node))
         except _NO_GEOJSON as error:
             raise UsageError(f"has a {kind} that cannot be read: {error}") from None
     elif kind == "Feature":
-        yield from _geometries(node.get("geometry"))
+        if (geometry := node.get("geometry")) is None:
+            yield None
+        else:
+            yield from _geometries(geometry)
     elif kind in ("FeatureCollection", "GeometryCollection"):
         members = node.get("features" if kind == "FeatureCollection" else "geometries")
-        for member in members if isinstance(members, list) else [members]:
+        for member in members if isinstance(members, list | tuple) else [members]:
             yield from _geometries(member)
     else:
         raise UsageError(f"holds {kind or type(node).__name__}, not a polygon", hint="only areas can be searched")

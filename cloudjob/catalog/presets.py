@@ -116,6 +116,10 @@ def _named(name_or_address: str) -> Catalog:
         return Catalog(str(path.resolve()), "", _COMMON_NAMES)
     hint = f"presets are {', '.join(PRESETS)}; else the address of a STAC API, or a file with STAC items"
     if path.is_dir():
+        if found := next(filter(Path.is_file, (path / "items.json", path / "catalog.json")), None):
+            hint = f"did you mean {found}?"
+        elif next(path.glob("*.json"), None):
+            hint = "in Python hand over its items: catalog=map(pystac.Item.from_file, Path(FOLDER).glob('*.json'))"
         raise UsageError(f"catalog {str(path)!r} is a folder, expected a file with STAC items", hint=hint)
     if "/" in name_or_address or path.suffix:
         raise UsageError(f"catalog {name_or_address!r}: there is no such file", hint=hint)

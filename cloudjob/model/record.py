@@ -18,6 +18,7 @@ BANDS = (
     *("nir", "nir08", "nir09", "cirrus", "swir16", "swir22"),
 )
 """Sentinel-2's bands B01 to B12 by their common names (https://github.com/stac-extensions/eo, v2.0.0)."""
+_ESA = dict(zip([*(f"B{number}" for number in range(1, 9)), "B8A", "B9", "B10", "B11", "B12"], BANDS, strict=True))
 
 SCALINGS = ("z-score", "z-score-per-tile", "scale", "offset", "min-max", "clip", "clip-min", "clip-max")
 ACTIVATIONS = ("sigmoid", "softmax", "none")
@@ -179,6 +180,11 @@ def _bands(taken: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(listed, list) or not listed:
         raise ContractError("its mlm:input names no bands; expected a list of common names, in the network's order")
     names = [band.get("name") if isinstance(band, Mapping) else band for band in listed]
+    common = [_ESA.get(name.upper().replace("B0", "B")) or name.lower() for name in names if isinstance(name, str)]
+    if len(common) == len(names) and common != names and set(common) <= {*BANDS}:  # Landsat has others of these names
+        raise ContractError(
+            f"its bands are {', '.join(map(str, names))}; expected common names, Sentinel-2's are {', '.join(common)}"
+        )
     bands = tuple(_one_of(name, BANDS, "band") for name in names)
     if len(set(bands)) < len(bands):
         raise ContractError(f"its mlm:input names a band twice: {', '.join(bands)}")

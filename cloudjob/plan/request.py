@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import shapely
 from shapely.geometry.base import BaseGeometry
@@ -62,7 +63,7 @@ def request(
     dates: str,
     out: str | Path,
     bbox: tuple[float, float, float, float] | None = None,
-    geometry: str | Path | None = None,
+    geometry: str | Path | Mapping[str, Any] | None = None,
     catalog: str | Path = "earth-search",
     collection: str | None = None,
     assets: Mapping[str, str] | None = None,
@@ -83,7 +84,7 @@ def request(
         dates: an interval, a year, month or day, or "10d"; see `dates.parse_dates`.
         out: a folder, or an s3://, gs:// or az:// prefix.
         bbox: west, south, east, north in degrees.
-        geometry: a GeoJSON file instead of `bbox`; masks are clipped to it.
+        geometry: GeoJSON instead of `bbox`, a file or what one holds; masks are clipped to it.
         catalog: a preset's name, a STAC API's address or an item-collection file.
         collection: of the catalog, instead of the preset's.
         assets: common band name → asset key, where it differs from the preset's.
@@ -106,7 +107,7 @@ def request(
         raise UsageError("expected either a bbox or a geometry", hint="--bbox W S E N or --geometry FILE")
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}; expected 1 or more")
-    wanted = parse_bbox(*bbox) if bbox else read_geometry(str(geometry))
+    wanted = parse_bbox(*bbox) if bbox else read_geometry(geometry or {})
     clip = None if bbox else wanted
     data = source.read(checkpoint)
     contract = source.contract(data, str(checkpoint or shipped()))

@@ -228,8 +228,10 @@ def _compare(file: Any, band: Band) -> str:
     grid = band.grid
     kind, count, transform, shape = file.dtypes[0], file.count, file.transform, file.shape
     epsg = file.crs.to_epsg() if file.crs else None
-    if kind not in KINDS or count != 1:
-        raise SceneError(f"{count} band(s) of {kind}; expected one of {', '.join(KINDS)}")
+    if count != 1:
+        raise SceneError(f"it holds {count} bands; expected a file for each: export them one by one")
+    if kind not in KINDS:
+        raise SceneError(f"its numbers are {kind}; expected {', '.join(KINDS)}")
     if kind == "uint8" != band.dtype and band.name != "scl":
         raise SceneError(BYTES)
     if kind == "int16" and band.unsigned:

@@ -42,6 +42,9 @@ MANY = 16  # Pieces along a shard's side, at most
 MASK_CODEC = BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle", typesize=1)
 PERCENT_CODEC = ZstdCodec(level=3)
 
+_COMMENT = "a group for each grid: name one, or cloudjob.open(OUT) for all, sorted by time, complete scenes only"
+"""Else who opens masks.zarr itself sees an empty dataset."""
+
 MEND = "`cloudjob check OUT --repair` mends what can be mended"
 
 Metadata = dict[str, Any]
@@ -147,7 +150,8 @@ def create(lock: Lock, group: str, grid: Grid, side: int, settings: Settings, co
     out = lock.out
     out.delete_under(f"{MASKS}/{group}", lock.check)
     if out.get(f"{MASKS}/zarr.json") is None:
-        out.put(f"{MASKS}/zarr.json", dump({"zarr_format": 3, "node_type": "group", "attributes": {}}))
+        root = {"zarr_format": 3, "node_type": "group", "attributes": {"comment": _COMMENT}}
+        out.put(f"{MASKS}/zarr.json", dump(root))
     made = _masks(grid, side, settings, conventions.rounding(coarser)) | _axes(grid)
     for name, arguments in made.items():
         _create(out, group, name, arguments)

@@ -10,6 +10,7 @@ import xarray as xr
 from cloudjob.errors import ContractError
 from cloudjob.store import group as groups
 from cloudjob.store import ledger as ledgers
+from cloudjob.store import settings
 from cloudjob.store.group import MASKS
 from cloudjob.store.listing import group_named
 from cloudjob.store.out import Out
@@ -56,7 +57,9 @@ def open_masks(out: Out | str | Path, group: str | None = None) -> xr.DataTree |
         nodes[f"/{name}"] = complete.assign_coords(scene=("time", [ids[slot] for slot in done])).sortby("time")
     lost = ledger.damage(wanted if group else ())
     if not nodes:
-        raise ContractError(f"{out} holds no masks", hint=lost or "`cloudjob run --out` makes some")
+        raise ContractError(
+            f"{out} holds no masks", hint=lost or settings.meant(out, "`cloudjob run --out` makes some")
+        )
     if lost:
         warnings.warn(lost, stacklevel=2)
     if group:

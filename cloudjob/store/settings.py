@@ -1,5 +1,6 @@
 """The contract of an OUT: what its masks were made with, so that one store never mixes two kinds of mask."""
 
+import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -155,8 +156,18 @@ def claim(lock: Lock, settings: Settings, *, redo: bool = False) -> None:
     out.put(FILE, dump(settings.to_json()))
 
 
+def meant(out: Out, otherwise: str) -> str:
+    """A hint: the OUT that a folder lies in, or that lies right in it, was probably meant; else what else to do."""
+    if out.folder:
+        for each in (*out.folder.parents, *sorted(path.parent for path in out.folder.glob(f"*/{FILE}"))):
+            if os.path.isfile(each / FILE) and os.path.isdir(each / "runs"):  # noqa: PTH112, PTH113 -- never raise
+                return f"did you mean {each}?"
+    return otherwise
+
+
 def _foreign(out: Out, why: str) -> ContractError:
-    return ContractError(f"{out} was not made by cloudjob: {why}", hint="choose another OUT: nothing was written")
+    hint = meant(out, "choose another OUT: nothing was written")
+    return ContractError(f"{out} was not made by cloudjob: {why}", hint=hint)
 
 
 def _short(value: Any) -> str:

@@ -12,6 +12,7 @@ from cloudjob.catalog.area import footprint, parse_bbox, read_geometry
 from cloudjob.errors import ContractError, UsageError
 
 SQUARE = mapping(box(11, 46, 12, 47))
+FEATURES = [{"type": "Feature", "properties": {}, "geometry": SQUARE}]
 
 
 def test_a_bbox_is_a_box():
@@ -115,6 +116,7 @@ def geojson(tmp_path):
             ],
         },
         {"type": "GeometryCollection", "geometries": [SQUARE]},
+        {"type": "FeatureCollection", "features": [*FEATURES, {"type": "Feature", "geometry": None}]},
         {"type": "Polygon", "coordinates": [[[11, 46, 5], [12, 46, 5], [12, 47, 5], [11, 47, 5], [11, 46, 5]]]},
     ],
 )
@@ -137,7 +139,8 @@ def test_holes_and_separate_parts_stay(geojson):
         ("[1, 2]", "holds list"),
         ("null", "holds NoneType"),
         ({"type": "Point", "coordinates": [11, 46]}, "holds Point"),
-        ({"type": "Feature", "geometry": None}, "holds NoneType"),
+        ({"type": "Feature", "geometry": None}, "holds no polygon"),
+        ({"type": "FeatureCollection", "features": [None]}, "holds NoneType"),
         ({"type": "FeatureCollection", "features": []}, "holds no polygon"),
         ({"type": "FeatureCollection"}, "holds NoneType"),
         ({"type": "FeatureCollection", "features": {"type": "Point"}}, "holds Point"),
@@ -172,6 +175,28 @@ def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="is not GeoJSON"):
         read_geometry(tmp_path / "binary")
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("area.kml", "ogr2ogr -t_srs EPSG:4326 area.geojson {}"),
+        ("my area.GPKG", "ogr2ogr -t_srs EPSG:4326 area.geojson '{}'"),
+        ("area.zip", "ogr2ogr -t_srs EPSG:4326 area.geojson /vsizip/{}"),
+    ],
+)
+def test_what_a_gis_writes_beside_geojson_is_told_how_to_become_it(tmp_path, name, command):
+    path = tmp_path / name
+    path.write_bytes(b"PK\x03\x04\xdb")
+    with pytest.raises(UsageError) as caught:
+        read_geometry(path)
+    assert str(caught.value) == f"geometry {str(path)!r} is not GeoJSON"
+    assert f"`{command.format(path)}`" in caught.value.hint
+
+
+def test_features_without_a_geometry_are_warned_of(geojson, caplog):
+    read_geometry(geojson({"type": "FeatureCollection", "features": [*FEATURES, {"type": "Feature"}]}))
+    assert "features without a geometry are left out: 1" in caplog.text
 
 
 def test_a_footprint_is_mended_or_empty_or_an_error():

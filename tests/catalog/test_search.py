@@ -130,6 +130,14 @@ def test_an_unknown_catalog_is_named_and_the_presets_are_listed(name, says, tmp_
     assert "earth-search, planetary-computer" in caught.value.hint
 
 
+def test_a_folder_is_told_what_in_it_may_be_meant(tmp_path):
+    for name, hint in (("A.json", "pystac.Item.from_file"), ("catalog.json", "mean"), ("items.json", "mean")):
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(UsageError, match="is a folder") as caught:
+            catalog_for(str(tmp_path))
+        assert (f"did you mean {tmp_path / name}?" if hint == "mean" else hint) in caught.value.hint
+
+
 # Files
 
 

@@ -29,9 +29,11 @@ from file_server import file_server
 from scenes import write_cog
 from stac_server import stac_server
 
+import cloudjob
 from cloudjob import embed
 from cloudjob.catalog import stac_api
 from cloudjob.cluster import scheduler
+from cloudjob.errors import ContractError
 from cloudjob.model.checkpoint import save
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
@@ -132,7 +134,8 @@ USAGE = {
     "nan": ({"bbox": ("nan", "46", "17", "47")}, "not finite"),
     "infinite": ({"bbox": ("16", "46", "inf", "47")}, "not finite"),
     "words for numbers": ({"bbox": ("16", "46", "17", "north")}, "'north' is no number; expected four"),
-    "commas between": ({"bbox": ("16,46,17,47", "46", "17", "47")}, "'16,46,17,47' is no number; expected four, with"),
+    "decimal commas": ({"bbox": ("16,0", "46,0", "17,0", "47,0")}, "'16,0' is no number; expected four"),
+    "three numbers": ({"bbox": ("16,46,17",)}, "'16,46,17' is no number; expected four, as --bbox 11.2"),
     "metres": ({"bbox": ("388280", "5240040", "409800", "5261080")}, "bbox 388280 5240040 409800 5261080 is out"),
     "no place": ({"bbox": None}, "expected either a bbox or a geometry"),
     "two places": ({"geometry": "area.geojson"}, "expected either a bbox or a geometry"),
@@ -170,6 +173,41 @@ USAGE = {
 def test_wrong_usage(case: str, refused: Callable[..., None], world: World) -> None:
     options, says = USAGE[case]
     refused(2, says, **options)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["16 46 17 47", "16,46,17,47", "16, 46, 17, 47", "[16.0,46,17, 47]", "(16 46 17 47)"],
+)
+@pytest.mark.parametrize("given", ["word", "equals", "environment", "words"])
+def test_a_bbox_as_people_paste_it(
+    typed: str, given: str, world: World, tmp_path: Path, capfd: Capfd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = world.arguments(tmp_path / "out", cluster="local", bbox=None)
+    if given == "environment":
+        monkeypatch.setenv("CLOUDJOB_BBOX", typed)
+    elif given == "words":
+        asked += ["--bbox", *typed.strip("[]()").replace(",", ", ").split()]
+    else:
+        asked += [f"--bbox={typed}"] if given == "equals" else ["--bbox", typed]
+    result = call(capfd, "plan", *asked, "--json")
+    assert result.code == 0, result.stderr
+    assert {scene["id"] for scene in json.loads(result.stdout)["scenes"]} == set(NAMES)
+
+
+@pytest.mark.parametrize("place", ["good/masks.zarr", "good/items", "."])
+@pytest.mark.parametrize("command", ["status", "check", "report", "run"])
+def test_a_folder_in_an_out_or_around_it_is_told_which_out_may_be_meant(
+    command: str, place: str, world: World, capfd: Capfd
+) -> None:
+    near = (world.folder / place).resolve()
+    told = world.arguments(near) if command == "run" else [near]
+    result = call(capfd, command, *told)
+    assert (result.code, result.stdout) == (3, "")
+    assert f"did you mean {world.good}?" in result.stderr
+    with pytest.raises(ContractError) as caught:
+        cloudjob.open(near)
+    assert caught.value.hint == f"did you mean {world.good}?"
 
 
 @pytest.mark.parametrize("case", ["nan", "dates in no calendar", "unknown preset", "threshold 1", "cluster"])
@@ -581,9 +619,9 @@ def test_what_is_wrong_with_one_scene_costs_that_one_only(world: World, tmp_path
         "truncated": "nir.tif.*(IReadBlock failed|TIFFReadEncodedTile)",
         "empty": "asset nir.*(not recognized|empty)",
         "missing": "asset nir.*No such file or directory",
-        "float": r"asset nir: 1 band\(s\) of float64; expected one of ",
-        "signed": r"asset nir: 1 band\(s\) of int32",
-        "two-bands": r"asset nir: 2 band\(s\) of uint16",
+        "float": "asset nir: its numbers are float64; expected uint8",
+        "signed": "asset nir: its numbers are int32",
+        "two-bands": "asset nir: it holds 2 bands; expected a file for each",
         "other-grid": "asset nir: the file has 100 × 80 pixels .*; its item says 100 × 90",
     }
     catalog = jobs.write_catalog(tmp_path / "items.json", [*world.items, *items.values()])

@@ -53,6 +53,14 @@ def given(record: dict[str, Any]) -> dict[str, Any]:
 WRONG_RECORDS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "framework": (lambda r: r["properties"].update({"mlm:framework": "pytorch"}), "mlm:framework is 'pytorch'; known"),
     "no name": (lambda r: r["properties"].pop("mlm:name"), "mlm:name is None"),
+    "ESA's names": (
+        lambda r: taken(r).update(bands=["B04", "b3", "B2", "B8A"]),
+        "Sentinel-2's are red, green, blue, nir08",
+    ),
+    "Title case": (
+        lambda r: taken(r).update(bands=["Red", "Green", "Blue", "NIR"]),
+        "Sentinel-2's are red, green, blue",
+    ),
     "no contract": (lambda r: r["properties"].pop("cloudjob:contract"), "has no cloudjob:contract"),
     "two inputs": (lambda r: r["properties"].update({"mlm:input": [taken(r)] * 2}), "has 2 mlm:input"),
     "unknown word": (lambda r: own(r).update(padding=3), "word is 'padding'; known are resolution, halo"),

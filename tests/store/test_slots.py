@@ -68,6 +68,7 @@ def array(out: Out, name: str = "cloud", group: str = "32TQM") -> np.ndarray:
 @pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")  # rioxarray 0.19 with affine 3
 def test_plain_open_zarr_reads_the_mask_as_it_was_written(out: Out):
     run(out, [make_scene(0), make_scene(1)])
+    assert "cloudjob.open" in xr.open_zarr(f"{out}/masks.zarr", consolidated=False).attrs["comment"]
     masks = xr.open_zarr(f"{out}/masks.zarr/32TQM")
     assert masks.cloud.dtype == np.uint8
     assert masks.cloud.dims == ("time", "y", "x")
