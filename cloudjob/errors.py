@@ -39,6 +39,11 @@ class CloudjobError(Exception):
         if self.hint:
             self.add_note(f"hint: {self.hint}")
 
+    @property
+    def told(self) -> str:
+        """In one line what is wrong and what to do about it, as a scene that failed keeps it."""
+        return f"{self}; {self.hint}" if self.hint else str(self)
+
 
 class UsageError(CloudjobError):
     """The command line or an argument is wrong. Never worth a retry."""

@@ -109,7 +109,7 @@ def _untouched(view: Survey, lock: Lock) -> Iterator[SceneResult]:
     """Results of items that no mask can be made of, and of scenes that are no longer tried."""
     for refusal in view.refusals:
         before = view.ledger.failures.get(refusal.id)
-        failure = failures.record(lock, before, refusal, (), refusal.reason, outside=refusal.outside)
+        failure = failures.record(lock, before, refusal, (), refusal.told, outside=refusal.outside)
         yield SceneResult(refusal.id, "", "failed", reason=failure.reason)
     for name, reason in view.given_up.items():
         yield SceneResult(name, "", "abandoned", reason=reason)

@@ -141,7 +141,7 @@ class Outcomes:
         """Complete a scene that has been read whole, unless its pixels show that its scale is wrong."""
         if fault := no_reflectance(scene, receipt.valid, receipt.glaring, receipt.lit, receipt.fractions):
             hint = "its raster:scale is wrong (ESA's numbers have 0.0001), or --asset names something else"
-            return self._fail(scene, SceneError(f"scene {scene.id}: {fault}; {hint}"))
+            return self._fail(scene, SceneError(f"scene {scene.id}: {fault}", hint=hint))
         planned = self.waiting.pop(scene.id)
         receipt = _with_doubt(scene, receipt)
         slots.complete(
@@ -170,7 +170,7 @@ class Outcomes:
             scene,
             slot=self._places[scene.id],
             tiles=planned.tiles,
-            reason=str(error),
+            reason=error.told,
             outside=outside,
             spare=self._spare(planned, error),
         )

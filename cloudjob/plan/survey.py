@@ -47,7 +47,7 @@ class Survey:
     @property
     def refused(self) -> dict[str, str]:
         """Id → why no mask can be made from that item's metadata."""
-        return {refusal.id: refusal.reason for refusal in self.refusals}
+        return {refusal.id: refusal.told for refusal in self.refusals}
 
 
 def make(job: Job) -> Survey:
@@ -134,7 +134,7 @@ def _sorted_out(
     refused, given_up = [], {}
     for refusal in {refusal.id: refusal for refusal in refusals}.values():
         if plan.hopeless(refusal, known, job.retry):
-            given_up[refusal.id] = refusal.reason
+            given_up[refusal.id] = refusal.told
         elif refusal.id not in planned:
             refused.append(refusal)
     return tuple(refused), given_up

@@ -265,7 +265,7 @@ def _other_scaling(scale: float, offset: float, band: Band) -> str:
     file, used = f"scale {scale:g} and offset {offset:g}", f"{band.scale:g} and {band.offset:g}"
     if band.assumed:
         raise SceneError(
-            f"its file tells {file} of its numbers; its item does not, and usual are {used}; write "
-            f"raster:scale and raster:offset into the item{f', or say --offset {offset:g}' * same}"
+            f"its file tells {file} of its numbers; its item does not, and usual are {used}",
+            hint=f"write raster:scale and raster:offset into the item{f', or say --offset {offset:g}' * same}",
         )
     return f"the file of {band.key} tells {file} of its numbers, its item {used}: the item's were used"

@@ -109,6 +109,11 @@ class Refusal:
     outside: bool = False
     hint: str | None = None
 
+    @property
+    def told(self) -> str:
+        """In one line why, and what to do about it."""
+        return f"{self.reason}; {self.hint}" if self.hint else self.reason
+
     @cached_property
     def kept(self) -> dict[str, Any]:
         """The item without secrets and without what no job reads; {} if it is no JSON or too long."""

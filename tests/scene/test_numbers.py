@@ -84,7 +84,7 @@ def test_a_files_own_scale_and_offset_are_compared(
     reason, warnings, mask = masked(tmp_path, item, **how)
     if fault:
         assert re.search(fault, reason)
-        assert "write raster:scale and raster:offset into the item" in reason  # A log has no place for hints
+        assert "write raster:scale and raster:offset into the item" in reason  # What to do is kept with it
     else:
         assert mask is not None
         assert [warning in each for each in warnings] == [True] * bool(warning)
