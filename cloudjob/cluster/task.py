@@ -28,13 +28,14 @@ from cloudjob.model.labels import Mask, classify, percent
 from cloudjob.scene import read
 from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.reflectance import (
+    BLACK,
+    DIM,
     IMPOSSIBLE,
     OFFSET,
     SATURATED,
     VISIBLE,
     above,
     adds_offset,
-    darkness,
     reflectance,
 )
 from cloudjob.scene.scene import Numbers, Scene, is_empty
@@ -185,7 +186,7 @@ def _tally(mask: Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt:
     dark_all = dark_any = 0
     guessed = any(band.guessed for band in scene.bands) and raw.dtype == np.uint16
     labelled = mask < NO_DATA
-    kind = raw.dtype.name
+    saturated = fractions = 0
     # One of the pixels in each of a coarser mask's, so that the shares are of the same number
     raw = raw[:, :: scene.coarser, :: scene.coarser]
     values = list(zip(raw, scene.bands, strict=True))
@@ -196,17 +197,19 @@ def _tally(mask: Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt:
         dark = [(numbers < limit) & ~is_empty(numbers) for numbers, band in values if band.name in VISIBLE]
         dark_all = int(np.count_nonzero(np.logical_and.reduce([*dark, labelled])))
         dark_any = int(np.count_nonzero(np.logical_or.reduce(dark) & labelled))
+    if raw.dtype == np.uint16:
+        saturated = int(np.count_nonzero((raw == SATURATED).all(axis=0) & labelled))
+    elif raw.dtype == np.float32 and scene.bands[0].scale < 1:
+        fractions = int(np.count_nonzero((raw[0] != np.rint(raw[0])) & labelled))
+    least = DIM if fractions else BLACK
     return replace(
         counted(mask),
         dark_all=dark_all,
         dark_any=dark_any,
         guessed=int(np.count_nonzero(labelled)) if guessed else 0,
         glaring=sum(int(np.count_nonzero(above(*each, IMPOSSIBLE) & labelled)) for each in values),
-        lit=sum(
-            int(np.count_nonzero(above(numbers, band, darkness(kind, band.scale)) & labelled))
-            for numbers, band in values
-        ),
-        fractions=int(np.count_nonzero(labelled)) if kind == "float32" and scene.bands[0].scale < 1 else 0,
-        saturated=int(np.count_nonzero((raw == SATURATED).all(axis=0) & labelled)) if kind == "uint16" else 0,
+        lit=sum(int(np.count_nonzero(above(*each, least) & labelled)) for each in values),
+        fractions=fractions,
+        saturated=saturated,
         seen=seen,
     )

@@ -129,7 +129,7 @@ def open_file(href: str) -> Any:
             raise SceneError(f"{path!r} is not a regular file")
         if not os.access(path, os.R_OK):
             raise UnseenError(f"{path}: {os.strerror(errno.EACCES)}")
-        if Path(f"{path}.msk").exists():  # Its mask, as rasterio writes one
+        if os.path.exists(f"{path}.msk"):  # noqa: PTH110 -- its mask, as rasterio writes one; a name too long is none
             settings["GDAL_DISABLE_READDIR_ON_OPEN"] = "TRUE"
     outside.check_keys(href)
     if parts.scheme in ("http", "https"):

@@ -153,8 +153,10 @@ def _instead(href: str, ends: float) -> str:
             page = "a web page in its place; does it want a login?"
             return f" (its server sends {page if kind == _PAGE else f'{kind} in its place'})"
         size = _size(_answer(asking, href, {}), ends)
-    except (urllib3.exceptions.HTTPError, ValueError):
+    except (urllib3.exceptions.ProtocolError, urllib3.exceptions.ReadTimeoutError):
         return " (its server does not answer, or breaks off)"
+    except (urllib3.exceptions.HTTPError, ValueError):
+        return ""  # GDAL has reached it, through a proxy or by certificates that we do not know
     odd = told.isdecimal() and size is not None and size != int(told)
     return f" (its server says {told} bytes and sends {size})" if odd else ""
 

@@ -35,7 +35,7 @@ DARKEST = 0.05
 
 DIM = 0.02
 """Reflectance that some number of any scene exceeds, where that is a fraction: less is reflectance, or percent, already
-(100 % by ESA's scale are 0.01)."""
+(100 % by ESA's scale are 0.01). Whole numbers in floats may be those of a lake."""
 
 SATURATED = 65535
 """What ESA writes where a pixel is brighter than can be measured, and others where there are no data."""
@@ -152,8 +152,8 @@ def no_reflectance(scene: Scene, valid: int, glaring: int, lit: int, fractions: 
         scene: whose metadata.
         valid: pixels with data.
         glaring: values of theirs, one of each band, above `IMPOSSIBLE`.
-        lit: of these values, those above `darkness`.
-        fractions: of the pixels, those with numbers that may be fractions, and that a scale makes smaller.
+        lit: of these values, those above `DIM` where there are fractions.
+        fractions: of the pixels, those with numbers that are no whole ones, and that a scale makes smaller.
     """
     values, band = valid * len(scene.bands), scene.bands[0]
     if fractions and not lit:
@@ -167,11 +167,6 @@ def no_reflectance(scene: Scene, valid: int, glaring: int, lit: int, fractions: 
         f"by its scale {band.scale:g} and offset {band.offset:g} the values of {band.key} and its other bands are no "
         f"reflectance: {100 * glaring / values:.0f} % of them lie above {IMPOSSIBLE:g}, expected about 0 to 1"
     )
-
-
-def darkness(kind: str, scale: float) -> float:
-    """Reflectance that some value of any scene exceeds, of arrays of a kind by a scale."""
-    return DIM if kind == "float32" and scale < 1 else BLACK
 
 
 def unlike(scene: Scene) -> str | None:

@@ -30,8 +30,8 @@ class Receipt:
         dark_any: valid pixels of which one of them is.
         guessed: valid pixels in whose numbers ESA's offset may be, for nobody tells.
         glaring: values of valid pixels, one of each band, that no scene reflects (`scene.reflectance.IMPOSSIBLE`).
-        lit: of them, those that are not black (`scene.reflectance.darkness`).
-        fractions: valid pixels whose numbers may be fractions, and that a scale makes smaller.
+        lit: of them, those that are not black (`scene.reflectance.BLACK`; `DIM` where there are fractions).
+        fractions: valid pixels with numbers that are no whole ones, and that a scale makes smaller.
         saturated: valid pixels that are `scene.reflectance.SATURATED` in every band.
         seen: pixels the network computed, halo included.
         bytes_read: of decoded pixels.

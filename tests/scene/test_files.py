@@ -1,6 +1,7 @@
 """What may be opened: images at addresses an item may name, and nothing that reads something else."""
 
 import os
+import re
 import shutil
 import threading
 import time
@@ -14,8 +15,9 @@ import rasterio
 from dripping import LONGEST, dripping
 from file_server import file_server
 from scenes import BANDS, make_item, write_cog
+from stac_server import serving
 
-from cloudjob.errors import SceneError
+from cloudjob.errors import PassingError, SceneError
 from cloudjob.scene import outside
 from cloudjob.scene.describe import describe
 from cloudjob.scene.files import env, header, is_remote, open_file
@@ -36,6 +38,14 @@ def vrt(source: Path) -> str:
 @pytest.fixture
 def scene(tmp_path: Path) -> Scene:
     return describe(make_item(tmp_path), {band: band for band in BANDS}, BANDS, 10)
+
+
+def test_a_file_may_have_the_longest_name_there_is(scene: Scene) -> None:
+    """That of a mask beside it would be longer, and cost the scene."""
+    path = Path(scene.bands[0].href)
+    path = path.rename(path.with_name(f"{'x' * 251}.tif"))
+    with env(), open_file(str(path)) as file:
+        assert file.count == 1
 
 
 @pytest.mark.parametrize("behind", ["disk", "server"])
@@ -216,4 +226,37 @@ def test_a_head_that_drips_explains_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_of_what_is_no_server_nothing_is_asked() -> None:
     assert outside.instead("/a/file.tif") == outside.instead("s3://bucket/a.tif") == ""
-    assert outside.instead("http://127.0.0.1:9/a.tif") == " (its server does not answer, or breaks off)"
+    assert outside.instead("http://127.0.0.1:9/a.tif") == ""
+
+
+class _Whole(BaseHTTPRequestHandler):
+    """A file that is no image, whole, for whatever is asked."""
+
+    def do_GET(self) -> None:
+        body = b"II*\0" + bytes(200)
+        if part := re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+            first, last = int(part[1]), min(int(part[2]), len(body) - 1)
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(body)}")
+            body = body[first : last + 1]
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_broken_file_behind_a_proxy_is_its_scenes_affair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GDAL goes through a proxy, or knows a certificate, where we do not: every night told of an outage."""
+    with serving(_Whole) as port:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+        with pytest.raises(PassingError) as caught:
+            header("http://files.invalid/a.tif", "scene S, asset red")
+    assert "does not answer" not in str(caught.value)

@@ -149,6 +149,16 @@ def test_bright_numbers_are_data_though_every_band_has_the_same(kind: str, numbe
     assert (mask[:2, :2] == 1).all()
 
 
+def test_a_lake_in_whole_numbers_is_masked_whatever_they_are_packed_in(tmp_path: Path) -> None:
+    """Of a small area of it none is above 0.02, which fractions of a wrong scale are not, either."""
+    numbers = np.linspace(20, 190, 64 * 64).round().reshape(64, 64).astype(np.float32)
+    item = scene(tmp_path, numbers, data_type="float32", scale=1e-4, offset=0)
+    reason, warnings, mask = masked(tmp_path, item)
+    assert (reason, warnings) == ("", [])
+    assert mask is not None
+    assert (mask == 0).all()
+
+
 def test_many_saturated_pixels_are_doubted(tmp_path: Path) -> None:
     """ESA says so of what is too bright, and others of what is missing."""
     numbers = np.rint(CLOUDY * 1e4).astype(np.uint16)
