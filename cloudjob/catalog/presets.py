@@ -1,5 +1,6 @@
 """Catalogs by name, address or file, and how each names and signs its assets."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -112,11 +113,11 @@ def _named(name_or_address: str) -> Catalog:
         preset = next((preset for preset in PRESETS.values() if preset.address == address), None)
         return preset or Catalog(address, "sentinel-2-l2a", _COMMON_NAMES)
     path = Path(url2pathname(parts.path) if parts.scheme == "file" else name_or_address)
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113 -- also where nobody may look, or of a name too long
         return Catalog(str(path.resolve()), "", _COMMON_NAMES)
     hint = f"presets are {', '.join(PRESETS)}; else the address of a STAC API, or a file with STAC items"
-    if path.is_dir():
-        if found := next(filter(Path.is_file, (path / "items.json", path / "catalog.json")), None):
+    if os.path.isdir(path):  # noqa: PTH112
+        if found := next(filter(os.path.isfile, (path / "items.json", path / "catalog.json")), None):
             hint = f"did you mean {found}?"
         elif next(path.glob("*.json"), None):
             hint = "in Python hand over its items: catalog=map(pystac.Item.from_file, Path(FOLDER).glob('*.json'))"

@@ -193,7 +193,9 @@ def _check_files(bands: Sequence[Band], scene: str) -> None:
             raise SceneError(
                 f"scene {scene}: its assets {other.key} and {band.key} are one file, {redact(band.href)}; "
                 f"expected one of {other.name} and one of {band.name}",
-                hint="name its assets (see --asset), or report it to whoever publishes the catalog",
+                hint="export its bands one by one"
+                if other.key == band.key
+                else "name its assets (see --asset), or report it to whoever publishes the catalog",
             )
 
 

@@ -120,7 +120,9 @@ def test_overrides_and_pickling():
         ("file:///nowhere/items", "no such file"),
         ("https://", "no such file|unknown"),
         ("", "unknown|folder"),
-        ("/tmp", "is a folder"),
+        (".", "is a folder"),
+        ("x" * 300, "is unknown"),
+        (f"file:///{'x' * 300}", "no such file|unknown"),
     ],
 )
 def test_an_unknown_catalog_is_named_and_the_presets_are_listed(name, says, tmp_path, monkeypatch):

@@ -184,6 +184,9 @@ def test_one_file_for_two_bands_is_refused(tmp_path: Path) -> None:
     item["assets"]["nir"]["href"] = item["assets"]["red"]["href"]
     with pytest.raises(SceneError, match=r"its assets red and nir are one file, .*red\.tif"):
         describe(item, {band: band for band in BANDS}, BANDS, 10)
+    with pytest.raises(SceneError, match="assets red and red are one file") as caught:
+        describe(item, dict.fromkeys(BANDS, "red"), BANDS, 10)
+    assert caught.value.hint == "export its bands one by one", "they have been named"
 
 
 @pytest.mark.parametrize("offset", [0.1, 0.2])
