@@ -303,7 +303,9 @@ def test_an_asset_that_lies_at_no_address_costs_its_item_only(
     assert result.code == 0, result.stderr
     told = json.loads(result.stdout)
     assert told["counts"] == {"new": 3}
-    assert told["refused"] == {"ODD": "item ODD has no raster assets, only thumbnail"}
+    why = "item ODD has no raster assets, only thumbnail"
+    hint = "GeoTIFF and JPEG 2000 are read; is it the right collection? See --collection"
+    assert told["refused"] == {"ODD": f"{why}; {hint}"}
 
 
 def test_what_to_type_for_a_band_is_told(refused: Callable[..., None]) -> None:

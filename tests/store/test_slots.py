@@ -99,7 +99,8 @@ def test_a_group_opens_from_the_root_and_as_part_of_a_tree_by_its_own_consolidat
     assert tree["32TQM"].ds.cloud.rio.crs == "EPSG:32632"
     assert np.array_equal(tree["32TQM"].ds.cloud[0], expected(make_scene(0)))
     root = json.loads((Path(out.address) / "masks.zarr/zarr.json").read_text())
-    assert root == {"zarr_format": 3, "node_type": "group", "attributes": {}}
+    told = "a group for each grid: name one, or cloudjob.open(OUT) for all, sorted by time, complete scenes only"
+    assert root == {"zarr_format": 3, "node_type": "group", "attributes": {"comment": told}}
 
 
 def test_zarr_conventions_say_where_the_pixels_are(out: Out):
