@@ -140,7 +140,7 @@ class Outcomes:
     def _complete(self, scene: Scene, receipt: Receipt) -> SceneResult:
         """Complete a scene that has been read whole, unless its pixels show that its scale is wrong."""
         if fault := no_reflectance(scene, receipt.valid, receipt.glaring, receipt.lit, receipt.fractions):
-            hint = "its raster:scale is wrong (ESA's numbers have 0.0001), or --asset names something else"
+            hint = "its raster:scale is wrong or missing (ESA's integers have 0.0001), or --asset names something else"
             return self._fail(scene, SceneError(f"scene {scene.id}: {fault}", hint=hint))
         planned = self.waiting.pop(scene.id)
         receipt = _with_doubt(scene, receipt)

@@ -298,6 +298,13 @@ LISTED = b"""<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTrunca
 <LastModified>2024-06-24T00:00:00.000Z</LastModified><ETag>"1"</ETag><Size>9</Size></Contents></ListBucketResult>"""
 
 
+def use_bucket(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    """Whatever bucket is named lies on this port."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+
+
 @pytest.mark.parametrize("fault", ["cut", "empty"])
 def test_answers_of_a_store_that_break_off_are_asked_for_again(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each ended a run; an empty one, of `job.json`, with 3: no scheduler tried again."""
@@ -327,9 +334,7 @@ def test_answers_of_a_store_that_break_off_are_asked_for_again(fault: str, monke
             pass
 
     with serving(Handler) as port:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        use_bucket(monkeypatch, port)
         out = Out.at("s3://bucket/out")
         assert out.get_json("job.json") == {"a": 1}
         assert out.names() == {"job.json"}
@@ -354,9 +359,7 @@ def test_keys_that_have_lapsed_are_told(monkeypatch: pytest.MonkeyPatch) -> None
             pass
 
     with serving(Handler) as port:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        use_bucket(monkeypatch, port)
         with pytest.raises(UnreachableError, match=r"access denied: ExpiredToken\b") as caught:
             Out.at("s3://bucket/out").get("job.json")
     assert "check the credentials" in (caught.value.hint or "")
