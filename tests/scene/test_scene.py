@@ -422,7 +422,15 @@ def test_a_scene_classification_that_cannot_be_used_costs_no_scene(tmp_path: Pat
     item = make_item(tmp_path)
     before = described(item)
     gone = {"href": str(tmp_path / "gone.tif")}
-    odd = ({"data_type": "int8"}, {"proj:shape": "x"}, {"proj:epsg": 999_998}, {"href": "https://[::x/scl.tif"}, gone)
+    red = {"href": item["assets"]["red"]["href"]}
+    odd = (
+        {"data_type": "int8"},
+        {"proj:shape": "x"},
+        {"proj:epsg": 999_998},
+        {"href": "https://[::x/scl.tif"},
+        red,
+        gone,
+    )
     for told in odd:
         grid = {} if told is gone else {"proj:shape": [150, 139], "proj:transform": [10, 0, 600_000, 0, -10, 5_200_020]}
         item["assets"]["scl"] = {"href": str(tmp_path / "scl.tif"), **grid, **told}
