@@ -61,13 +61,13 @@ def rethreshold(
         UnreachableError: a store does not answer, or a run is at work on `new`.
     """
     started = datetime.now(UTC)
-    known = ledger.read(old)
+    known = ledger.read(old, named=())
     contract = _contract(old, new, known, threshold, buffer)
     settings.check(new, contract)
     with Lock(new) as lock:
         settings.claim(lock, contract)
         with recorded(lock, contract, started, {"catalog": f"probabilities of {old}", "dates": "all"}) as results:
-            now = ledger.read(new)
+            now = ledger.read(new, named=())
             scenes, broken = _scenes(old, known)
             # No image is read: what could not be read in `new` on three nights need not stay away
             whole = plan.make(scenes, now, lambda scene: known.done[scene.id].tiles, ("all",))
@@ -218,7 +218,8 @@ class _Source:
             self.told = {"processing:software": properties["processing:software"]}
         except (LookupError, TypeError, AttributeError) as error:
             raise _damaged(out, entry, f"its item says too little: {type(error).__name__}: {error}") from None
-        self.receipt = Receipt(device=before.device, warnings=before.warnings)
+        seen = {name: getattr(before, name) for name in (*item.COUNTS, *item.BY_BAND)}
+        self.receipt = Receipt(device=before.device, warnings=before.warnings, **seen)
         self.checksum = properties.get("cloudjob:checksum")
         self.reach = buffer_pixels(contract.buffer, grid.metres)
         self.tiling = Tiling(*grid.shape, side, int(np.ceil(max(self.reach))), 1)
