@@ -19,7 +19,7 @@ from cloudjob.model import predict
 from cloudjob.model.checkpoint import load
 from cloudjob.plan.request import request
 from cloudjob.scene import opened
-from cloudjob.store import out
+from cloudjob.store.bucket import RETRY
 from cloudjob.store.receipt import SceneResult
 
 SCENES = 12
@@ -109,7 +109,7 @@ def point_to(store: Bucket, patch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         patch.setenv(name, "x")
     patch.setenv("AWS_ENDPOINT_URL", store.url)
-    patch.setitem(out.RETRY, "backoff", {"init_backoff": timedelta(milliseconds=1), "max_backoff": PAUSE, "base": 2})
+    patch.setitem(RETRY, "backoff", {"init_backoff": timedelta(milliseconds=1), "max_backoff": PAUSE, "base": 2})
 
 
 def masks_and_items(store: Bucket) -> dict[str, bytes]:

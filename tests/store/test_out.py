@@ -242,7 +242,7 @@ def test_a_store_that_does_not_answer(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIASECRET")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secretpart")
-    monkeypatch.setattr("cloudjob.store.out.RETRY", {"max_retries": 1})
+    monkeypatch.setattr("cloudjob.store.bucket.RETRY", {"max_retries": 1})
     with pytest.raises(UnreachableError, match="cannot be reached") as error:
         Out.at("s3://bucket/out").put("x", b"")
     assert "\n" not in str(error.value)
@@ -308,7 +308,7 @@ def use_bucket(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
 @pytest.mark.parametrize("fault", ["cut", "empty"])
 def test_answers_of_a_store_that_break_off_are_asked_for_again(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each ended a run; an empty one, of `job.json`, with 3: no scheduler tried again."""
-    monkeypatch.setattr("cloudjob.store.out.PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("cloudjob.store.bucket.PAUSES", (0.0, 0.0))
     asked: dict[str, int] = {}
 
     class Handler(BaseHTTPRequestHandler):
