@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jobs
-import networks
 import numpy as np
 import pytest
 import rasterio
@@ -37,7 +36,7 @@ def tag(item: dict[str, Any], scale: float | None, offset: float | None) -> None
 def masked(folder: Path, item: dict[str, Any], **how: Any) -> tuple[str, list[str], np.ndarray | None]:
     """Do the job: why it failed or "", what its item warns of, and its mask by a network for which red is cloud."""
     net = jobs.brightness_checkpoint(folder / "net.safetensors")
-    (result,) = networks.run_here(net, jobs.write_catalog(folder / "items.json", [item]), folder / "out", **how)
+    (result,) = jobs.run_here(jobs.write_catalog(folder / "items.json", [item]), net, folder / "out", **how)
     if result.state != "done":
         return str(result.reason), [], None
     warnings = jobs.item_of(folder / "out", "A")["properties"].get("cloudjob:warnings", [])
