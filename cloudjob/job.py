@@ -77,7 +77,9 @@ def _check_kept(job: Job, results: Iterable[SceneResult]) -> None:
     done = {item.path(result.group, result.id) for result in results if result.state == "done"}
     folders = {path.rpartition("/")[0] for path in done}
     kept = {f"{folder}/{name}" for folder in folders for name in job.out.names(folder)}
-    missing = sorted(done - kept) + ([] if settings.read(job.out) else [settings.FILE])
+    # Some object stores list less than they hold
+    missing = [path for path in sorted(done - kept) if job.out.get(path) is None]
+    missing += [] if settings.read(job.out) else [settings.FILE]
     if missing:
         raise UnreachableError(
             f"{job.out}/{missing[0]} was deleted while the run was at work, one of {len(missing)} files",

@@ -61,13 +61,13 @@ def rethreshold(
         UnreachableError: a store does not answer, or a run is at work on `new`.
     """
     started = datetime.now(UTC)
-    known = ledger.read(old)
+    known = ledger.read(old, named=())
     contract = _contract(old, new, known, threshold, buffer)
     settings.check(new, contract)
     with Lock(new) as lock:
         settings.claim(lock, contract)
         with recorded(lock, contract, started, {"catalog": f"probabilities of {old}", "dates": "all"}) as results:
-            now = ledger.read(new)
+            now = ledger.read(new, named=())
             scenes, broken = _scenes(old, known)
             # No image is read: what could not be read in `new` on three nights need not stay away
             whole = plan.make(scenes, now, lambda scene: known.done[scene.id].tiles, ("all",))

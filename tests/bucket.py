@@ -1,6 +1,7 @@
 """An object store on loopback, as much of S3 as obstore asks for, that fails on demand."""
 
 import random
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -23,12 +24,14 @@ class Bucket:
         fault: what a share of all requests meets: an HTTP status ("503" before, "-503" after it was done), "hang up".
         share: of them, 0 to 1.
         met: how many requests of each method did.
+        hidden: a pattern of paths that no listing shows; "" for none.
     """
 
     objects: dict[str, bytes] = field(default_factory=dict)
     fault: str = ""
     share: float = 0.0
     met: Counter[str] = field(default_factory=Counter)
+    hidden: str = ""
     port: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     chance: random.Random = field(default_factory=lambda: random.Random(0))
@@ -92,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _listed(self, prefix: str, folded: bool) -> bytes:
         found, folders = [], set()
         for name, data in sorted(self.bucket.objects.items()):
-            if not name.startswith(prefix):
+            if not name.startswith(prefix) or (self.bucket.hidden and re.search(self.bucket.hidden, name)):
                 continue
             if folded and "/" in name[len(prefix) :]:
                 folders.add(prefix + name[len(prefix) :].partition("/")[0] + "/")

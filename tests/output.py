@@ -83,7 +83,7 @@ def run(
     settings.check(out, contract, redo=redo)
     with Lock(out) as lock:
         settings.claim(lock, contract, redo=redo)
-        before = ledger.read(out)
+        before = ledger.read(out, {scene.group for scene in scenes})
         made = plan.make(scenes, before, lambda _: wanted)
         todo = made.to_do
         places = slots.prepare(

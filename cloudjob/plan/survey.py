@@ -73,7 +73,8 @@ def compare(job: Job, found: Found, *, files: bool = False) -> Survey:
         UnreachableError, ContractError: the source of all that is new is out, or wants keys.
     """
     # What was made with other settings does not count: the run will delete it (`settings.claim`), or is refused.
-    known = ledger.read(job.out) if settings.read(job.out) == job.settings else Ledger()
+    named = {scene.group for scene in found.scenes}
+    known = ledger.read(job.out, named) if settings.read(job.out) == job.settings else Ledger()
     _check_retry(job, known)
     # Where there have been scenes for this network, odd items are one by one at fault, and what failed is tried again.
     if found.error and (found.outside or not (known.done or known.failures)):

@@ -4,11 +4,14 @@ import functools
 import os
 import re
 import time
+from datetime import timedelta
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
+import obstore
 import requests
 import urllib3
+from obstore.store import S3Store
 
 from cloudjob.catalog.answers import within
 from cloudjob.errors import KeysMissingError, OutageError, OutsideError, PassingError, SceneError
@@ -134,9 +137,36 @@ def instead(href: str) -> str:
         Words to stand behind GDAL's, or "".
     """
     try:
-        return within(_EXPLAINING, lambda: _instead(href, time.monotonic() + _EXPLAINING))
+        return within(_EXPLAINING, lambda: _instead(_over_http(href), time.monotonic() + _EXPLAINING))
     except TimeoutError:
         return ""
+
+
+def _over_http(href: str) -> str:
+    """The address under which a server has what GDAL reads as s3://, signed for a moment; others as they are.
+
+    It is GDAL's own as far as variables tell it; "" where they give no keys. A server that refuses it tells nothing.
+    """
+    if not href.startswith("s3://"):
+        return href
+    bucket, _, key = href.removeprefix("s3://").partition("/")
+    scheme = "http" if _is_off(os.environ.get("AWS_HTTPS", "")) else "https"
+    host = os.environ.get("AWS_S3_ENDPOINT", "s3.amazonaws.com").rpartition("://")[2].rstrip("/")
+    virtual = not _is_off(os.environ.get("AWS_VIRTUAL_HOSTING", "")) and "." not in bucket
+    endpoint = f"{scheme}://{bucket}.{host}" if virtual else f"{scheme}://{host}"
+    if not _is_off(os.environ.get("AWS_NO_SIGN_REQUEST") or "NO"):
+        return f"{endpoint}/{quote(key if virtual else f'{bucket}/{key}')}"
+    if not os.environ.get("AWS_ACCESS_KEY_ID"):  # obstore would ask the machine for its role
+        return ""
+    store = S3Store(
+        bucket, endpoint=endpoint, virtual_hosted_style_request=virtual, client_options={"allow_http": scheme == "http"}
+    )
+    return obstore.sign(store, "GET", key, timedelta(seconds=2 * _EXPLAINING))
+
+
+def _is_off(value: str) -> bool:
+    """Whether a setting of GDAL's says no."""
+    return value.upper() in ("NO", "FALSE", "OFF", "0")
 
 
 def _instead(href: str, ends: float) -> str:

@@ -15,7 +15,7 @@ from cloudjob.errors import UsageError
 
 if TYPE_CHECKING:
     from obstore.auth.boto3 import Boto3CredentialProvider
-    from obstore.store import RetryConfig  # Exists for type checkers only
+    from obstore.store import ClientConfig, RetryConfig  # Exist for type checkers only
 
 RETRY: "RetryConfig" = {
     "max_retries": 1000,  # The time decides
@@ -25,6 +25,10 @@ RETRY: "RetryConfig" = {
     "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=15), "base": 4},
 }
 """A store that is back within a minute costs nobody anything."""
+
+LIMITS: "ClientConfig" = {"read_timeout": timedelta(seconds=30), "timeout": timedelta(minutes=3)}
+"""Of an answer: for standing still, and for all of it. obstore's own 30 s for all are too few over a slow network for
+what tells of all scenes of a large OUT (60 MB for 100,000): it never came."""
 
 PAUSES = (0.2, 1.0, 4.0)
 """Seconds before an answer that broke off is asked for again: obstore only asks again for what has not begun."""
@@ -45,7 +49,7 @@ def opened(address: str) -> ObjectStore:
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT", "")
     return from_url(
         address,
-        client_options={"allow_http": endpoint.startswith("http://")},
+        client_options={"allow_http": endpoint.startswith("http://"), **LIMITS},
         retry_config=RETRY,
         credential_provider=_profile(address),
     )

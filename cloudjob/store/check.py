@@ -61,7 +61,7 @@ def check(out: Out) -> Iterator[Fault]:
         UnreachableError: the store does not answer.
     """
     yield from _contract(out)
-    ledger = ledgers.read(out)
+    ledger = ledgers.read(out, named=())
     yield from (Fault(path, "a link, a pipe or the like", "by hand") for path in out.oddities())
     owners = {stac.path(name, id_): id_ for name, group in ledger.groups.items() for id_ in groups.scenes(group) if id_}
     for path, what in sorted(ledger.damaged.items()):

@@ -163,7 +163,7 @@ def attach(lock: Lock) -> Iterator[str]:
         SceneError: at the end, if a mask is damaged.
         UnreachableError: the store does not answer, or the lock is lost.
     """
-    out, ledger = lock.out, ledgers.read(lock.out)
+    out, ledger = lock.out, ledgers.read(lock.out, named=())
     ledger.say_damage()
     there, labels, damaged = set(out.tags(FOLDER)), values(out), list[SceneError]()
     for entry in ledger.by_time:

@@ -147,12 +147,13 @@ def path(scene_id: str) -> str:
     return f"{FOLDER}/{stac.file_name(scene_id)}"
 
 
-def read_all(out: Out, damaged: dict[str, str]) -> list[Failure]:
+def read_all(out: Out, damaged: dict[str, str], also: Iterable[str] = ()) -> list[Failure]:
     """Every scene that failed when it was last tried.
 
     Args:
         out: the output.
         damaged: where it is put down, by path, what is wrong with a record that cannot be used.
+        also: ids of scenes whose records are asked for even if they are not listed.
     """
 
     def parsed(path: str) -> Failure | None:
@@ -163,8 +164,8 @@ def read_all(out: Out, damaged: dict[str, str]) -> list[Failure]:
             damaged[path] = f"it is no record that cloudjob wrote: {error}"
             return None
 
-    paths = [path for path in out.tags(FOLDER) if path.endswith(".json")]
-    return [failure for failure in out.each(parsed, paths) if failure]
+    paths = {name for name in out.tags(FOLDER) if name.endswith(".json")}.union(map(path, also))
+    return [failure for failure in out.each(parsed, sorted(paths)) if failure]
 
 
 def record(

@@ -5,7 +5,7 @@ file with the consolidated metadata, so the axis changes by one atomic write, ma
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pyproj import CRS
 from zarr.codecs import BloscCodec, ZstdCodec
 
 from cloudjob.classes import NOT_COMPUTED
-from cloudjob.errors import ContractError
+from cloudjob.errors import ContractError, UnreachableError
 from cloudjob.grid import Grid
 from cloudjob.store import conventions
 from cloudjob.store.conventions import EPOCH
@@ -52,12 +52,13 @@ Metadata = dict[str, Any]
 Mask = npt.NDArray[np.uint8]
 
 
-def read_all(out: Out, damaged: dict[str, str]) -> dict[str, Metadata]:
+def read_all(out: Out, damaged: dict[str, str], also: Iterable[str] = ()) -> dict[str, Metadata]:
     """Every group's metadata document by its name. One whose making was interrupted has none, and is left out.
 
     Args:
         out: the output.
         damaged: where it is put down, by path, what is wrong with a document that cannot be used.
+        also: groups that are asked for even if they are not listed.
     """
 
     def document(name: str) -> Metadata | None:
@@ -68,7 +69,7 @@ def read_all(out: Out, damaged: dict[str, str]) -> dict[str, Metadata]:
             damaged[path(name)] = str(error)
             return None
 
-    names = sorted(out.names(MASKS) - {"zarr.json"})
+    names = sorted(out.names(MASKS).union(also) - {"zarr.json"})
     return {name: found for name, found in zip(names, out.each(document, names), strict=True) if found}
 
 
@@ -147,8 +148,16 @@ def times(out: Out, group: str) -> dict[int, datetime]:
 
 
 def create(lock: Lock, group: str, grid: Grid, side: int, settings: Settings, coarser: int = 1) -> None:
-    """Make a group's arrays with an empty time axis. It is no group before `commit`: killed here, it is made anew."""
+    """Make a group's arrays with an empty time axis. It is no group before `commit`: killed here, it is made anew.
+
+    Raises:
+        UnreachableError: there is such a group, which the store does not list; or it does not answer.
+    """
     out = lock.out
+    if out.get(path(group)) is not None:  # All its masks would be deleted
+        raise UnreachableError(
+            f"{out}/{path(group)} is there, and was not listed", hint="run again: nothing was changed"
+        )
     out.delete_under(f"{MASKS}/{group}", lock.check)
     if out.get(f"{MASKS}/zarr.json") is None:
         root = {"zarr_format": 3, "node_type": "group", "attributes": {"comment": _COMMENT}}

@@ -5,7 +5,7 @@ else here is a cache of that or a help for people.
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -162,8 +162,14 @@ class Summary:
     damaged: dict[str, str] = field(default_factory=dict)
 
 
-def read(out: Out) -> Ledger:
+def read(out: Out, named: Collection[str] | None = None) -> Ledger:
     """Read the state of an OUT: one listing, the groups' metadata, and those items that the cache does not know.
+
+    Args:
+        out: the output.
+        named: groups that are asked for by name, whatever is listed, and with them the item and the failure of every
+            scene that owns a slot: for who would mask again what a store does not list though it holds it. None
+            believes the listing.
 
     Raises:
         ContractError: a part of it is a symbolic link.
@@ -171,8 +177,10 @@ def read(out: Out) -> Ledger:
     """
     damaged: dict[str, str] = {}
     entries = _items(out, damaged)  # First: a slot that is taken over meanwhile still has its owner
-    found = groups.read_all(out, damaged)
+    found = groups.read_all(out, damaged, {*(named or ()), *(entry.group for entry in entries)})
     owners = {name: groups.scenes(metadata) for name, metadata in found.items()}
+    if named is not None:
+        entries += _unlisted(out, damaged, owners, entries)
     for group in {entry.group for entry in entries} - found.keys():
         if groups.path(group) not in damaged and out.names(f"{groups.MASKS}/{group}"):
             damaged[groups.path(group)] = "it is missing, but there are masks and items of its scenes"
@@ -183,7 +191,8 @@ def read(out: Out) -> Ledger:
     ]
     retired = {entry.replaces for entry in valid}
     done = {entry.id: entry for entry in valid if entry.path not in retired}
-    failures = {failure.id: failure for failure in failed.read_all(out, damaged)}
+    begun = {id_ for ids in owners.values() for id_ in ids if id_} - done.keys() if named is not None else ()
+    failures = {failure.id: failure for failure in failed.read_all(out, damaged, begun)}
     leftovers = [
         entry.path
         for entry in entries
@@ -202,9 +211,9 @@ def _settled(failure: Failure, done: Done) -> bool:
     return failure.fingerprint == done.fingerprint and failure.tiles <= done.tiles
 
 
-def refresh(out: Out) -> Ledger:
-    """Read the state of an OUT and write the caches that have changed; for the end of a run."""
-    ledger = read(out)
+def refresh(out: Out, named: Collection[str] | None = None) -> Ledger:
+    """Read the state of an OUT (see `read`) and write the caches that have changed; for the end of a run."""
+    ledger = read(out, named)
     for group in ledger.scenes:
         entries = sorted((entry for entry in ledger.done.values() if entry.group == group), key=lambda entry: entry.id)
         index = dump({entry.id: vars(entry) | {"tiles": sorted(entry.tiles)} for entry in entries})
@@ -245,7 +254,13 @@ def _items(out: Out, damaged: dict[str, str]) -> list[Done]:
         for entry in cached(out, path) or ():
             if tags.get(entry.path) == entry.tag:
                 known[entry.path] = entry
-    unknown = [path for path in tags if path not in known and not path.endswith(f"/{stac.INDEX}")]
+    unknown = {p: tag for p, tag in tags.items() if p not in known and not p.endswith(f"/{stac.INDEX}")}
+    known |= {entry.path: entry for entry in _read_items(out, unknown, damaged)}
+    return [known[path] for path in tags if path in known]
+
+
+def _read_items(out: Out, tags: Mapping[str, str], damaged: dict[str, str]) -> list[Done]:
+    """The items at these paths (path → tag) that are there; what is wrong with others, in `damaged`."""
 
     def parsed(path: str) -> Done | None:
         try:
@@ -255,8 +270,16 @@ def _items(out: Out, damaged: dict[str, str]) -> list[Done]:
             damaged[path] = str(error)
             return None
 
-    known |= {path: found for path, found in zip(unknown, out.each(parsed, unknown), strict=True) if found}
-    return [known[path] for path in tags if path in known]
+    return [entry for entry in out.each(parsed, tags) if entry]
+
+
+def _unlisted(
+    out: Out, damaged: dict[str, str], owners: Mapping[str, Iterable[str]], listed: Iterable[Done]
+) -> list[Done]:
+    """Items, of scenes that own slots, that are there all the same: some object stores list less than they hold."""
+    paths = {stac.path(group, id_) for group, ids in owners.items() for id_ in ids if id_}
+    unknown = sorted(paths - {entry.path for entry in listed} - damaged.keys())
+    return _read_items(out, dict.fromkeys(unknown, ""), damaged)
 
 
 def items_of(out: Out, group: str) -> list[Done]:

@@ -88,7 +88,7 @@ def _contract(out: Out) -> str:
 def _again(lock: Lock, faults: Sequence[Fault]) -> Iterator[tuple[Fault, str]]:
     """Take back the items of damaged masks, after the next run was told to look for them."""
     out = lock.out
-    ledger = ledgers.read(out)
+    ledger = ledgers.read(out, named=())
     days = {fault.scene: _day(out, ledger, fault.scene) for fault in faults}
     found = [_marked(ledger.done[id_]) if id_ in ledger.done else Marked(id_, day) for id_, day in days.items() if day]
     again.mark(out, found)

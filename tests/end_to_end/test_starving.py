@@ -14,6 +14,8 @@ from file_server import Fault, FileServer, file_server
 from cloudjob.cluster import task
 from cloudjob.scene import opened
 from cloudjob.store.bucket import RETRY
+from cloudjob.store.check import check
+from cloudjob.store.out import Out
 
 SCENES = 12
 
@@ -110,3 +112,23 @@ def test_a_store_that_refuses_a_fifth_of_all_requests_loses_nothing(
     assert store.met["PUT"] > SCENES / 2
     assert store.met["GET"] > SCENES
     assert masks_and_items(store) == stored
+
+
+@pytest.mark.parametrize(
+    "hidden", ["^out/items/", "^out/masks.zarr/", "^out/items/.*S0[1-6]", "^out/(items|masks)", "."]
+)
+def test_what_a_store_does_not_list_is_not_masked_again(
+    hidden: str, source: tuple[FileServer, Run], stored: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its finished masks were deleted, to make room for themselves."""
+    files, run = source
+    files.calm()
+    with bucket() as store:
+        point_to(store, monkeypatch)
+        store.objects |= stored
+        store.hidden = hidden
+        run("s3://bucket/out")
+        place = Out.at("s3://bucket/out")
+        assert list(check(place)) == []
+        assert masks_and_items(store) == stored
+        assert files.asked() == []

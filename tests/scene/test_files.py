@@ -17,7 +17,7 @@ from file_server import file_server
 from scenes import BANDS, make_item, write_cog
 from stac_server import serving
 
-from cloudjob.errors import PassingError, SceneError
+from cloudjob.errors import OutageError, PassingError, SceneError
 from cloudjob.scene import outside
 from cloudjob.scene.describe import describe
 from cloudjob.scene.files import env, header, is_remote, open_file
@@ -181,6 +181,9 @@ def test_a_file_that_tells_of_more_than_any_satellite_sees_is_refused(
         header(str(path), "scene S, asset red")
 
 
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+
+
 class _Pages(BaseHTTPRequestHandler):
     """Pages and images of which only the head ever comes; "/away" points to a page."""
 
@@ -224,8 +227,11 @@ def test_a_head_that_drips_explains_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     assert time.monotonic() - begun < LONGEST
 
 
-def test_of_what_is_no_server_nothing_is_asked() -> None:
-    assert outside.instead("/a/file.tif") == outside.instead("s3://bucket/a.tif") == ""
+def test_of_what_is_no_server_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_NO_SIGN_REQUEST", *KEYS):
+        monkeypatch.delenv(name, raising=False)
+    assert outside.instead("s3://bucket/a.tif") == ""
+    assert outside.instead("/a/file.tif") == outside.instead("gs://bucket/a.tif") == ""
     assert outside.instead("http://127.0.0.1:9/a.tif") == ""
 
 
@@ -260,3 +266,28 @@ def test_a_broken_file_behind_a_proxy_is_its_scenes_affair(monkeypatch: pytest.M
         with pytest.raises(PassingError) as caught:
             header("http://files.invalid/a.tif", "scene S, asset red")
     assert "does not answer" not in str(caught.value)
+
+
+@pytest.mark.parametrize("keys", [{"AWS_NO_SIGN_REQUEST": "YES"}, dict.fromkeys(KEYS, "x")])
+@pytest.mark.parametrize(
+    ("fault", "told"), [("cut", "breaks off"), ("short", "says 205 bytes and sends 102"), ("", "")]
+)
+def test_a_bucket_that_breaks_off_is_out_as_any_server_is(
+    fault: str, told: str, keys: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GDAL does not tell it from a broken file: three such nights, and its scenes were given up."""
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "a b.tif").write_bytes(b"II*\0" + bytes(201))
+    with file_server(tmp_path) as files:
+        settings = {"S3_ENDPOINT": f"127.0.0.1:{files.port}", "HTTPS": "NO", "VIRTUAL_HOSTING": "FALSE"}
+        for name, value in {**{f"AWS_{name}": value for name, value in settings.items()}, **keys}.items():
+            monkeypatch.setenv(name, value)
+        files.disturb("a b|a%20b", lasting=fault)
+        with pytest.raises(PassingError) as caught:
+            header("s3://bucket/a b.tif", "scene S, asset red")
+        assert isinstance(caught.value, OutageError) == bool(fault)
+        assert told in str(caught.value)
+        assert all(request.fault != 404 for request in files.requests)
+        signed = {"X-Amz-Signature" in request.query for request in files.requests if "Amz" in request.query}
+        assert signed == ({True} if "AWS_ACCESS_KEY_ID" in keys else set())
+    assert "Amz" not in str(caught.value)

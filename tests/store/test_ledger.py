@@ -58,6 +58,17 @@ def test_what_is_done(out: Out):
     assert done.provider_cloud_cover == 12.5
 
 
+def test_what_is_not_listed_is_asked_for_by_name(out: Out, monkeypatch: pytest.MonkeyPatch):
+    """Some object stores list less than they hold. Who masks again what is done deletes it first."""
+    run(out, [make_scene(0), make_scene(1)], failing={make_scene(1).id: "broken"})
+    known = ledger.read(out)
+    monkeypatch.setattr(Out, "tags", lambda *_: {})
+    monkeypatch.setattr(Out, "names", lambda *_: set())
+    found = ledger.read(out, ["32TQM"])
+    assert found.done.keys() == known.done.keys() == {make_scene(0).id}
+    assert (found.failures, found.scenes, found.damaged) == (known.failures, known.scenes, {})
+
+
 def test_the_cache_saves_reading_items(out: Out, monkeypatch: pytest.MonkeyPatch):
     run(out, [make_scene(0), make_scene(1)])
     assert reads(out, monkeypatch) == []

@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from stac_server import serving
 from zarr.core.buffer import default_buffer_prototype
 
 from cloudjob.errors import UNREACHABLE, UnreachableError, UsageError
+from cloudjob.store.bucket import LIMITS
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 
@@ -363,3 +365,37 @@ def test_keys_that_have_lapsed_are_told(monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(UnreachableError, match=r"access denied: ExpiredToken\b") as caught:
             Out.at("s3://bucket/out").get("job.json")
     assert "check the credentials" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("stands_still", [False, True])
+def test_an_answer_may_take_its_time_but_not_stand_still(stands_still: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache of a large OUT did not come within 30 s over a slow network: not in any try."""
+    monkeypatch.setattr("cloudjob.store.bucket.PAUSES", ())
+    monkeypatch.setitem(LIMITS, "read_timeout", timedelta(seconds=2))
+    over = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            headers = {"Content-Length": 9, "ETag": '"1"', "Last-Modified": "Mon, 24 Jun 2024 00:00:00 GMT"}
+            for name, value in headers.items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            for letter in b"123456789":
+                self.wfile.write(bytes([letter]))
+                over.wait(10 if stands_still else 0.3)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with serving(Handler) as port:
+        use_bucket(monkeypatch, port)
+        out = Out.at("s3://bucket/out")
+        try:
+            if stands_still:
+                with pytest.raises(UnreachableError, match="cannot be reached"):
+                    out.get("job.json")
+            else:
+                assert out.get("job.json") == b"123456789"
+        finally:
+            over.set()

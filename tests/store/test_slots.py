@@ -40,7 +40,7 @@ from output import (
 from pystac.validation import JsonSchemaSTACValidator
 from shapely.geometry import box
 
-from cloudjob.errors import ContractError
+from cloudjob.errors import ContractError, UnreachableError
 from cloudjob.grid import Grid, Window
 from cloudjob.store import check, folder, group, ledger
 from cloudjob.store.conventions import COMPLETE, FAILED
@@ -1108,6 +1108,15 @@ def test_a_longer_axis_that_was_never_committed_is_cut_back(out: Out):
     for name, shape in (("cloud", (4, *GRID.shape)), ("time", (3,))):
         zarr.open_array(f"{out}/masks.zarr/32TQM/{name}", mode="r+").resize(shape)
     run(out, [make_scene(0)])
+    assert files(out) == before
+
+
+def test_a_group_that_is_there_and_was_not_listed_is_not_made_anew(out: Out):
+    """All its masks would be deleted."""
+    run(out, [make_scene(0)])
+    before = files(out)
+    with Lock(out) as lock, pytest.raises(UnreachableError, match="is there, and was not listed"):
+        prepare(lock, SETTINGS, ledger.Ledger(), [make_scene(1)], tile_of=lambda _: TILE)
     assert files(out) == before
 
 
