@@ -273,7 +273,7 @@ def demo(*, out: str, workers: int | None) -> int:
             collection.collection(catalog.parent)
         items = json.loads(catalog.read_text(encoding="utf-8"))["features"]
     except OSError as error:
-        raise UsageError(f"the demo's catalog cannot be written or read: {error}", hint="--out FOLDER") from None
+        raise errors.unwritten("the demo's catalog cannot be written or read", error, "--out FOLDER") from None
     asked = request(bbox=collection.bounds(items), dates="2000/..", out=masks, catalog=catalog)
     code = terminal.progress(job.run(asked, lambda: _connect("local", workers)), as_json=False)
     if code == errors.DONE:  # Scenes that failed have been named

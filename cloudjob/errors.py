@@ -1,6 +1,7 @@
 """What can go wrong, once: every error has an exit code for schedulers and a hint for people."""
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,6 +15,9 @@ CRASHED = 70
 """EX_SOFTWARE of sysexits.h: a bug of cloudjob's own."""
 INTERRUPTED = 130
 TERMINATED = 143
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What is said of a disk without space, and of a quota that is used up."""
 
 LONGEST = 3000
 """Letters of what an error says: a terminal's screen full."""
@@ -100,6 +104,13 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     return int(getattr(error, "exit_code", CRASHED))
+
+
+def unwritten(what: str, error: OSError, hint: str | None = None) -> CloudjobError:
+    """The error of a place that a person named and that cannot be written: wrong usage, unless its disk is full."""
+    if error.errno in FULL:
+        return UnreachableError(f"{what}: {error}", hint="free some space, then run the same command again")
+    return UsageError(f"{what}: {error}", hint=hint)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -56,11 +56,13 @@ class Look:
         done: its entry in the ledger.
         scene: with the bands wanted.
         grid: of its mask.
+        placed: whether the bands' own grids are known.
     """
 
     done: Done
     scene: Scene
     grid: Grid
+    placed: bool = False
 
 
 def load(
@@ -169,7 +171,7 @@ def _by_items(
             warnings.warn(f"{out} has no mask of {item['id']}: it is left out", stacklevel=3)
             continue
         found = bands_of(item, assets or {}, bands)
-        looks.append(_look(entry, found, groups.grid_of(ledger.groups[entry.group])))
+        looks.append(replace(_look(entry, found, groups.grid_of(ledger.groups[entry.group])), placed=True))
     return looks
 
 
@@ -292,6 +294,8 @@ def _read(look: Look, number: int, grid: Grid) -> npt.NDArray[np.float32]:
     band = look.scene.bands[number]
     coarse = math.prod(grid.metres) > 2 * math.prod(look.grid.metres)
     with SceneFiles(replace(look.scene, bands=(band,), scl=None)) as files:
+        for doubt in files.check([band], place=look.placed):
+            warnings.warn(f"scene {look.scene.id}: {doubt}", stacklevel=2)
         cube = open_cube(
             files,
             [band],

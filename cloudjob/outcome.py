@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from distributed import KilledWorker
 
@@ -22,7 +23,14 @@ from cloudjob.plan.sources import Sources
 from cloudjob.plan.survey import Survey
 from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.outside import source
-from cloudjob.scene.reflectance import black_doubt, no_reflectance, offset_doubt, saturated_doubt, unlike
+from cloudjob.scene.reflectance import (
+    black_doubt,
+    constant_doubt,
+    no_reflectance,
+    offset_doubt,
+    saturated_doubt,
+    unlike,
+)
 from cloudjob.scene.scene import Scene
 from cloudjob.store import failures, slots
 from cloudjob.store import group as groups
@@ -139,12 +147,12 @@ class Outcomes:
 
     def _complete(self, scene: Scene, receipt: Receipt) -> SceneResult:
         """Complete a scene that has been read whole, unless its pixels show that its scale is wrong."""
-        if fault := no_reflectance(scene, receipt.valid, receipt.glaring, receipt.lit, receipt.fractions):
+        if fault := no_reflectance(scene, receipt.valid, receipt.glaring, receipt.most, receipt.fractions):
             hint = "its raster:scale is wrong or missing (ESA's integers have 0.0001), or --asset names something else"
-            return self._fail(scene, SceneError(f"scene {scene.id}: {fault}", hint=hint))
+            told, band = fault
+            return self._fail(scene, SceneError(f"scene {scene.id}: {told}", hint=hint, asset=band.key))
         planned = self.waiting.pop(scene.id)
-        receipt = _with_doubt(scene, receipt)
-        slots.complete(
+        item = slots.complete(
             self._lock,
             self._settings,
             self._ledger,
@@ -153,9 +161,11 @@ class Outcomes:
             receipt=receipt,
             tiles=planned.tiles,
             replaces=planned.replaces,
+            doubts=partial(_doubts, scene),
         )
         del self._parts[scene.id]
-        return SceneResult(scene.id, scene.group, "done", receipt)
+        warnings = tuple(item["properties"].get("cloudjob:warnings", ()))
+        return SceneResult(scene.id, scene.group, "done", replace(receipt, warnings=warnings))
 
     def _fail(self, scene: Scene, error: SceneError) -> SceneResult:
         """What may pass counts no more than what is not the scene's own, until its source is known to answer."""
@@ -185,7 +195,7 @@ class Outcomes:
         if {scene.id, planned.replaces} & self._ledger.done.keys():
             return None
         for spare in scene.spares:
-            (band,) = spare.left_out
+            band = spare.left_out[-1]
             if error.asset == band.key and source(band.href) == source(scene.href):
                 return spare
         return None
@@ -216,12 +226,17 @@ def _foreign(scene: Scene, error: BaseException) -> SceneError:
     return kind(f"{type(error).__name__}: {error}")
 
 
-def _with_doubt(scene: Scene, receipt: Receipt) -> Receipt:
-    """Add warnings where scale or offset do not fit the pixels, a band is lacking, or no pixel was wanted."""
+def _doubts(scene: Scene, receipt: Receipt) -> set[str]:
+    """What is to be told where scale or offset do not fit the pixels, a band is lacking, or no pixel was wanted."""
     cloud = (receipt.cloud_cover or 0) / 100
     offset = offset_doubt(scene, receipt.valid, receipt.dark_all, receipt.dark_any, cloud, receipt.guessed)
-    lacking = [f"masked without {band.name}: its file was at fault on {ATTEMPTS} nights" for band in scene.left_out]
+    nights = f"its file was at fault on {ATTEMPTS} nights"
+    lacking = [f"masked without {band.name}: {band.fault or nights}" for band in scene.left_out]
     nothing = "" if receipt.valid or receipt.no_data else "the centre of no pixel lies in the area: its mask is empty"
-    numbers = black_doubt(receipt.valid, receipt.lit), saturated_doubt(receipt.valid, receipt.saturated), unlike(scene)
-    doubts = {each for each in (offset, *numbers, *lacking, nothing) if each}
-    return replace(receipt, warnings=tuple(sorted({*receipt.warnings, *doubts})))
+    numbers = (
+        black_doubt(scene, receipt.valid, receipt.most, receipt.fractions),
+        constant_doubt(scene, receipt.valid, receipt.least, receipt.most),
+        saturated_doubt(receipt.valid, receipt.saturated),
+        unlike(scene),
+    )
+    return {each for each in (offset, *numbers, *lacking, nothing) if each}

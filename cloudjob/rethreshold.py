@@ -218,7 +218,8 @@ class _Source:
             self.told = {"processing:software": properties["processing:software"]}
         except (LookupError, TypeError, AttributeError) as error:
             raise _damaged(out, entry, f"its item says too little: {type(error).__name__}: {error}") from None
-        self.receipt = Receipt(device=before.device, warnings=before.warnings)
+        seen = {name: getattr(before, name) for name in (*item.COUNTS, *item.BY_BAND)}
+        self.receipt = Receipt(device=before.device, warnings=before.warnings, **seen)
         self.checksum = properties.get("cloudjob:checksum")
         self.reach = buffer_pixels(contract.buffer, grid.metres)
         self.tiling = Tiling(*grid.shape, side, int(np.ceil(max(self.reach))), 1)

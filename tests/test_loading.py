@@ -13,6 +13,7 @@ import jobs
 import numpy as np
 import pystac
 import pytest
+import rasterio
 import xarray as xr
 from affine import Affine
 from conftest import ROOT
@@ -197,6 +198,54 @@ def test_numbers_of_another_kind_whose_files_do_not_tell_what_no_data_is(tmp_pat
     np.testing.assert_allclose(by_dates.red[0], expected, rtol=1e-5)
     np.testing.assert_array_equal(by_dates.cloud[0] == 254, jobs.mask_of(tmp_path / "out", A) == 254)
     np.testing.assert_array_equal(by_dates.red, cloudjob.load([item], tmp_path / "out", ["red"]).red)
+
+
+def stacked(path: Path) -> None:
+    with rasterio.open(path) as file:
+        profile, numbers = file.profile, file.read(1)
+    with rasterio.open(path, "w", **profile | {"count": 3, "driver": "GTiff"}) as file:
+        file.write(np.stack([numbers] * 3))
+
+
+def moved(path: Path) -> None:
+    with rasterio.open(path, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+        file.transform = file.transform @ Affine.translation(3, 0)
+
+
+def scaled(path: Path) -> None:
+    with rasterio.open(path, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+        file.scales = [2e-4]
+
+
+@pytest.mark.parametrize(
+    ("change", "by_dates", "by_items"),
+    [
+        (stacked, "asset red: it holds 3 bands", "asset red: it holds 3 bands"),
+        (moved, "", "asset red: the file has 200 × 170 pixels from 600030"),
+        (scaled, "", "the file of red tells scale 0.0002 and offset 0 of its numbers, its item 0.0001 and 0"),
+    ],
+)
+def test_a_file_that_is_another_one_by_now_is_told(
+    change: Callable[[Path], None], by_dates: str, by_items: str, made: Path, tmp_path: Path
+) -> None:
+    """The first of three bands was taken, and numbers by a scale that the file contradicts."""
+    (item,) = [each for each in json.loads((made / "items.json").read_text())["features"] if each["id"] == A]
+    path = Path(item["assets"]["red"]["href"])
+    whole = path.read_bytes()
+    change(path)
+    try:
+        for what, says in (("2024-06-01", by_dates), ([item], by_items)):
+            red = cloudjob.load(what, made / "out", ["red"]).red
+            if not says:
+                red.compute()
+            elif change is scaled:
+                with pytest.warns(UserWarning, match=says):
+                    red.compute()
+            else:
+                with pytest.raises(SceneError, match=says):
+                    red.compute()
+    finally:
+        path.write_bytes(whole)
 
 
 def test_a_damaged_mask_is_named(made: Path, tmp_path: Path) -> None:

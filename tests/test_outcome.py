@@ -27,6 +27,7 @@ from cloudjob.plan import found, sources
 from cloudjob.plan.request import request
 from cloudjob.scene import opened, outside
 from cloudjob.store import again, check, failures, ledger, listing, repair, runs
+from cloudjob.store.item import BY_BAND, COUNTS
 from cloudjob.store.ledger import Summary
 from cloudjob.store.lock import Lock
 from cloudjob.store.masks import open_masks
@@ -1030,14 +1031,30 @@ def test_masks_that_are_left_out_are_told(
         assert error.value.hint == told
 
 
-@pytest.mark.parametrize("told", [None, {"clear": "1"}, {"clear": -1, "cloud": 0, "no_data": 0, "not_computed": 0}])
-def test_an_item_whose_counts_are_none_costs_its_own_scene_only(told: Any, nights: Nights):
+NUMBERS: dict[str, Any] = dict.fromkeys(COUNTS, 0) | {name: [1] for name in BY_BAND}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("pixels", None),
+        ("pixels", {"clear": "1"}),
+        ("pixels", {"clear": -1, "cloud": 0, "no_data": 0, "not_computed": 0}),
+        ("numbers", [1]),
+        ("numbers", {"dark_all": 1}),
+        ("numbers", NUMBERS | {"dark_all": None}),
+        ("numbers", NUMBERS | {"glaring": [None]}),
+        ("numbers", NUMBERS | {"most": ["9"]}),
+        ("numbers", NUMBERS | {"least": 1}),
+    ],
+)
+def test_an_item_whose_counts_are_none_costs_its_own_scene_only(name: str, told: Any, nights: Nights):
     """A scene that grows adds to them: that ended the run as a bug of cloudjob, and `list`, too."""
     item, beside = nights.scene(A, shape=(200, 170)), nights.scene(B, shape=(200, 170))
     nights.run(item, bbox=part_of(item))
     (path,) = Path(nights.out.address).glob("items/*/S2A*.json")
     found = json.loads(path.read_text())
-    found["properties"]["cloudjob:pixels"] = told
+    found["properties"][f"cloudjob:{name}"] = told
     path.write_text(json.dumps(found))
     assert {one.state for one in listing.scenes(nights.out)} == {"incomplete"}
     assert len(nights.status.damaged) == 1

@@ -11,19 +11,29 @@ MAX_HREF = 4000
 _SHARED = ("data_type", "nodata", "raster:scale", "raster:offset")
 
 
-def read(key: str, told: Any) -> dict[str, Any]:
-    """What every asset must have, and what tells which band it is.
+def check_key(key: str) -> None:
+    """Refuse a name of an asset that is none.
 
     Raises:
-        UnreadableError: its key or its href is none.
+        UnreadableError: it is empty, very long, or holds what cannot be printed.
     """
     if not key or len(key) > MAX_KEY or not key.isprintable():
         raise UnreadableError(f"one of its assets is named {shown(key)}; expected up to {MAX_KEY} printable letters")
+
+
+def read(key: str, told: Any) -> dict[str, Any]:
+    """What every asset must have, what tells which band it is, and why `item.parse` has refused what else it says.
+
+    Raises:
+        UnreadableError: its href is none.
+    """
     if not isinstance(told, dict) or not isinstance(told.get("href"), str) or not 0 < len(told["href"]) <= MAX_HREF:
         raise UnreadableError(f"its asset {key} has no href, which STAC demands of every asset")
     if not told["href"].isprintable():
         raise UnreadableError(f"its asset {key} lies at {shown(told['href'])}, which is no address")
     kept = {"href": told["href"], "bands": _bands(told)}
+    if isinstance(told.get("refused"), str):
+        kept["refused"] = told["refused"][:1000]
     if isinstance(told.get("type"), str):
         kept["type"] = told["type"][:200]
     if isinstance(told.get("roles"), list):

@@ -6,11 +6,11 @@ what a job reads, each value of its type and within bounds. Reading it again cha
 
 import hashlib
 import json
-import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
@@ -21,9 +21,7 @@ from shapely.geometry.base import BaseGeometry
 from cloudjob.catalog import asset, bands, signing, values
 from cloudjob.catalog.area import read_footprint
 from cloudjob.catalog.values import UnreadableError, shown
-from cloudjob.errors import SceneError
-
-log = logging.getLogger(__name__)
+from cloudjob.errors import SceneError, redact
 
 Item = dict[str, Any]
 
@@ -126,26 +124,19 @@ def _parse(raw: Any, wanted: Mapping[str, str], base: str, *, remote: bool, foun
     found.footprint, geometry = _footprint(raw)
     told = _properties(properties)
     base, links = _links(raw, base, remote=remote)
-    every = {key: asset.read(key, one) for key, one in _bounded(assets).items()}
+    every = {key: _asset(key, one) for key, one in _bounded(assets).items()}
     found.keys = keys = bands.find(every, wanted)
     for band, key in keys.items():
         if key != wanted[band]:  # Beside which others it was found is not kept
             every[key]["bands"] = [{"name": "", "eo:common_name": band}]
     kept = sorted(set(keys.values())) if not wanted.keys() - keys.keys() - bands.OPTIONAL else sorted(every)
+    needed = {key for band, key in keys.items() if band not in bands.OPTIONAL}
     for key in kept:
-        if key not in keys.values():
-            every[key]["href"] = signing.unsigned(every[key]["href"])
-            continue
-        try:
-            every[key] |= asset.numbers(assets[key], properties)
-            given = _absolute(every[key]["href"], base, remote=remote)
-        except UnreadableError as error:
-            if key != keys.get("scl"):
-                raise
-            log.warning("scene %s: its scene classification is not compared: %s", name, error)
-            del every[key], keys["scl"]
-        else:
-            every[key]["href"] = signing.remember((collection, name, key), given)
+        if key in keys.values():
+            where = partial(_absolute, base=base, remote=remote)
+            every[key] = _used(every[key], assets[key], properties, where, needed=key in needed)
+        opened, href = key in keys.values() and "refused" not in every[key], every[key]["href"]
+        every[key]["href"] = signing.remember((collection, name, key), href) if opened else signing.unsigned(href)
     found.item = {
         "type": "Feature",
         "stac_version": "1.1.0",
@@ -155,7 +146,7 @@ def _parse(raw: Any, wanted: Mapping[str, str], base: str, *, remote: bool, foun
         "bbox": _bbox(raw) or list(found.footprint.bounds),
         "properties": told,
         "links": links,
-        "assets": {key: every[key] for key in kept if key in every},
+        "assets": {key: every[key] for key in kept},
     }
     return found
 
@@ -239,6 +230,31 @@ def _bounded(assets: Mapping[str, Any]) -> Mapping[str, Any]:
     # Items read from GeoParquet have the assets of all others, too, as null; pgstac adds what the collection says of
     # those that an item lacks (`item_assets`), but no href (developmentseed/eoapi-devseed#39)
     return {key: one for key, one in assets.items() if (one.get("href") if isinstance(one, dict) else one) is not None}
+
+
+def _asset(key: str, told: Any) -> dict[str, Any]:
+    """An asset, or why it cannot be read: a thumbnail whose address is its whole picture costs no scene."""
+    asset.check_key(key)
+    try:
+        return asset.read(key, told)
+    except UnreadableError as error:
+        return {"href": "", "refused": redact(str(error))}
+
+
+def _used(one: Item, told: Any, properties: Mapping[str, Any], where: Callable[[str], str], *, needed: bool) -> Item:
+    """An asset of a band that a job reads; one that the job can do without says why it cannot be read."""
+    try:
+        return _numbered(one, told, properties, where)
+    except UnreadableError as error:
+        if needed:
+            raise
+        return {**one, "refused": redact(str(error))}
+
+
+def _numbered(one: Item, told: Any, properties: Mapping[str, Any], where: Callable[[str], str]) -> Item:
+    if "refused" in one:
+        raise UnreadableError(one["refused"])
+    return {**one, **asset.numbers(told, properties), "href": where(one["href"])}
 
 
 def _absolute(href: str, base: str, *, remote: bool) -> str:

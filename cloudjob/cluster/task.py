@@ -28,8 +28,6 @@ from cloudjob.model.labels import Mask, classify, percent
 from cloudjob.scene import read
 from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.reflectance import (
-    BLACK,
-    DIM,
     IMPOSSIBLE,
     OFFSET,
     SATURATED,
@@ -201,14 +199,18 @@ def _tally(mask: Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt:
         saturated = int(np.count_nonzero((raw == SATURATED).all(axis=0) & labelled))
     elif raw.dtype == np.float32 and scene.bands[0].scale < 1:
         fractions = int(np.count_nonzero((raw[0] != np.rint(raw[0])) & labelled))
-    least = DIM if fractions else BLACK
+    inside = [numbers[labelled & ~is_empty(numbers)] for numbers in raw]
     return replace(
         counted(mask),
         dark_all=dark_all,
         dark_any=dark_any,
         guessed=int(np.count_nonzero(labelled)) if guessed else 0,
-        glaring=sum(int(np.count_nonzero(above(*each, IMPOSSIBLE) & labelled)) for each in values),
-        lit=sum(int(np.count_nonzero(above(*each, least) & labelled)) for each in values),
+        glaring=tuple(
+            int(np.count_nonzero(above(numbers, band, IMPOSSIBLE)))
+            for numbers, band in zip(inside, scene.bands, strict=True)
+        ),
+        least=tuple(float(numbers.min()) if numbers.size else None for numbers in inside),
+        most=tuple(float(numbers.max()) if numbers.size else None for numbers in inside),
         fractions=fractions,
         saturated=saturated,
         seen=seen,

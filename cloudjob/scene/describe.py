@@ -5,8 +5,9 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,7 +16,7 @@ from shapely.geometry.base import BaseGeometry
 from cloudjob.catalog.bands import OPTIONAL, missing
 from cloudjob.catalog.item import parse
 from cloudjob.catalog.signing import given, open_href
-from cloudjob.errors import OutsideError, PassingError, SceneError, redact
+from cloudjob.errors import OutsideError, PassingError, SceneError
 from cloudjob.grid import Grid, same_size
 from cloudjob.scene import product
 from cloudjob.scene.files import BYTES, KINDS, foreign
@@ -23,6 +24,7 @@ from cloudjob.scene.mgrs import is_at
 from cloudjob.scene.placing import check_place, grid_of
 from cloudjob.scene.reflectance import DARKEST, OFFSET, flag, scaling
 from cloudjob.scene.scene import Band, Scene
+from cloudjob.scene.together import check_beside
 
 log = logging.getLogger(__name__)
 
@@ -80,13 +82,16 @@ def describe(
     properties, time = item["properties"], found.times[0]
     baseline = product.baseline(item)
     place = found.footprint
-    said = item, baseline, signing, offset, place
-    needed = {name: _band(*said, name, keys[name]) for name in bands if name not in optional}
-    native = next(iter(needed.values())).grid
-    spare = {name: _band(*said, name, keys[name], native) for name in optional if name in bands and name in keys}
-    read = tuple((needed | spare)[name] for name in bands if name in keys)
-    _check_files(read, item["id"])
-    scl = _classification(item, keys["scl"], signing, place) if "scl" in keys else None
+    band_of = partial(_band, item, baseline, signing, offset, place)
+    needed = {name: band_of(name, keys[name]) for name in bands if name not in optional}
+    ours = list(needed.values())
+    for number, band in enumerate(ours):
+        check_beside(band, ours[:number], item["id"])
+    native = ours[0].grid
+    maybe = {name: keys[name] for name in bands if name in optional and name in keys}
+    spare, left_out = _spare(item, maybe, partial(band_of, stand_in=native), ours)
+    read = tuple((needed | spare)[name] for name in bands if name in needed or name in spare)
+    scl = _classification(item, keys["scl"], signing, place, ours) if "scl" in keys else None
     check_place(native, place, item["id"])
     grid = native.coarsen(_factor(native, measured[0], item["id"]))  # Never a finer one
     _check_measured(grid, measured, item["id"])
@@ -94,7 +99,7 @@ def describe(
     return Scene(
         id=item["id"],
         collection=item["collection"],
-        item=_slim(item, read, scl),
+        item=_slim(item, [*read, *left_out], scl),
         group=_group(item, native, grid.coarsen(coarser)),
         grid=grid,
         time=time,
@@ -109,7 +114,8 @@ def describe(
         provider_cloud_cover=properties.get("eo:cloud_cover"),
         signing=signing,
         coarser=coarser,
-        optional=tuple(band.name for band in read if band.name in optional),
+        optional=tuple(spare),
+        left_out=left_out,
     )
 
 
@@ -138,15 +144,37 @@ def _slim(item: dict[str, Any], bands: Sequence[Band], scl: Band | None) -> dict
     return {**item, "assets": {key: item["assets"][key] for key in sorted(keys)}}
 
 
-def _classification(item: dict[str, Any], key: str, signing: str, place: BaseGeometry | None) -> Band | None:
+def _classification(
+    item: dict[str, Any], key: str, signing: str, place: BaseGeometry | None, ours: Sequence[Band]
+) -> Band | None:
     """The provider's scene classification. It is only compared: a fault of its own costs no scene."""
     try:
-        return _band(item, "", signing, None, place, "scl", key)
+        band = _band(item, "", signing, None, place, "scl", key)
+        check_beside(band, ours, item["id"])
     except (PassingError, OutsideError):
         raise  # Or a source that is out would be asked again for every scene
     except SceneError as error:
         log.warning("%s; the scene classification of %s is not compared", error, item["id"])
         return None
+    return band
+
+
+def _spare(
+    item: dict[str, Any], keys: Mapping[str, str], band_of: Callable[[str, str], Band], ours: Sequence[Band]
+) -> tuple[dict[str, Band], tuple[Band, ...]]:
+    """The optional bands (name → key) by name, and those that the scene is masked without, for its item is at fault."""
+    spare, left_out = {}, []
+    for name, key in keys.items():
+        try:
+            band = band_of(name, key)
+            check_beside(band, ours, item["id"])
+            spare[name] = band
+        except (PassingError, OutsideError):
+            raise  # Or a source that is out would be asked again for every scene
+        except SceneError as error:
+            fault = str(error).removeprefix(f"scene {item['id']}").lstrip(",: ")
+            left_out.append(Band(name, key, item["assets"][key]["href"], ours[0].grid, fault=fault))
+    return spare, tuple(left_out)
 
 
 def _band(
@@ -161,6 +189,8 @@ def _band(
 ) -> Band:
     """One band; where its own grid cannot be told, and there is another to stand in, the run says what is wrong."""
     asset, what = item["assets"][key], f"scene {item['id']}, asset {key}"
+    if "refused" in asset:
+        raise SceneError(f"{what}: {asset['refused']}")
     _check_kind(asset, name, what)
     address = given((item["collection"], item["id"], key), asset["href"])
     numbers = {} if name == "scl" else _scaling(item, asset, baseline, offset, what)
@@ -182,21 +212,6 @@ def _band(
         address=address if address != asset["href"] else "",
         fault=fault,
     )
-
-
-def _check_files(bands: Sequence[Band], scene: str) -> None:
-    """Refuse one file for two bands: what tells a cloud is how they differ."""
-    files: dict[str, Band] = {}
-    for band in bands:
-        other = files.setdefault(band.address or band.href, band)
-        if other is not band:
-            raise SceneError(
-                f"scene {scene}: its assets {other.key} and {band.key} are one file, {redact(band.href)}; "
-                f"expected one of {other.name} and one of {band.name}",
-                hint="export its bands one by one"
-                if other.key == band.key
-                else "name its assets (see --asset), or report it to whoever publishes the catalog",
-            )
 
 
 def _check_kind(asset: Mapping[str, Any], name: str, what: str) -> None:

@@ -73,8 +73,12 @@ class SceneFiles:
         """Whether reading has taken as long as it may."""
         return sum(file.spent for file in self._files.values()) > DEADLINE
 
-    def check(self, bands: Sequence[Band]) -> tuple[str, ...]:
+    def check(self, bands: Sequence[Band], *, place: bool = True) -> tuple[str, ...]:
         """Compare each file's header with what the item says.
+
+        Args:
+            bands: of which files.
+            place: whether their grids and scaling are those that items tell; else only their kind is looked at.
 
         Returns:
             What a person should know: where both tell what their numbers mean, and not the same.
@@ -84,7 +88,8 @@ class SceneFiles:
                 the file tells, have another scale or offset than is usual.
             PassingError: it could not be opened for a reason that may pass.
         """
-        doubts = [self._ask(band.name, lambda file: _compare(file.dataset, file.band)) for band in bands]
+        compare = _compare if place else _check_readable
+        doubts = [self._ask(band.name, lambda file: compare(file.dataset, file.band)) for band in bands]
         return tuple(filter(None, doubts))[:1]  # Of one band: they are alike
 
     def dtype(self) -> np.dtype[Any]:
@@ -225,15 +230,10 @@ def _compare(file: Any, band: Band) -> str:
     """Raise where a file's header does not say what its item does; what is to be told of its numbers, or ""."""
     if band.fault:
         raise SceneError(band.fault)
+    _check_readable(file, band)
     grid = band.grid
-    kind, count, transform, shape = file.dtypes[0], file.count, file.transform, file.shape
+    kind, transform, shape = file.dtypes[0], file.transform, file.shape
     epsg = file.crs.to_epsg() if file.crs else None
-    if count != 1:
-        raise SceneError(f"it holds {count} bands; expected a file for each: export them one by one")
-    if kind not in KINDS:
-        raise SceneError(f"its numbers are {kind}; expected {', '.join(KINDS)}")
-    if kind == "uint8" != band.dtype and band.name != "scl":
-        raise SceneError(BYTES)
     if kind == "int16" and band.unsigned:
         raise SceneError(
             f"its numbers are {kind}, which its item does not tell; "
@@ -249,6 +249,18 @@ def _compare(file: Any, band: Band) -> str:
             hint="the catalog describes another file; report it to whoever publishes it",
         )
     return _other_scaling(file.scales[0], file.offsets[0], band)
+
+
+def _check_readable(file: Any, band: Band) -> str:
+    """Raise where a file holds several bands, or numbers of another kind than a band of a satellite has; else ""."""
+    kind = file.dtypes[0]
+    if file.count != 1:
+        raise SceneError(f"it holds {file.count} bands; expected a file for each: export them one by one")
+    if kind not in KINDS:
+        raise SceneError(f"its numbers are {kind}; expected {', '.join(KINDS)}")
+    if kind == "uint8" != band.dtype and band.name != "scl":
+        raise SceneError(BYTES)
+    return ""
 
 
 def _other_scaling(scale: float, offset: float, band: Band) -> str:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 # S2A_MSIL2A_20240601T101031_N0510_R022_T33UUQ_20240601T150000.SAFE; the Planetary Computer's ids lack the N0510.
 # https://sentiwiki.copernicus.eu/web/s2-products (naming convention). ESA's sen2like (levels 2F and 2H) puts its own
@@ -17,6 +18,13 @@ _BASELINE = re.compile(r"N?(0\d|99)\.?(\d{2})")  # A version of somebody else's 
 # In names that are cut short or stand in a path, and in those of a datastrip or a granule. Those of L1C tell what
 # somebody else's product was made of (Digital Earth Australia's).
 _INSIDE = re.compile(r"S2[A-D]_(?:MSIL2A_\d{8}T\d{6}|OPER_MSI_L2A_(?:DS|TL)_\w+)_N(\d{2})\.?(\d{2})(?!\d)")
+
+# What an address tells, as a word of its own. A tile beside an S2A or with its T only: 04RED is one, too.
+_WORDS = {
+    "baselines": re.compile(r"(?<![A-Za-z\d])N(\d{2})\.?(\d{2})(?![A-Za-z\d])"),
+    "tiles": re.compile(r"(?:(?<![A-Za-z\d])T|(?<=S2[A-D]_))(\d{2}[C-HJ-NP-X][A-HJ-NP-Z]{2})(?![A-Za-z\d])"),
+    "days": re.compile(r"(?<![A-Za-z\d])(20\d\d)-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])(?![A-SU-Za-su-z\d])"),
+}
 
 
 def tile(item: Mapping[str, Any]) -> str:
@@ -88,6 +96,13 @@ def sensing(item: Mapping[str, Any]) -> datetime | None:
         return datetime.strptime(found[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC) if found else None
     except ValueError:
         return None
+
+
+def told_by(href: str) -> dict[str, set[str]]:
+    """What a file's address tells of the product that it is of: products by ESA's names, baselines, tiles, and days."""
+    path = urlsplit(href).path
+    words = {kind: {"".join(match.groups()) for match in each.finditer(path)} for kind, each in _WORDS.items()}
+    return {"products": {match[0] for match in _NAME.finditer(path)}, **words}
 
 
 def _esa_name(item: Mapping[str, Any]) -> re.Match[str] | None:

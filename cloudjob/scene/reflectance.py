@@ -34,14 +34,18 @@ DARKEST = 0.05
 """Reflectance below which some ground of any scene lies: water, shadows, and plants in red and blue."""
 
 DIM = 0.02
-"""Reflectance that some number of any scene exceeds, where that is a fraction: less is reflectance, or percent, already
-(100 % by ESA's scale are 0.01). Whole numbers in floats may be those of a lake."""
+"""Reflectance that some number of any scene exceeds, where that is a fraction whose scale nobody tells: less is
+reflectance, or percent, already (100 % by ESA's scale are 0.01). Whole numbers in floats may be those of a lake, and so
+may fractions whose scale is told."""
 
 SATURATED = 65535
 """What ESA writes where a pixel is brighter than can be measured, and others where there are no data."""
 
 MOST_SATURATED = 1e-3
 """Share of a scene's pixels that may be so in every band."""
+
+ENOUGH = 1000
+"""Pixels with data below which shares of them tell nothing of a scene: a tenth of a square kilometre."""
 
 UNTOLD = {
     "uint16": (),
@@ -127,7 +131,7 @@ def offset_doubt(
             "nothing tells whether ESA's offset is in its numbers, and none was taken off"
             f"{none}; --offset {-OFFSET:g} takes it off, --offset 0 says that it is not in them"
         )
-    if not valid or not seen or (offset == 0 and not adds_offset(scene.baseline)):
+    if valid < ENOUGH or not seen or (offset == 0 and not adds_offset(scene.baseline)):
         return None
     if offset < 0 and dark:
         share = 100 * dark_all / valid
@@ -145,28 +149,38 @@ def above(raw: Numbers, band: Band, limit: float) -> npt.NDArray[np.bool_]:
     return np.asarray(raw > (number if raw.dtype == np.float32 else math.floor(number)))
 
 
-def no_reflectance(scene: Scene, valid: int, glaring: int, lit: int, fractions: int) -> str | None:
-    """Why the numbers of a scene cannot be reflectance by the scale that its item tells, or None.
+def no_reflectance(
+    scene: Scene, valid: int, glaring: Sequence[int], most: Sequence[float | None], fractions: int
+) -> tuple[str, Band] | None:
+    """Why the numbers of a scene cannot be reflectance by the scale that its item tells, and of which band, or None.
 
     Args:
         scene: whose metadata.
         valid: pixels with data.
-        glaring: values of theirs, one of each band, above `IMPOSSIBLE`.
-        lit: of these values, those above `DIM` where there are fractions.
+        glaring: of each band, values of theirs above `IMPOSSIBLE`.
+        most: of each band, the highest of their numbers, or None.
         fractions: of the pixels, those with numbers that are no whole ones, and that a scale makes smaller.
     """
-    values, band = valid * len(scene.bands), scene.bands[0]
-    if fractions and not lit:
+    band = scene.bands[0]
+    least = BLACK if band.dtype.startswith("float") else DIM  # Floats that an item knows have a scale that it tells
+    if fractions and not _any_above(scene, most, least):
         return (
             f"by its scale {band.scale:g} and offset {band.offset:g} no value of {band.key} and its other bands is "
             f"above {DIM:g}: its numbers are floats, and seem to be reflectance (scale 1) or percent (0.01) already"
-        )
-    if 2 * glaring <= values:
-        return None
-    return (
-        f"by its scale {band.scale:g} and offset {band.offset:g} the values of {band.key} and its other bands are no "
-        f"reflectance: {100 * glaring / values:.0f} % of them lie above {IMPOSSIBLE:g}, expected about 0 to 1"
-    )
+        ), band
+    for band, count in zip(scene.bands, glaring, strict=False):
+        if 2 * count > valid:
+            return (
+                f"by its scale {band.scale:g} and offset {band.offset:g} the values of {band.key} are no reflectance: "
+                f"{100 * count / valid:.0f} % of them lie above {IMPOSSIBLE:g}, expected about 0 to 1"
+            ), band
+    return None
+
+
+def _any_above(scene: Scene, most: Sequence[float | None], limit: float) -> bool:
+    """Whether the highest number of some band is more than a reflectance."""
+    pairs = zip(scene.bands, most, strict=False)
+    return any(number is not None and number * band.scale + band.offset > limit + 1e-9 for band, number in pairs)
 
 
 def unlike(scene: Scene) -> str | None:
@@ -178,17 +192,35 @@ def unlike(scene: Scene) -> str | None:
 
 def saturated_doubt(valid: int, saturated: int) -> str | None:
     """What is to be told where so many of a scene's valid pixels are `SATURATED` in every band, or None."""
-    if saturated <= MOST_SATURATED * valid:
+    if valid < ENOUGH or saturated <= MOST_SATURATED * valid:
         return None
     share = 100 * saturated / valid
     return f"{share:.2g} % of its pixels are {SATURATED} in every band: if that says no data, its item has to tell it"
 
 
-def black_doubt(valid: int, lit: int) -> str | None:
-    """What does not fit where none (`lit`) of the values of a scene's valid pixels lies above `BLACK`, or None."""
-    if not valid or lit:
+def black_doubt(scene: Scene, valid: int, most: Sequence[float | None], fractions: int) -> str | None:
+    """What does not fit where no value of a scene's valid pixels is above `BLACK`, or fractions are none of water.
+
+    (Arguments as of `no_reflectance`.)
+    """
+    if valid and not _any_above(scene, most, BLACK):
+        return f"no value is above {BLACK:g} reflectance: the scale seems to have been applied already, or is wrong"
+    brightest = {band.name: number for band, number in zip(scene.bands, most, strict=False)}
+    green, nir = brightest.get("green"), brightest.get("nir")
+    if fractions and not _any_above(scene, most, DIM) and green is not None and nir is not None and nir > green:
+        return f"no value is above {DIM:g} reflectance, and near infrared is the brighter: are its numbers percent?"
+    return None
+
+
+def constant_doubt(scene: Scene, valid: int, least: Sequence[float | None], most: Sequence[float | None]) -> str | None:
+    """What is to be told where a band has one number in all of a scene's valid pixels (`least`, `most`), or None."""
+    triples = zip(scene.bands, least, most, strict=False)
+    constant = [
+        f"{band.key} {'has none' if low is None else f'is {low:g}'}" for band, low, high in triples if low == high
+    ]
+    if valid < ENOUGH or not constant:
         return None
-    return f"no value is above {BLACK:g} reflectance: the scale seems to have been applied already, or is wrong"
+    return f"in every pixel with data {', '.join(constant)}: no ground is so, nor are clouds; is the file whole?"
 
 
 def reflectance(

@@ -43,7 +43,7 @@ class Band:
         guessed: whether nobody tells if ESA's offset is in its numbers, so that none is taken off.
         assumed: whether its scale or its offset is the usual one, because its item does not tell it.
         settled: whether its offset is the run's, or what its item's flag says: whatever its file says.
-        fault: why its grid cannot be told, where another band's stands in for it; "" else.
+        fault: why its grid cannot be told, where another band's stands in for it, or why it is left out; "" else.
     """
 
     name: str
@@ -85,7 +85,8 @@ class Scene:
         signing: how hrefs are signed when opened (`signing.open_href`), or "".
         coarser: so many of the network's pixels along y and x make one of the mask.
         optional: names of those of its bands that the network can do without.
-        left_out: a band that its item has, and that it is masked without, for its file is at fault.
+        left_out: bands that its item has, and that it is masked without: their `fault` is what the item tells, or ""
+            for a file that was at fault on too many nights.
     """
 
     id: str
@@ -130,7 +131,7 @@ class Scene:
             bands=tuple(each for each in self.bands if each != band),
             fingerprint=f"{self.fingerprint} without {band.name}",
             optional=(),
-            left_out=(band,),
+            left_out=(*self.left_out, replace(band, fault="")),
         )
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 
 from cloudjob.catalog.dates import parse_dates
 from cloudjob.classes import CLEAR, CLOUD, NO_DATA, SHADOW, THIN_CLOUD, Class
-from cloudjob.errors import SceneError, UsageError, did_you_mean
+from cloudjob.errors import SceneError, UsageError, did_you_mean, unwritten
 from cloudjob.store import cog, listing
 from cloudjob.store import group as groups
 from cloudjob.store import ledger as ledgers
@@ -51,7 +51,7 @@ def export(out: Out, what: str | None, path: str | Path, *, group: Collection[st
         UsageError: there is no such scene, day or group, there are several and `path` is no folder, or a file cannot be
             written.
         SceneError: at the end, if a mask is damaged: its file is not written.
-        UnreachableError: the store does not answer.
+        UnreachableError: the store does not answer, or the disk is full: what was there before stays.
     """
     ledger = ledgers.read(out)
     wanted = {each for name in group for each in listing.groups_like(ledger, name)}
@@ -123,22 +123,25 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir()
     except OSError as error:
-        raise UsageError(f"{folder} cannot be made: {error}") from None
+        raise unwritten(f"{folder} cannot be made", error) from None
 
 
 def _write(path: Path, data: bytes, values: Sequence[Class]) -> None:
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent} is no folder, so {path.name} cannot be written there")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tif")
+    files = {path.with_name(f"{path.name}.aux.xml"): _category_names(values).encode(), path: data}
+    unfinished = {each: each.with_name(f".{each.name}.{os.getpid()}{each.suffix}") for each in files}
     try:
         try:
-            unfinished.write_bytes(data)
-            path.with_name(f"{path.name}.aux.xml").write_text(_category_names(values), encoding="utf-8")
-            unfinished.replace(path)
+            for each, content in files.items():
+                unfinished[each].write_bytes(content)
+            for each in files:
+                unfinished[each].replace(each)
         finally:
-            unfinished.unlink(missing_ok=True)  # On a read-only file system that, too, is an error
+            for each in unfinished.values():
+                each.unlink(missing_ok=True)  # On a read-only file system that, too, is an error
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error}") from None
+        raise unwritten(f"{path} cannot be written", error) from None
 
 
 def _category_names(values: Sequence[Class]) -> str:

@@ -205,7 +205,7 @@ def record(
         **_counted(known, redact(reason), now, outside=outside),
     )
     if spare and failure.abandoned and not outside:
-        told = f"{failure.reason}; the next run masks it without {spare.left_out[0].name}"
+        told = f"{failure.reason}; the next run masks it without {spare.left_out[-1].name}"
         failure = replace(failure, fingerprint=spare.fingerprint, reason=told, version="")  # No version has tried that
     lock.check()
     lock.out.put(failure.path, dump(asdict(failure) | {"tiles": sorted(failure.tiles)}))

@@ -34,6 +34,11 @@ INDEX = "index.json"
 LONGEST = 200
 """Characters of a file's name; file systems take 255 bytes, and what is being written has a longer one for a moment."""
 
+COUNTS = ("dark_all", "dark_any", "guessed", "fractions", "saturated")
+"""Of a receipt's fields those that tell whether scale and offset fit the pixels."""
+BY_BAND = ("glaring", "least", "most")
+"""Likewise, one for each band."""
+
 ZARR = "application/vnd.zarr; version=3"
 
 
@@ -123,6 +128,7 @@ def _properties(
             "no_data": receipt.no_data,
             "not_computed": receipt.outside,
         },
+        "cloudjob:numbers": _seen(receipt),
         "cloudjob:checksum": receipt.checksum or None,
         "cloudjob:provider_cloud_cover": scene.provider_cloud_cover,
         "cloudjob:scl_agreement": None if agreement is None else round(agreement, 6),
@@ -137,6 +143,12 @@ def _properties(
         "cloudjob:warnings": [redact(warning) for warning in receipt.warnings] or None,
     }
     return {name: value for name, value in told.items() if value is not None}
+
+
+def _seen(receipt: Receipt) -> dict[str, Any] | None:
+    """What its scene's numbers are judged by, to be added to when it grows."""
+    counts = {name: getattr(receipt, name) for name in COUNTS}
+    return counts | {name: list(getattr(receipt, name)) for name in BY_BAND} if receipt.most else None
 
 
 def _told(band: Band) -> dict[str, Any]:
@@ -269,9 +281,23 @@ def receipt(item: dict[str, Any]) -> Receipt:
         scl_compared=compared,
         scl_agreed=agreed,
         checksum=properties.get("cloudjob:checksum", 0),
+        **_numbers(properties.get("cloudjob:numbers")),
         device=properties["cloudjob:device"],
         warnings=tuple(properties.get("cloudjob:warnings", ())),
     )
+
+
+def _numbers(told: Any) -> dict[str, Any]:
+    """What an item tells of its scene's numbers, as fields of a receipt; nothing of an item that does not."""
+    if not told:
+        return {}
+    counts, lists = ({name: told[name] for name in names} for names in (COUNTS, BY_BAND))
+    whole, numbers = (*counts.values(), *lists["glaring"]), (*lists["least"], *lists["most"])
+    if not all(type(each) is int for each in whole) or not all(
+        each is None or type(each) in (int, float) for each in numbers
+    ):
+        raise TypeError("what it tells of its numbers is none")
+    return counts | {name: tuple(values) for name, values in lists.items()}
 
 
 def scene(item: dict[str, Any], grid: Grid) -> Scene:

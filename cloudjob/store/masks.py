@@ -2,18 +2,38 @@
 
 import warnings
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import rioxarray  # noqa: F401  # for .rio on what is opened
 import xarray as xr
 
-from cloudjob.errors import ContractError
+from cloudjob.errors import ContractError, did_you_mean
 from cloudjob.store import group as groups
 from cloudjob.store import ledger as ledgers
 from cloudjob.store import settings
 from cloudjob.store.group import MASKS
 from cloudjob.store.listing import group_named
 from cloudjob.store.out import Out
+
+
+class Masks(xr.DataTree):
+    """A tree with a node per group, which takes the short name of a tile's only window, too."""
+
+    __slots__ = ()
+
+    def __getitem__(self, key: str) -> Any:
+        try:
+            return super().__getitem__(key)
+        except KeyError:
+            names = list(self.children) if self.parent is None and isinstance(key, str) else []
+            name, *inside = key.strip("/").split("/") if names else [""]
+            if not names or name in names:
+                raise
+        found = [each for each in names if each.startswith(f"{name}_")]
+        if len(found) == 1:
+            return super().__getitem__("/".join((found[0], *inside)))
+        told = f"it is short for {', '.join(found)}" if found else did_you_mean(name, names)
+        raise KeyError(f"there is no group {name!r}: {told}")
 
 
 @overload
@@ -65,4 +85,4 @@ def open_masks(out: Out | str | Path, group: str | None = None) -> xr.DataTree |
     if group:
         (only,) = nodes.values()
         return only
-    return xr.DataTree.from_dict(nodes)
+    return Masks.from_dict(nodes)

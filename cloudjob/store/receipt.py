@@ -1,8 +1,10 @@
 """What a task hands back to the client, and what became of a scene: small frozen records, never pixels."""
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import reduce
+from itertools import zip_longest
 from typing import Any, Literal
 
 import numpy as np
@@ -29,8 +31,9 @@ class Receipt:
         dark_all: valid pixels whose red, green and blue are all darker than the baseline offset (number < 1000).
         dark_any: valid pixels of which one of them is.
         guessed: valid pixels in whose numbers ESA's offset may be, for nobody tells.
-        glaring: values of valid pixels, one of each band, that no scene reflects (`scene.reflectance.IMPOSSIBLE`).
-        lit: of them, those that are not black (`scene.reflectance.BLACK`; `DIM` where there are fractions).
+        glaring: of each band, values of valid pixels that no scene reflects (`scene.reflectance.IMPOSSIBLE`).
+        least: of each band, the lowest number of a valid pixel, or None where there is none.
+        most: the highest.
         fractions: valid pixels with numbers that are no whole ones, and that a scale makes smaller.
         saturated: valid pixels that are `scene.reflectance.SATURATED` in every band.
         seen: pixels the network computed, halo included.
@@ -55,8 +58,9 @@ class Receipt:
     dark_all: int = 0
     dark_any: int = 0
     guessed: int = 0
-    glaring: int = 0
-    lit: int = 0
+    glaring: tuple[int, ...] = ()
+    least: tuple[float | None, ...] = ()
+    most: tuple[float | None, ...] = ()
     fractions: int = 0
     saturated: int = 0
     seen: int = 0
@@ -107,7 +111,20 @@ def _add(a: Receipt, b: Receipt) -> Receipt:
     sums = {f.name: getattr(a, f.name) + getattr(b, f.name) for f in fields(Receipt) if f.type in (int, float)}
     warnings = tuple(sorted({*a.warnings, *b.warnings}))  # Tasks end in any order; the item must not tell
     device = " + ".join(sorted({*a.device.split(" + "), *b.device.split(" + ")} - {""}))
-    return Receipt(**sums, device=device, warnings=warnings)
+    return Receipt(
+        **sums,
+        glaring=_by_band(sum, a.glaring, b.glaring),
+        least=_by_band(min, a.least, b.least),
+        most=_by_band(max, a.most, b.most),
+        device=device,
+        warnings=warnings,
+    )
+
+
+def _by_band(join: Callable[[list[Any]], Any], a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What two tasks tell of each band, joined; receipts of scenes with other bands are added up, too, for metrics."""
+    told = ([each for each in pair if each is not None] for pair in zip_longest(a, b))
+    return tuple(join(each) if each else None for each in told)
 
 
 @dataclass(frozen=True)

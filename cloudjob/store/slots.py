@@ -6,7 +6,7 @@ One writer, the client, allocates slots and writes items; workers write whole sh
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -153,6 +153,7 @@ def complete(
     tiles: Iterable[Tile],
     replaces: str | None = None,
     told: Mapping[str, Any] | None = None,
+    doubts: Callable[[Receipt], Collection[str]] = lambda _: (),
 ) -> dict[str, Any]:
     """Declare a scene done: its item is written last, and at that moment takes the place of any older one.
 
@@ -166,6 +167,7 @@ def complete(
         tiles: that were computed now.
         replaces: id of its older version.
         told: properties of the item, instead of what `item.build` makes of the rest.
+        doubts: what its counts give reason to warn of: of a scene that grows all of them are judged anew.
 
     Returns:
         The STAC item.
@@ -176,10 +178,14 @@ def complete(
     out, path = lock.out, stac.path(scene.group, scene.id)
     old = ledger.done.get(scene.id) or ledger.done.get(replaces or "")
     elsewhere = old if old and old.path != path else None
-    made = frozenset(tiles)
+    made, judged = frozenset(tiles), receipt
     if grown := ledger.holding(scene):
         before = _item(out, grown)
-        receipt, made = merge([stac.receipt(before), receipt]), made | grown.tiles
+        known = stac.receipt(before)
+        kept = replace(known, warnings=tuple(each for each in known.warnings if each not in doubts(known)))
+        judged = merge([kept, receipt]) if known.most else receipt  # An older version's items do not tell
+        receipt, made = merge([kept, receipt]), made | grown.tiles
+    receipt = replace(receipt, warnings=tuple(sorted({*receipt.warnings, *doubts(judged)})))
     retires = (elsewhere.group, elsewhere.id) if elsewhere else None
     item = stac.build(scene, slot.index, receipt, settings, tuple(made), retires)
     item["properties"] |= told or {}

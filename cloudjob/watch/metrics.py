@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from cloudjob import logs
 from cloudjob.classes import NAMES
-from cloudjob.errors import SOME_FAILED, UsageError, exit_code
+from cloudjob.errors import FULL, SOME_FAILED, UsageError, exit_code
 from cloudjob.plan.survey import Survey
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import Receipt, SceneResult, merge
@@ -47,7 +47,7 @@ class Watch(Collector):
         file: where the series are written too, every minute and at the end, for node_exporter's textfile collector.
 
     Raises:
-        UsageError: when entered: the file cannot be written.
+        UsageError: when entered: the file cannot be written, and not because its disk is full.
     """
 
     def __init__(self, out: Out, file: Path | None = None) -> None:
@@ -71,10 +71,12 @@ class Watch(Collector):
         try:
             self._write()
         except OSError as error:
-            raise UsageError(
-                f"--metrics-file {self.file} cannot be written: {error.strerror}",
-                hint="create its folder, or choose one that you may write to",
-            ) from None
+            if error.errno not in FULL:
+                raise UsageError(
+                    f"--metrics-file {self.file} cannot be written: {error.strerror}",
+                    hint="create its folder, or choose one that you may write to",
+                ) from None
+            self._warn(error)
         REGISTRY.register(self)
         self._thread = threading.Thread(target=self._beat, name="cloudjob-heartbeat", daemon=True)
         self._thread.start()
@@ -180,7 +182,10 @@ class Watch(Collector):
         try:
             self._write()
         except OSError as error:  # Of a disk that is full, say: no reason to end the run
-            log.warning("--metrics-file %s cannot be written: %s", self.file, error)
+            self._warn(error)
+
+    def _warn(self, error: OSError) -> None:
+        log.warning("--metrics-file %s cannot be written: %s", self.file, error)
 
 
 def _under_way(client: Client | None) -> list[str]:

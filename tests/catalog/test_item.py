@@ -123,8 +123,27 @@ def test_an_asset_that_lies_nowhere_is_not_there(asset, tmp_path):
     """GeoParquet and pgstac give items the assets that others of their collection have: no such scene was masked."""
     described, refused = scenes(tmp_path, change(make_item("A"), ("assets", "thermal"), asset))
     assert ([scene.id for scene in described], refused) == (["A"], {})
-    lacking = change(make_item("B"), ("assets", "red"), asset)
-    assert "has no asset red; it has blue, green, nir" in scenes(tmp_path, lacking)[1]["B"]
+
+
+@pytest.mark.parametrize(
+    "asset", [{"href": "data:image/png;base64," + "x" * 9000}, {"href": 7}, "a.png", {"href": "\n"}]
+)
+def test_an_asset_that_nobody_reads_costs_nothing_whatever_its_address(asset, tmp_path):
+    """A thumbnail in its own address, of 4000 letters and more, cost the item."""
+    odd = change(make_item("A"), ("assets", "thumbnail"), asset)
+    described, refused = scenes(tmp_path, odd)
+    assert ([scene.id for scene in described], refused) == (["A"], {})
+    without = change(odd, ("assets", "red"), ...)
+    assert "no asset red; it has blue, green, nir" in scenes(tmp_path, without)[1]["A"]
+
+
+def test_an_optional_band_that_cannot_be_read_says_why_once_more_and_no_secret():
+    wanted = {**WANTED, "swir16": "swir16"}
+    item = change(make_item(), ("assets", "swir16"), {"href": "https://[h/a.tif?sig=SECRET"})
+    once = parse(item, wanted).item
+    assert once["assets"]["swir16"]["refused"].startswith("an asset lies at")
+    assert "SECRET" not in json.dumps(once)
+    assert parse(json.loads(json.dumps(once)), wanted).item == once
 
 
 @pytest.mark.parametrize(

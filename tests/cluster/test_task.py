@@ -88,9 +88,12 @@ def test_values_that_nothing_reflects_are_counted_in_each_kind_of_number(scene: 
     raw[1] = 21_001
     raw[2] = 1010  # just black
     told = task._tally(mask, raw, scene, 16)
-    assert (told.glaring, told.lit) == (8, 3 * 8)
+    assert told.glaring == (0, 8, 0, 0)
+    assert told.least == told.most == (21_000, 21_001, 1010, 21_000)
     bands = tuple(replace(band, scale=1.0, offset=0.0, dtype="float32") for band in scene.bands)
     values = np.full((4, 4, 4), 1.6, np.float32)  # snow and glint
     values[0], values[1], values[2, 0] = 2.5, 0.0005, np.nan
     told = task._tally(mask, values, replace(scene, bands=bands), 16)
-    assert (told.glaring, told.lit) == (8, 8 + 4 + 8)
+    assert told.glaring == (8, 0, 0, 0)
+    assert told.most == pytest.approx((2.5, 0.0005, 1.6, 1.6))
+    assert task._tally(np.full((4, 4), NO_DATA, np.uint8), raw, scene, 16).most == (None,) * 4

@@ -225,6 +225,79 @@ def test_a_band_whose_grid_cannot_be_told_is_told_so(nights: Nights) -> None:
     assert nights.run()["WITH"].state == "done"
 
 
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({"href": "red.tif"}, "its assets red and swir16 are one file, "),
+        ({"href": "https://[::x/swir16.tif"}, "asset swir16: an asset lies at 'https://[::x/swir16.tif'"),
+        ({"href": "data:" + "x" * 5000}, "asset swir16: its asset swir16 has no href"),
+        ({"type": "application/x-hdf5"}, "asset swir16: it is application/x-hdf5"),
+        ({"data_type": "float64"}, "asset swir16: its numbers are float64"),
+        ({"data_type": "uint8", "raster:scale": 1}, "asset swir16: its numbers are bytes"),
+        ({"raster:scale": 0}, "asset swir16: its scale is 0"),
+        ({"raster:offset": -1000}, "asset swir16: its offset is -1000"),
+        ({"proj:shape": "x"}, "asset swir16: its proj:shape is 'x'"),
+        ({"proj:transform": [20, 0, 609_000, 0, -20, 5_200_020]}, "its assets red and swir16 lie apart: "),
+        ({"proj:epsg": 32632}, "its assets red and swir16 lie apart: "),
+    ],
+)
+def test_a_band_that_its_item_gets_wrong_costs_nothing(told: dict[str, Any], says: str, nights: Nights) -> None:
+    """No night will mend it. It cost the whole scene."""
+    item = json.loads(json.dumps(nights.item))
+    if told.get("href") == "red.tif":
+        told = {"href": item["assets"]["red"]["href"]}
+    item["assets"]["swir16"] |= told
+    assert nights.run(item=item)["WITH"].state == "done"
+    np.testing.assert_array_equal(jobs.mask_of(nights.out, "WITH"), nights.expected(band=False))
+    (warning,) = nights.told()["cloudjob:warnings"]
+    assert warning.startswith(f"masked without swir16: {says}")
+    before = jobs.kept(nights.out)
+    nights.run(item=item)
+    assert jobs.kept(nights.out) == before
+    assert nights.run()["WITH"].state == "done"
+    np.testing.assert_array_equal(jobs.mask_of(nights.out, "WITH"), nights.expected(band=True))
+
+
+def several(path: Path) -> None:
+    with rasterio.open(path) as file:
+        profile, numbers = file.profile, file.read(1)
+    with rasterio.open(path, "w", **profile | {"count": 3, "driver": "GTiff"}) as file:
+        file.write(np.stack([numbers] * 3))
+
+
+def rewritten(**how: Any) -> Callable[[Path], None]:
+    def rewrite(path: Path) -> None:
+        shape, kind, factor = how.get("shape", (75, 70)), how.get("kind", np.uint16), how.get("factor", 1)
+        numbers = np.full(shape, 900 * factor, kind)
+        numbers[:30] *= 2
+        write_cog(path, numbers, (20, 0, 600_000, 0, -20, 5_200_020), how.get("epsg", 32633), blocksize=64)
+
+    return rewrite
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        several,
+        rewritten(shape=(70, 75)),
+        rewritten(epsg=32632),
+        rewritten(kind=np.float64),
+        rewritten(kind=np.uint8, factor=0),
+        rewritten(factor=30),
+    ],
+    ids=["3 bands", "size", "projection", "float64", "bytes", "all above 2"],
+)
+def test_a_file_of_something_else_costs_no_mask(broken: Callable[[Path], None], nights: Nights) -> None:
+    broken(nights.band)
+    for _ in range(3):
+        state = nights.run()["WITH"]
+        assert state.state == "failed"
+        assert "swir16" in state.reason
+    assert nights.run()["WITH"].state == "done"
+    np.testing.assert_array_equal(jobs.mask_of(nights.out, "WITH"), nights.expected(band=False))
+    assert nights.told()["cloudjob:warnings"] == [WITHOUT_IT]
+
+
 def test_a_band_that_comes_late_is_waited_for(nights: Nights) -> None:
     whole = nights.band.read_bytes()
     nights.band.unlink()

@@ -158,6 +158,89 @@ def test_a_lake_in_whole_numbers_is_masked_whatever_they_are_packed_in(tmp_path:
     assert (mask == 0).all()
 
 
+def test_a_lake_in_fractions_whose_scale_is_told_is_masked(tmp_path: Path) -> None:
+    """As a file that was resampled has them; it was refused."""
+    numbers = np.linspace(20, 190, 64 * 64).reshape(64, 64).astype(np.float32)
+    item = scene(tmp_path, numbers, data_type="float32", scale=1e-4, offset=0)
+    reason, warnings, mask = masked(tmp_path, item)
+    assert (reason, warnings) == ("", [])
+    assert mask is not None
+    assert (mask == 0).all()
+
+
+def test_fractions_that_may_be_percent_are_doubted(tmp_path: Path) -> None:
+    """Plants, whatever they are told in: of water near infrared is the darkest band."""
+    numbers = np.linspace(2, 40, 64 * 64).reshape(64, 64).astype(np.float32)
+    item = scene(tmp_path, numbers, data_type="float32", scale=1e-4, offset=0)
+    with rasterio.open(item["assets"]["nir"]["href"], "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+        file.write(numbers * 2, 1)
+    reason, (warning,), _ = masked(tmp_path, item)
+    assert not reason
+    assert "near infrared is the brighter: are its numbers percent?" in warning
+
+
+@pytest.mark.parametrize(
+    ("numbers", "says"),
+    [
+        ({"nir": 1234}, "in every pixel with data nir is 1234: no ground is so"),
+        ({"red": 5000, "nir": 1}, "in every pixel with data red is 5000, nir is 1: "),
+        (dict.fromkeys(BANDS, 2500), "in every pixel with data red is 2500, green is 2500, blue is 2500, nir is 2500"),
+        ({}, ""),
+    ],
+)
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_a_band_of_one_number_is_told(numbers: dict[str, int], says: str, lanes: int, tmp_path: Path) -> None:
+    """A file that was never filled; its scenes were masked without a word."""
+    values = jobs.pattern(1)
+    for band, number in numbers.items():
+        values[band] = np.full_like(values[band], number)
+        values[band][:20] = 0  # No data
+    item = jobs.make_scene(tmp_path, "A", values=values)
+    reason, warnings, _ = masked(tmp_path, item, lanes=lanes)
+    assert not reason
+    assert [says in each for each in warnings] == [True] * bool(says)
+
+
+def test_one_band_of_other_numbers_is_refused(tmp_path: Path) -> None:
+    """All bands were counted together, and three of four are reflectance."""
+    values = jobs.pattern(1)
+    values["nir"] = (values["nir"].astype(np.uint32) * 20).clip(0, 65534).astype(np.uint16)
+    reason, _, _ = masked(tmp_path, jobs.make_scene(tmp_path, "A", values=values))
+    assert "the values of nir are no reflectance" in reason
+
+
+@pytest.mark.parametrize(("number", "says", "stays"), [(65535, "% of its pixels are 65535", 1), (900, "nir is 900", 0)])
+def test_a_scene_that_grows_is_judged_anew(number: int, says: str, stays: int, tmp_path: Path) -> None:
+    """Its item kept the share of the part that was masked first, and what the other part has disproved."""
+    values = jobs.pattern(1)
+    rows = 4 if number == 65535 else 70
+    for band in BANDS if number == 65535 else ("nir",):
+        values[band][:rows] = number
+    item = jobs.make_scene(tmp_path, "A", values=values)
+    west, south, east, north = item["bbox"]
+    catalog = jobs.write_catalog(tmp_path / "items.json", [item])
+    net = jobs.brightness_checkpoint(tmp_path / "net.safetensors")
+    jobs.run_here(catalog, net, tmp_path / "out", bbox=(west, north - (north - south) / 5, east, north))
+    (first,) = jobs.item_of(tmp_path / "out", "A")["properties"]["cloudjob:warnings"]
+    assert says in first
+    (grown,) = jobs.run_here(catalog, net, tmp_path / "out")
+    jobs.run_here(catalog, net, tmp_path / "whole")
+    jobs.assert_same(tmp_path / "out", tmp_path / "whole")
+    told = jobs.item_of(tmp_path / "out", "A")["properties"].get("cloudjob:warnings", [])
+    assert [says in each for each in told] == [True] * stays
+    assert first not in told
+    assert grown.receipt is not None
+    assert grown.receipt.warnings == tuple(told), "a log tells it, too"
+
+
+def test_of_a_few_pixels_no_share_is_told(tmp_path: Path) -> None:
+    """One of thirty that is saturated is none of them in a hundred."""
+    numbers = np.rint(CLOUDY[:30, :30] * 1e4).astype(np.uint16)
+    numbers[0, 0] = 65535
+    reason, warnings, _ = masked(tmp_path, scene(tmp_path, numbers, tagged=None, **TOLD))
+    assert (reason, warnings) == ("", [])
+
+
 def test_many_saturated_pixels_are_doubted(tmp_path: Path) -> None:
     """ESA says so of what is too bright, and others of what is missing."""
     numbers = np.rint(CLOUDY * 1e4).astype(np.uint16)

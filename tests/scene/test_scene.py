@@ -422,7 +422,15 @@ def test_a_scene_classification_that_cannot_be_used_costs_no_scene(tmp_path: Pat
     item = make_item(tmp_path)
     before = described(item)
     gone = {"href": str(tmp_path / "gone.tif")}
-    odd = ({"data_type": "int8"}, {"proj:shape": "x"}, {"proj:epsg": 999_998}, {"href": "https://[::x/scl.tif"}, gone)
+    red = {"href": item["assets"]["red"]["href"]}
+    odd = (
+        {"data_type": "int8"},
+        {"proj:shape": "x"},
+        {"proj:epsg": 999_998},
+        {"href": "https://[::x/scl.tif"},
+        red,
+        gone,
+    )
     for told in odd:
         grid = {} if told is gone else {"proj:shape": [150, 139], "proj:transform": [10, 0, 600_000, 0, -10, 5_200_020]}
         item["assets"]["scl"] = {"href": str(tmp_path / "scl.tif"), **grid, **told}
@@ -714,8 +722,9 @@ def test_pixels_that_contradict_the_offset_are_told(tmp_path: Path) -> None:
 
 def test_half_of_a_scenes_values_may_be_brighter_than_any_ground(tmp_path: Path) -> None:
     scene = described(make_item(tmp_path))
-    assert no_reflectance(scene, 1000, 2000, 2000, 0) is None  # Of four bands
-    assert "50 % of them lie above 2" in str(no_reflectance(scene, 1000, 2001, 2001, 0))
+    most = (30_000,) * 4
+    assert no_reflectance(scene, 1000, (500,) * 4, most, 0) is None
+    assert "50 % of them lie above 2" in str(no_reflectance(scene, 1000, (500, 500, 501, 0), most, 0))
 
 
 def test_groups_are_named_after_the_tile_when_the_scene_has_its_whole_grid(tmp_path: Path) -> None:

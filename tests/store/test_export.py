@@ -1,3 +1,6 @@
+import errno
+import itertools
+import os
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -9,7 +12,7 @@ from faulty import call
 from output import ALL, GRID, expected, make_scene, run
 from shapely.geometry import box
 
-from cloudjob.errors import UsageError
+from cloudjob.errors import UnreachableError, UsageError
 from cloudjob.store import export as exports
 from cloudjob.store.out import Out
 
@@ -42,6 +45,30 @@ def test_one_scene_as_a_cog(out: Out, tmp_path: Path):
     names = [category.text for category in ET.parse(f"{path}.aux.xml").iter("Category")]
     assert (names[0], names[1], names[254], names[255]) == ("clear", "cloud", "no_data", "not_computed")
     assert {each.name for each in tmp_path.iterdir()} == {"out", "mask.tif", "mask.tif.aux.xml"}
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_full_disk_is_told_and_what_was_there_stays(
+    nth: int, out: Out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was wrong usage, which nobody tries again, and left half of the side file."""
+    run(out, [make_scene(0), make_scene(1)])
+    path, calls = tmp_path / "mask.tif", itertools.count(1)
+    export(out, make_scene(0).id, path)
+    before = {each: each.read_bytes() for each in tmp_path.glob("mask*")}
+    whole = Path.write_bytes
+
+    def full(self: Path, data: bytes) -> int:
+        if next(calls) != nth:
+            return whole(self, data)
+        whole(self, data[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UnreachableError, match=r"cannot be written: .*No space left") as caught:
+        export(out, make_scene(1).id, path)
+    assert "free some space" in str(caught.value.hint)
+    assert {each: each.read_bytes() for each in tmp_path.iterdir() if each.is_file()} == before
 
 
 def test_a_day_is_what_its_scenes_tell_together(out: Out, tmp_path: Path):

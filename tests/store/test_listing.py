@@ -11,7 +11,7 @@ from output import SETTINGS, TILE, make_scene, run
 
 from cloudjob.catalog.dates import parse_dates
 from cloudjob.errors import UsageError
-from cloudjob.store import ledger, listing, slots
+from cloudjob.store import ledger, listing, masks, slots
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 
@@ -95,6 +95,24 @@ def test_short_names_of_groups(out: Out) -> None:
     run(out, [make_scene(0, id="third", group="33TUN_400000_5240040_70x60")])
     with pytest.raises(UsageError, match="'33TUN' is short for 2 groups"):
         listing.group_named(ledger.read(out), "33TUN")
+
+
+def test_an_opened_out_knows_them_too(out: Out) -> None:
+    """A bare KeyError did not say what there is."""
+    opened = masks.open_masks(out)
+    window = opened["33TUN_388280_5240040_70x60"]
+    assert opened["33TUN"] is window
+    assert opened["33TUN/cloud"].identical(window["cloud"])
+    assert opened["32TQM"]["cloud"].shape[0] == 2
+    assert opened.get("33TUM") is None
+    assert "33TUN" not in opened, "its names are those of its groups"
+    with pytest.raises(KeyError, match="there is no group '32TQN': did you mean 32TQM"):
+        opened["32TQN"]
+    with pytest.raises(KeyError, match="clouds"):
+        opened["32TQM/clouds"]
+    run(out, [make_scene(0, id="third", group="33TUN_400000_5240040_70x60")])
+    with pytest.raises(KeyError, match="'33TUN': it is short for 33TUN_388280_5240040_70x60, 33TUN_400000_5240040_70x"):
+        masks.open_masks(out)["33TUN"]
 
 
 def test_the_command(out: Out, capfd: Capfd) -> None:

@@ -1,5 +1,6 @@
 """A run's series and its signs of life; a real Prometheus reads them in tests/deploy."""
 
+import errno
 import json
 import os
 import re
@@ -151,6 +152,24 @@ def test_a_file_that_cannot_be_written_is_told_at_once(out: Out, tmp_path: Path)
     ):
         raise AssertionError
     assert "cloudjob_" not in generate_latest(REGISTRY).decode()
+
+
+def test_a_disk_of_the_file_that_is_full_ends_no_run(
+    out: Out, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not when it begins either: it was wrong usage, which nobody tries again."""
+    write, full = metrics.write_to_textfile, True
+
+    def written_if_there_is_space(*told: Any) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(*told)
+
+    monkeypatch.setattr(metrics, "write_to_textfile", written_if_there_is_space)
+    with Watch(out, file) as watch:
+        assert "No space left" in caplog.text
+        full, watch.code = False, 0
+    assert written(file)["run_exit_code"] == {"": 0}
 
 
 def test_a_file_that_cannot_be_written_later_ends_nothing(
