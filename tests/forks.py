@@ -1,7 +1,8 @@
 """`cloudjob` without the seconds that Python takes to import it: one process has imported all, and forks for each run.
 
-What is started is a process of its own as ever, which may be killed; it must start none itself (`--cluster`). A line
-of stdin is a run (JSON: `arguments`, `environment`, and whether it is `sabotaged`), a line of stdout what became of it.
+What is started is a process of its own as ever, which may be killed. It must start none itself (`--cluster`), nor have
+its OUT in a bucket: obstore waits for ever in a fork. A line of stdin is a run (JSON: `arguments`, `environment`, and
+whether it is `sabotaged`), a line of stdout what became of it.
 """
 
 import json

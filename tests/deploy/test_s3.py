@@ -13,7 +13,6 @@ import numpy as np
 import obstore
 import pytest
 import rasterio
-from forks import forking
 
 from .servers import S3_KEYS, VENV, s3, s3_environment, s3_ports, s3_store
 
@@ -29,7 +28,9 @@ def work(tmp_path_factory):
     days = range(1, SCENES + 1)
     scenes = [jobs.make_scene(folder, f"S2A_33UUP_2024060{n}_0_L2A", f"2024-06-0{n}T10:15:59Z", seed=n) for n in days]
     jobs.write_catalog(folder / "items.json", scenes)
-    jobs.run_here(folder / "items.json", jobs.random_checkpoint(folder / "net.safetensors"), folder / "reference")
+    jobs.random_checkpoint(folder / "net.safetensors")
+    done = run(folder, folder / "reference")
+    assert done.code == 0, done.stderr
     return folder
 
 
@@ -42,18 +43,11 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def cloudjob():
-    """The command line in a process of its own that need not be loaded."""
-    with forking() as fork:
-        yield fork
-
-
-@pytest.fixture(scope="module")
-def run_on(work, server, cloudjob):
+def run_on(work, server):
     """Runs into the server on a cluster that has been started: a function of the output, and more options."""
     with jobs.dask_cluster(**server) as cluster:
-        what = ("--catalog", work / "items.json", "--checkpoint", work / "net.safetensors", "--cluster", cluster)
-        yield lambda out, *more: cloudjob("run", *what, "--out", out, *jobs.whole(more), *more, **server)
+        what = work / "items.json", work / "net.safetensors"
+        yield lambda out, *more: jobs.run_job(*what, out, "--cluster", cluster, *more, **server)
 
 
 @pytest.fixture
@@ -132,24 +126,24 @@ def test_run_rerun_and_read(work, server, run_on, out, tmp_path):
     assert sum(path.startswith("runs/") for path in written(place)) == 2
 
 
-def test_other_commands(work, server, cloudjob, run_on, out, tmp_path):
+def test_other_commands(work, server, run_on, out, tmp_path):
     assert run_on(out, "--dates", "2024-06-01/2024-06-02").code == 0
-    status = cloudjob("status", out, "--json", **server)
+    status = jobs.cloudjob("status", out, "--json", **server)
     assert json.loads(status.stdout)["done"] == 2
-    plan = cloudjob(
+    plan = jobs.cloudjob(
         "plan", "--catalog", work / "items.json", "--checkpoint", work / "net.safetensors",
         "--out", out, "--json", *jobs.EVERYWHERE, **server,
     )  # fmt: skip
     assert plan.code == 0, plan.stderr
     assert sorted(scene["state"] for scene in json.loads(plan.stdout)["scenes"]) == ["done", "done", "new", "new"]
     scene = "S2A_33UUP_20240602_0_L2A"
-    exported = cloudjob("export", out, scene, tmp_path / "mask.tif", **server)
+    exported = jobs.cloudjob("export", out, scene, tmp_path / "mask.tif", **server)
     assert exported.code == 0, exported.stderr
     with rasterio.open(tmp_path / "mask.tif") as file:
         np.testing.assert_array_equal(file.read(1), jobs.mask_of(work / "reference", scene))
     place, before = s3_store(server, out), {}
     for _ in range(2):
-        report = cloudjob("report", out, **server)
+        report = jobs.cloudjob("report", out, **server)
         assert report.code == 0, report.stderr
         assert report.stdout == f"{out}/report/index.html\n"
         page = bytes(obstore.get(place, "report/index.html").bytes()).decode()
@@ -214,14 +208,14 @@ def test_two_at_once(work, server, run_on, out, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", S3_KEYS)
-def test_a_wrong_key(work, server, cloudjob, out, tmp_path, wrong):
+def test_a_wrong_key(work, server, out, tmp_path, wrong):
     """Exit code 4: once somebody has mended it, the same command works. The key is told nobody."""
     secret = "WRONGKEYWRONGKEYWRONG"
     environment = {**server, wrong: secret}
     for done in (
         run(work, out, "--json", **environment),
-        cloudjob("-v", "status", out, **environment),
-        cloudjob("export", out, "2024-06-01", tmp_path / "mask.tif", **environment),
+        jobs.cloudjob("-v", "status", out, **environment),
+        jobs.cloudjob("export", out, "2024-06-01", tmp_path / "mask.tif", **environment),
     ):
         assert done.code == 4, done.stderr
         assert f"error: {out}: access denied" in done.stderr
@@ -231,22 +225,22 @@ def test_a_wrong_key(work, server, cloudjob, out, tmp_path, wrong):
             assert key not in done.stdout + done.stderr
 
 
-def test_no_such_bucket(server, cloudjob):
-    done = cloudjob("status", "s3://nowhere/masks", **server)
+def test_no_such_bucket(server):
+    done = jobs.cloudjob("status", "s3://nowhere/masks", **server)
     assert done.code == 4
     assert done.stderr == "error: s3://nowhere/masks: there is no such bucket\nhint: create it, or correct --out\n"
 
 
-def test_a_profile(work, server, cloudjob, out, tmp_path):
+def test_a_profile(work, server, out, tmp_path):
     """As the AWS tools write it; variables win, and a profile that is none is told."""
     id_, secret = S3_KEYS.values()
     (tmp_path / "credentials").write_text(f"[nightly]\naws_access_key_id = {id_}\naws_secret_access_key = {secret}\n")
     found = {name: value for name, value in server.items() if name not in S3_KEYS}
     found |= {"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"), "AWS_EC2_METADATA_DISABLED": "true"}
     assert run(work, out, **found, AWS_PROFILE="nightly").code == 0
-    assert cloudjob("status", out, **found, AWS_PROFILE="nightly").code == 0
-    assert cloudjob("status", out, **found, **S3_KEYS, AWS_PROFILE="daily").code == 0
-    done = cloudjob("status", out, **found, AWS_PROFILE="daily")
+    assert jobs.cloudjob("status", out, **found, AWS_PROFILE="nightly").code == 0
+    assert jobs.cloudjob("status", out, **found, **S3_KEYS, AWS_PROFILE="daily").code == 0
+    done = jobs.cloudjob("status", out, **found, AWS_PROFILE="daily")
     assert done.code == 2
     assert "AWS_PROFILE names, 'daily', cannot be read: The config profile (daily) could not be found" in done.stderr
 
