@@ -15,7 +15,7 @@ import click
 
 from cloudjob import errors, logs
 from cloudjob.errors import CloudjobError, UsageError
-from cloudjob.options import Command, Ordered, address, option, what
+from cloudjob.options import Command, Ordered, address, misspelt, option, what
 from cloudjob.shown import attach, check_, export_, list_, report_, rethreshold_, status
 
 if TYPE_CHECKING:
@@ -67,11 +67,12 @@ def main() -> None:
     try:
         code = cli.main(prog_name="cloudjob", standalone_mode=False) or errors.DONE
     except click.ClickException as error:
+        told = _placed(error)
         if logs.is_json():
-            _say_error(error.format_message(), error.exit_code)
+            _say_error(told.format_message(), told.exit_code)
         else:
-            error.show()
-        code = error.exit_code
+            told.show()
+        code = told.exit_code
     except CloudjobError as error:
         code = error.exit_code
         _say_error(str(error), code, error.hint)
@@ -100,6 +101,24 @@ def _say_error(message: str, code: int, hint: str | None = None) -> None:
     logs.say(message, "error", level=logging.ERROR, hint=hint, exit_code=code)
 
 
+def _placed(error: click.ClickException) -> click.ClickException:
+    """An error that says where an option goes, if it is one of another place: before the command, or after."""
+    context = getattr(error, "ctx", None)
+    if not isinstance(error, click.NoSuchOption) or context is None:
+        return error
+    name = error.option_name
+    if context.parent and name in _names(cli):
+        return click.UsageError(f"{name} goes before the command: cloudjob {name} … {context.info_name}", context)
+    having = [each for each in cli.list_commands(context) if name in _names(cli.commands[each])]
+    if not context.parent and having:
+        return click.UsageError(f"{name} goes after the command: cloudjob {having[0]} {name} …", context)
+    return error
+
+
+def _names(command: click.Command) -> set[str]:
+    return {opt for option in command.params for opt in option.opts}
+
+
 def _terminate(*_: object) -> None:
     raise Terminated
 
@@ -124,9 +143,12 @@ def cli(*, verbose: bool, form: logs.Format) -> None:
     Masks: 0 clear, 1 cloud, 254 no data in the source, 255 not computed. Some networks also tell 2 thin cloud and
     3 cloud shadow; the one that ships does not.
 
-    Every option can also be set in the environment: --out as CLOUDJOB_OUT, and so on.
+    Options of `run`, `plan`, `worker` and `demo` can also be set in the environment: --out as CLOUDJOB_OUT, and so on.
     """
     logs.setup(form, verbose=verbose)
+    for name, meant in misspelt(os.environ, (cli, *cli.commands.values())).items():
+        told = f"{name} is set, and no option goes by it: did you mean {meant}?"
+        logs.say(told, "warning", level=logging.WARNING)
     try:
         Path.cwd()
     except FileNotFoundError:  # torch would end the process in words of its own. Help needs none
@@ -154,6 +176,7 @@ for each in (status, list_, check_, export_, rethreshold_, report_):
     metavar="PATH",
     help="Also write the run's Prometheus series here, every minute and at the end: a .prom for node_exporter.",
 )
+@option("--json", "as_json", is_flag=True, help="Print a JSON object per scene on stdout.")
 def run(
     *,
     where: str,
@@ -174,7 +197,6 @@ def run(
       cloudjob run --geometry basin.geojson --dates 10d --out s3://bucket/masks
       cloudjob run --bbox 11.2 46.4 11.5 46.6 --dates 2024 --out masks --catalog planetary-computer
     """
-    from cloudjob import job
     from cloudjob.plan import survey
     from cloudjob.store.out import Out
     from cloudjob.watch import metrics, terminal
@@ -184,7 +206,8 @@ def run(
             f"--listen is for a scheduler of this run's own, not for the one at {where}", hint="leave one out"
         )
     with metrics.Watch(Out.at(options["out"]), Path(metrics_file) if metrics_file else None) as watch:
-        asked = _job(options)
+        asked = _job(options)  # What is wrong with them is told before torch and Dask are loaded, which takes seconds
+        from cloudjob import job
 
         def estimate(view: "Survey") -> "Cost | None":
             from cloudjob.cluster.stream import lane_count
@@ -205,6 +228,7 @@ def run(
 
 @cli.command(cls=Command)
 @what
+@option("--json", "as_json", is_flag=True, help="Print the plan as JSON on stdout.")
 def plan(*, where: str, workers: int | None, as_json: bool, **options: Any) -> None:
     """Say what `run` would do, without doing it.
 
@@ -255,7 +279,7 @@ def model(*, network: str | None, as_json: bool, like: str | None) -> None:
 def demo(*, out: str, workers: int | None) -> int:
     """Mask a small simulated catalog and compare the masks with the truth.
 
-    Makes the catalog in OUT/catalog and the masks in OUT/masks. Needs no network.
+    Makes the catalog in FOLDER/catalog and the masks in FOLDER/masks. Needs no network.
     """
     from cloudjob import job
     from cloudjob.demo import collection, fit
@@ -329,13 +353,16 @@ def _say_where(asked: "Job", view: "Survey", bbox: tuple[float, float, float, fl
     west, south, east, north = bbox or asked.area.bounds  # As typed: bounds across the antimeridian go round the world
     start, end = asked.dates.start, asked.dates.end
     days = f"{start:%Y-%m-%d}/" + (f"{end - timedelta(days=1):%Y-%m-%d}" if end else "..")
-    hint = None
+    most, hint = asked.max_cloud_cover, None
     if start > datetime.now(UTC):
         hint = "these dates are still to come"
+    elif most is not None:
+        hint = f"is --max-cloud-cover too low? It is in percent, {most:g} of 100"
     elif max(abs(west), abs(east)) <= 90:
         hint = f"if latitude and longitude are swapped, try --bbox {south:.15g} {west:.15g} {north:.15g} {east:.15g}"
     place = f"{south:g} to {north:g} degrees north, {west:g} to {east:g} east"
-    logs.say(f"looked at {place}, {days}", "area", hint=hint)
+    least = "" if most is None else f", for at most {most:g} % of cloud by the catalog"
+    logs.say(f"looked at {place}, {days}{least}", "area", hint=hint)
 
 
 def _lanes(where: str, workers: int | None) -> int:

@@ -106,6 +106,8 @@ def run(
     """
     spoken.refuse_unknown(unknown, run)
     workers, cog = spoken.number("workers", workers, index), spoken.flag("cog", cog)
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers is {workers}; expected 1 or more", hint="leave it out for one per core")
     _check_client(client)
     with spoken.files(geometry, catalog) as (area, where):
         asked = request(
@@ -114,12 +116,12 @@ def run(
             bbox=spoken.box(bbox),
             geometry=area,
             catalog=where,
-            collection=collection,
+            collection=spoken.text("collection", collection),
             assets=spoken.keys(assets),
             offset=spoken.number("offset", offset),
             max_cloud_cover=spoken.number("max_cloud_cover", max_cloud_cover),
             limit=spoken.number("limit", limit, index),
-            checkpoint=checkpoint,
+            checkpoint=spoken.text("checkpoint", checkpoint, str | Path),
             threshold=spoken.number("threshold", threshold),
             buffer=spoken.number("buffer", buffer),
             resolution=spoken.number("resolution", resolution),
@@ -189,7 +191,7 @@ def mask(
         ContractError: the cube lacks a band, or has pixels of a size at which the network was not measured; or, on
             computing where it is lazy, its values cannot be reflectance, or the checkpoint's file has changed.
     """
-    network = load(checkpoint)
+    network = load(spoken.text("checkpoint", checkpoint, str | Path))
     contract = network.contract
     threshold, buffer = spoken.number("threshold", threshold), spoken.number("buffer", buffer)
     if threshold is not None and not 0 < threshold < 1:

@@ -34,9 +34,10 @@ from cloudjob.store import cog, conventions, settings
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
 from cloudjob.store import ledger as ledgers
+from cloudjob.store.document import ODD
 from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.listing import groups_like
-from cloudjob.store.out import ODD, Out
+from cloudjob.store.out import Out
 
 Values = npt.NDArray[Any]
 
@@ -105,6 +106,8 @@ def load(
     place = Out.at(out)
     ledger = ledgers.read(place)
     bands = [bands] if isinstance(bands, str) else bands
+    if not isinstance(bands, Iterable) or not all(isinstance(band, str) for band in bands):
+        raise UsageError(f"bands is {bands!r}; expected common names", hint='for example ["red", "green", "blue"]')
     if not ledger.done:
         hint = ledger.damage() or settings.meant(place, "`cloudjob run --out` makes some")
         raise ContractError(f"{place} holds no masks", hint=hint)

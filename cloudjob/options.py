@@ -1,14 +1,19 @@
 """The options of `run` and `plan`: what to mask, with what, and where to; and the order of commands."""
 
+import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from cloudjob.cluster.address import check_address
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+PREFIX = "CLOUDJOB_"
+"""Of the variables that are options, too."""
 
 _BBOX = "--bbox 11.2 46.4 11.5 46.6 (west south east north)"
 
@@ -37,11 +42,27 @@ class Side(click.ParamType):  # type: ignore[type-arg]  # Generic from click 8.4
 
     def split_envvar_value(self, rv: str) -> list[str]:
         """The four of CLOUDJOB_BBOX."""
-        return [each for word in _sides(rv) for each in word.split()]
+        sides = [each for word in _sides(rv) for each in word.split()]
+        if len(sides) != 4:
+            raise click.BadParameter(f"CLOUDJOB_BBOX is {rv!r}; it takes four numbers, as {_BBOX}")
+        return sides
+
+
+class Option(click.Option):
+    """An option that is also a variable, by which it is named where its value stands there."""
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """What is wrong with, in errors."""
+        hint = super().get_error_hint(ctx)
+        by_variable = ctx and ctx.get_parameter_source(self.name or "") is ParameterSource.ENVIRONMENT
+        return f"{hint} ({self.envvar})" if by_variable else hint
 
 
 class Command(click.Command):
-    """A command whose --bbox may have commas: as one word it is taken for four."""
+    """A command whose --bbox may have commas: as one word it is taken for four.
+
+    An area that is typed goes before one that is set in the environment, whichever kind it is.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse what was typed."""
@@ -53,11 +74,15 @@ class Command(click.Command):
             else:
                 typed += _sides(arg) if typed[-1:] == ["--bbox"] else [arg]
         try:
-            return super().parse_args(ctx, typed)
+            rest = super().parse_args(ctx, typed)
         except click.BadOptionUsage as error:
             if error.option_name == "--bbox":
                 raise click.BadOptionUsage("--bbox", f"--bbox takes four numbers, as {_BBOX}", ctx) from None
             raise
+        areas = {name: ctx.get_parameter_source(name) for name in ("bbox", "geometry")}
+        if ParameterSource.COMMANDLINE in areas.values():
+            ctx.params |= {name: None for name, source in areas.items() if source is ParameterSource.ENVIRONMENT}
+        return rest
 
 
 def _sides(text: str) -> list[str]:
@@ -68,8 +93,20 @@ def _sides(text: str) -> list[str]:
 
 def option(*names: str, **settings: Any) -> Callable[[Decorated], Decorated]:
     """An option that can also be set as CLOUDJOB_NAME."""
-    variable = "CLOUDJOB_" + names[0].removeprefix("--").replace("-", "_").upper()
-    return click.option(*names, envvar=variable, **settings)
+    variable = PREFIX + names[0].removeprefix("--").replace("-", "_").upper()
+    return click.option(*names, cls=Option, envvar=variable, **settings)
+
+
+def misspelt(variables: Iterable[str], commands: Iterable[click.Command]) -> dict[str, str]:
+    """Variables of the environment that no option goes by, and the one that was probably meant."""
+    known = {option.envvar for command in commands for option in command.params if isinstance(option.envvar, str)}
+    names = {name.removeprefix(PREFIX): name for name in known}
+    found = {}
+    for each in sorted(set(variables) - known):
+        near = difflib.get_close_matches(each.removeprefix(PREFIX), names, n=1, cutoff=0.7)
+        if each.startswith(PREFIX) and near:
+            found[each] = names[near[0]]
+    return found
 
 
 def address(_: click.Context, __: click.Parameter, where: str | None) -> str | None:
@@ -89,7 +126,7 @@ def what(command: Decorated) -> Decorated:
                 "--dates",
                 required=True,
                 metavar="DATES",
-                help="2024-06-01/2024-06-30, 2024-06, 2024-06-01/.. or 10d (last 10).",
+                help="A day, month, year or interval: 2024-06-01/2024-06-30, 2024-06-01/..; or 10d, the last ten.",
             ),
             option("--out", required=True, metavar="OUT", help="A folder, or an s3://, gs:// or az:// prefix."),
             option(
@@ -122,7 +159,7 @@ def what(command: Decorated) -> Decorated:
                 "--max-cloud-cover",
                 type=click.FloatRange(0, 100),
                 metavar="PERCENT",
-                help="Skip scenes above this, by the catalog.",
+                help="Skip scenes that are cloudier, by the catalog.",
             ),
             option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many scenes, the newest."),
             option(
@@ -134,7 +171,7 @@ def what(command: Decorated) -> Decorated:
                 "--threshold",
                 type=float,
                 metavar="SHARE",
-                help="Probability from which a pixel is cloud. [default: checkpoint's]",
+                help="Probability from which a pixel is cloud, as 0.35. [default: checkpoint's]",
             ),
             option("--buffer", type=float, metavar="METRES", help="Widen clouds by this. [default: checkpoint's]"),
             option(
@@ -160,7 +197,6 @@ def what(command: Decorated) -> Decorated:
             option(
                 "--workers", type=click.IntRange(min=1), metavar="N", help="Local processes. [default: one per core]"
             ),
-            option("--json", "as_json", is_flag=True, help="Print JSON on stdout."),
         ]
     ):
         command = each(command)

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
-from types import FrameType
+from types import FrameType, UnionType
 from typing import Any
 
 from cloudjob.errors import UsageError, did_you_mean
@@ -98,7 +98,8 @@ def box(bbox: object) -> tuple[float, float, float, float] | None:
     if bbox is None:
         return None
     try:
-        west, south, east, north = (float(number) for number in bbox)  # type: ignore[attr-defined]
+        sides = () if isinstance(bbox, str) else bbox  # Of four digits it would be a box
+        west, south, east, north = (float(number) for number in sides)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         hint = "for example bbox=(11.2, 46.4, 11.5, 46.6); of a shapely geometry it is bbox=geometry.bounds"
         raise UsageError(f"bbox is {bbox!r}; expected west, south, east, north in degrees", hint=hint) from None
@@ -135,9 +136,22 @@ def keys(assets: object) -> Mapping[str, str] | None:
     Raises:
         UsageError: it is something else.
     """
-    if assets is None or isinstance(assets, Mapping):
+    if assets is None or (isinstance(assets, Mapping) and all(isinstance(key, str) for key in assets.values())):
         return assets
     raise UsageError(f"assets is {assets!r}; expected a dict", hint='for example assets={"red": "B04"}')
+
+
+def text(name: str, value: Any, kinds: type | UnionType = str) -> Any:
+    """A name, or a path where `kinds` tells so, or None where none was given.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if value is None or isinstance(value, kinds):
+        return value
+    several = name == "collection" and isinstance(value, Iterable)
+    hint = f"several with commas between: {','.join(map(str, value))!r}" if several else None
+    raise UsageError(f"{name} is {value!r}; expected a {'name' if kinds is str else 'file or a name'}", hint=hint)
 
 
 def ids(given: object) -> frozenset[str]:
@@ -209,9 +223,7 @@ def items_of(items: Any) -> list[dict[str, Any]]:
     if isinstance(items, Mapping):
         items = items.get("features", [items])
     if not isinstance(items, Iterable):
-        raise UsageError(
-            f"a {type(items).__name__} was given; expected items, pystac's or dicts", hint="one alone as [item]"
-        )
+        raise UsageError(f"{items!r} was given; expected STAC items, pystac's or dicts", hint="one alone as [item]")
     return [_item(each) for each in items]
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -181,8 +182,65 @@ def test_variables_of_the_environment_are_heeded(capfd: Capfd, tmp_path: Path, m
     assert json.loads(call(capfd, "plan").stdout)["scenes"] == []
     assert len(json.loads(call(capfd, "plan", "--dates", "2024").stdout)["scenes"]) == 1, "the command line wins"
     monkeypatch.setenv("CLOUDJOB_BBOX", "16 46")
-    assert call(capfd, "plan").code == 2
+    result = call(capfd, "plan")
+    assert result.code == 2
+    assert "CLOUDJOB_BBOX is '16 46'; it takes four numbers, as --bbox 11.2 46.4 11.5 46.6" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_value_of_a_variable_is_named_by_it(capfd: Capfd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUDJOB_WORKERS", "many")
+    result = call(capfd, "plan", *EVERYWHERE, "--out", "out")
+    assert result.code == 2
+    assert "Invalid value for '--workers' (CLOUDJOB_WORKERS): 'many' is not a valid integer" in result.stderr
+    typed = call(capfd, "plan", *EVERYWHERE, "--out", "out", "--workers", "some")
+    assert "Invalid value for '--workers': 'some' is not" in typed.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("CLOUDJOB_TRESHOLD", "CLOUDJOB_THRESHOLD"),
+        ("CLOUDJOB_BOX", "CLOUDJOB_BBOX"),
+        ("CLOUDJOB_ASSETS", "CLOUDJOB_ASSET"),
+        ("CLOUDJOB_METRICS", "CLOUDJOB_METRICS_FILE"),
+        ("CLOUDJOB_LOGFORMAT", "CLOUDJOB_LOG_FORMAT"),
+        ("CLOUDJOB_SHARED", ""),
+        ("CLOUDJOB_PORT_8786_TCP", ""),  # Kubernetes tells of services so
+        ("CLOUDJOB_TLS", ""),
+    ],
+)
+def test_a_variable_that_is_misspelt_is_told(
+    variable: str, meant: str, capfd: Capfd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be set in vain, night after night."""
+    monkeypatch.setenv(variable, "0.2")
+    result = call(capfd, "status", "nowhere")
+    warning = f"warning: {variable} is set, and no option goes by it: did you mean {meant}?\n"
+    assert (warning in result.stderr) == bool(meant)
+    assert ("warning" in result.stderr) == bool(meant)
+
+
+def test_an_area_that_is_typed_goes_before_one_that_is_set(
+    capfd: Capfd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = jobs.write_catalog(tmp_path / "items.json", [jobs.make_scene(tmp_path, "A")])
+    areas = {}
+    for name, (west, south) in {"here": (16, 46), "elsewhere": (-60, 3)}.items():
+        ring = [[west, south], [west + 1, south], [west + 1, south + 1], [west, south + 1], [west, south]]
+        areas[name] = tmp_path / f"{name}.geojson"
+        areas[name].write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    what = ("--catalog", catalog, "--dates", "2024", "--out", tmp_path / "out")
+    monkeypatch.setenv("CLOUDJOB_BBOX", "-60 3 -59 4")
+    result = call(capfd, "plan", *what, "--geometry", areas["here"])
+    assert (result.code, result.stdout[:3]) == (0, "new"), result.stderr
+    monkeypatch.delenv("CLOUDJOB_BBOX")
+    monkeypatch.setenv("CLOUDJOB_GEOMETRY", str(areas["elsewhere"]))
+    result = call(capfd, "plan", *what, "--bbox", "16", "46", "17", "47")
+    assert (result.code, result.stdout[:3]) == (0, "new"), result.stderr
+    result = call(capfd, "plan", *what, "--bbox", "16", "46", "17", "47", "--geometry", areas["here"])
+    assert result.code == 2
+    assert "expected either a bbox or a geometry, not both\nhint: leave one out" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -207,6 +265,11 @@ def test_answers_go_to_stdout(arguments: list[str], code: int, says: str, capfd:
         (["fly"], "No such command 'fly'"),
         (["run"], "Missing option '--dates'"),
         (["run", "--fast"], "No such option"),
+        (["run", "-v"], "Error: -v goes before the command: cloudjob -v … run\n"),
+        (["list", "out", "--log-format", "json"], "Error: --log-format goes before the command: cloudjob --log-format"),
+        (["--out", "masks", "run"], "Error: --out goes after the command: cloudjob run --out …\n"),
+        (["--group", "33TUN", "list"], "Error: --group goes after the command: cloudjob list --group …\n"),
+        (["--fast", "run"], "No such option"),
         (["run", "--bbox", "16,46,17"], "--bbox takes four numbers, as --bbox 11.2 46.4 11.5 46.6"),
         (["status"], "Missing argument 'OUT'"),
         (["worker"], "Missing argument 'ADDRESS'"),
@@ -314,6 +377,41 @@ def test_what_is_misspelt_is_guessed(arguments: list[str], meant: str, capfd: Ca
     assert re.search(rf"did you mean .*{meant}", result.stderr, re.IGNORECASE), result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--asset", "B04=red"], "--asset names a band 'B04'\nhint: the band comes first: --asset red=B04\n"),
+        (["--threshold", "40"], "threshold is 40; expected above 0 and below 1\nhint: 40 % is 0.4\n"),
+        (["--threshold", "400"], "threshold is 400; expected above 0 and below 1\n"),
+        (["--workers", "100000"], "workers is 100000, for which this machine has no memory"),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_what_to_do_is_told(command: str, arguments: list[str], says: str, capfd: Capfd, tmp_path: Path) -> None:
+    catalog = jobs.write_catalog(tmp_path / "items.json", [jobs.make_scene(tmp_path, "A")])
+    what = ("--catalog", catalog, "--out", tmp_path / "out", *EVERYWHERE)
+    result = call(capfd, command, *what, *arguments)
+    assert (result.code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {says}") or f"\nerror: {says}" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_wrong_with_options_is_told_before_torch_and_dask_are_loaded(tmp_path: Path) -> None:
+    """They take seconds, of somebody who waits to correct a letter."""
+    typed = ["cloudjob", "run", *EVERYWHERE, "--threshold", "40", "--out", str(tmp_path / "out")]
+    code = f"""
+import sys
+from cloudjob import cli
+sys.argv = {typed}
+try:
+    cli.main()
+finally:
+    print(sorted({{"torch", "distributed", "stackstac"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
+    assert (done.returncode, done.stdout) == (2, "[]\n"), done.stderr
+
+
 def test_nothing_found_says_where_it_looked_and_whether_the_order_may_be_wrong(capfd: Capfd, tmp_path: Path) -> None:
     catalog = jobs.write_catalog(tmp_path / "items.json", [jobs.make_scene(tmp_path, "A")])
     swapped = ("--bbox", "46.8", "16.2", "47", "16.4")
@@ -338,13 +436,18 @@ def test_the_columns_of_a_plan_stand_below_each_other(capfd: Capfd, tmp_path: Pa
         ("179 -17 -179 -16", "2024-06", "-17 to -16 degrees north, 179 to -179 east, 2024-06-01/2024-06-30"),
         ("46.8234567 16.2 47 16.4", "2024/..", "longitude are swapped, try --bbox 16.2 46.8234567 16.4 47\n"),
         ("16 46 17 47", "9990", "9990-01-01/9990-12-31\nhint: these dates are still to come"),
+        (
+            "46.8 16.2 47 16.4",
+            "2024 --max-cloud-cover 0.2",
+            "for at most 0.2 % of cloud by the catalog\nhint: is --max-",
+        ),
     ],
 )
 def test_where_nothing_was_found_is_told_as_it_was_typed(
     bbox: str, dates: str, says: str, capfd: Capfd, tmp_path: Path
 ) -> None:
     catalog = jobs.write_catalog(tmp_path / "items.json", [jobs.make_scene(tmp_path, "A")])
-    what = ("--catalog", catalog, "--out", tmp_path / "out", "--bbox", *bbox.split(), "--dates", dates)
+    what = ("--catalog", catalog, "--out", tmp_path / "out", "--bbox", *bbox.split(), "--dates", *dates.split())
     result = call(capfd, "plan", *what)
     assert result.code == 0
     assert says in result.stderr

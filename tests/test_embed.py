@@ -183,7 +183,13 @@ def test_an_option_that_is_misspelt() -> None:
         ({"limit": "3"}, "limit is '3'; expected a whole number"),
         ({"limit": 0}, "limit is 0; expected 1 or more"),
         ({"workers": 1.5}, "workers is 1.5; expected a whole number"),
+        ({"workers": 0}, "workers is 0; expected 1 or more"),  # It was one per core; and -1 waited for one to come
+        ({"bbox": "1234"}, "bbox is '1234'; expected west, south, east, north"),
         ({"assets": ["red"]}, r"assets is \['red'\]; expected a dict"),
+        ({"assets": {"red": None}}, r"assets is {'red': None}; expected a dict"),
+        ({"collection": ["a", "b"]}, r"collection is \['a', 'b'\]; expected a name"),
+        ({"checkpoint": 3}, "checkpoint is 3; expected a file or a name"),
+        ({"catalog": None}, "None was given; expected STAC items"),
         ({"probability": "no"}, "probability is 'no'; expected True or False"),
         ({"redo": "False"}, "redo is 'False'; expected True or False"),
         ({"offset": "none"}, "offset is 'none'; expected a number"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cloudjob.errors import UsageError
 from cloudjob.model.share import SHARE
 
 ENVIRON = {
@@ -55,6 +56,9 @@ LANE_MEMORY = 3 << 30
 """Bytes of a GPU that a lane needs: CUDA's context (0.6 GiB), a padded tile in the largest network we know (1.1 GiB in
 float32; 0.6 in the one that ships), and as much again for cuDNN's workspace."""
 
+LEAST_MEMORY = 256 << 20
+"""Bytes that a worker takes before it has read anything, at the least: so many too many would stop the machine."""
+
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 
@@ -65,7 +69,16 @@ def lanes(workers: int | None = None) -> list[dict[str, str]]:
     A core reads, prepares and writes 5 to 8 million pixels a second (measured beside an H200, which computes 275
     million): so there are as many lanes as a GPU's memory has room for. Each does one tile at a time: how many share a
     GPU changes no value.
+
+    Raises:
+        UsageError: there is no memory for so many.
     """
+    own = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if workers and workers * LEAST_MEMORY > own:
+        raise UsageError(
+            f"workers is {workers}, for which this machine has no memory ({own >> 30} GiB)",
+            hint=f"leave --workers out for one per core ({cores()}); a full scene takes 3 GiB in each",
+        )
     if not (memory := gpus()):
         return [{} for _ in range(workers or cores())]
     count = len(memory)

@@ -103,8 +103,10 @@ def request(
         UsageError: an argument makes no sense.
         ContractError: the checkpoint cannot be used.
     """
-    if (bbox is None) == (geometry is None):
+    if bbox is None and geometry is None:
         raise UsageError("expected either a bbox or a geometry", hint="--bbox W S E N or --geometry FILE")
+    if bbox is not None and geometry is not None:
+        raise UsageError("expected either a bbox or a geometry, not both", hint="leave one out")
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}; expected 1 or more")
     wanted = parse_bbox(*bbox) if bbox else read_geometry(geometry or {})
@@ -117,9 +119,11 @@ def request(
             "likely one counts",
             hint="leave it out",
         )
-    for band in assets or {}:
-        if band not in (*contract.bands, *COMMON):
-            raise UsageError(f"--asset names a band {band!r}", hint=meant(band, contract.bands))
+    known = (*contract.bands, *COMMON)
+    for band, key in (assets or {}).items():
+        if band not in known:
+            hint = f"the band comes first: --asset {key}={band}" if key in known else meant(band, contract.bands)
+            raise UsageError(f"--asset names a band {band!r}", hint=hint)
     where = catalog_for(str(catalog), collection=collection, assets=assets)
     if missing := [band for band in contract.required_bands if band not in where.assets]:
         raise UsageError(
@@ -177,5 +181,6 @@ def between(low: float, value: float | None, high: float, name: str, default: fl
         return default
     if not low < value < high:  # also refuses nan
         least = "0 or more" if -1 < low < 0 else f"above {low:g}"
-        raise UsageError(f"{name} is {value:g}; expected {least} and below {high:g}")
+        hint = f"{value:g} % is {value / 100:g}" if high == 1 < value < 100 else None
+        raise UsageError(f"{name} is {value:g}; expected {least} and below {high:g}", hint=hint)
     return float(value)

@@ -19,8 +19,8 @@ LETTER = 16, 26
 out."""
 
 NAMED = 12
-"""Up to so many tiles are named in the drawing; the others tell their names when pointed at, as windows of no tile do,
-whose names are longer than they are wide."""
+"""Up to so many tiles are named in the drawing, where no other name stands in the way. The others tell their names when
+pointed at, as windows of no tile do, whose names are longer than they are wide."""
 
 _STEPS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 45, 90)
 
@@ -54,17 +54,31 @@ def where(rows: Sequence[Row], footprints: Mapping[str, dict[str, Any]]) -> Mark
         x = left + ((longitude - west) % 360 if longitude < west else longitude - west) * squeeze * scale
         return round(x, 1), round(top + (north - latitude) * scale, 1)
 
-    parts = [_graticule(west, south, east, north, place, height)]
+    parts, named = [_graticule(west, south, east, north, place, height)], list[tuple[float, float, float]]()
     for (tile, group), area in sorted(largest.items()):
         count = counts[tile, group]
         told = f"{tile}: {count} {'scene' if count == 1 else 'scenes'}"
         parts.append(Markup('<path class="tile" d="{}"><title>{}</title></path>').format(_outline(area, place), told))
         if len(largest) <= NAMED and "_" not in tile:
-            x, y = place(area.centroid.x, area.centroid.y)
-            parts.append(Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(x, y + 4, tile))
+            x, y = _beside(area, tile, place, height)
+            half = LETTER[0] * len(tile) / 2
+            if all(abs(x - at[0]) > half + at[2] or abs(y - at[1]) > LETTER[1] for at in named):
+                named.append((x, y, half))
+                parts.append(Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(x, y, tile))
     label = f"Map of {len(largest)} {'tile' if len(largest) == 1 else 'tiles'}, {sum(counts.values())} scenes"
     drawn = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
     return drawn.format(WIDTH, height, label, Markup().join(parts))
+
+
+def _beside(area: BaseGeometry, name: str, place: Any, height: int) -> tuple[float, float]:
+    """Where a name stands: on its tile, or below one that it would hide; above it where degrees stand below."""
+    west, south, east, north = area.bounds
+    x, y = place(area.centroid.x, area.centroid.y)
+    large = place(east, south)[0] - place(west, south)[0] > LETTER[0] * len(name)
+    below = place(west, south)[1] + LETTER[1] - 4
+    if large:
+        return x, y + 4
+    return x, below if below < height - LETTER[1] - 4 else place(west, north)[1] - 4
 
 
 def _bounds(boxes: Sequence[tuple[float, float, float, float]]) -> tuple[float, float, float, float]:

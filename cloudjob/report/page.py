@@ -6,6 +6,7 @@ The page needs nothing but itself: no address outside it is loaded, and its cont
 import base64
 import hashlib
 import logging
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -86,7 +87,8 @@ def _template() -> Any:
         for name in ("html", "css", "js")
     }
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"duration": duration, "percent": _percent, "clean": redact, "code": _code}
+    environment.filters |= {"duration": duration, "percent": _percent, "clean": redact, "code": _code, "days": _days}
+    environment.globals["speed"] = _speed
     # Styles and scripts of our own, known by their sums: nothing that came from outside can run.
     for name in ("css", "js"):
         digest = hashlib.sha256(texts[name].encode()).digest()
@@ -130,6 +132,16 @@ def _code(text: str) -> Markup:
     """A text of ours, with the commands that stand between backticks set as code."""
     parts = enumerate(text.split("`"))
     return Markup().join(Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in parts)
+
+
+def _days(dates: str) -> str:
+    """A run's stretch of time as people asked for it: "2024-06-01/2024-06-30"."""
+    return re.sub(r"T00:00:00Z|T23:59:59\.999Z", "", redact(dates))
+
+
+def _speed(megapixels: float) -> str:
+    """Of slow runs two digits: 0.0 Mpx/s would be none."""
+    return f"{megapixels:,.1f} Mpx/s" if megapixels >= 1 else f"{megapixels:.2g} Mpx/s"
 
 
 def _percent(value: float | None) -> str:

@@ -12,9 +12,8 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from distributed import Client
 from prometheus_client import REGISTRY, CollectorRegistry, write_to_textfile
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
@@ -26,6 +25,9 @@ from cloudjob.errors import FULL, SOME_FAILED, UsageError, exit_code
 from cloudjob.plan.survey import Survey
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import Receipt, SceneResult, merge
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 HEARTBEAT = 60.0
 """Seconds between two signs of life."""
@@ -188,7 +190,7 @@ class Watch(Collector):
         log.warning("--metrics-file %s cannot be written: %s", self.file, error)
 
 
-def _under_way(client: Client | None) -> list[str]:
+def _under_way(client: "Client | None") -> list[str]:
     """Names of the scenes, or parts of them, that are at a worker."""
     if client is None or (scheduler := client.scheduler) is None:  # Read once: it may be closed meanwhile
         return []

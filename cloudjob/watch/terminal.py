@@ -31,6 +31,9 @@ from cloudjob.store.receipt import SceneResult
 BAR = "{n_fmt}/{total_fmt} scenes |{bar:10}| {elapsed} gone, {remaining} left{postfix}"
 """Short enough for 80 columns with failures and hours; tqdm sets ", " before what is put after it."""
 
+_NEVER = 16 * " "
+"""As wide as a moment."""
+
 WORDS = {"grown": "larger area", "refused": "unusable"}
 """What is shown for a state whose name in JSON people stumble on."""
 
@@ -177,19 +180,27 @@ def status(out: Out, *, as_json: bool) -> None:
 
 
 def scenes(found: list[Listed], *, as_json: bool) -> None:
-    """Print a row for every scene, and what they come to; with `as_json` a JSON object per line."""
+    """Print a row for every scene, and what they come to; with `as_json` a JSON object per line.
+
+    A terminal too narrow for the rows is spared the groups, whose names are long and begin as the scenes' do.
+    """
     if as_json:
         for one in found:
             tell(json.dumps(asdict(one)))
         return
-    wide = max((len(one.id) for one in found), default=0)
-    group = max((len(one.group) for one in found), default=0)
+    state, group, id_ = (
+        max((len(getattr(one, name)) for one in found), default=0) for name in ("state", "group", "id")
+    )
+    shares = f"{_percent(100)} cloud  {_percent(100)} valid"
+    needs = len(f"{_NEVER}  {' ':{state}} {' ':{group}}  {' ':{id_}}  {shares}")
+    narrow = sys.stdout.isatty() and needs > shutil.get_terminal_size().columns
     for one in found:
         told = _reason(one.id, one.reason)
         if one.state == "done":
             told = f"{_percent(one.cloud_cover)} cloud  {_percent(one.valid)} valid"
-        tell(f"{_minute(one.datetime):16}  {one.state:10} {one.group:{group}}  {one.id:{wide}}  {told}".rstrip())
-    groups = Counter(one.group for one in found)
+        where = "" if narrow else f"{one.group:{group}}  "
+        tell(f"{_minute(one.datetime) or _NEVER}  {one.state:{state}} {where}{one.id:{id_}}  {told}".rstrip())
+    groups = Counter(one.group for one in found if one.group)  # An item that cannot be used is in none
     logs.say(f"{_many(len(found), 'scene')} in {_many(len(groups), 'group')}", "list", scenes=len(found), groups=groups)
 
 

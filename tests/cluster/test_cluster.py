@@ -69,6 +69,8 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_one_lane_per_core() -> None:
     assert lanes.lanes() == [{}, {}, {}]
     assert lanes.lanes(5) == [{}] * 5
+    with pytest.raises(UsageError, match="workers is 100000, for which this machine has no memory"):
+        lanes.lanes(100_000)
 
 
 @pytest.mark.parametrize(

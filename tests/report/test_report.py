@@ -391,6 +391,31 @@ def test_tiles_across_the_date_line_lie_side_by_side(west: tuple[float, float], 
     assert min(ys) >= 0
 
 
+def test_names_of_small_tiles_hide_neither_each_other_nor_the_tiles() -> None:
+    """Windows of two tiles that lie side by side, far from others: their names lay on one another."""
+    from shapely import box
+    from shapely.geometry import mapping
+
+    from cloudjob.report.map import where
+
+    places = {"33TUN": (13.5, 47.2), "33TVN": (13.8, 47.2), "33TUL": (13.6, 45.4)}
+    rows = [replace(ROW, id=name, tile=name, group=name) for name in places]
+    areas = {name: mapping(box(x, y, x + 0.07, y + 0.05)) for name, (x, y) in places.items()}
+    drawn = str(where(rows, areas))
+    texts = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="middle">(\w+)</text>', drawn)
+    assert [name for *_, name in texts] == ["33TUL", "33TUN"]
+    for name in places:
+        assert f"<title>{name}: 1 scene</title>" in drawn
+    for x, y, name in texts:
+        (path,) = re.findall(rf'd="([^"]+)"><title>{name}', drawn)
+        corners = [tuple(map(float, point.split())) for point in re.findall(r"[\d.]+ [\d.]+", path)]
+        if name == "33TUN":
+            assert float(y) - 14 > max(low for _, low in corners), "it stands below"
+        else:
+            assert float(y) < min(high for _, high in corners), "below stand the degrees"
+        assert min(left for left, _ in corners) < float(x) < max(right for right, _ in corners)
+
+
 def test_a_window_in_no_tile_tells_its_long_name_when_pointed_at() -> None:
     from shapely import box
     from shapely.geometry import mapping
@@ -517,12 +542,16 @@ def test_the_runs(world: World, capfd: Capfd) -> None:
     assert f"{sum(r['clear'] + r['cloud'] + r['no_data'] for r in receipts) / 1e6:.1f} Mpx" in page.text
     assert f"{sum(r['bytes_read'] for r in receipts) / 1e6:.1f} MB" in page.text
     assert "earlier run" not in page.text
+    assert "2000-01-01/.." in page.text
+    assert "T00:00:00Z" not in page.text
     later = {**told, "started": "2030-01-01T00:00:00+00:00", "how": "interrupted", "seconds": 5400.0}
     later["scenes"] = [{"id": "x", "state": "failed"}, told["scenes"][0]]
     (world.out / "runs" / "20300101T000000.000000Z.json").write_text(json.dumps(later))
     page = made(capfd, world.out)
     assert "1 earlier run" in page.text
     assert "1 h 30 min" in page.text
+    speed = sum(r["clear"] + r["cloud"] + r["no_data"] for r in receipts[:1]) / 1e6 / 5400
+    assert f"{speed:.2g} Mpx/s" in page.text  # It was 0.0
     assert "The last run was interrupted" in page.look()
     assert "1 of 2 scenes of the last run failed" in page.look()
     (world.out / "runs" / "20310101T000000.000000Z.json").write_text("{}")

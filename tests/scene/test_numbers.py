@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jobs
-import networks
 import numpy as np
 import pytest
 import rasterio
@@ -37,7 +36,7 @@ def tag(item: dict[str, Any], scale: float | None, offset: float | None) -> None
 def masked(folder: Path, item: dict[str, Any], **how: Any) -> tuple[str, list[str], np.ndarray | None]:
     """Do the job: why it failed or "", what its item warns of, and its mask by a network for which red is cloud."""
     net = jobs.brightness_checkpoint(folder / "net.safetensors")
-    (result,) = networks.run_here(net, jobs.write_catalog(folder / "items.json", [item]), folder / "out", **how)
+    (result,) = jobs.run_here(jobs.write_catalog(folder / "items.json", [item]), net, folder / "out", **how)
     if result.state != "done":
         return str(result.reason), [], None
     warnings = jobs.item_of(folder / "out", "A")["properties"].get("cloudjob:warnings", [])
@@ -211,11 +210,11 @@ def test_a_scene_that_grows_is_judged_anew(number: int, says: str, stays: int, t
     west, south, east, north = item["bbox"]
     catalog = jobs.write_catalog(tmp_path / "items.json", [item])
     net = jobs.brightness_checkpoint(tmp_path / "net.safetensors")
-    networks.run_here(net, catalog, tmp_path / "out", bbox=(west, north - (north - south) / 5, east, north))
+    jobs.run_here(catalog, net, tmp_path / "out", bbox=(west, north - (north - south) / 5, east, north))
     (first,) = jobs.item_of(tmp_path / "out", "A")["properties"]["cloudjob:warnings"]
     assert says in first
-    (grown,) = networks.run_here(net, catalog, tmp_path / "out")
-    networks.run_here(net, catalog, tmp_path / "whole")
+    (grown,) = jobs.run_here(catalog, net, tmp_path / "out")
+    jobs.run_here(catalog, net, tmp_path / "whole")
     jobs.assert_same(tmp_path / "out", tmp_path / "whole")
     told = jobs.item_of(tmp_path / "out", "A")["properties"].get("cloudjob:warnings", [])
     assert [says in each for each in told] == [True] * stays

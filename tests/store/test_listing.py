@@ -1,17 +1,23 @@
 """What `cloudjob list` shows, and groups by their short names."""
 
 import json
+import os
+import pty
+import subprocess
+import termios
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import jobs
 import pytest
 from faulty import call
 from output import SETTINGS, TILE, make_scene, run
 
 from cloudjob.catalog.dates import parse_dates
 from cloudjob.errors import UsageError
-from cloudjob.store import ledger, listing, masks, slots
+from cloudjob.store import failures, ledger, listing, masks, slots
+from cloudjob.store.failures import Refusal
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 
@@ -40,6 +46,30 @@ def test_every_scene_with_its_state(out: Out) -> None:
     data = pixels["clear"] + pixels["cloud"]
     assert one.valid == pytest.approx(100 * data / (data + pixels["no_data"]))
     assert found[make_scene(2).id].reason == "its file is cut short"
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_a_terminal_shows_a_scene_in_a_line(out: Out, columns: int) -> None:
+    """Where it is too narrow for all, without the group: windows' names are long, and each row was two lines."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    command = [*jobs.CLOUDJOB, "list", str(out)]
+    env = {name: value for name, value in jobs.environment().items() if name != "COLUMNS"}
+    subprocess.run(command, env=env, stdout=theirs, stderr=subprocess.DEVNULL, timeout=jobs.PATIENCE, check=True)
+    os.close(theirs)
+    done = [line for line in os.read(ours, 65536).decode().splitlines() if " valid" in line]
+    os.close(ours)
+    assert len(done) == 3
+    assert max(map(len, done)) <= columns
+    assert ("33TUN_388280_5240040_70x60" in "".join(done)) == (columns == 140)
+
+
+def test_what_is_in_no_group_is_counted_in_none(out: Out, capfd: Capfd) -> None:
+    """An item that cannot be used has no grid."""
+    with Lock(out) as lock:
+        refusal = Refusal("ODD", {"id": "ODD"}, {}, "", "item ODD has no raster assets")
+        failures.record(lock, None, refusal, (), refusal.told, outside=False)
+    assert "5 scenes in 2 groups" in call(capfd, "list", str(out)).stderr
 
 
 def test_by_date_and_by_group(out: Out) -> None:
