@@ -22,12 +22,12 @@ demo: .venv/runtime  ## Make a small simulated catalog in ./demo and mask its cl
 	$(BIN)/cloudjob demo --out demo
 
 test: .venv/dev  ## Run the tests
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not deploy'
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not deploy'
 
 test-deploy: .venv/dev  ## Run the tests that need servers (installs them with apt-get, as root)
 	bash tests/deploy/install.sh
 	$(BIN)/pip install --quiet --constraint constraints.txt ukis-csmask  # 150 MB: a network to be compared with itself
-	$(BIN)/pytest -m deploy tests/deploy
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m deploy tests/deploy
 
 test-versions:  ## Test the oldest versions allowed, and the newest on the newest Python (several GB)
 	bash tests/versions/run.sh

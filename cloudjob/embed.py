@@ -272,8 +272,8 @@ def _naming(cube: xr.DataArray, names: list[str], required: Iterable[str]) -> st
     if set(ours) & set(required):
         return "load those, too; or rename what is called otherwise, with cube.assign_coords(band=[…])"
     return (
-        "rename them in the order in which they lie: for red, green, blue, near infrared it is "
-        'cube.assign_coords(band=["red", "green", "blue", "nir"])'
+        f"say of each of {', '.join(names)}, in its place, whether it is {', '.join(required)} or another: "
+        "cube.assign_coords(band=[…])"
     )
 
 

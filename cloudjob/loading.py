@@ -34,9 +34,10 @@ from cloudjob.store import cog, conventions, settings
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
 from cloudjob.store import ledger as ledgers
+from cloudjob.store.document import ODD
 from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.listing import groups_like
-from cloudjob.store.out import ODD, Out
+from cloudjob.store.out import Out
 
 Values = npt.NDArray[Any]
 

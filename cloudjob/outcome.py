@@ -234,7 +234,7 @@ def _doubts(scene: Scene, receipt: Receipt) -> set[str]:
     lacking = [f"masked without {band.name}: {band.fault or nights}" for band in scene.left_out]
     nothing = "" if receipt.valid or receipt.no_data else "the centre of no pixel lies in the area: its mask is empty"
     numbers = (
-        black_doubt(scene, receipt.valid, receipt.most, receipt.fractions),
+        black_doubt(scene, receipt.most, receipt.fractions),
         constant_doubt(scene, receipt.valid, receipt.least, receipt.most),
         saturated_doubt(receipt.valid, receipt.saturated),
         unlike(scene),

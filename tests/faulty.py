@@ -44,7 +44,7 @@ def impatient_cluster(log: Path, **extra: str) -> Iterator[str]:
     with jobs.started(*jobs.SCHEDULER, until=jobs.LISTENS) as (_, address), log.open("wb") as told:
         worker = subprocess.Popen(
             [*jobs.CLOUDJOB, "-v", "worker", address, "--workers", "1"],
-            env=jobs.environment(GDAL_HTTP_RETRY_DELAY="0.05", **extra),
+            env=jobs.environment(GDAL_HTTP_RETRY_DELAY="0.005", **extra),
             stdin=subprocess.DEVNULL,
             stdout=told,
             stderr=told,

@@ -1,7 +1,8 @@
 """`cloudjob` without the seconds that Python takes to import it: one process has imported all, and forks for each run.
 
-What is started is a process of its own as ever, which may be killed. A line of stdin is a run (JSON: `arguments`,
-`environment`, and whether it is `sabotaged`), a line of stdout what became of it.
+What is started is a process of its own as ever, which may be killed. It must start none itself (`--cluster`), nor have
+its OUT in a bucket: obstore waits for ever in a fork. A line of stdin is a run (JSON: `arguments`, `environment`, and
+whether it is `sabotaged`), a line of stdout what became of it.
 """
 
 import json
@@ -10,30 +11,38 @@ import selectors
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from jobs import Result
 
 LONGEST = 240
 """Seconds of a run."""
 
-Run = Callable[..., dict[str, Any]]
+
+class Fork(Protocol):
+    """Runs a command to its end, as `jobs.cloudjob` does."""
+
+    def __call__(self, *arguments: str | Path, sabotaged: bool = False, **extra: str) -> "Result": ...
 
 
 @contextmanager
-def forking() -> Iterator[Run]:
-    """Yields a function that takes arguments, environment and sabotage, and gives code, stdout and stderr."""
+def forking() -> Iterator[Fork]:
+    """Yields what runs commands."""
+    from jobs import Result, environment
+
     server = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert server.stdin
     assert server.stdout
 
-    def run(arguments: list[str], environment: dict[str, str], *, sabotaged: bool = False) -> dict[str, Any]:
-        told = {"arguments": arguments, "environment": environment, "sabotaged": sabotaged}
+    def run(*arguments: str | Path, sabotaged: bool = False, **extra: str) -> Result:
+        told = {"arguments": [*map(str, arguments)], "environment": environment(**extra), "sabotaged": sabotaged}
         server.stdin.write(json.dumps(told) + "\n")  # type: ignore[union-attr]
         server.stdin.flush()  # type: ignore[union-attr]
-        found: dict[str, Any] = json.loads(server.stdout.readline())  # type: ignore[union-attr]
-        return found
+        return Result(**json.loads(server.stdout.readline()))  # type: ignore[union-attr]
 
     try:
         yield run

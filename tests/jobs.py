@@ -9,15 +9,16 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
+import pytest
 import torch
 import zarr
 from conftest import make_checkpoint
@@ -25,6 +26,9 @@ from scenes import BANDS, make_item
 
 from cloudjob.model.checkpoint import save, untrained
 from cloudjob.model.contract import Contract
+
+if TYPE_CHECKING:
+    from cloudjob.store.receipt import SceneResult
 
 BIN = Path(sys.executable).parent
 CLOUDJOB = (str(BIN / "cloudjob"),)
@@ -154,9 +158,14 @@ def cloudjob(*arguments: str | Path, command: Sequence[str] = CLOUDJOB, timeout:
 
 def run_job(catalog: Path, checkpoint: Path, out: Path, *more: str | Path, **how: Any) -> Result:
     """`cloudjob run` over the whole of a catalog, unless other dates and places are given."""
+    what = ("--catalog", catalog, "--checkpoint", checkpoint, "--out", out)
+    return cloudjob("run", *what, *whole(more), *more, **how)
+
+
+def whole(more: Sequence[str | Path]) -> tuple[str, ...]:
+    """Options for every place and date, unless there are such options among `more`."""
     where = () if "--bbox" in more or "--geometry" in more else EVERYWHERE[:5]
-    when = () if "--dates" in more else EVERYWHERE[5:]
-    return cloudjob("run", "--catalog", catalog, "--checkpoint", checkpoint, "--out", out, *where, *when, *more, **how)
+    return (*where, *(() if "--dates" in more else EVERYWHERE[5:]))
 
 
 @contextmanager
@@ -237,9 +246,9 @@ def worker_of(
 
 
 @contextmanager
-def dask_cluster() -> Iterator[str]:
-    """A Dask scheduler and a `cloudjob worker` of it, as processes: yields the scheduler's address."""
-    with started(*SCHEDULER, until=LISTENS) as (_, address), worker_of(address):
+def dask_cluster(**extra: str) -> Iterator[str]:
+    """A Dask scheduler and a `cloudjob worker` of it (`extra`: its environment): yields the scheduler's address."""
+    with started(*SCHEDULER, until=LISTENS) as (_, address), worker_of(address, **extra):
         yield address
 
 
@@ -377,34 +386,40 @@ def processes_with(text: str) -> list[psutil.Process]:
     return found
 
 
-def run_here(catalog: Path, checkpoint: Path, out: Path, **options: Any) -> None:
-    """A job whose tasks run in this process, one after the other: what tests only its output needs no cluster."""
-    from contextlib import nullcontext
-
-    import pytest
-
+def tasks_here(patch: pytest.MonkeyPatch, checkpoint: Path | str, lanes: int = 1) -> None:
+    """Have the tasks of jobs, cut for so many lanes, run in this process, one after the other, without a cluster."""
     from cloudjob import job
     from cloudjob.cluster import network, task
-    from cloudjob.errors import SceneError
     from cloudjob.model import predict
     from cloudjob.model.checkpoint import load
-    from cloudjob.plan.request import request
 
     model = predict.prepare(load(checkpoint), "cpu")
 
-    def here(_: object, __: object, work: Any) -> Iterator[Any]:
+    def here(_: object, function: Callable[[Any], Any], work: Iterable[tuple[str, Any]]) -> Iterator[tuple[Any, Any]]:
         for _, part in work:
             try:
-                yield part, task.mask_tiles(part, model)
-            except SceneError as error:
+                yield part, task.mask_tiles(part, model) if function is task.process else function(part)
+            except Exception as error:  # noqa: BLE001 -- as Dask hands it on
                 yield part, error
+
+    patch.setattr(network, "load", lambda *_: None)
+    patch.setattr(job, "lane_count", lambda _: lanes)
+    patch.setattr(job, "stream", here)
+
+
+def run_here(
+    catalog: Path, checkpoint: Path | str, out: Path | str, *, lanes: int = 1, **options: Any
+) -> list["SceneResult"]:
+    """A job over the whole of a catalog, unless told otherwise: what tests only its output needs no cluster."""
+    from cloudjob import job
+    from cloudjob.plan.request import request
+    from cloudjob.store.receipt import SceneResult
 
     asked = request(
         **{"bbox": (-180, -90, 180, 90), "dates": "2000/..", "out": out, "catalog": catalog, **options},
         checkpoint=checkpoint,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network, "load", lambda *_: None)
-        patch.setattr(job, "lane_count", lambda _: 1)
-        patch.setattr(job, "stream", here)
-        list(job.run(asked, lambda: nullcontext(None)))  # type: ignore[arg-type]
+        tasks_here(patch, checkpoint, lanes)
+        events = list(job.run(asked, lambda: nullcontext(None)))  # type: ignore[arg-type]
+    return [event for event in events if isinstance(event, SceneResult)]

@@ -1,27 +1,18 @@
 """Small networks in ONNX with their records, made here: for tests from inside and from outside."""
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import pytest
 from onnx import TensorProto, helper, numpy_helper
 from scenes import BANDS
 
-from cloudjob import job
 from cloudjob.classes import CLEAR, CLOUD, SHADOW, THIN_CLOUD
-from cloudjob.cluster import network, task
-from cloudjob.errors import SceneError
-from cloudjob.model import checkpoint, predict
 from cloudjob.model.contract import Contract, Graph
 from cloudjob.model.draft import to_record
 from cloudjob.model.record import UNLIMITED
-from cloudjob.plan.request import request
-from cloudjob.store.receipt import SceneResult
 
 FOUR = (SHADOW, CLEAR, THIN_CLOUD, CLOUD)
 LIMITS = (0.10005, 0.40005, 0.75005)
@@ -112,24 +103,3 @@ def fixed(path: Path, side: int = 32, halo: int = 6) -> Path:
         graph=Graph((CLEAR, CLOUD, SHADOW), "softmax", window=side),
     )
     return save(path, blurred(side), terms)
-
-
-def run_here(net: Path | str, catalog: Path, out: Path, *, lanes: int = 1, **options: Any) -> list[SceneResult]:
-    """Do a job whose tasks, cut for so many lanes, run in this process one after the other."""
-    where = {} if "bbox" in options else {"bbox": (-180, -90, 180, 90)}
-    asked = request(dates="2000/..", out=out, catalog=catalog, checkpoint=net, **where, **options)
-    model = predict.prepare(checkpoint.load(net), "cpu")
-
-    def here(_: object, __: object, work: Iterable[tuple[str, task.Task]]) -> Iterator[tuple[task.Task, Any]]:
-        for _, part in work:
-            try:
-                yield part, task.mask_tiles(part, model)
-            except SceneError as error:
-                yield part, error
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network, "load", lambda *_: None)
-        patch.setattr(job, "lane_count", lambda _: lanes)
-        patch.setattr(job, "stream", here)
-        events = list(job.run(asked, lambda: nullcontext(None)))  # type: ignore[arg-type]
-    return [event for event in events if isinstance(event, SceneResult)]

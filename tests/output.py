@@ -16,8 +16,9 @@ from cloudjob.plan import plan
 from cloudjob.plan.plan import Plan
 from cloudjob.scene.scene import Band, Scene
 from cloudjob.store import ledger, settings, slots
+from cloudjob.store.document import dump
 from cloudjob.store.lock import Lock
-from cloudjob.store.out import Out, dump
+from cloudjob.store.out import Out
 from cloudjob.store.receipt import Receipt, tile_sum
 from cloudjob.store.settings import Settings
 from cloudjob.store.writer import Slot, Writer

@@ -20,7 +20,7 @@ from typing import Any
 import obstore
 import zarr
 
-from cloudjob.store import folder, out, writer
+from cloudjob.store import bucket, folder, writer
 from cloudjob.store.out import Out
 
 PLAN = json.loads(os.environ["CLOUDJOB_TEST_SABOTAGE"])
@@ -91,7 +91,7 @@ around(zarr.Array, "resize", lambda *_: "resize")
 around(zarr, "create_array", lambda *_, **__: "array")
 
 if seconds := os.environ.get("CLOUDJOB_TEST_PATIENCE"):
-    out.RETRY["retry_timeout"] = timedelta(seconds=float(seconds))
+    bucket.RETRY["retry_timeout"] = timedelta(seconds=float(seconds))
 
 if PLAN["signal"] == signal.SIGXFSZ:
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it; and only here, in the main thread, may it be set

@@ -266,7 +266,10 @@ def test_a_band_that_comes_twice() -> None:
     xr.testing.assert_equal(cloudjob.mask(named), cloudjob.mask(cube()))
 
 
-@pytest.mark.parametrize(("number", "says"), [(3, "load those, too"), (4, "in the order in which they lie")])
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [(3, "load those, too"), (4, "say of each of 1, 2, 3, 4, in its place, whether it is red, green, blue, nir")],
+)
 def test_a_hint_where_nobody_knows_which_band_is_which(number: int, says: str) -> None:
     given = cube().isel(band=slice(number))
     with pytest.raises(ContractError) as caught:

@@ -17,7 +17,7 @@ from cloudjob import job
 from cloudjob.cluster import network, task
 from cloudjob.errors import ContractError, UnreachableError, UsageError
 from cloudjob.model import predict
-from cloudjob.model.checkpoint import load, parse
+from cloudjob.model.checkpoint import parse
 from cloudjob.model.coarse import coarsen
 from cloudjob.plan import survey
 from cloudjob.plan.request import Job, request
@@ -32,15 +32,7 @@ Stream = Callable[[Any, Any, Iterable[tuple[str, task.Task]]], Iterator[tuple[ta
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     """A job of one scene, whose tasks run here."""
     checkpoint = jobs.random_checkpoint(tmp_path / "net.safetensors")
-    model = predict.prepare(load(checkpoint), "cpu")
-
-    def here(_: object, __: object, work: Iterable[tuple[str, task.Task]]) -> Iterator[tuple[task.Task, Any]]:
-        for _, part in work:
-            yield part, task.mask_tiles(part, model)
-
-    monkeypatch.setattr(network, "load", lambda *_: None)
-    monkeypatch.setattr(job, "lane_count", lambda _: 1)
-    monkeypatch.setattr(job, "stream", here)
+    jobs.tasks_here(monkeypatch, checkpoint)
     item = jobs.make_scene(tmp_path / "files", "scene")
     return request(
         bbox=(-180, -90, 180, 90),

@@ -21,10 +21,8 @@ from stac_server import serving
 
 import cloudjob
 from cloudjob import job
-from cloudjob.cluster import network, task
+from cloudjob.cluster import task
 from cloudjob.errors import CloudjobError, ContractError, OutsideError, SceneError, UnreachableError, UsageError
-from cloudjob.model import predict
-from cloudjob.model.checkpoint import load
 from cloudjob.plan import found, sources
 from cloudjob.plan.request import request
 from cloudjob.scene import opened, outside
@@ -99,20 +97,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def nights(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Nights:
-    model = predict.prepare(load(checkpoint), "cpu")
-
-    def here(_: object, function: Callable[[Any], Any], work: Iterable[tuple[str, Any]]) -> Iterator[tuple[Any, Any]]:
-        for _, part in work:
-            try:
-                yield part, task.mask_tiles(part, model) if function is task.process else function(part)
-            except Exception as error:  # noqa: BLE001 -- as Dask hands them on
-                yield part, error
-
     made = Nights(tmp_path, checkpoint)
-    monkeypatch.setattr(network, "load", lambda *_: None)
-    monkeypatch.setattr(job, "lane_count", lambda _: 1)
-    monkeypatch.setattr(job, "stream", here)
-    monkeypatch.setattr(opened, "PATIENCE", 0.2)
+    jobs.tasks_here(monkeypatch, checkpoint)
+    monkeypatch.setattr(opened, "ATTEMPTS", 2)
+    monkeypatch.setattr(opened, "PAUSE", 0.01)
     monkeypatch.setattr(task, "PAUSE", 0.0)
     monkeypatch.setattr(failures, "_now", lambda: f"{made.now.isoformat()}")
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")

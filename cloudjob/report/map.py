@@ -60,7 +60,7 @@ def where(rows: Sequence[Row], footprints: Mapping[str, dict[str, Any]]) -> Mark
         told = f"{tile}: {count} {'scene' if count == 1 else 'scenes'}"
         parts.append(Markup('<path class="tile" d="{}"><title>{}</title></path>').format(_outline(area, place), told))
         if len(largest) <= NAMED and "_" not in tile:
-            x, y = _beside(area, tile, place)
+            x, y = _beside(area, tile, place, height)
             half = LETTER[0] * len(tile) / 2
             if all(abs(x - at[0]) > half + at[2] or abs(y - at[1]) > LETTER[1] for at in named):
                 named.append((x, y, half))
@@ -70,12 +70,15 @@ def where(rows: Sequence[Row], footprints: Mapping[str, dict[str, Any]]) -> Mark
     return drawn.format(WIDTH, height, label, Markup().join(parts))
 
 
-def _beside(area: BaseGeometry, name: str, place: Any) -> tuple[float, float]:
-    """Where a name stands: on its tile, or below one that it would hide."""
-    west, south, east, _ = area.bounds
+def _beside(area: BaseGeometry, name: str, place: Any, height: int) -> tuple[float, float]:
+    """Where a name stands: on its tile, or below one that it would hide; above it where degrees stand below."""
+    west, south, east, north = area.bounds
     x, y = place(area.centroid.x, area.centroid.y)
     large = place(east, south)[0] - place(west, south)[0] > LETTER[0] * len(name)
-    return x, y + 4 if large else place(west, south)[1] + LETTER[1] - 4
+    below = place(west, south)[1] + LETTER[1] - 4
+    if large:
+        return x, y + 4
+    return x, below if below < height - LETTER[1] - 4 else place(west, north)[1] - 4
 
 
 def _bounds(boxes: Sequence[tuple[float, float, float, float]]) -> tuple[float, float, float, float]:

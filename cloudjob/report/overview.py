@@ -10,8 +10,9 @@ from cloudjob.classes import NAMES
 from cloudjob.errors import ContractError
 from cloudjob.store import group as groups
 from cloudjob.store import runs as records
+from cloudjob.store.document import ODD, parse
 from cloudjob.store.ledger import Done, Ledger
-from cloudjob.store.out import ODD, Out, parse
+from cloudjob.store.out import Out
 
 RUNS = 30
 """How many runs are told of, the newest: a month of nights."""

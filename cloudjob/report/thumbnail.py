@@ -28,9 +28,10 @@ from cloudjob.scene.files import env, open_file
 from cloudjob.scene.scene import NO_DATA as EMPTY
 from cloudjob.store import check
 from cloudjob.store import group as groups
+from cloudjob.store.document import parse
 from cloudjob.store.item import file_name
 from cloudjob.store.ledger import Done
-from cloudjob.store.out import Out, parse
+from cloudjob.store.out import Out
 
 FOLDER = "report/pictures"
 _OURS = re.compile(rf"{FOLDER}/[^/]+/[^/]+\.json")

@@ -198,17 +198,17 @@ def saturated_doubt(valid: int, saturated: int) -> str | None:
     return f"{share:.2g} % of its pixels are {SATURATED} in every band: if that says no data, its item has to tell it"
 
 
-def black_doubt(scene: Scene, valid: int, most: Sequence[float | None], fractions: int) -> str | None:
-    """What does not fit where no value of a scene's valid pixels is above `BLACK`, or fractions are none of water.
+def black_doubt(scene: Scene, most: Sequence[float | None], fractions: int) -> str | None:
+    """What does not fit where no value of a scene's valid pixels is above `BLACK`, or `DIM` in fractions, or None.
 
-    (Arguments as of `no_reflectance`.)
+    (Arguments as of `no_reflectance`; of a scene that grows nothing may be known of what was there.)
     """
-    if valid and not _any_above(scene, most, BLACK):
+    if all(number is None for number in most):
+        return None
+    if not _any_above(scene, most, BLACK):
         return f"no value is above {BLACK:g} reflectance: the scale seems to have been applied already, or is wrong"
-    brightest = {band.name: number for band, number in zip(scene.bands, most, strict=False)}
-    green, nir = brightest.get("green"), brightest.get("nir")
-    if fractions and not _any_above(scene, most, DIM) and green is not None and nir is not None and nir > green:
-        return f"no value is above {DIM:g} reflectance, and near infrared is the brighter: are its numbers percent?"
+    if fractions and not _any_above(scene, most, DIM):
+        return f"no value is above {DIM:g} reflectance: unless all of it is dark water, its numbers are percent already"
     return None
 
 
@@ -218,7 +218,7 @@ def constant_doubt(scene: Scene, valid: int, least: Sequence[float | None], most
     constant = [
         f"{band.key} {'has none' if low is None else f'is {low:g}'}" for band, low, high in triples if low == high
     ]
-    if valid < ENOUGH or not constant:
+    if valid < ENOUGH or not constant or all(number is None for number in most):
         return None
     return f"in every pixel with data {', '.join(constant)}: no ground is so, nor are clouds; is the file whole?"
 

@@ -5,6 +5,7 @@ __all__ = [
     "check",
     "cog",
     "conventions",
+    "document",
     "export",
     "failures",
     "group",

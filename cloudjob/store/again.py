@@ -9,8 +9,9 @@ from typing import Any
 from cloudjob.errors import ContractError
 from cloudjob.grid import Tile
 from cloudjob.scene.identity import Identity, same_scene
+from cloudjob.store.document import ODD
 from cloudjob.store.failures import tiles
-from cloudjob.store.out import ODD, Out
+from cloudjob.store.out import Out
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,10 @@ from cloudjob.store import group as groups
 from cloudjob.store import item as stac
 from cloudjob.store import ledger as ledgers
 from cloudjob.store.conventions import COMPLETE
+from cloudjob.store.document import ODD
 from cloudjob.store.group import ALONG_TIME, MASKS
 from cloudjob.store.ledger import Done, Ledger
-from cloudjob.store.out import ODD, Out
+from cloudjob.store.out import Out
 from cloudjob.store.receipt import tile_sum
 
 Mend = Literal["again", "rebuild", "delete", "by hand"]
@@ -165,7 +166,7 @@ def _member(out: Out, path: str, expected: dict[str, Any], slots: int | None) ->
 
 def _axis(out: Out, group: str, name: str, expected: dict[int, Any]) -> str:
     try:
-        found = np.asarray(groups.open_array(out, group, name)[:])
+        found = groups.axis(out, group, name)
         odd = [index for index, value in expected.items() if found[index] != value]
     except WRONG as error:
         return f"it cannot be read: {told(error)}"

@@ -16,8 +16,9 @@ from cloudjob.scene.identity import Identity
 from cloudjob.scene.scene import Scene
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
+from cloudjob.store.document import ODD, dump, parse
 from cloudjob.store.lock import Lock
-from cloudjob.store.out import ODD, Out, dump, parse
+from cloudjob.store.out import Out
 
 FOLDER = "failures"
 

@@ -21,8 +21,9 @@ from cloudjob.errors import ContractError, UnreachableError
 from cloudjob.grid import Grid
 from cloudjob.store import conventions
 from cloudjob.store.conventions import EPOCH
+from cloudjob.store.document import ODD, dump, parse
 from cloudjob.store.lock import Lock
-from cloudjob.store.out import ODD, Out, dump, parse
+from cloudjob.store.out import Out
 from cloudjob.store.settings import Settings
 
 MASKS = "masks.zarr"

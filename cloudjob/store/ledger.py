@@ -22,8 +22,9 @@ from cloudjob.store import again, runs
 from cloudjob.store import failures as failed
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
+from cloudjob.store.document import ODD, dump, parse
 from cloudjob.store.failures import Failure
-from cloudjob.store.out import ODD, Out, dump, parse
+from cloudjob.store.out import Out
 
 _WRONG = (*ODD, SceneError, ShapelyError)
 

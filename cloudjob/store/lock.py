@@ -20,7 +20,8 @@ from types import TracebackType
 from typing import Self
 
 from cloudjob.errors import ContractError, UnreachableError
-from cloudjob.store.out import Out, dump, parse
+from cloudjob.store.document import dump, parse
+from cloudjob.store.out import Out
 
 HEARTBEAT = 15.0
 """Seconds between two signs of life."""

@@ -1,59 +1,32 @@
 """Where the output lies: a folder or a prefix of an object store, through one library (obstore)."""
 
 import asyncio
-import json
-import math
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import obstore
 from obstore import exceptions
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import LocalStore, ObjectStore
 from zarr.storage import ObjectStore as ZarrStore
 
 from cloudjob.errors import UnreachableError, UsageError, redact
+from cloudjob.store import bucket
 from cloudjob.store import folder as folders
-
-if TYPE_CHECKING:
-    from obstore.auth.boto3 import Boto3CredentialProvider
-    from obstore.store import ClientConfig, RetryConfig  # Exist for type checkers only
+from cloudjob.store.document import dump, parse
 
 _SCHEMES = ("s3", "gs", "az")
-RETRY: "RetryConfig" = {
-    "max_retries": 1000,  # The time decides
-    "retry_timeout": timedelta(minutes=1),
-    # A wait is random, up to `base` times the one before. With obstore's own base of 2 waits hardly grow: measured,
-    # ten retries are over in 2 s.
-    "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=15), "base": 4},
-}
-"""A store that is back within a minute costs nobody anything."""
-
-LIMITS: "ClientConfig" = {"read_timeout": timedelta(seconds=30), "timeout": timedelta(minutes=3)}
-"""Of an answer: for standing still, and for all of it. obstore's own 30 s for all are too few over a slow network for
-what tells of all scenes of a large OUT (60 MB for 100,000): it never came."""
-
-PAUSES = (0.2, 1.0, 4.0)
-"""Seconds before an answer that broke off is asked for again: obstore only asks again for what has not begun."""
-
-_BROKEN = re.compile("body error|invalid list response")
-"""What obstore says of such an answer."""
 
 _KEYS = re.compile("<Code>(ExpiredToken|InvalidAccessKeyId|InvalidToken|SignatureDoesNotMatch|TokenRefreshRequired)<")
 """What Amazon says of keys that are no good (any more), often with 400."""
-
-ODD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
-"""What a document raises whose members are not there, or of other types than they should be."""
 
 Of = TypeVar("Of")
 Answer = TypeVar("Answer")
@@ -112,17 +85,7 @@ class Out:
     def store(self) -> ObjectStore:
         """The opened store. A folder is made: read through the methods below to leave no trace."""
         with self.reached():
-            if self.folder:
-                return LocalStore(self.folder, mkdir=True)
-            # A plain http:// endpoint (a store of one's own) is refused by obstore unless told that it is meant.
-            endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT", "")
-            allow_http = endpoint.startswith("http://")
-            return from_url(
-                self.address,
-                client_options={"allow_http": allow_http, **LIMITS},
-                retry_config=RETRY,
-                credential_provider=_profile(self.address),
-            )
+            return LocalStore(self.folder, mkdir=True) if self.folder else bucket.opened(self.address)
 
     def zarr(self, path: str) -> ZarrStore[ObjectStore]:
         """What lies at a path as a Zarr store.
@@ -180,7 +143,7 @@ class Out:
             if self.folder:
                 return folders.read(self.folder, path)
             try:
-                return _whole(lambda: self._get(path))
+                return bucket.whole(lambda: self._get(path))
             except FileNotFoundError:
                 return None
 
@@ -266,7 +229,7 @@ class Out:
             if self.folder:
                 folders.delete_under(self.folder, prefix, allowed)
                 return
-            for batch in _whole(lambda: [*obstore.list(self.store, prefix)]):
+            for batch in bucket.whole(lambda: [*obstore.list(self.store, prefix)]):
                 allowed()
                 obstore.delete(self.store, [found["path"] for found in batch if folders.is_ours(found["path"])])
 
@@ -278,7 +241,7 @@ class Out:
                     path: f"{state.st_ino:x}-{state.st_mtime_ns:x}-{state.st_size:x}"
                     for path, state in folders.files(self.folder, prefix)
                 }
-            batches = _whole(lambda: [*obstore.list(self.store, prefix)])
+            batches = bucket.whole(lambda: [*obstore.list(self.store, prefix)])
             return {found["path"]: found["e_tag"] or "" for batch in batches for found in batch}
 
     def names(self, prefix: str = "") -> set[str]:
@@ -286,7 +249,7 @@ class Out:
         with self.reached():
             if self.folder:
                 return folders.names(self.folder, prefix)
-            found = _whole(lambda: obstore.list_with_delimiter(self.store, prefix or None))
+            found = bucket.whole(lambda: obstore.list_with_delimiter(self.store, prefix or None))
         paths = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
         return {path.rsplit("/", 1)[-1] for path in paths} - {""}
 
@@ -331,13 +294,10 @@ class _Zarr(ZarrStore[ObjectStore]):
         if self.root:
             folders.readable(self.root, f"{self.prefix}/{key}")
             return await super().get(key, prototype, byte_range)
-        for pause in PAUSES:
-            try:
+        for pause in bucket.PAUSES:  # As `bucket.whole`
+            with bucket.may_break_off():
                 if (found := await super().get(key, prototype, byte_range)) is None or len(found):
                     return found
-            except exceptions.GenericError as error:
-                if not _BROKEN.search(str(error)):
-                    raise
             await asyncio.sleep(pause)
         return await super().get(key, prototype, byte_range)
 
@@ -356,74 +316,8 @@ class _Zarr(ZarrStore[ObjectStore]):
         await super().delete(key)
 
 
-def _whole(ask: Callable[[], Answer]) -> Answer:
-    """What an object store answers, asked for again where it breaks off, or sends nothing: we put no empty object."""
-    for pause in PAUSES:
-        try:
-            if (found := ask()) != b"":
-                return found
-        except exceptions.GenericError as error:
-            if not _BROKEN.search(str(error)):
-                raise
-        time.sleep(pause)
-    return ask()
-
-
 def _folder(path: Path) -> str:
     """A folder's address, if a folder it can be: no later error would name the file that is in the way so well."""
     if taken := next(filter(os.path.isfile, (path, *path.parents)), None):
         raise UsageError(f"{taken} is a file; expected a folder, or none yet", hint="--out FOLDER")
     return str(path)
-
-
-def _profile(address: str) -> "Boto3CredentialProvider | None":
-    """The credentials of AWS_PROFILE; None leaves it to obstore, which reads variables and roles but no profiles.
-
-    Raises:
-        UsageError: there is no such profile, or no boto3 to read it.
-    """
-    profile = os.environ.get("AWS_PROFILE")
-    if not profile or not address.startswith("s3://") or "AWS_ACCESS_KEY_ID" in os.environ:
-        return None
-    try:
-        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415 -- an extra
-
-        return Boto3CredentialProvider()
-    except ImportError:
-        fault, hint = "boto3 is not installed", "pip install boto3, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    except Exception as error:  # noqa: BLE001 -- its kind is botocore's
-        fault, hint = str(error), "see ~/.aws"
-    raise UsageError(f"the profile that AWS_PROFILE names, {profile!r}, cannot be read: {fault}", hint=hint)
-
-
-def parse(data: bytes) -> Any:
-    """A JSON document.
-
-    Raises:
-        ValueError: it is none; NaN, Infinity and what is nested too deep are none either.
-    """
-    try:
-        return json.loads(data, parse_constant=_no_number)
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no JSON")
-
-
-def dump(document: Any) -> bytes:
-    """A JSON document as bytes: the same document gives the same bytes. Numbers that JSON has not become null."""
-    try:
-        text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        text = json.dumps(_finite(document), indent=1, ensure_ascii=False)
-    return (text + "\n").encode(errors="backslashreplace")  # Half a pair of surrogates has no UTF-8, but an escape
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value

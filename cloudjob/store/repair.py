@@ -19,10 +19,11 @@ from cloudjob.store import ledger as ledgers
 from cloudjob.store.again import Marked
 from cloudjob.store.check import Fault
 from cloudjob.store.conventions import COMPLETE, PLANNED
+from cloudjob.store.document import dump
 from cloudjob.store.group import ALONG_TIME, LARGEST, MASKS
 from cloudjob.store.ledger import Done
 from cloudjob.store.lock import Lock
-from cloudjob.store.out import Out, dump
+from cloudjob.store.out import Out
 from cloudjob.store.settings import Settings
 
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cloudjob.errors import ContractError, redact_all
-from cloudjob.store.out import ODD, Out, dump
+from cloudjob.store.document import ODD, dump
+from cloudjob.store.out import Out
 
 FOLDER = "runs"
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from cloudjob.classes import BINARY, NAMES
 from cloudjob.errors import ContractError, redact
+from cloudjob.store.document import dump
 from cloudjob.store.lock import FOLDER as LOCK
 from cloudjob.store.lock import Lock
-from cloudjob.store.out import Out, dump
+from cloudjob.store.out import Out
 
 FILE = "job.json"
 LARGEST = 1e6

@@ -11,8 +11,9 @@ from shapely.geometry import shape
 
 from cloudjob import classes
 from cloudjob.store import item as items
+from cloudjob.store.document import dump
 from cloudjob.store.ledger import Ledger
-from cloudjob.store.out import Out, dump
+from cloudjob.store.out import Out
 from cloudjob.store.settings import Settings
 
 CATALOG = "catalog.json"

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import rasterio
 from conftest import REAL, needs_real_scenes
-from networks import run_here
 
 pytestmark = [pytest.mark.deploy, needs_real_scenes, pytest.mark.timeout(1800)]  # Fourteen scenes, twice
 
@@ -45,7 +44,7 @@ def iou(mask: np.ndarray, label: np.ndarray) -> float:
 
 
 def test_the_masks_of_ukis_csmask_are_those_of_its_own_code(tmp_path: Path) -> None:
-    assert {each.state for each in run_here("ukis-csmask-l2a", REAL, tmp_path / "out")} == {"done"}
+    assert {each.state for each in jobs.run_here(REAL, "ukis-csmask-l2a", tmp_path / "out")} == {"done"}
     for item in json.loads(REAL.read_text())["features"]:
         theirs, inside = by_its_own_code(item)
         ours = jobs.mask_of(tmp_path / "out", item["id"])

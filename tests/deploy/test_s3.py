@@ -42,6 +42,14 @@ def server(tmp_path_factory):
         yield s3_environment(ports)
 
 
+@pytest.fixture(scope="module")
+def run_on(work, server):
+    """Runs into the server on a cluster that has been started: a function of the output, and more options."""
+    with jobs.dask_cluster(**server) as cluster:
+        what = work / "items.json", work / "net.safetensors"
+        yield lambda out, *more: jobs.run_job(*what, out, "--cluster", cluster, *more, **server)
+
+
 @pytest.fixture
 def out(request):
     """An address that no other test uses."""
@@ -102,7 +110,7 @@ def sabotaged(work, out, plan, **environment):
         process.communicate()
 
 
-def test_run_rerun_and_read(work, server, out, tmp_path):
+def test_run_rerun_and_read(work, server, run_on, out, tmp_path):
     done = run(work, out, **server)
     assert done.code == 0, done.stderr
     place = s3_store(server, out)
@@ -111,16 +119,15 @@ def test_run_rerun_and_read(work, server, out, tmp_path):
         assert path.is_dir() or not any(key.encode() in path.read_bytes() for key in S3_KEYS.values()), path
 
     before = masks_and_items(place)
-    again = run(work, out, **server)
+    again = run_on(out)
     assert again.code == 0, again.stderr
     assert again.stderr.startswith(f"{SCENES} scenes: {SCENES} done")
     assert masks_and_items(place) == before, "nothing to do, so only the run itself is recorded"
     assert sum(path.startswith("runs/") for path in written(place)) == 2
 
 
-def test_other_commands(work, server, out, tmp_path):
-    first = ("--dates", "2024-06-01/2024-06-02", "--bbox", "-180", "-90", "180", "90")
-    assert run(work, out, *first, **server).code == 0
+def test_other_commands(work, server, run_on, out, tmp_path):
+    assert run_on(out, "--dates", "2024-06-01/2024-06-02").code == 0
     status = jobs.cloudjob("status", out, "--json", **server)
     assert json.loads(status.stdout)["done"] == 2
     plan = jobs.cloudjob(
@@ -155,12 +162,12 @@ np.save(sys.argv[2], xr.open_zarr(sys.argv[1])["cloud"].values)
 """
 
 
-def test_others_read_it(work, server, out, tmp_path):
+def test_others_read_it(work, server, run_on, out, tmp_path):
     """By xarray and s3fs in an environment without cloudjob, and by xarray on an obstore store."""
     import xarray as xr
     import zarr.storage
 
-    assert run(work, out, **server).code == 0
+    assert run_on(out).code == 0
     ((group, expected),) = jobs.masks(work / "reference").items()
     (tmp_path / "read.py").write_text(READ)
     command = [VENV / "python", tmp_path / "read.py", f"{out}/masks.zarr/{group}", tmp_path / "values.npy"]
@@ -177,22 +184,22 @@ def test_others_read_it(work, server, out, tmp_path):
     ("event", "nth", "victim"),
     [("after shard", 7, "client"), ("before item", 2, "self"), ("after lock", 1, "self")],
 )
-def test_kill_and_rerun(work, server, out, tmp_path, event, nth, victim):
+def test_kill_and_rerun(work, server, run_on, out, tmp_path, event, nth, victim):
     plan = jobs.sabotage(tmp_path / "struck", event, nth, victim=victim)
     killed = run(work, out, command=jobs.SABOTAGED, CLOUDJOB_TEST_SABOTAGE=plan, **server)
     assert killed.code == -signal.SIGKILL, killed.stderr
     assert (tmp_path / "struck").exists()
-    again = run(work, out, **server)
+    again = run_on(out)
     assert again.code == 0, again.stderr
     jobs.assert_same(copied(s3_store(server, out), tmp_path / "copy"), work / "reference")
 
 
-def test_two_at_once(work, server, out, tmp_path):
+def test_two_at_once(work, server, run_on, out, tmp_path):
     """The first is held while the second tries: a bucket's exclusive create tells them apart."""
     plan = jobs.sabotage(tmp_path / "held", "after shard", 3, victim="client", number=signal.SIGSTOP)
     with sabotaged(work, out, plan, **server) as first:
         wait_for(tmp_path / "held", first)
-        second = run(work, out, **server)
+        second = run_on(out)
         first.send_signal(signal.SIGCONT)
         assert first.wait(120) == 0
     assert second.code == 4, second.stderr

@@ -136,6 +136,22 @@ def test_all_fourteen_real_scenes(real: Real) -> None:
     assert slots(real.out)["4326_-113.639145_51.4493_743x689"] == ["alberta-2020-04-26", "alberta-2020-05-01"]
 
 
+@needs_real_scenes
+def test_real_clouds_are_found_and_clear_scenes_are_empty(real: Real) -> None:
+    """Bounds are loose, as in test_shipped."""
+    listed = {item["id"]: item for item in json.loads(REAL.read_text())["features"]}
+    for scene in ("bolzano", "coast-18N"):
+        mask = mask_of(real.out, scene)
+        assert (mask == 1).sum() < 0.005 * (mask <= 1).sum(), scene
+    for scene in ("ocn-chip1", "ocn-chip2", "ocn-chip3"):
+        with rasterio.open(REAL.parent / listed[scene]["assets"]["label"]["href"]) as file:
+            label = file.read(1)
+        mask = mask_of(real.out, scene)
+        known = (label <= 1) & (mask <= 1)
+        hit, any_ = ((mask == 1) & (label == 1) & known).sum(), (((mask == 1) | (label == 1)) & known).sum()
+        assert hit / any_ > 0.65, scene
+
+
 # Scenes whose masks can be told beforehand
 
 

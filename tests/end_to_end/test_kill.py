@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from forks import Run, forking
+from forks import Fork, forking
 from jobs import (
     EVERYWHERE,
     GRID,
@@ -21,7 +21,6 @@ from jobs import (
     assert_released,
     assert_same,
     dask_cluster,
-    environment,
     items,
     make_scene,
     processes_with,
@@ -59,14 +58,13 @@ class World:
     grown: Path
     fresh: Path
     cluster: str
-    forking: Run
+    forking: Fork
 
     def run(self, out: Path, event: str = "", *, marker: Path | None = None, nth: int = 1, number: int = 0) -> Result:
         """Run over the catalog, sabotaged if there is an event."""
-        where = ["--catalog", self.catalog, "--checkpoint", self.checkpoint, "--out", out, "--cluster", self.cluster]
+        where = ("--catalog", self.catalog, "--checkpoint", self.checkpoint, "--out", out, "--cluster", self.cluster)
         plan = {"CLOUDJOB_TEST_SABOTAGE": sabotage(marker, event, nth, number=number)} if marker else {}
-        arguments = ["run", *map(str, where), *EVERYWHERE]
-        return Result(**self.forking(arguments, environment(**plan), sabotaged=bool(marker)))
+        return self.forking("run", *where, *EVERYWHERE, sabotaged=bool(marker), **plan)
 
     def with_workers(self, out: Path, plan: str) -> Result:
         """Run over the catalog with two workers of its own, sabotaged by a plan."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jobs
 import numpy as np
 import pytest
+from forks import Fork, forking
 from jobs import (
     EVERYWHERE,
     PATIENCE,
@@ -34,10 +34,10 @@ from jobs import (
     masks,
     pattern,
     random_checkpoint,
-    run_job,
     sabotage,
     slots,
     tree,
+    whole,
     write_catalog,
 )
 
@@ -62,6 +62,7 @@ class World:
         values: numbers of a scene's bands by scene id.
         base: an OUT with the first and the second scene.
         cluster: address of a Dask scheduler with a worker.
+        forking: starts `cloudjob` in a process of its own.
     """
 
     folder: Path
@@ -70,13 +71,17 @@ class World:
     values: dict[str, dict[str, np.ndarray]]
     base: Path
     cluster: str
+    forking: Fork
 
-    def run(self, out: Path, *scenes: str | Mapping[str, Any], more: tuple[str, ...] = (), **how: Any) -> Result:
+    def run(
+        self, out: Path, *scenes: str | Mapping[str, Any], more: tuple[str, ...] = (), checkpoint: Path | None = None
+    ) -> Result:
         """Run over a catalog that lists these scenes."""
         listed = [self.items[scene] if isinstance(scene, str) else scene for scene in scenes]
         catalog = write_catalog(self.folder / f"{out.parent.name}.json", listed)
-        checkpoint = how.pop("checkpoint", self.checkpoint)
-        return run_job(catalog, checkpoint, out, "--cluster", self.cluster, *more, **how)
+        options = {"catalog": catalog, "checkpoint": checkpoint or self.checkpoint, "out": out, "cluster": self.cluster}
+        told = [word for name, value in options.items() for word in (f"--{name}", value)]
+        return self.forking("run", *told, *whole(more), *more)
 
     def expected(self, scene: str, bright: float = 0.5) -> np.ndarray:
         """The mask of a scene."""
@@ -100,8 +105,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             properties={"earthsearch:boa_offset_applied": True},
         ),
     }
-    with dask_cluster() as cluster:
-        made = World(folder, brightness_checkpoint(folder / "b.safetensors"), listed, values, folder / "base", cluster)
+    checkpoint = brightness_checkpoint(folder / "b.safetensors")
+    with dask_cluster() as cluster, forking() as forks:
+        made = World(folder, checkpoint, listed, values, folder / "base", cluster, forks)
         first_night = made.run(made.base, FIRST, SECOND)
         assert first_night.code == 0, first_night.stderr
         yield made
@@ -359,7 +365,7 @@ def test_an_offset_that_nobody_tells_is_told_in_log_item_and_report(world: World
     says = "nothing tells whether ESA's offset is in its numbers"
     assert says in result.stderr
     assert [says in each for each in warned(tmp_path / "out")] == [True]
-    page = jobs.cloudjob("report", tmp_path / "out").stdout.strip()
+    page = world.forking("report", tmp_path / "out").stdout.strip()
     assert says in html.unescape(Path(page).read_text(encoding="utf-8"))
     dark = {band: plane // 9 for band, plane in values.items()}
     signed = {band: plane.astype(np.int16) for band, plane in values.items()}

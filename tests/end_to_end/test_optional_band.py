@@ -2,8 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,11 @@ import xarray as xr
 from file_server import Fault, file_server
 from scenes import BANDS, write_cog
 
-from cloudjob import embed, job
-from cloudjob.cluster import network, task
+from cloudjob import embed
+from cloudjob.cluster import task
 from cloudjob.errors import OutageError, UnreachableError
 from cloudjob.model import predict
 from cloudjob.model.checkpoint import load
-from cloudjob.plan.request import request
 from cloudjob.scene.describe import describe
 from cloudjob.store import ledger, listing
 from cloudjob.store.listing import Listed
@@ -82,23 +81,12 @@ def expected(item: dict[str, Any], model: predict.Model) -> np.ndarray:
     return predict.mask(model, np.stack(planes), pixel=(10, 10))
 
 
-def test_with_and_without_and_however_it_is_cut(
-    checkpoint: Path, items: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_and_without_and_however_it_is_cut(checkpoint: Path, items: list[dict[str, Any]], tmp_path: Path) -> None:
     model = predict.prepare(load(checkpoint), "cpu")
-
-    def here(_: object, __: object, work: Iterable[tuple[str, task.Task]]) -> Iterator[tuple[task.Task, Any]]:
-        for _, part in work:
-            yield part, task.mask_tiles(part, model)
-
-    monkeypatch.setattr(network, "load", lambda *_: None)
-    monkeypatch.setattr(job, "stream", here)
     catalog = jobs.write_catalog(tmp_path / "items.json", items)
     masks: dict[int, dict[str, np.ndarray]] = {}
     for lanes in (1, 3):  # one task for a scene, or one for each row of its tiles
-        monkeypatch.setattr(job, "lane_count", lambda _, lanes=lanes: 2 * lanes)
-        where: Any = {"bbox": (-180, -90, 180, 90), "dates": "2000/..", "out": tmp_path / str(lanes)}
-        list(job.run(request(catalog=catalog, checkpoint=checkpoint, **where), lambda: nullcontext(None)))  # type: ignore[arg-type]
+        jobs.run_here(catalog, checkpoint, tmp_path / str(lanes), lanes=2 * lanes)
         masks[lanes] = {name: jobs.mask_of(tmp_path / str(lanes), name) for name in ("WITH", "WITHOUT")}
     for item in items:
         wanted = expected(item, model)

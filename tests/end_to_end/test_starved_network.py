@@ -13,7 +13,7 @@ import pytest
 from distributed import Client
 from faulty import served
 from file_server import FileServer, file_server
-from forks import Run, forking
+from forks import Fork, forking
 from slow_link import Link, slow_link
 
 from cloudjob.store import check
@@ -42,11 +42,11 @@ class World:
     checkpoint: Path
     scheduler: str
     expected: dict[str, np.ndarray]
-    forking: Run
+    forking: Fork
 
     def run(self, out: Path, scheduler: str) -> jobs.Result:
         where = ("--catalog", self.catalog, "--checkpoint", self.checkpoint, "--out", out, "--cluster", scheduler)
-        return jobs.Result(**self.forking(["run", *map(str, where), *jobs.EVERYWHERE], jobs.environment()))
+        return self.forking("run", *where, *jobs.EVERYWHERE)
 
     @contextmanager
     def running(self, out: Path, scheduler: str) -> Iterator[Callable[[], jobs.Result]]:

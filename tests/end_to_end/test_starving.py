@@ -1,10 +1,8 @@
 """A source or a store that starves a run: many an answer is cut, refused, empty or late, and no scene is lost."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import jobs
 import numpy as np
@@ -13,16 +11,11 @@ from bucket import Bucket, bucket
 from faulty import served
 from file_server import Fault, FileServer, file_server
 
-from cloudjob import job
-from cloudjob.cluster import network, task
-from cloudjob.model import predict
-from cloudjob.model.checkpoint import load
-from cloudjob.plan.request import request
+from cloudjob.cluster import task
 from cloudjob.scene import opened
-from cloudjob.store import out
+from cloudjob.store.bucket import RETRY
 from cloudjob.store.check import check
 from cloudjob.store.out import Out
-from cloudjob.store.receipt import SceneResult
 
 SCENES = 12
 
@@ -36,7 +29,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FileServe
     """A server of small scenes, and a run on all of them whose tasks run here: it gives their masks."""
     folder = tmp_path_factory.mktemp("starving")
     checkpoint = jobs.random_checkpoint(folder / "net.safetensors")
-    model = predict.prepare(load(checkpoint), "cpu")
     made = [
         jobs.make_scene(
             folder / "files", f"S{day:02}", f"2024-06-{day:02}T10:15:59Z", seed=day, shape=(90, 80), blocksize=64
@@ -44,30 +36,17 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FileServe
         for day in range(1, SCENES + 1)
     ]
 
-    def here(_: object, __: object, work: Iterable[tuple[str, task.Task]]) -> Iterator[tuple[task.Task, Any]]:
-        for _, part in work:
-            try:
-                yield part, task.mask_tiles(part, model)
-            except Exception as error:  # noqa: BLE001 -- a scene's error is its result
-                yield part, error
-
     with file_server(folder / "files") as files, pytest.MonkeyPatch.context() as patch:
         catalog = jobs.write_catalog(
             folder / "items.json", [served(each, folder / "files", files.url) for each in made]
         )
-        patch.setattr(network, "load", lambda *_: None)
-        patch.setattr(job, "lane_count", lambda _: 1)
-        patch.setattr(job, "stream", here)
         patch.setattr(opened, "PAUSE", 0.01)
         patch.setattr(task, "PAUSE", 0.01)
         patch.setenv("GDAL_HTTP_RETRY_DELAY", "0.02")
 
         def run(out: Path | str) -> dict[str, np.ndarray]:
-            where: Any = {"bbox": (-180, -90, 180, 90), "dates": "2000/.."}
-            asked = request(out=out, catalog=catalog, checkpoint=checkpoint, **where)
-            events = list(job.run(asked, lambda: nullcontext(None)))  # type: ignore[arg-type]
-            failed = {event.id: event.reason for event in events if isinstance(event, SceneResult) and event.reason}
-            assert not failed
+            results = jobs.run_here(catalog, checkpoint, out)
+            assert not {each.id: each.reason for each in results if each.reason}
             names = [f"S{day:02}" for day in range(1, SCENES + 1)] if isinstance(out, Path) else []
             return {name: jobs.mask_of(Path(out), name) for name in names}
 
@@ -111,7 +90,7 @@ def point_to(store: Bucket, patch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         patch.setenv(name, "x")
     patch.setenv("AWS_ENDPOINT_URL", store.url)
-    patch.setitem(out.RETRY, "backoff", {"init_backoff": timedelta(milliseconds=1), "max_backoff": PAUSE, "base": 2})
+    patch.setitem(RETRY, "backoff", {"init_backoff": timedelta(milliseconds=1), "max_backoff": PAUSE, "base": 2})
 
 
 def masks_and_items(store: Bucket) -> dict[str, bytes]:

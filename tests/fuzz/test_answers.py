@@ -19,7 +19,7 @@ from cloudjob.catalog import answers, stac_api
 from cloudjob.catalog.presets import catalog_for
 from cloudjob.catalog.search import search
 from cloudjob.errors import CloudjobError, printable
-from cloudjob.store.out import dump
+from cloudjob.store.document import dump
 
 QUICK = 300
 PATIENCE = 20

@@ -17,7 +17,7 @@ from cloudjob.catalog.presets import catalog_for
 from cloudjob.catalog.search import search
 from cloudjob.errors import SceneError
 from cloudjob.scene.describe import describe
-from cloudjob.store.out import dump
+from cloudjob.store.document import dump
 
 QUICK = 150
 PATIENCE = 20

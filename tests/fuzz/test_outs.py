@@ -15,8 +15,9 @@ from cloudjob.errors import CloudjobError, ContractError
 from cloudjob.report import page
 from cloudjob.shown import attach
 from cloudjob.store import check, cog, ledger
+from cloudjob.store.document import dump, parse
 from cloudjob.store.lock import Lock
-from cloudjob.store.out import Out, dump, parse
+from cloudjob.store.out import Out
 from cloudjob.store.repair import repair
 
 QUICK = 12

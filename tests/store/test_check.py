@@ -6,15 +6,17 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import output
 import pytest
 import zarr
 from faulty import call
+from obstore.exceptions import GenericError
 from pyproj import CRS
 from pyproj.exceptions import CRSError
+from zarr.storage import ObjectStore
 
-from cloudjob.errors import UnreachableError
 from cloudjob.shown import attach
 from cloudjob.store import again, check, group, ledger, repair, settings
 from cloudjob.store.conventions import COMPLETE, PLANNED
@@ -422,14 +424,20 @@ def test_whatever_a_codec_says_is_found(out: Out, capfd: Capfd, monkeypatch: pyt
     assert "cannot be read: SystemError: Negative size" in result.stdout
 
 
-def test_a_store_that_no_longer_answers_is_no_damage(out: Out, capfd: Capfd, monkeypatch: pytest.MonkeyPatch):
-    """Every mask would be taken back."""
+@pytest.mark.parametrize("asked", ["c/0", "c/0/0/0"])
+def test_a_store_that_no_longer_answers_is_no_damage(
+    asked: str, out: Out, capfd: Capfd, monkeypatch: pytest.MonkeyPatch
+):
+    """Every mask would be taken back; and where an axis was asked for, it was a crash."""
+    answers = ObjectStore.get
 
-    def away(*_: object) -> int:
-        raise UnreachableError("the store does not answer")
+    async def away(self: ObjectStore, path: str, *what: Any, **how: Any) -> Any:
+        if path == asked:
+            raise GenericError("Generic S3 error: connection refused")
+        return await answers(self, path, *what, **how)
 
     before = output.files(out)
-    monkeypatch.setattr(check, "tile_sum", away)
+    monkeypatch.setattr(ObjectStore, "get", away)
     for more in ((), ("--repair",)):
         result = call(capfd, "check", out, *more)
         assert (result.code, result.stdout) == (4, "")

@@ -19,8 +19,9 @@ import pytest
 
 from cloudjob.errors import UNREACHABLE, ContractError, UnreachableError
 from cloudjob.store import lock as locks
+from cloudjob.store.document import dump
 from cloudjob.store.lock import Lock, LockLostError, Token, _acquire, _boot, _process_start, check
-from cloudjob.store.out import Out, dump
+from cloudjob.store.out import Out
 
 
 @pytest.fixture

@@ -20,8 +20,9 @@ from stac_server import serving
 from zarr.core.buffer import default_buffer_prototype
 
 from cloudjob.errors import UNREACHABLE, UnreachableError, UsageError
+from cloudjob.store.bucket import LIMITS
 from cloudjob.store.lock import Lock
-from cloudjob.store.out import LIMITS, Out
+from cloudjob.store.out import Out
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,7 @@ def test_a_store_that_does_not_answer(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIASECRET")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secretpart")
-    monkeypatch.setattr("cloudjob.store.out.RETRY", {"max_retries": 1})
+    monkeypatch.setattr("cloudjob.store.bucket.RETRY", {"max_retries": 1})
     with pytest.raises(UnreachableError, match="cannot be reached") as error:
         Out.at("s3://bucket/out").put("x", b"")
     assert "\n" not in str(error.value)
@@ -309,7 +310,7 @@ def use_bucket(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
 @pytest.mark.parametrize("fault", ["cut", "empty"])
 def test_answers_of_a_store_that_break_off_are_asked_for_again(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each ended a run; an empty one, of `job.json`, with 3: no scheduler tried again."""
-    monkeypatch.setattr("cloudjob.store.out.PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("cloudjob.store.bucket.PAUSES", (0.0, 0.0))
     asked: dict[str, int] = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -369,7 +370,7 @@ def test_keys_that_have_lapsed_are_told(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("stands_still", [False, True])
 def test_an_answer_may_take_its_time_but_not_stand_still(stands_still: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cache of a large OUT did not come within 30 s over a slow network: not in any try."""
-    monkeypatch.setattr("cloudjob.store.out.PAUSES", ())
+    monkeypatch.setattr("cloudjob.store.bucket.PAUSES", ())
     monkeypatch.setitem(LIMITS, "read_timeout", timedelta(seconds=2))
     over = threading.Event()
 
