@@ -232,14 +232,14 @@ def test_what_a_part_tells_is_never_the_whole_scenes(tmp_path: Path) -> None:
     west, south, east, north = item["bbox"]
     catalog = jobs.write_catalog(tmp_path / "items.json", [item])
     net, out = jobs.brightness_checkpoint(tmp_path / "net.safetensors"), tmp_path / "out"
-    networks.run_here(net, catalog, out, bbox=(west, north - (north - south) / 5, east, north))
+    jobs.run_here(catalog, net, out, bbox=(west, north - (north - south) / 5, east, north))
     (path,) = out.glob("items/*/A.json")
     found = json.loads(path.read_text())
     del found["properties"]["cloudjob:numbers"]
     path.write_text(json.dumps(found))
     last = south + (north - south) / 50
     for end in (0.3, 1):  # Each adds less than a thousand pixels in which near infrared has one number
-        networks.run_here(net, catalog, out, bbox=(west, south, west + (east - west) * end, last))
+        jobs.run_here(catalog, net, out, bbox=(west, south, west + (east - west) * end, last))
         properties = jobs.item_of(out, "A")["properties"]
         assert "cloudjob:numbers" not in properties
         assert "cloudjob:warnings" not in properties
