@@ -215,19 +215,20 @@ def test_whole_numbers_that_are_black_are_doubted(nights: Nights):
 
 
 @pytest.mark.parametrize(
-    ("most", "told"),
+    ("most", "limit", "told"),
     [
-        (1, {"data_type": "float32", "scale": 0.0001}),
-        (1, {"data_type": None, "scale": None, "offset": None}),
-        (100, {"data_type": None, "scale": None, "offset": None}),
-        (1, {"data_type": "float32", "scale": 0.0001, "offset": -0.1}),
+        (1, 0.001, {"data_type": "float32", "scale": 0.0001}),
+        (1, 0.02, {"data_type": None, "scale": None, "offset": None}),
+        (100, 0.02, {"data_type": None, "scale": None, "offset": None}),
+        (1, 0.001, {"data_type": "float32", "scale": 0.0001, "offset": -0.1}),
     ],
 )
-def test_reflectance_that_is_scaled_twice_is_refused(most: float, told: dict[str, Any], nights: Nights):
+def test_reflectance_that_is_scaled_twice_is_refused(most: float, limit: float, told: dict[str, Any], nights: Nights):
     """All of it was clear: with a warning, and percent without a word."""
     item = numbers_of(nights.scene(A, values=ground("float32", most), nodata=None), **told)
     assert nights.run(item, nights.scene(B)) == {A: "failed", B: "done"}
-    assert "no value of red and its other bands is above 0.02: its numbers are floats" in nights.status.failed[A]
+    says = f"no value of red and its other bands is above {limit:g}: its numbers are floats"
+    assert says in nights.status.failed[A]
     right = numbers_of(item, data_type="float32", scale=1 / most, offset=0)
     assert nights.run(right) == {A: "done"}
 

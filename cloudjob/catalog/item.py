@@ -238,7 +238,8 @@ def _asset(key: str, told: Any) -> dict[str, Any]:
     try:
         return asset.read(key, told)
     except UnreadableError as error:
-        return {"href": "", "refused": redact(str(error))}
+        before = told.get("refused") if isinstance(told, dict) else None  # What this said when it was read first
+        return {"href": "", "refused": before[:1000] if isinstance(before, str) else redact(str(error))}
 
 
 def _used(one: Item, told: Any, properties: Mapping[str, Any], where: Callable[[str], str], *, needed: bool) -> Item:

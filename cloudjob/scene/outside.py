@@ -6,15 +6,20 @@ import re
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin, urlsplit
 
 import obstore
 import requests
 import urllib3
+from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from cloudjob.catalog.answers import within
 from cloudjob.errors import KeysMissingError, OutageError, OutsideError, PassingError, SceneError
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig  # Exists for type checkers only
 
 _VIRTUAL = {"vsis3": "s3", "vsigs": "gs", "vsiaz": "az", "vsiadls": "az"}
 _CODE = r"(?:response code|error):? ?({codes})\b"
@@ -145,23 +150,29 @@ def instead(href: str) -> str:
 def _over_http(href: str) -> str:
     """The address under which a server has what GDAL reads as s3://, signed for a moment; others as they are.
 
-    It is GDAL's own as far as variables tell it; "" where they give no keys. A server that refuses it tells nothing.
+    It is GDAL's own as far as variables tell it; "" where they give no keys, or a file of GDAL's settings may say
+    another endpoint. A server that refuses it tells nothing.
     """
     if not href.startswith("s3://"):
         return href
+    told = os.environ.get("AWS_S3_ENDPOINT")
+    if not told and (os.environ.get("GDAL_CONFIG_FILE") or Path("~/.gdal/gdalrc").expanduser().exists()):
+        return ""  # Else Amazon may be told of a bucket and a key that are not its own
     bucket, _, key = href.removeprefix("s3://").partition("/")
     scheme = "http" if _is_off(os.environ.get("AWS_HTTPS", "")) else "https"
-    host = os.environ.get("AWS_S3_ENDPOINT", "s3.amazonaws.com").rpartition("://")[2].rstrip("/")
+    host = (told or "s3.amazonaws.com").rpartition("://")[2].rstrip("/")
     virtual = not _is_off(os.environ.get("AWS_VIRTUAL_HOSTING", "")) and "." not in bucket
     endpoint = f"{scheme}://{bucket}.{host}" if virtual else f"{scheme}://{host}"
     if not _is_off(os.environ.get("AWS_NO_SIGN_REQUEST") or "NO"):
         return f"{endpoint}/{quote(key if virtual else f'{bucket}/{key}')}"
     if not os.environ.get("AWS_ACCESS_KEY_ID"):  # obstore would ask the machine for its role
         return ""
-    store = S3Store(
-        bucket, endpoint=endpoint, virtual_hosted_style_request=virtual, client_options={"allow_http": scheme == "http"}
-    )
-    return obstore.sign(store, "GET", key, timedelta(seconds=2 * _EXPLAINING))
+    options: ClientConfig = {"allow_http": scheme == "http"}
+    try:
+        store = S3Store(bucket, endpoint=endpoint, virtual_hosted_style_request=virtual, client_options=options)
+        return obstore.sign(store, "GET", key, timedelta(seconds=2 * _EXPLAINING))
+    except BaseError:  # Of variables that GDAL understands, or does without
+        return ""
 
 
 def _is_off(value: str) -> bool:

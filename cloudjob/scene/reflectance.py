@@ -166,7 +166,7 @@ def no_reflectance(
     if fractions and not _any_above(scene, most, least):
         return (
             f"by its scale {band.scale:g} and offset {band.offset:g} no value of {band.key} and its other bands is "
-            f"above {DIM:g}: its numbers are floats, and seem to be reflectance (scale 1) or percent (0.01) already"
+            f"above {least:g}: its numbers are floats, and seem to be reflectance (scale 1) or percent (0.01) already"
         ), band
     for band, count in zip(scene.bands, glaring, strict=False):
         if 2 * count > valid:

@@ -183,8 +183,11 @@ def complete(
         before = _item(out, grown)
         known = stac.receipt(before)
         kept = replace(known, warnings=tuple(each for each in known.warnings if each not in doubts(known)))
-        judged = merge([kept, receipt]) if known.most else receipt  # An older version's items do not tell
         receipt, made = merge([kept, receipt]), made | grown.tiles
+        if known.most:
+            judged = receipt
+        else:  # An older version's items do not tell: nor does this one, for a part's numbers are not the whole's
+            receipt = replace(receipt, most=())
     receipt = replace(receipt, warnings=tuple(sorted({*receipt.warnings, *doubts(judged)})))
     retires = (elsewhere.group, elsewhere.id) if elsewhere else None
     item = stac.build(scene, slot.index, receipt, settings, tuple(made), retires)

@@ -180,7 +180,9 @@ def test_reading_it_again_changes_nothing():
     item = make_item(**{"eo:cloud_cover": "12.5", "eopf:datastrip_id": "S2A_S20240601T100600"}, updated="2024")
     item["assets"]["red"] |= {"bands": [{"name": "B04", "eo:common_name": "red"}], "raster:bands": [{"nodata": -999}]}
     item["links"] = [{"rel": "self", "href": "https://h/items/A?token=SECRET"}]
+    item["assets"]["scl"] = {"href": "https://h/\x01?sig=SECRET"}
     once = parse(item, WANTED).item
+    assert "which is no address" in once["assets"]["scl"]["refused"]
     assert parse(json.loads(json.dumps(once)), WANTED).item == once
     assert "SECRET" not in json.dumps(once)
 

@@ -291,3 +291,35 @@ def test_a_bucket_that_breaks_off_is_out_as_any_server_is(
         signed = {"X-Amz-Signature" in request.query for request in files.requests if "Amz" in request.query}
         assert signed == ({True} if "AWS_ACCESS_KEY_ID" in keys else set())
     assert "Amz" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"AWS_ACCESS_KEY_ID": "x"},
+        {**dict.fromkeys(KEYS, "x"), "AWS_S3_ENDPOINT": "127.0.0.1:9"},  # bucket.127.0.0.1 is no address
+        {**dict.fromkeys(KEYS, "x"), "AWS_CHECKSUM_ALGORITHM": "crc32c"},
+    ],
+)
+def test_keys_that_nothing_can_be_signed_with_explain_nothing(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of obstore took the place of what GDAL had said, and was the scene's fault."""
+    monkeypatch.delenv("AWS_NO_SIGN_REQUEST", raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert outside.instead("s3://bucket/a.tif") == ""
+
+
+def test_where_a_file_tells_gdal_of_another_endpoint_nobody_else_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Amazon was told the names of a bucket and a key of the Copernicus Data Space."""
+    (tmp_path / "gdalrc").write_text("[configoptions]\nAWS_S3_ENDPOINT=127.0.0.1:9\n")
+    monkeypatch.setenv("GDAL_CONFIG_FILE", str(tmp_path / "gdalrc"))
+    for name in KEYS:
+        monkeypatch.setenv(name, "x")
+    asked: list[str] = []
+    monkeypatch.setattr(outside, "_answer", lambda _, href, __: asked.append(href))
+    assert outside.instead("s3://bucket/a.tif") == ""
+    assert not any(asked)

@@ -1,5 +1,6 @@
 """What numbers in files mean: items and files that say different things of it, or nothing, from outside."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,27 @@ def test_a_scene_that_grows_is_judged_anew(number: int, says: str, stays: int, t
     assert first not in told
     assert grown.receipt is not None
     assert grown.receipt.warnings == tuple(told), "a log tells it, too"
+
+
+def test_what_a_part_tells_is_never_the_whole_scenes(tmp_path: Path) -> None:
+    """An item of the version before tells nothing, and what was added to it was taken for all of it."""
+    values = jobs.pattern(1)
+    values["nir"][192:] = 900
+    item = jobs.make_scene(tmp_path, "A", values=values)
+    west, south, east, north = item["bbox"]
+    catalog = jobs.write_catalog(tmp_path / "items.json", [item])
+    net, out = jobs.brightness_checkpoint(tmp_path / "net.safetensors"), tmp_path / "out"
+    jobs.run_here(catalog, net, out, bbox=(west, north - (north - south) / 5, east, north))
+    (path,) = out.glob("items/*/A.json")
+    found = json.loads(path.read_text())
+    del found["properties"]["cloudjob:numbers"]
+    path.write_text(json.dumps(found))
+    last = south + (north - south) / 50
+    for end in (0.3, 1):  # Each adds less than a thousand pixels in which near infrared has one number
+        jobs.run_here(catalog, net, out, bbox=(west, south, west + (east - west) * end, last))
+        properties = jobs.item_of(out, "A")["properties"]
+        assert "cloudjob:numbers" not in properties
+        assert "cloudjob:warnings" not in properties
 
 
 def test_of_a_few_pixels_no_share_is_told(tmp_path: Path) -> None:
