@@ -167,7 +167,7 @@ def _by_items(
     out: Out, ledger: Ledger, items: Iterable[Any], bands: Sequence[str], assets: Mapping[str, str] | None
 ) -> list[Look]:
     looks = []
-    for item in spoken.items_of(items):
+    for item in spoken.items_of("what", items):
         entry = ledger.done.get(item["id"])
         if entry is None:
             warnings.warn(f"{out} has no mask of {item['id']}: it is left out", stacklevel=3)

@@ -208,13 +208,14 @@ def _catalog(catalog: Any, written: Callable[[str, Any], str]) -> str:
         return str(catalog)
     if hasattr(catalog, "get_self_href") and hasattr(catalog, "search"):  # a pystac_client.Client
         return str(catalog.get_self_href())
-    return written("items.json", {"type": "FeatureCollection", "features": items_of(catalog)})
+    return written("items.json", {"type": "FeatureCollection", "features": items_of("catalog", catalog)})
 
 
-def items_of(items: Any) -> list[dict[str, Any]]:
+def items_of(name: str, items: Any) -> list[dict[str, Any]]:
     """STAC items as plain dicts, whose addresses do not depend on where they are read.
 
     Args:
+        name: what holds them, for errors.
         items: some of them, pystac's or dicts; or an item collection, or one item, as a dict.
 
     Raises:
@@ -223,7 +224,8 @@ def items_of(items: Any) -> list[dict[str, Any]]:
     if isinstance(items, Mapping):
         items = items.get("features", [items])
     if not isinstance(items, Iterable):
-        raise UsageError(f"{items!r} was given; expected STAC items, pystac's or dicts", hint="one alone as [item]")
+        expected = "dates, or STAC items, pystac's or dicts" if name == "what" else "STAC items, pystac's or dicts"
+        raise UsageError(f"{name} is {items!r}; expected {expected}", hint="one item alone as [item]")
     return [_item(each) for each in items]
 
 

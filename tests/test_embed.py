@@ -189,7 +189,7 @@ def test_an_option_that_is_misspelt() -> None:
         ({"assets": {"red": None}}, r"assets is {'red': None}; expected a dict"),
         ({"collection": ["a", "b"]}, r"collection is \['a', 'b'\]; expected a name"),
         ({"checkpoint": 3}, "checkpoint is 3; expected a file or a name"),
-        ({"catalog": None}, "None was given; expected STAC items"),
+        ({"catalog": None}, "catalog is None; expected STAC items"),
         ({"probability": "no"}, "probability is 'no'; expected True or False"),
         ({"redo": "False"}, "redo is 'False'; expected True or False"),
         ({"offset": "none"}, "offset is 'none'; expected a number"),

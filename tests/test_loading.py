@@ -167,7 +167,7 @@ def test_dates_and_items_in_the_forms_that_people_have_them(made: Path) -> None:
     [
         ("2030", ["red"], {}, "no mask of what was asked for"),
         ("2024-06", ["rde"], {}, "without the band 'rde'"),
-        (None, ["red"], {}, "a NoneType was given; expected items"),
+        (None, ["red"], {}, "what is None; expected dates, or STAC items"),
         ("2024", ["red"], {"chunks": 0}, "chunks is 0; expected pixels"),
         ("2024", ["red"], {"chunks": "auto"}, "chunks is 'auto'; expected pixels"),
         ("2024", ["red"], {"geobox": FAR}, r"a grid of 4,000,000 × 4,000,000 pixels is 19,\d+,\d+ pieces to read"),

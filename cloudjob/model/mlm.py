@@ -61,8 +61,13 @@ def read_contract(data: bytes, path: str) -> Contract:
 
 def not_whole(data: bytes, path: str, error: Exception) -> ContractError:
     """The error for a file that is no, or no whole, safetensors file."""
-    kind = " (it looks like a pickle, which is never opened)" if data[:2] == b"PK" or data[:1] == b"\x80" else ""
-    return ContractError(f"checkpoint {path} is not a whole .safetensors file{kind}: {error}", hint=HINT)
+    if data[:2] == b"PK" or data[:1] == b"\x80":
+        told = f"is not a whole .safetensors file (it looks like a pickle, which is never opened): {error}"
+    elif data[8:9] not in (b"{", b""):  # Every header of safetensors begins so
+        told = "is no checkpoint: neither a .safetensors nor an .onnx file"
+    else:
+        told = f"is not a whole .safetensors file: {error}"
+    return ContractError(f"checkpoint {path} {told}", hint=HINT)
 
 
 def _header(data: bytes) -> dict[str, str]:

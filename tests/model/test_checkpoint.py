@@ -61,6 +61,15 @@ def test_truncated(saved: Path, size: int) -> None:
         load(saved)
 
 
+@pytest.mark.parametrize(
+    "content", [b"# Masks of clouds\n", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", b'{"type": "Feature"}']
+)
+def test_another_kind_of_file_is_told_from_one_that_is_cut_off(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_bytes(content)
+    with pytest.raises(ContractError, match=r"README.md is no checkpoint: neither a .safetensors nor an .onnx file"):
+        load(tmp_path / "README.md")
+
+
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match=r"none.safetensors: No such file"):
         load(tmp_path / "none.safetensors")
