@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from obstore.auth.boto3 import Boto3CredentialProvider
     from obstore.store import ClientConfig, RetryConfig  # Exist for type checkers only
 
+PATIENCE = timedelta(minutes=1)
+"""A store that is back by then costs nobody anything; nothing is asked for again later."""
+
 RETRY: "RetryConfig" = {
     "max_retries": 1000,  # The time decides
-    "retry_timeout": timedelta(minutes=1),
+    "retry_timeout": PATIENCE,
     # A wait is random, up to `base` times the one before. With obstore's own base of 2 waits hardly grow: measured,
     # ten retries are over in 2 s.
     "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=15), "base": 4},
 }
-"""A store that is back within a minute costs nobody anything."""
 
 LIMITS: "ClientConfig" = {"read_timeout": timedelta(seconds=30), "timeout": timedelta(minutes=3)}
 """Of an answer: for standing still, and for all of it. obstore's own 30 s for all are too few over a slow network for
@@ -57,8 +59,9 @@ def opened(address: str) -> ObjectStore:
 
 def whole(ask: Callable[[], Answer]) -> Answer:
     """What the store answers, asked for again where it breaks off, or sends nothing: we put no empty object."""
+    begun = time.monotonic()
     for pause in PAUSES:
-        with may_break_off():
+        with may_break_off(begun):
             if (found := ask()) != b"":
                 return found
         time.sleep(pause)
@@ -66,12 +69,12 @@ def whole(ask: Callable[[], Answer]) -> Answer:
 
 
 @contextmanager
-def may_break_off() -> Iterator[None]:
-    """Pass over an error that says that an answer broke off."""
+def may_break_off(begun: float) -> Iterator[None]:
+    """Pass over an error that says that an answer broke off, for as long as there is `PATIENCE` after `begun`."""
     try:
         yield
     except GenericError as error:
-        if not _BROKEN.search(str(error)):
+        if not _BROKEN.search(str(error)) or time.monotonic() - begun > PATIENCE.total_seconds():
             raise
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -294,8 +295,9 @@ class _Zarr(ZarrStore[ObjectStore]):
         if self.root:
             folders.readable(self.root, f"{self.prefix}/{key}")
             return await super().get(key, prototype, byte_range)
+        begun = time.monotonic()
         for pause in bucket.PAUSES:  # As `bucket.whole`
-            with bucket.may_break_off():
+            with bucket.may_break_off(begun):
                 if (found := await super().get(key, prototype, byte_range)) is None or len(found):
                     return found
             await asyncio.sleep(pause)

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import errno
 import os
 import pickle
@@ -6,6 +7,7 @@ import re
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -20,7 +22,7 @@ from stac_server import serving
 from zarr.core.buffer import default_buffer_prototype
 
 from cloudjob.errors import UNREACHABLE, UnreachableError, UsageError
-from cloudjob.store.bucket import LIMITS
+from cloudjob.store.bucket import LIMITS, RETRY
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 
@@ -399,3 +401,34 @@ def test_an_answer_may_take_its_time_but_not_stand_still(stands_still: bool, mon
                 assert out.get("job.json") == b"123456789"
         finally:
             over.set()
+
+
+def test_an_answer_that_drips_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of four took three minutes."""
+    monkeypatch.setattr("cloudjob.store.bucket.PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("cloudjob.store.bucket.PATIENCE", timedelta(seconds=1))
+    monkeypatch.setitem(RETRY, "retry_timeout", timedelta(seconds=1))
+    monkeypatch.setitem(LIMITS, "timeout", timedelta(seconds=1.5))
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            headers = {"Content-Length": 99, "ETag": '"1"', "Last-Modified": "Mon, 24 Jun 2024 00:00:00 GMT"}
+            for name, value in headers.items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(99):
+                    self.wfile.write(b" ")
+                    time.sleep(0.1)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with serving(Handler) as port:
+        use_bucket(monkeypatch, port)
+        with pytest.raises(UnreachableError, match="cannot be reached"):
+            Out.at("s3://bucket/out").get("job.json")
+    assert asked == ["/bucket/out/job.json"]
