@@ -205,8 +205,9 @@ def _tally(mask: Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt:
         dark_all=dark_all,
         dark_any=dark_any,
         guessed=int(np.count_nonzero(labelled)) if guessed else 0,
+        # A bright cloud saturates one band before another; where all of them are, it may be no data
         glaring=tuple(
-            int(np.count_nonzero(above(numbers, band, IMPOSSIBLE)))
+            saturated + int(np.count_nonzero(above(numbers, band, IMPOSSIBLE) & (numbers != SATURATED)))
             for numbers, band in zip(inside, scene.bands, strict=True)
         ),
         least=tuple(float(numbers.min()) if numbers.size else None for numbers in inside),

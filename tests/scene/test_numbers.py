@@ -253,6 +253,16 @@ def test_of_a_few_pixels_no_share_is_told(tmp_path: Path) -> None:
     assert (reason, warnings) == ("", [])
 
 
+def test_a_bright_cloud_that_saturates_one_band_is_masked(tmp_path: Path) -> None:
+    """Of a small area over its top that was most of red: the scene was refused, and given up."""
+    values = {band: np.linspace(9000, 12_000, 4096).reshape(64, 64).astype(np.uint16) for band in BANDS}
+    values["red"][:, 20:] = 65535
+    reason, warnings, mask = masked(tmp_path, jobs.make_scene(tmp_path, "A", values=values))
+    assert (reason, warnings) == ("", [])
+    assert mask is not None
+    assert (mask == 1).all()
+
+
 def test_many_saturated_pixels_are_doubted(tmp_path: Path) -> None:
     """ESA says so of what is too bright, and others of what is missing."""
     numbers = np.rint(CLOUDY * 1e4).astype(np.uint16)
