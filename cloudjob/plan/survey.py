@@ -3,6 +3,7 @@
 Writes nothing.
 """
 
+import contextlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from cloudjob.errors import UsageError
 from cloudjob.grid import Tile, Tiling
 from cloudjob.plan import grids, plan
 from cloudjob.plan.found import Found, described, find, without_twins
-from cloudjob.plan.plan import Cost, Plan
+from cloudjob.plan.plan import Cost, Plan, Planned
 from cloudjob.plan.request import Job
 from cloudjob.plan.sources import Sources
 from cloudjob.scene.identity import Identity
@@ -19,6 +20,7 @@ from cloudjob.scene.identity import merge as merge_versions
 from cloudjob.scene.scene import Scene
 from cloudjob.store import ledger, runs, settings
 from cloudjob.store.again import Marked
+from cloudjob.store.document import ODD
 from cloudjob.store.failures import Refusal
 from cloudjob.store.ledger import Ledger
 
@@ -94,9 +96,11 @@ def compare(job: Job, found: Found, *, files: bool = False) -> Survey:
             log.info("scene %s is an older version of %s, or the same", scene.id, other.id)
     kept += merge_versions(scene for scene in fitting if scene.id in lost)[0]
     made = plan.make(kept, known, lambda scene: _tiles(job, scene, found.marked), job.retry, found.marked)
+    poorer = {one.scene.id: refusal for one in made.to_do if (refusal := _poorer(job, one, known))}
+    made = replace(made, scenes=tuple(one for one in made.scenes if one.scene.id not in poorer))
     single, twins = without_twins(found.refusals, found.scenes)
     over = [id_ for id_ in twins if id_ in known.failures]
-    refused, given_up = _sorted_out(job, [*single, *hopeless, *misfits], made, known)
+    refused, given_up = _sorted_out(job, [*single, *hopeless, *misfits, *poorer.values()], made, known)
     return Survey(replace(made, settled=(*made.settled, *over)), refused, given_up, known)
 
 
@@ -125,6 +129,22 @@ def _spared(scene: Scene, known: Ledger) -> Scene:
     entries = (known.done.get(scene.id), known.failures.get(scene.id))
     told = {entry.fingerprint for entry in entries if entry}
     return next((spare for spare in scene.spares if spare.fingerprint in told), scene)
+
+
+def _poorer(job: Job, one: Planned, known: Ledger) -> Refusal | None:
+    """Why no mask takes the place of one that was made with a band which the item has come to get wrong, or None."""
+    scene, wrong = one.scene, [band for band in one.scene.left_out if band.fault]
+    there = [known.done[id_] for id_ in (scene.id, one.replaces) if id_ in known.done]
+    if not wrong or not there or known.holding(scene):
+        return None
+    with contextlib.suppress(*ODD):  # `check` tells of an item that is damaged
+        used = {name for entry in there for name in job.out.get_json(entry.path)["properties"]["cloudjob:reflectance"]}
+        for band in wrong:
+            if band.name in used:
+                hint = f"the mask that is there was made with {band.name}, and stays until this is mended"
+                reason = f"scene {scene.id}, {band.fault}"
+                return Refusal(scene.id, scene.item, scene.assets, scene.signing, reason, hint=hint)
+    return None
 
 
 def _sorted_out(

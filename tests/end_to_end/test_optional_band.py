@@ -258,6 +258,29 @@ def test_a_band_that_its_item_gets_wrong_costs_nothing(told: dict[str, Any], say
     np.testing.assert_array_equal(jobs.mask_of(nights.out, "WITH"), nights.expected(band=True))
 
 
+def test_a_finished_mask_with_the_band_stays_where_its_item_has_come_to_get_it_wrong(nights: Nights) -> None:
+    """It was made anew without the band."""
+    nights.run()
+    before = jobs.items(nights.out)
+    wrong = json.loads(json.dumps(nights.item))
+    wrong["assets"]["swir16"]["raster:scale"] = 0
+    newer = json.loads(json.dumps(wrong).replace('"WITH"', '"NEWER"'))
+    newer["properties"] |= {"s2:processing_baseline": "05.10", "s2:generation_time": "2024-08-01T00:00:00Z"}
+    newer["properties"]["earthsearch:boa_offset_applied"] = True
+    for item in (wrong, newer):
+        for _ in range(4):
+            nights.run(item=item)
+        failure = ledger.read(Out.at(nights.out)).failures[item["id"]]
+        assert failure.abandoned
+        assert "asset swir16: its scale is 0" in failure.reason
+        assert "the mask that is there was made with swir16, and stays" in failure.reason
+        assert jobs.items(nights.out) == before
+        np.testing.assert_array_equal(jobs.mask_of(nights.out, "WITH"), nights.expected(band=True))
+    nights.item["properties"]["updated"] = "2024-07-01T00:00:00Z"
+    nights.item["assets"]["swir16"]["raster:offset"] = 0.01
+    assert nights.run()["WITH"].state == "done", "mended, it is made anew"
+
+
 def several(path: Path) -> None:
     with rasterio.open(path) as file:
         profile, numbers = file.profile, file.read(1)
