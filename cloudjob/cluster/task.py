@@ -199,7 +199,8 @@ def _tally(mask: Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt:
         saturated = int(np.count_nonzero((raw == SATURATED).all(axis=0) & labelled))
     elif raw.dtype == np.float32 and scene.bands[0].scale < 1:
         fractions = int(np.count_nonzero((raw[0] != np.rint(raw[0])) & labelled))
-    inside = [numbers[labelled & ~is_empty(numbers)] for numbers in raw]
+    there = [labelled & ~is_empty(numbers) for numbers in raw]
+    inside = [numbers if some.all() else numbers[some] for numbers, some in zip(raw, there, strict=True)]
     return replace(
         counted(mask),
         dark_all=dark_all,
