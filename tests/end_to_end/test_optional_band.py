@@ -258,15 +258,21 @@ def test_a_band_that_its_item_gets_wrong_costs_nothing(told: dict[str, Any], say
     np.testing.assert_array_equal(jobs.mask_of(nights.out, "WITH"), nights.expected(band=True))
 
 
+def reprocessed(item: dict[str, Any]) -> dict[str, Any]:
+    """A newer version of WITH."""
+    newer: dict[str, Any] = json.loads(json.dumps(item).replace('"WITH"', '"NEWER"'))
+    newer["properties"] |= {"s2:processing_baseline": "05.10", "s2:generation_time": "2024-08-01T00:00:00Z"}
+    newer["properties"]["earthsearch:boa_offset_applied"] = True
+    return newer
+
+
 def test_a_finished_mask_with_the_band_stays_where_its_item_has_come_to_get_it_wrong(nights: Nights) -> None:
     """It was made anew without the band."""
     nights.run()
     before = jobs.items(nights.out)
     wrong = json.loads(json.dumps(nights.item))
     wrong["assets"]["swir16"]["raster:scale"] = 0
-    newer = json.loads(json.dumps(wrong).replace('"WITH"', '"NEWER"'))
-    newer["properties"] |= {"s2:processing_baseline": "05.10", "s2:generation_time": "2024-08-01T00:00:00Z"}
-    newer["properties"]["earthsearch:boa_offset_applied"] = True
+    newer = reprocessed(wrong)
     for item in (wrong, newer):
         for _ in range(4):
             nights.run(item=item)
@@ -425,9 +431,7 @@ def test_a_finished_mask_with_the_band_stays(nights: Nights) -> None:
     before = jobs.items(nights.out)
     changed = json.loads(json.dumps(nights.item))
     changed["assets"]["swir16"]["href"] = str(nights.folder / "gone.tif")
-    newer = json.loads(json.dumps(changed).replace('"WITH"', '"NEWER"'))
-    newer["properties"] |= {"s2:processing_baseline": "05.10", "s2:generation_time": "2024-08-01T00:00:00Z"}
-    newer["properties"]["earthsearch:boa_offset_applied"] = True
+    newer = reprocessed(changed)
     for item in (changed, newer):
         for _ in range(5):
             nights.run(item=item)
@@ -440,9 +444,7 @@ def test_a_finished_mask_with_the_band_stays(nights: Nights) -> None:
 def test_a_reprocessed_scene_with_a_broken_band_is_masked_once(nights: Nights) -> None:
     """Of two versions that nobody has masked yet the newer one counts, as ever."""
     nights.band.unlink()
-    newer = json.loads(json.dumps(nights.item).replace('"WITH"', '"NEWER"'))
-    newer["properties"] |= {"s2:processing_baseline": "05.10", "s2:generation_time": "2024-08-01T00:00:00Z"}
-    newer["properties"]["earthsearch:boa_offset_applied"] = True
+    newer = reprocessed(nights.item)
     for _ in range(6):
         states = nights.run(newer)
     assert {name: state.state for name, state in states.items()} == {"NEWER": "done"}
