@@ -16,7 +16,7 @@ from rasterio._err import CPLE_BaseError  # What rasterio lets through of GDAL's
 from rasterio.crs import CRS
 from requests.utils import requote_uri
 
-from cloudjob.errors import KeysMissingError, OutageError, PassingError, SceneError, UnseenError, redact
+from cloudjob.errors import KeysMissingError, OutageError, PassingError, SceneError, UnaskedError, UnseenError, redact
 from cloudjob.scene import outside
 from cloudjob.scene.scene import Band, Scene
 
@@ -199,9 +199,10 @@ def _fault(what: str, href: str, text: str, key: str) -> SceneError:
 
 def explained(fault: SceneError, href: str) -> SceneError:
     """The error; where its server does something else than to send the file (`outside.instead`), it is out."""
-    if type(fault) is PassingError and (told := outside.instead(href)):
-        return OutageError(f"{fault}{told}", asset=fault.asset)
-    return fault
+    if type(fault) is not PassingError or (told := outside.instead(href)) == "":
+        return fault
+    kind = UnaskedError if told is None else OutageError
+    return kind(f"{fault}{told or ''}", asset=fault.asset)
 
 
 def header(href: str, what: str, key: str = "") -> tuple[int, Sequence[float], tuple[int, int]]:
