@@ -87,6 +87,10 @@ class PassingError(SceneError):
     """A read failed in a way that may be over soon: worth another attempt in the same run."""
 
 
+class UnaskedError(PassingError):
+    """A read failed, and what its server sends nobody could look at: where no other scene of it is read, it is out."""
+
+
 class OutsideError(SceneError):
     """A scene cannot be read for a reason that is not its own (access refused). It never counts against the scene."""
 

@@ -18,7 +18,7 @@ from cloudjob.errors import (
     UnreachableError,
     UnseenError,
 )
-from cloudjob.plan.plan import Planned
+from cloudjob.plan.plan import Planned, lacking
 from cloudjob.plan.sources import Sources
 from cloudjob.plan.survey import Survey
 from cloudjob.scene.opened import SceneFiles
@@ -34,7 +34,6 @@ from cloudjob.scene.reflectance import (
 from cloudjob.scene.scene import Scene
 from cloudjob.store import failures, slots
 from cloudjob.store import group as groups
-from cloudjob.store.failures import ATTEMPTS
 from cloudjob.store.ledger import Ledger
 from cloudjob.store.lock import Lock, LockLostError
 from cloudjob.store.receipt import Receipt, SceneResult, merge
@@ -230,8 +229,7 @@ def _doubts(scene: Scene, receipt: Receipt) -> set[str]:
     """What is to be told where scale or offset do not fit the pixels, a band is lacking, or no pixel was wanted."""
     cloud = (receipt.cloud_cover or 0) / 100
     offset = offset_doubt(scene, receipt.valid, receipt.dark_all, receipt.dark_any, cloud, receipt.guessed)
-    nights = f"its file was at fault on {ATTEMPTS} nights"
-    lacking = [f"masked without {band.name}: {band.fault or nights}" for band in scene.left_out]
+    without = [f"masked without {name}: {why}" for name, why in lacking(scene).items()]
     nothing = "" if receipt.valid or receipt.no_data else "the centre of no pixel lies in the area: its mask is empty"
     numbers = (
         black_doubt(scene, receipt.most, receipt.fractions),
@@ -239,4 +237,4 @@ def _doubts(scene: Scene, receipt: Receipt) -> set[str]:
         saturated_doubt(receipt.valid, receipt.saturated),
         unlike(scene),
     )
-    return {each for each in (offset, *numbers, *lacking, nothing) if each}
+    return {each for each in (offset, *numbers, *without, nothing) if each}

@@ -239,12 +239,21 @@ def _item(item: Any) -> dict[str, Any]:
         item = whole.to_dict(include_self_link=True, transform_hrefs=False)
     assets, links = item.get("assets"), item.get("links")  # What is no item at all is refused alone, by who reads it
     links = links if isinstance(links, list) else []
-    own = any(isinstance(link, Mapping) and link.get("rel") == "self" for link in links)
-    assets = assets.values() if isinstance(assets, Mapping) else ()
-    hrefs = [href for each in assets if isinstance(each, Mapping) and isinstance(href := each.get("href"), str)]
-    if hrefs and not own and not any(":" in href or href.startswith("/") for href in hrefs):  # A thumbnail may be lost
+    selves = [link.get("href") for link in links if isinstance(link, Mapping) and link.get("rel") == "self"]
+    assets = assets if isinstance(assets, Mapping) else {}
+    hrefs = {key: one.get("href") for key, one in assets.items() if isinstance(one, Mapping)}
+    hrefs = {key: href for key, href in hrefs.items() if isinstance(href, str)}
+    placed = any(map(_is_absolute, selves))  # Else what is relative would count from a file of ours
+    lost = {key: href for key, href in hrefs.items() if not placed and not _is_absolute(href)}
+    if lost and len(lost) == len(hrefs):
         raise UsageError(
-            f"item {item.get('id')} has a file at {hrefs[0]!r}, and does not say where it lies itself",
+            f"item {item.get('id')} has a file at {next(iter(lost.values()))!r}, and does not say where it lies itself",
             hint="hand over the path of its file instead, or addresses that are absolute",
         )
-    return dict(item)
+    nowhere = "it lies at {:.200}, and its item does not say where it lies itself; expected an address that is absolute"
+    told = {key: {**assets[key], "refused": nowhere.format(repr(href))} for key, href in lost.items()}
+    return {**item, "assets": {**assets, **told}} if told else dict(item)
+
+
+def _is_absolute(href: object) -> bool:
+    return isinstance(href, str) and (":" in href or href.startswith("/"))

@@ -18,12 +18,18 @@ import shapely
 import xarray as xr
 from conftest import REAL, needs_real_scenes
 from distributed import Client, LocalCluster, Scheduler
+from scenes import BANDS
 
 import cloudjob
 from cloudjob import embed, spoken
-from cloudjob.errors import ContractError, UsageError
+from cloudjob.catalog.area import parse_bbox
+from cloudjob.catalog.dates import parse_dates
+from cloudjob.catalog.presets import catalog_for
+from cloudjob.catalog.search import search
+from cloudjob.errors import ContractError, SceneError, UsageError
 from cloudjob.model import checkpoint
 from cloudjob.plan.request import request
+from cloudjob.scene.describe import describe
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 
@@ -351,7 +357,8 @@ def test_items_become_files_for_as_long_as_they_are_needed(tmp_path: Path) -> No
     item["assets"]["thumbnail"] = {"href": "./thumbnail.png"}  # Which no mask is made of
     odd = {**item, "links": 3}
     with spoken.files(None, [item, odd]) as (_, catalog):
-        assert json.loads(Path(catalog).read_text())["features"] == [item, odd]
+        for each in json.loads(Path(catalog).read_text())["features"]:
+            assert describe(each, {band: band for band in BANDS}, BANDS, 10).href == item["assets"]["red"]["href"]
     item["assets"] = {"red": {"href": "./A/red.tif"}}  # Relative to what?
     for lost in (item, pystac.Item.from_dict(item)):
         with pytest.raises(UsageError, match=r"item A has a file at '\./A/red\.tif'"), spoken.files(None, [lost]):
@@ -360,6 +367,18 @@ def test_items_become_files_for_as_long_as_they_are_needed(tmp_path: Path) -> No
     with spoken.files(None, [item, pystac.Item.from_dict(item)]) as (_, catalog):
         hrefs = [each["assets"]["red"]["href"] for each in json.loads(Path(catalog).read_text())["features"]]
         assert hrefs == ["./A/red.tif", str(tmp_path / "A" / "red.tif")]
+
+
+@pytest.mark.parametrize("own", [[], [{"rel": "self", "href": "./A.json"}], [{"rel": "self"}]])
+def test_a_band_of_an_item_that_lies_nowhere_is_told(own: list[dict[str, str]], tmp_path: Path) -> None:
+    """It was looked for in a folder of ours, gone by then and another in every run."""
+    item = jobs.make_scene(tmp_path, "A")
+    item["links"] = own
+    item["assets"]["nir"]["href"] = "./A/nir.tif"
+    with spoken.files(None, [item]) as (_, catalog):
+        (found,) = search(catalog_for(catalog), parse_bbox(-180, -85, 180, 85), parse_dates("2024", date(2025, 1, 1)))
+    with pytest.raises(SceneError, match=r"its? lies at './A/nir.tif', and its item does not say where it lies itself"):
+        describe(found, {band: band for band in BANDS}, BANDS, 10)
 
 
 SCRIPT = """

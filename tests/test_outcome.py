@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+import bucket as object_store
 import jobs
 import numpy as np
 import pytest
@@ -298,6 +299,34 @@ def test_what_one_file_is_refused_for_never_counts_and_quiet_nights_end_with_1(
     assert nights.ends(*items).exit_code == 4
     server.calm()
     assert nights.run(*items) == {A: "done"}
+
+
+STORES = {
+    "s3": "AWS_S3_ENDPOINT=127.0.0.1:{port} AWS_HTTPS=NO AWS_VIRTUAL_HOSTING=FALSE AWS_PROFILE=archive",
+    "gs": "CPL_GS_ENDPOINT=http://127.0.0.1:{port}/ GS_NO_SIGN_REQUEST=YES",
+    "az": "AZURE_STORAGE_CONNECTION_STRING=AccountName=a;AccountKey=eA==;BlobEndpoint=http://127.0.0.1:{port}",
+}
+
+
+@pytest.mark.parametrize("kind", STORES)
+@pytest.mark.parametrize("fault", ["cut", "empty"])
+def test_a_bucket_whose_answers_nobody_can_look_at_is_asked_for_a_mask_of_before(
+    fault: str, kind: str, nights: Nights, server: FileServer, monkeypatch: pytest.MonkeyPatch
+):
+    """With keys of a file, or of another store than S3: three nights that broke off, and its scenes were given up."""
+    (nights.folder / "keys").write_text("[archive]\naws_access_key_id=x\naws_secret_access_key=x\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(nights.folder / "keys"))
+    for name in ("AWS_NO_SIGN_REQUEST", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for told in STORES[kind].split():
+        monkeypatch.setenv(*told.format(port=server.port).split("=", 1))
+    items = [served(nights.scene(name), nights.folder, f"{kind}:/") for name in (A, B)]
+    (nights.folder / "files" / "files").symlink_to(nights.folder / "files")  # What stands for the bucket
+    server.disturb(A, lasting=fault)
+    assert [nights.ends(items[0]).exit_code for _ in range(4)] == [4] * 4
+    assert {failure.runs for failure in failures.read_all(nights.out, {})} == {0}
+    assert nights.run(*items) == {A: "failed", B: "done"}
+    assert [nights.run(*items)[A] for _ in range(3)] == ["failed", "failed", "abandoned"]  # B's file was asked for
 
 
 def test_scenes_that_are_refused_for_good_do_not_keep_others_from_being_tried(
@@ -955,6 +984,22 @@ def damage(nights: Nights, scene: str) -> None:
 def mended(nights: Nights) -> list[str]:
     with Lock(nights.out) as lock:
         return [what for _, what in repair.repair(lock, list(check.check(nights.out)))]
+
+
+def test_a_failed_scene_whose_group_is_not_listed_is_tried_again_in_it(nights: Nights, monkeypatch: pytest.MonkeyPatch):
+    """Every night ended with 4: the group was there, and nobody had asked for it."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    with object_store.bucket() as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+        bad, good = nights.scene(A), nights.scene(B)
+        mend = cut(bad)
+        assert nights.run(bad, good, out="s3://bucket/out") == {A: "failed", B: "done"}
+        mend()
+        store.hidden = "^out/masks.zarr/|^out/items/"
+        assert nights.run(dates="2019", out="s3://bucket/out") == {A: "done"}
+        store.hidden = ""
+        assert set(ledger.read(Out.at("s3://bucket/out")).done) == {A, B}
 
 
 def test_a_redo_that_finds_no_scene_deletes_nothing(nights: Nights):

@@ -27,8 +27,11 @@ def read(key: str, told: Any) -> dict[str, Any]:
     Raises:
         UnreadableError: its href is none.
     """
-    if not isinstance(told, dict) or not isinstance(told.get("href"), str) or not 0 < len(told["href"]) <= MAX_HREF:
+    if not isinstance(told, dict) or not isinstance(told.get("href"), str) or not told["href"]:
         raise UnreadableError(f"its asset {key} has no href, which STAC demands of every asset")
+    if len(told["href"]) > MAX_HREF:
+        says = f"{shown(told['href'])}, {len(told['href'])} letters long"
+        raise UnreadableError(f"its asset {key} lies at {says}; expected at most {MAX_HREF}")
     if not told["href"].isprintable():
         raise UnreadableError(f"its asset {key} lies at {shown(told['href'])}, which is no address")
     kept = {"href": told["href"], "bands": _bands(told)}

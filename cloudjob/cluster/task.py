@@ -36,7 +36,7 @@ from cloudjob.scene.reflectance import (
     adds_offset,
     reflectance,
 )
-from cloudjob.scene.scene import Numbers, Scene, is_empty
+from cloudjob.scene.scene import Band, Numbers, Scene, is_empty
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import Receipt, counted, merge, tile_sum
 from cloudjob.store.settings import Settings
@@ -179,6 +179,11 @@ def _outside(clip: bytes, grid: Grid) -> npt.NDArray[np.bool_]:
     return np.asarray(geometry_mask([area], out_shape=grid.shape, transform=Affine(*grid.transform)))
 
 
+def _too_bright(numbers: Numbers, band: Band) -> npt.NDArray[np.bool_]:
+    """True where numbers say that a pixel was brighter than can be measured; fractions say nothing by a number."""
+    return np.asarray((numbers == SATURATED) & (band.scale < 1))
+
+
 def _tally(mask: Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt:
     """Count a tile's pixels, and those that tell whether scale and offset fit."""
     dark_all = dark_any = 0
@@ -208,7 +213,7 @@ def _tally(mask: Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt:
         guessed=int(np.count_nonzero(labelled)) if guessed else 0,
         # A bright cloud saturates one band before another; where all of them are, it may be no data
         glaring=tuple(
-            saturated + int(np.count_nonzero(above(numbers, band, IMPOSSIBLE) & (numbers != SATURATED)))
+            saturated + int(np.count_nonzero(above(numbers, band, IMPOSSIBLE) & ~_too_bright(numbers, band)))
             for numbers, band in zip(inside, scene.bands, strict=True)
         ),
         least=tuple(float(numbers.min()) if numbers.size else None for numbers in inside),

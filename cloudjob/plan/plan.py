@@ -15,7 +15,7 @@ from cloudjob.scene.identity import Identity
 from cloudjob.scene.scene import Scene
 from cloudjob.store import group as groups
 from cloudjob.store.again import Marked
-from cloudjob.store.failures import Refusal
+from cloudjob.store.failures import ATTEMPTS, Refusal
 from cloudjob.store.item import iso
 from cloudjob.store.ledger import Ledger
 from cloudjob.store.ledger import wanted as asked
@@ -91,6 +91,7 @@ class Plan:
                     "state": planned.state,
                     "tiles": len(planned.tiles),
                     "replaces": planned.replaces,
+                    "without": lacking(planned.scene),
                 }
                 for planned in self.scenes
             ],
@@ -185,6 +186,12 @@ def cost(plan: Plan, tiling_of: Callable[[Scene], Tiling], *, speed: float, lane
         seen += padded
         read += round(inside * _pixel_bytes(planned.scene))
     return Cost(pixels, seen, read, seen / (speed * 1e6 * lanes) / 3600, speed, lanes, measured)
+
+
+def lacking(scene: Scene) -> dict[str, str]:
+    """Names of the optional bands that a scene is masked without, though its item has them, and why."""
+    nights = f"its file was at fault on {ATTEMPTS} nights"
+    return {band.name: band.fault or nights for band in scene.left_out}
 
 
 def hopeless(one: Scene | Refusal, ledger: Ledger, again: Collection[str]) -> bool:

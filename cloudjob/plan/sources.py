@@ -7,6 +7,7 @@ from cloudjob.errors import (
     OutsideError,
     PassingError,
     SceneError,
+    UnaskedError,
     UnreachableError,
 )
 from cloudjob.scene.outside import source
@@ -48,7 +49,7 @@ class Sources:
         """Whether no scene of this source could be read, and not for the scenes' own reasons."""
         where = source(href)
         errors = self._errors.get(where, [])
-        outside = len(errors) >= PATIENCE or any(isinstance(error, OutsideError) for error in errors)
+        outside = len(errors) >= PATIENCE or any(isinstance(error, OutsideError | UnaskedError) for error in errors)
         return outside and where not in self._answered
 
     def verdict(self) -> CloudjobError | None:

@@ -198,8 +198,8 @@ def _band(
     try:
         grid = grid_of(item, asset, key, open_href(signing, address), place, coarse=name in OPTIONAL)
     except SceneError as error:
-        if stand_in is None or isinstance(error, PassingError | OutsideError):
-            raise
+        if stand_in is None or not error.asset or isinstance(error, PassingError | OutsideError):
+            raise  # What the item itself says no night will mend
         grid, fault = stand_in, str(error).removeprefix(f"{what}: ")
     return Band(
         name,

@@ -16,7 +16,7 @@ from rasterio._err import CPLE_BaseError  # What rasterio lets through of GDAL's
 from rasterio.crs import CRS
 from requests.utils import requote_uri
 
-from cloudjob.errors import KeysMissingError, OutageError, PassingError, SceneError, UnseenError, redact
+from cloudjob.errors import KeysMissingError, OutageError, PassingError, SceneError, UnaskedError, UnseenError, redact
 from cloudjob.scene import outside
 from cloudjob.scene.scene import Band, Scene
 
@@ -130,7 +130,7 @@ def open_file(href: str) -> Any:
         if not os.access(path, os.R_OK):
             raise UnseenError(f"{path}: {os.strerror(errno.EACCES)}")
         if os.path.exists(f"{path}.msk"):  # noqa: PTH110 -- its mask, as rasterio writes one; a name too long is none
-            settings["GDAL_DISABLE_READDIR_ON_OPEN"] = "TRUE"
+            settings = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE", "GDAL_PAM_ENABLED": "NO"}  # Never an .aux.xml
     outside.check_keys(href)
     if parts.scheme in ("http", "https"):
         href = requote_uri(href)  # Spaces and letters beyond ASCII, which curl refuses
@@ -199,9 +199,10 @@ def _fault(what: str, href: str, text: str, key: str) -> SceneError:
 
 def explained(fault: SceneError, href: str) -> SceneError:
     """The error; where its server does something else than to send the file (`outside.instead`), it is out."""
-    if type(fault) is PassingError and (told := outside.instead(href)):
-        return OutageError(f"{fault}{told}", asset=fault.asset)
-    return fault
+    if type(fault) is not PassingError or (told := outside.instead(href)) == "":
+        return fault
+    kind = UnaskedError if told is None else OutageError
+    return kind(f"{fault}{told or ''}", asset=fault.asset)
 
 
 def header(href: str, what: str, key: str = "") -> tuple[int, Sequence[float], tuple[int, int]]:
@@ -222,11 +223,13 @@ def header(href: str, what: str, key: str = "") -> tuple[int, Sequence[float], t
             epsg = file.crs.to_epsg(EQUIVALENT) if file.crs else None
             if epsg and not math.isclose(CRS.from_epsg(epsg).units_factor[1], file.crs.units_factor[1], rel_tol=1e-6):
                 epsg = None  # So sure it is also of the same in feet
-            transform, shape = tuple(file.transform)[:6], file.shape
+            transform, shape, known = tuple(file.transform)[:6], file.shape, bool(file.crs)
     except SceneError as error:
         raise type(error)(f"{what}: {error}", hint=error.hint, asset=key) from None
     except FAULTS as error:
         raise explained(_fault(what, href, str(error), key), href) from None
     if not epsg:
-        raise SceneError(f"{what}: its coordinate reference system has no EPSG code", asset=key)
+        says = "its coordinate reference system has no EPSG code" if known else "its file does not tell where it lies"
+        hint = "write proj:code, proj:shape and proj:transform into its item, or give the file such a projection"
+        raise SceneError(f"{what}: {says}", hint=hint, asset=key)
     return epsg, transform, shape

@@ -243,9 +243,14 @@ def _compare(file: Any, band: Band) -> str:
     if epsg not in (None, grid.epsg):
         raise SceneError(f"the file is in EPSG:{epsg}, its item says {grid.epsg}")
     if not _lies_on(file, grid):
+        here, there = tuple(transform)[:6], grid.transform
+        sizes = [f" of {size[0]:.10g} × {-size[4]:.10g}{', turned,' * any(size[1:4:2])}" for size in (here, there)]
+        first, second = sizes if sizes[0] != sizes[1] else ("", "")
         raise SceneError(
-            f"the file has {shape[0]} × {shape[1]} pixels from {transform.c:.10g}, {transform.f:.10g}; "
-            f"its item says {grid.height} × {grid.width} from {grid.x0:.10g}, {grid.y0:.10g}",
+            "the file does not tell where it lies; expected one that does, as its item"
+            if transform.is_identity
+            else f"the file has {shape[0]} × {shape[1]} pixels{first} from {transform.c:.10g}, {transform.f:.10g}; "
+            f"its item says {grid.height} × {grid.width}{second} from {grid.x0:.10g}, {grid.y0:.10g}",
             hint="the catalog describes another file; report it to whoever publishes it",
         )
     return _other_scaling(file.scales[0], file.offsets[0], band)

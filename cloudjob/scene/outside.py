@@ -129,7 +129,7 @@ def denied(href: str, told: str) -> str:
     return ""
 
 
-def instead(href: str) -> str:
+def instead(href: str) -> str | None:
     """What a server does in place of sending a file, where GDAL's words do not tell.
 
     It sends a page or an error, as many do that want a login; or it breaks off, or sends less than it says. An answer
@@ -139,12 +139,12 @@ def instead(href: str) -> str:
         href: as it was opened, signed where it has to be.
 
     Returns:
-        Words to stand behind GDAL's, or "".
+        Words to stand behind GDAL's, "" where it sends the file, and None where nobody could look.
     """
     try:
         return within(_EXPLAINING, lambda: _instead(_over_http(href), time.monotonic() + _EXPLAINING))
     except TimeoutError:
-        return ""
+        return None
 
 
 def _over_http(href: str) -> str:
@@ -180,12 +180,12 @@ def _is_off(value: str) -> bool:
     return value.upper() in ("NO", "FALSE", "OFF", "0")
 
 
-def _instead(href: str, ends: float) -> str:
+def _instead(href: str, ends: float) -> str | None:
     asking = urllib3.PoolManager(retries=False, timeout=10)
     try:
         answer = _answer(asking, href, {"Range": f"bytes=0-{_BEGIN - 1}"})
         if not answer or answer.status not in (200, 206):
-            return ""
+            return None
         kind = answer.headers.get("Content-Type", "").partition(";")[0].lower()
         told = answer.headers.get("Content-Range" if answer.status == 206 else "Content-Length", "").rpartition("/")[2]
         begin = b"" if kind == _PAGE else answer.read(_BEGIN, decode_content=False)
@@ -197,8 +197,10 @@ def _instead(href: str, ends: float) -> str:
     except (urllib3.exceptions.ProtocolError, urllib3.exceptions.ReadTimeoutError):
         return " (its server does not answer, or breaks off)"
     except (urllib3.exceptions.HTTPError, ValueError):
-        return ""  # GDAL has reached it, through a proxy or by certificates that we do not know
-    odd = told.isdecimal() and size is not None and size != int(told)
+        return None  # GDAL has reached it, through a proxy or by certificates that we do not know
+    if size is None:
+        return None
+    odd = told.isdecimal() and size != int(told)
     return f" (its server says {told} bytes and sends {size})" if odd else ""
 
 

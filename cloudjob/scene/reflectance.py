@@ -220,7 +220,8 @@ def constant_doubt(scene: Scene, valid: int, least: Sequence[float | None], most
     ]
     if valid < ENOUGH or not constant or all(number is None for number in most):
         return None
-    return f"in every pixel with data {', '.join(constant)}: no ground is so, nor are clouds; is the file whole?"
+    told = ", ".join(constant)
+    return f"in every pixel with data {told}: no ground is so, nor are clouds, only water or night; is the file whole?"
 
 
 def reflectance(

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from cloudjob import classes, logs
 from cloudjob.errors import DONE, SOME_FAILED, UnreachableError
 from cloudjob.model.contract import Contract
-from cloudjob.plan.plan import Cost
+from cloudjob.plan.plan import Cost, lacking
 from cloudjob.plan.survey import Survey
 from cloudjob.store import ledger, listing
 from cloudjob.store.check import Fault
@@ -165,6 +165,8 @@ def plan(view: Survey, cost: Cost, *, as_json: bool) -> None:
         word = WORDS.get(planned.state, planned.state)
         tiles = f"  {_many(len(planned.tiles), 'tile')}" if planned.tiles else ""
         tell(f"{word:14} {planned.scene.id:{wide}}  {planned.scene.group}{tiles}")
+        for band, why in lacking(planned.scene).items() if planned.tiles else ():
+            tell(f"{'':14} without {band}: {why}")
     for name, reason in view.refused.items():
         tell(f"{WORDS['refused']:14} {name}  {reason}")
     _say_survey(view)

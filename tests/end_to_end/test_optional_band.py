@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+from click.testing import CliRunner
 from file_server import Fault, file_server
 from scenes import BANDS, write_cog
 
-from cloudjob import embed
+from cloudjob import cli, embed
 from cloudjob.cluster import task
 from cloudjob.errors import OutageError, UnreachableError
 from cloudjob.model import predict
@@ -217,20 +218,13 @@ def test_a_band_broken_for_good_costs_no_mask(broken: Callable[[Path], None], ni
     assert "cloudjob:warnings" not in nights.told()
 
 
-def test_a_band_whose_grid_cannot_be_told_is_told_so(nights: Nights) -> None:
-    """The grid of another band stood in for it, and the file was said to be another than its item describes."""
-    nights.item["assets"]["swir16"]["proj:transform"] = [14, 14, 600_000, 14, -14, 5_200_020]
-    reasons = [nights.run()["WITH"].reason for _ in range(3)]
-    assert all(each.startswith("scene WITH, asset swir16: its grid is not north-up") for each in reasons)
-    assert nights.run()["WITH"].state == "done"
-
-
 @pytest.mark.parametrize(
     ("told", "says"),
     [
         ({"href": "red.tif"}, "its assets red and swir16 are one file, "),
         ({"href": "https://[::x/swir16.tif"}, "asset swir16: an asset lies at 'https://[::x/swir16.tif'"),
-        ({"href": "data:" + "x" * 5000}, "asset swir16: its asset swir16 has no href"),
+        ({"href": "data:" + "x" * 5000}, "asset swir16: its asset swir16 lies at 'data:"),
+        ({"href": ""}, "asset swir16: its asset swir16 has no href"),
         ({"type": "application/x-hdf5"}, "asset swir16: it is application/x-hdf5"),
         ({"data_type": "float64"}, "asset swir16: its numbers are float64"),
         ({"data_type": "uint8", "raster:scale": 1}, "asset swir16: its numbers are bytes"),
@@ -239,6 +233,9 @@ def test_a_band_whose_grid_cannot_be_told_is_told_so(nights: Nights) -> None:
         ({"proj:shape": "x"}, "asset swir16: its proj:shape is 'x'"),
         ({"proj:transform": [20, 0, 609_000, 0, -20, 5_200_020]}, "its assets red and swir16 lie apart: "),
         ({"proj:epsg": 32632}, "its assets red and swir16 lie apart: "),
+        ({"proj:epsg": 99_999}, "asset swir16: its projection makes no sense: "),
+        ({"proj:transform": [14, 14, 600_000, 14, -14, 5_200_020]}, "asset swir16: its grid is not north-up"),
+        ({"proj:shape": [75, 700_000]}, "asset swir16: it has 75 × 700000 pixels"),
     ],
 )
 def test_a_band_that_its_item_gets_wrong_costs_nothing(told: dict[str, Any], says: str, nights: Nights) -> None:
@@ -256,6 +253,20 @@ def test_a_band_that_its_item_gets_wrong_costs_nothing(told: dict[str, Any], say
     assert jobs.kept(nights.out) == before
     assert nights.run()["WITH"].state == "done"
     np.testing.assert_array_equal(jobs.mask_of(nights.out, "WITH"), nights.expected(band=True))
+
+
+def test_a_plan_tells_why_a_band_is_left_out(nights: Nights) -> None:
+    """It said "changed", and no word of the band."""
+    item = json.loads(json.dumps(nights.item))
+    item["assets"]["swir16"]["proj:epsg"] = 99_999
+    jobs.write_catalog(nights.folder / "items.json", [item])
+    what = ["plan", *jobs.EVERYWHERE, "--catalog", str(nights.folder / "items.json")]
+    what += ["--checkpoint", str(nights.checkpoint), "--out", str(nights.out)]
+    told = CliRunner().invoke(cli.cli, what, catch_exceptions=False).stdout.splitlines()
+    says = "asset swir16: its projection makes no sense: "
+    assert told[1].startswith(f"               without swir16: {says}")
+    (scene,) = json.loads(CliRunner().invoke(cli.cli, [*what, "--json"], catch_exceptions=False).stdout)["scenes"]
+    assert scene["without"]["swir16"].startswith(says)
 
 
 def reprocessed(item: dict[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def test_every_state(out: Out):
         "state": "new",
         "tiles": 6,
         "replaces": None,
+        "without": {},
     }
 
 

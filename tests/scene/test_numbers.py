@@ -245,6 +245,17 @@ def test_what_a_part_tells_is_never_the_whole_scenes(tmp_path: Path) -> None:
         assert "cloudjob:warnings" not in properties
 
 
+def test_a_number_in_one_band_that_no_fraction_means_is_counted(tmp_path: Path) -> None:
+    """65535 was passed over as saturated, as ESA writes it in whole numbers, also among reflectances."""
+    values = dict.fromkeys(BANDS, CLOUDY.astype(np.float32)) | {"nir": np.where(CLOUDY > 0.5, 65535, 0.04)}
+    values["nir"][0] = 65535
+    item = jobs.make_scene(tmp_path, "A", values={band: numbers.astype(np.float32) for band, numbers in values.items()})
+    for asset in item["assets"].values():
+        asset["raster:bands"] = [{"data_type": "float32", "scale": 1, "offset": 0}]
+    reason, _, _ = masked(tmp_path, item)
+    assert "the values of nir are no reflectance" in reason
+
+
 def test_of_a_few_pixels_no_share_is_told(tmp_path: Path) -> None:
     """One of thirty that is saturated is none of them in a hundred."""
     numbers = np.rint(CLOUDY[:30, :30] * 1e4).astype(np.uint16)

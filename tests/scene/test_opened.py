@@ -348,6 +348,8 @@ def test_where_a_files_own_mask_says_so_there_are_no_data(
         file.write(values, 1)
         file.write_mask(inside)
     assert Path(f"{path}.msk").exists() == (where == "beside")
+    other = "<PAMDataset><SRS>EPSG:32632</SRS><PAMRasterBand band='1'><NoDataValue>1</NoDataValue></PAMRasterBand>"
+    Path(f"{path}.aux.xml").write_text(f"{other}</PAMDataset>", encoding="utf-8")  # Which nobody reads beside any file
     scene = describe(item, ASSETS, BANDS, resolution)
     with SceneFiles(scene) as files:
         found = is_empty(pixels(files)[3])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+from affine import Affine
 from conftest import REAL, needs_real_scenes
 from scenes import BANDS, make_item, write_cog
 from shapely import box, to_geojson
@@ -191,6 +192,24 @@ def test_a_file_with_another_grid_than_its_item_says_is_refused(tmp_path: Path) 
     for asset in item["assets"].values():
         asset["proj:shape"] = [150, 140]
     with pytest.raises(SceneError, match=r"the file has 150 × 139 pixels from .*; its item says 150 × 140 from"):
+        check(described(item))
+
+
+@pytest.mark.parametrize(
+    ("lies", "says"),
+    [
+        ((10, 1, 600_000, 1, -10, 5_200_020), r"pixels of 10 × 10, turned, from .*; its item says .* of 10 × 10 from"),
+        ((20, 0, 600_000, 0, -20, 5_200_020), r"pixels of 20 × 20 from .*; its item says .* of 10 × 10 from"),
+        ((1, 0, 0, 0, 1, 0), "the file does not tell where it lies"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_how_a_file_lies_otherwise_is_told(lies: tuple[float, ...], says: str, tmp_path: Path) -> None:
+    """Both were said to begin at one place, or one at 0, 0."""
+    item = make_item(tmp_path)
+    with rasterio.open(item["assets"]["red"]["href"], "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+        file.transform = Affine(*lies)
+    with pytest.raises(SceneError, match=says):
         check(described(item))
 
 
