@@ -41,7 +41,7 @@ _TEXTS = (
 )
 _ZONES = ("sentinel:utm_zone", "mgrs:utm_zone")
 # s2:, eopf:, sentinel2: … the name is one, its prefix the publisher's
-_ESAS = re.compile(r"[\w-]{0,20}:?(?:(datastrip|granule)_?id(?:entifier)?|(processing)_?baseline)", re.IGNORECASE)
+_ESAS = re.compile(r"[\w-]{0,20}:?(?:(datastrip|granule)_?id(?:entifier)?|(processing)[:_]?baseline)", re.IGNORECASE)
 _FLAGS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 
 
