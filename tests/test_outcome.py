@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+import bucket as object_store
 import jobs
 import numpy as np
 import pytest
@@ -983,6 +984,22 @@ def damage(nights: Nights, scene: str) -> None:
 def mended(nights: Nights) -> list[str]:
     with Lock(nights.out) as lock:
         return [what for _, what in repair.repair(lock, list(check.check(nights.out)))]
+
+
+def test_a_failed_scene_whose_group_is_not_listed_is_tried_again_in_it(nights: Nights, monkeypatch: pytest.MonkeyPatch):
+    """Every night ended with 4: the group was there, and nobody had asked for it."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    with object_store.bucket() as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+        bad, good = nights.scene(A), nights.scene(B)
+        mend = cut(bad)
+        assert nights.run(bad, good, out="s3://bucket/out") == {A: "failed", B: "done"}
+        mend()
+        store.hidden = "^out/masks.zarr/|^out/items/"
+        assert nights.run(dates="2019", out="s3://bucket/out") == {A: "done"}
+        store.hidden = ""
+        assert set(ledger.read(Out.at("s3://bucket/out")).done) == {A, B}
 
 
 def test_a_redo_that_finds_no_scene_deletes_nothing(nights: Nights):

@@ -168,8 +168,8 @@ def read(out: Out, named: Collection[str] | None = None) -> Ledger:
     Args:
         out: the output.
         named: groups that are asked for by name, whatever is listed, and with them the item and the failure of every
-            scene that owns a slot: for who would mask again what a store does not list though it holds it. None
-            believes the listing.
+            scene that owns a slot, and groups of scenes that failed: for who would mask again what a store does not
+            list though it holds it. None believes the listing.
 
     Raises:
         ContractError: a part of it is a symbolic link.
@@ -193,6 +193,9 @@ def read(out: Out, named: Collection[str] | None = None) -> Ledger:
     done = {entry.id: entry for entry in valid if entry.path not in retired}
     begun = {id_ for ids in owners.values() for id_ in ids if id_} - done.keys() if named is not None else ()
     failures = {failure.id: failure for failure in failed.read_all(out, damaged, begun)}
+    tried = {failure.group for failure in failures.values() if failure.group}
+    if named is not None and (unlisted := tried - found.keys() - set(named)):
+        return read(out, unlisted.union(named))
     leftovers = [
         entry.path
         for entry in entries

@@ -31,6 +31,9 @@ LONGEST = 3600
 
 FOLDER = "lock"
 
+NEWEST = f"{FOLDER}/newest"
+"""Where the last number stands in an object store, some of which list less than they hold."""
+
 _held: set[str] = set()
 """Ids of what this process holds, or is about to hold. What else bears its number is over: a full disk may have kept it
 from being released."""
@@ -74,7 +77,7 @@ class Token:
     @property
     def path(self) -> str:
         """Of the lock file."""
-        return f"{FOLDER}/{self.number:08d}.json"
+        return _path(self.number)
 
 
 class LockLostError(UnreachableError):
@@ -192,7 +195,9 @@ def _take(out: Out, token: Token) -> bool:
         # This run was held between looking and creating, and others have come and gone meanwhile.
         out.delete([token.path])
         return False
-    out.delete(f"{FOLDER}/{number:08d}.json" for number in numbers if number < token.number)
+    if not out.folder:
+        out.put(NEWEST, str(token.number).encode())
+    out.delete(_path(number) for number in {*numbers, token.number - 1} if number < token.number)
     out.sweep(FOLDER)
     return True
 
@@ -223,16 +228,18 @@ def _wait_for_silence(out: Out, holder: Token, data: bytes) -> None:
 
 def _newest(out: Out) -> tuple[Token | None, bytes]:
     """The lock file with the highest number, parsed and as it is."""
-    for number in sorted(_numbers(out), reverse=True):
-        path = f"{FOLDER}/{number:08d}.json"
-        data = out.get(path)
+    known = b"" if out.folder else out.get(NEWEST) or b"1"
+    for listed in sorted(_numbers(out) | ({int(known)} if known.isdigit() else set()), reverse=True):
+        number, data = listed, out.get(_path(listed))
         if data is None:
             continue  # Deleted meanwhile
+        while (later := out.get(_path(number + 1))) is not None:  # Not listed yet
+            number, data = number + 1, later
         try:
             return _parsed(number, data), data
         except (ValueError, TypeError, OverflowError):
             raise ContractError(
-                f"{out}/{path} is not a lock that this version wrote",
+                f"{out}/{_path(number)} is not a lock that this version wrote",
                 hint="did a newer cloudjob write it? If no run is at work there, move it away; or another --out",
             ) from None
     return None, b""
@@ -255,6 +262,10 @@ def _parsed(number: int, data: bytes) -> Token:
     if not 0 < token.heartbeat <= LONGEST or datetime.fromisoformat(token.renewed).tzinfo is None:
         raise ValueError(f"its heartbeat is no time of up to {LONGEST} s, or its sign of life has no zone")
     return token
+
+
+def _path(number: int) -> str:
+    return f"{FOLDER}/{number:08d}.json"
 
 
 def _numbers(out: Out) -> set[int]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import obstore
 import pytest
+from bucket import bucket
 
 from cloudjob.errors import UNREACHABLE, ContractError, UnreachableError
 from cloudjob.store import lock as locks
@@ -319,6 +320,29 @@ def test_a_run_whose_first_attempt_to_lock_was_not_answered_is_not_its_own_rival
         with Lock(out) as lock:
             lock.check()
             assert held(out)["id"] == lock.token.id
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_lock_that_its_store_does_not_list_is_asked_for_by_name(before: int, monkeypatch: pytest.MonkeyPatch):
+    """Two runs were at work; where it was the first of its OUT, the second one asked for ever."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    with bucket() as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+        out = Out.at("s3://bucket/out")
+        for _ in range(before):
+            with Lock(out):
+                pass
+        with Lock(out) as first:
+            store.hidden = "^out/lock/"
+            with pytest.raises(UnreachableError, match="another run is at work"), Lock(out):
+                pass
+            first.check()
+        for _ in range(2):
+            with Lock(out) as lock:
+                lock.check()
+        assert lock.token.number == before + 3
+        assert {path for path in store.objects if path.endswith(".json")} == {f"out/{lock.token.path}"}
 
 
 @pytest.mark.parametrize("stale", [False, True])
