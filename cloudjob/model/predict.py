@@ -161,9 +161,10 @@ def mirror(image: Reflectance, inside: npt.NDArray[np.bool_]) -> None:
     reach[:, ~columns] = np.where(by_column, gap + reach[:, beside], far[:, ~columns])
     by_row = deep[~rows] > 2 * (rise[:, None] + reach[above])
     del far, deep, reach
+    y, x = np.nonzero(~inside)
+    source = np.where(nearer[y, x], y, across[y, x]), np.where(nearer[y, x], along[y, x], x)
     for band in image:
-        found = np.where(nearer, np.take_along_axis(band, along, axis=1), np.take_along_axis(band, across, axis=0))
-        np.copyto(band, found, where=~inside)
+        band[y, x] = band[source]
         band[:, ~columns] = np.where(by_column, band[:, beside], band[:, ~columns])
         band[~rows] = np.where(by_row, band[above], band[~rows])
 

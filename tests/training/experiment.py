@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from click.testing import CliRunner
 
 from cloudjob.model.contract import Contract
+from training.__main__ import main
 from training.patch import BANDS
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +38,14 @@ def start(folder, out, text=TINY, *more, program=("-m", "training")):
     path.write_text(text)
     command = [sys.executable, *program, str(path), "--out", str(out), "--threads", "1", *more]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def refused(folder, out, text=TINY, *more):
+    """Exit code and stderr of an experiment that is over before it begins; in this process, which has torch loaded."""
+    path = folder / "tiny.toml"
+    path.write_text(text)
+    result = CliRunner().invoke(main, [str(path), "--out", str(out), *more])
+    return result.exit_code, result.stderr
 
 
 def finish(process):

@@ -10,6 +10,7 @@ from dataclasses import replace
 import networks
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from experiment import ROOT, write
 
 from cloudjob.errors import ContractError
@@ -88,6 +89,13 @@ def test_evaluation_from_the_command_line(trained, patches, tmp_path):
     assert bright["iou"] > 0.9
 
 
+def refused(path, folder, *more):
+    """Exit code and stderr where there is nothing to evaluate; in this process, which has torch loaded."""
+    command = [str(path), "--data", str(folder), "--out", str(folder / "out"), "--no-peer", *more]
+    result = CliRunner().invoke(evaluate.main, command)
+    return result.exit_code, result.stderr
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -98,11 +106,9 @@ def test_evaluation_from_the_command_line(trained, patches, tmp_path):
 )
 def test_nothing_to_measure_or_choose_on_is_said(trained, patches, tmp_path, more, said):
     (tmp_path / "clear.tif").unlink()
-    command = [sys.executable, "-m", "training.evaluate", str(trained / "checkpoint.safetensors"), "--no-peer"]
-    command += ["--data", str(patches[0].label.parent), "--out", str(tmp_path / "out"), *more]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
+    code, errors = refused(trained / "checkpoint.safetensors", tmp_path, *more)
+    assert code == 2, errors
+    assert said in errors
     assert not (tmp_path / "out" / "checkpoint.safetensors").exists()
 
 
@@ -154,12 +160,10 @@ def test_a_data_set_larger_than_memory_is_measured_one_patch_at_a_time(trained, 
 
 def test_two_checkpoints_of_one_name_cannot_be_told_apart(trained, patches, tmp_path):
     path = str(trained / "checkpoint.safetensors")
-    command = [sys.executable, "-m", "training.evaluate", path, "--beside", path, "--beside", path, "--no-peer"]
-    command += ["--data", str(patches[0].label.parent), "--out", str(tmp_path / "out")]
     (tmp_path / "clear.tif").unlink()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 2
-    assert "tiny, tiny" in done.stderr
+    code, errors = refused(path, tmp_path, "--beside", path, "--beside", path)
+    assert code == 2
+    assert "tiny, tiny" in errors
 
 
 def test_networks_of_others_see_their_bands_in_their_order_or_are_refused(tmp_path):
@@ -189,10 +193,8 @@ def test_networks_of_others_see_their_bands_in_their_order_or_are_refused(tmp_pa
 
 
 def test_evaluation_of_a_missing_checkpoint(tmp_path, patches):
-    command = [sys.executable, "-m", "training.evaluate", str(tmp_path / "none.safetensors")]
-    command += ["--data", str(patches[0].label.parent), "--out", str(tmp_path / "out"), "--no-peer"]
     (tmp_path / "clear.tif").unlink()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 3
-    assert "none.safetensors" in done.stderr
-    assert "hint:" in done.stderr
+    code, errors = refused(tmp_path / "none.safetensors", tmp_path)
+    assert code == 3
+    assert "none.safetensors" in errors
+    assert "hint:" in errors

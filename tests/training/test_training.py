@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from experiment import ROOT, TINY, finish, start, write
+from experiment import ROOT, TINY, finish, refused, start, write
 
 from cloudjob.errors import UsageError
 from cloudjob.model import checkpoint
@@ -77,9 +77,8 @@ def test_killed_and_resumed_ends_the_same(trained, tmp_path, event, rows):
 
 
 def test_other_settings_do_not_resume(trained):
-    process = start(trained.parent, trained, TINY.replace("epochs = 3", "epochs = 4"))
-    _, errors = process.communicate(timeout=400)
-    assert process.returncode == 3
+    code, errors = refused(trained.parent, trained, TINY.replace("epochs = 3", "epochs = 4"))
+    assert code == 3
     assert "other settings" in errors
 
 
@@ -108,9 +107,8 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path):
 
 
 def test_nothing_to_learn_from_is_said(tmp_path):
-    process = start(tmp_path, tmp_path / "out", "[training]\nepochs = 1\n")
-    _, errors = process.communicate(timeout=400)
-    assert process.returncode == 2
+    code, errors = refused(tmp_path, tmp_path / "out", "[training]\nepochs = 1\n")
+    assert code == 2
     assert "no labelled patches to learn from" in errors
 
 
@@ -156,9 +154,8 @@ def test_patches_on_disk_become_a_checkpoint(trained_on_landsat):
 def test_what_the_command_line_says_goes_before_the_settings_and_three_bands_need_no_infrared(landsat, tmp_path):
     shutil.copytree(landsat, tmp_path / "rgb", ignore=shutil.ignore_patterns("train_nir"))
     more = ("--data", str(tmp_path / "rgb"), "--epochs", "2", "--patches", "2", "--crop", "48")
-    process = start(tmp_path, tmp_path / "four", REAL, *more)
-    _, errors = process.communicate(timeout=400)
-    assert process.returncode == 2, errors
+    code, errors = refused(tmp_path, tmp_path / "four", REAL, *more)
+    assert code == 2, errors
     assert "fewer than 4 bands, such as patch_1_1_by_1_" in errors
     process = start(tmp_path, tmp_path / "three", REAL.replace("[network]", "[network]\nbands = 3"), *more)
     _, errors = process.communicate(timeout=400)
@@ -175,9 +172,8 @@ def test_other_data_do_not_resume(trained_on_landsat, landsat, tmp_path):
     shutil.copytree(landsat, other)
     for path in other.glob("*/*_B.TIF"):
         path.rename(path.with_name(path.name.replace("_B.TIF", "_D.TIF")))
-    process = start(trained_on_landsat.parent, trained_on_landsat, REAL, "--data", str(other))
-    _, errors = process.communicate(timeout=400)
-    assert process.returncode == 3, errors
+    code, errors = refused(trained_on_landsat.parent, trained_on_landsat, REAL, "--data", str(other))
+    assert code == 3, errors
     assert "other settings, patches" in errors
 
 
@@ -192,9 +188,8 @@ def test_other_data_do_not_resume(trained_on_landsat, landsat, tmp_path):
     ],
 )
 def test_settings_that_do_not_suit_the_data_are_said(landsat, tmp_path, change, said):
-    process = start(tmp_path, tmp_path / "out", REAL.replace(*change), "--data", str(landsat))
-    _, errors = process.communicate(timeout=400)
-    assert process.returncode == 2, errors
+    code, errors = refused(tmp_path, tmp_path / "out", REAL.replace(*change), "--data", str(landsat))
+    assert code == 2, errors
     assert said in errors
     assert not (tmp_path / "out" / "checkpoint.safetensors").exists()
 
