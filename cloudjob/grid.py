@@ -7,12 +7,14 @@ a pure function of the scene (see ARCHITECTURE.md).
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
-from pyproj import CRS, Transformer
+from pyproj import CRS, Proj, Transformer
+from pyproj.exceptions import ProjError
 from shapely import box, segmentize, transform, union_all
 from shapely.geometry.base import BaseGeometry
 
@@ -21,6 +23,11 @@ Tile = tuple[int, int]
 
 DEGREE = 6371008.8 * math.pi / 180
 """Metres of a degree of a meridian, on the sphere of the WGS 84 mean radius (6371.0088 km, IUGG)."""
+
+
+ODD = 0.05
+"""Share by which a projection's metres may miss those on the ground: UTM's by 0.001, those of equal area in one country
+by some hundredths. Web Mercator's are twice as many at 60 degrees."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +107,8 @@ class Grid:
 
     @property
     def metres(self) -> tuple[float, float]:
-        """Height and width of a pixel in metres; for degrees at the grid's middle, on a sphere."""
-        if not CRS.from_epsg(self.epsg).is_geographic:
-            return self.dy, self.dx
-        middle = math.radians(self.y0 - self.height * self.dy / 2)
-        return self.dy * DEGREE, self.dx * DEGREE * math.cos(middle)
+        """Height and width of a pixel in metres, those of its projection; if they are odd (`ODD`), on the ground."""
+        return _metres(self)
 
     def coarsen(self, factor: int) -> "Grid":
         """The grid of the same origin with pixels `factor` times as large; a last part pixel is kept whole."""
@@ -127,6 +131,25 @@ class Grid:
         near = union_all([box(left - margin, south, right + margin, north) for left, right in pieces])
         # Edges that are straight in degrees are curved here: points every 0.05° keep the error below a metre.
         return transform(segmentize(area.intersection(near), 0.05), to_grid.transform, interleaved=False)  # type: ignore[arg-type]
+
+
+@lru_cache(10_000)
+def _metres(grid: Grid) -> tuple[float, float]:
+    """Height and width of a pixel (`Grid.metres`): of degrees, feet and Web Mercator's metres at the grid's middle."""
+    left, bottom, right, top = grid.bounds
+    crs = CRS.from_epsg(grid.epsg)
+    if crs.is_geographic:  # On a sphere
+        return grid.dy * DEGREE, grid.dx * DEGREE * math.cos(math.radians((bottom + top) / 2))
+    project = Proj(crs)
+    try:
+        there = project.get_factors(*project((left + right) / 2, (bottom + top) / 2, inverse=True))
+        scales = float(there.meridional_scale), float(there.parallel_scale)
+    except ProjError:  # Where nobody can tell, it is believed
+        return grid.dy, grid.dx
+    unit = crs.axis_info[0].unit_conversion_factor
+    told = [unit / scale if 0 < scale < math.inf else 1.0 for scale in scales]
+    height, width = (1.0 if abs(each - 1) <= ODD else each for each in told)
+    return grid.dy * height, grid.dx * width
 
 
 @dataclass(frozen=True)

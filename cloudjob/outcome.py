@@ -26,6 +26,7 @@ from cloudjob.scene.outside import source
 from cloudjob.scene.reflectance import (
     black_doubt,
     constant_doubt,
+    gaps_doubt,
     no_reflectance,
     offset_doubt,
     saturated_doubt,
@@ -235,6 +236,7 @@ def _doubts(scene: Scene, receipt: Receipt) -> set[str]:
         black_doubt(scene, receipt.most, receipt.fractions),
         constant_doubt(scene, receipt.valid, receipt.least, receipt.most),
         saturated_doubt(receipt.valid, receipt.saturated),
+        gaps_doubt(scene, receipt.valid, receipt.lacking),
         unlike(scene),
     )
     return {each for each in (offset, *numbers, *without, nothing) if each}

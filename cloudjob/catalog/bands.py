@@ -31,6 +31,14 @@ _SENTINEL_2 = re.compile(_WORD.format("B08|B8A|B12|nbart_nir_1"))
 _PAID = ("s3://sentinel-s2-l1c/", "s3://sentinel-s2-l2a/")
 # The narrow near infrared of 20 m, which some say is "nir": the broad one is B08.
 _NARROW = re.compile(_WORD.format("B8A"))
+# Roles of STAC's best practices: of pictures, and of what is said of pixels, which may go by the name of its band.
+_NOT_DATA = {
+    *("overview", "thumbnail", "visual", "graphic", "metadata", "date", "noise-power", "saturation"),
+    *("data-mask", "snow-ice", "land-water", "water-mask", "cloud", "cloud-shadow", "terrain-shadow"),
+    *("incidence-angle", "azimuth", "sun-azimuth", "sun-elevation"),
+}
+# ESA's name of a band at the end of a file's. HLS's of Landsat are the same for these, USGS's have no nought.
+_FILE = re.compile(r"(?:^|[_./-])(B0[2348])(?:_\d0m)?\.(?:tiff?|jp2)$")
 # B4 is red here, and near infrared of Landsat 5 and 7: only Sentinel-2 has such a band beside it.
 _UNPADDED = re.compile(_WORD.format("B8A|B12"))
 
@@ -61,6 +69,20 @@ def stands_for(name: str) -> str | None:
         if re.fullmatch(_NAMED.format(f"{band}|{names}"), name):
             return band
     return None
+
+
+def contradiction(band: str, key: str, asset: Mapping[str, Any]) -> str:
+    """What says of an asset that it is another band than the one it was found for, in words; "" if nothing does."""
+    if band not in _NAMES:
+        return ""
+    common = _common_names(asset) - {""}
+    file = _FILE.search(asset["href"].partition("?")[0])
+    others = {
+        "key": stands_for(key),
+        "common name": min(common) if len(common) == 1 and common <= _NAMES.keys() else None,
+        "file's name": file and stands_for(file[1]),
+    }
+    return ", ".join(f"its {what} that of {other}" for what, other in others.items() if other not in (None, band))
 
 
 def candidates(assets: Mapping[str, Mapping[str, Any]], band: str) -> list[str]:
@@ -141,7 +163,7 @@ def _common_names(asset: Mapping[str, Any]) -> set[str]:
 def _is_data(asset: Mapping[str, Any]) -> bool:
     """Whether it may be measured numbers: a picture of one band, such as a preview, says so by its role or format."""
     roles = asset.get("roles") or ["data"]
-    return not {"overview", "thumbnail", "visual", "metadata"} & set(roles) and "image/png" not in asset.get("type", "")
+    return not _NOT_DATA & set(roles) and "image/png" not in asset.get("type", "")
 
 
 def _is_raster(key: str, asset: Mapping[str, Any]) -> bool:

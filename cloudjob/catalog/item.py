@@ -41,7 +41,7 @@ _TEXTS = (
 )
 _ZONES = ("sentinel:utm_zone", "mgrs:utm_zone")
 # s2:, eopf:, sentinel2: … the name is one, its prefix the publisher's
-_ESAS = re.compile(r"[\w-]{0,20}:?(?:(datastrip|granule)_?id(?:entifier)?|(processing)_?baseline)", re.IGNORECASE)
+_ESAS = re.compile(r"[\w-]{0,20}:?(?:(datastrip|granule)_?id(?:entifier)?|(processing)[:_]?baseline)", re.IGNORECASE)
 _FLAGS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 
 
@@ -127,6 +127,8 @@ def _parse(raw: Any, wanted: Mapping[str, str], base: str, *, remote: bool, foun
     every = {key: _asset(key, one) for key, one in _bounded(assets).items()}
     found.keys = keys = bands.find(every, wanted)
     for band, key in keys.items():
+        if key != wanted[band] or key == band:  # Else somebody has named it, who knows better than the item
+            every[key] |= _doubted(band, key, every[key])
         if key != wanted[band]:  # Beside which others it was found is not kept
             every[key]["bands"] = [{"name": "", "eo:common_name": band}]
     kept = sorted(set(keys.values())) if not wanted.keys() - keys.keys() - bands.OPTIONAL else sorted(every)
@@ -240,6 +242,13 @@ def _asset(key: str, told: Any) -> dict[str, Any]:
     except UnreadableError as error:
         before = told.get("refused") if isinstance(told, dict) else None  # What this said when it was read first
         return {"href": "", "refused": before[:1000] if isinstance(before, str) else redact(str(error))}
+
+
+def _doubted(band: str, key: str, one: Item) -> dict[str, str]:
+    """Why an asset is refused that was found for a band, as a field of it."""
+    if "refused" in one or not (other := bands.contradiction(band, key, one)):
+        return {}
+    return {"refused": f"its asset {key} was taken for {band}, but {other}; expected one band (see --asset)"}
 
 
 def _used(one: Item, told: Any, properties: Mapping[str, Any], where: Callable[[str], str], *, needed: bool) -> Item:

@@ -204,8 +204,11 @@ def _tally(mask: Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt:
         saturated = int(np.count_nonzero((raw == SATURATED).all(axis=0) & labelled))
     elif raw.dtype == np.float32 and scene.bands[0].scale < 1:
         fractions = int(np.count_nonzero((raw[0] != np.rint(raw[0])) & labelled))
-    there = [labelled & ~is_empty(numbers) for numbers in raw]
+    empty = [is_empty(numbers) for numbers in raw]
+    there = [labelled & ~none for none in empty]
     inside = [numbers if some.all() else numbers[some] for numbers, some in zip(raw, there, strict=True)]
+    needed = [none for none, band in zip(empty, scene.bands, strict=True) if band.name not in scene.optional]
+    partly = (mask == NO_DATA) & ~np.logical_and.reduce(needed)
     return replace(
         counted(mask),
         dark_all=dark_all,
@@ -218,6 +221,10 @@ def _tally(mask: Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt:
         ),
         least=tuple(float(numbers.min()) if numbers.size else None for numbers in inside),
         most=tuple(float(numbers.max()) if numbers.size else None for numbers in inside),
+        lacking=tuple(
+            0 if band.name in scene.optional else int(np.count_nonzero(partly & none))
+            for none, band in zip(empty, scene.bands, strict=True)
+        ),
         fractions=fractions,
         saturated=saturated,
         seen=seen,

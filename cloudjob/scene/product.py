@@ -40,7 +40,8 @@ def tile(item: Mapping[str, Any]) -> str:
             return f"{int(found[1]):02}{found[2]}"
     if named := _esa_name(item):
         return named[7]
-    listed = re.search(r"[._-]T(\d{2}[C-HJ-NP-X][A-HJ-NP-Z]{2})[._-]", item["id"])  # HLS.S30.T33UUQ.2024153T101559.v2.0
+    # HLS.S30.T33UUQ.2024153T101559.v2.0, and Earth Engine's 20240601T101031_20240601T101559_T33UUQ
+    listed = re.search(r"[._-]T(\d{2}[C-HJ-NP-X][A-HJ-NP-Z]{2})(?:[._-]|$)", item["id"])
     return listed[1] if listed else ""
 
 

@@ -44,6 +44,9 @@ SATURATED = 65535
 MOST_SATURATED = 1e-3
 """Share of a scene's pixels that may be so in every band."""
 
+MOST_LACKING = 0.2
+"""Share of a scene's pixels in which one band alone may have no data, as where an acquisition begins or ends."""
+
 ENOUGH = 1000
 """Pixels with data below which shares of them tell nothing of a scene: a tenth of a square kilometre."""
 
@@ -54,6 +57,9 @@ UNTOLD = {
 }
 """Numbers that say no data in files of each kind which do not tell so: where every band has the same one, and it would
 be more than `IMPOSSIBLE`, or negative. Saturated pixels are data."""
+
+BRIGHT = 0.2
+"""Reflectance of clouds and bright ground. Where one band sees such things, none sees black alone."""
 
 BLACK = 1e-3
 """Reflectance that some pixel of any scene exceeds: even deep water does by its noise."""
@@ -174,6 +180,14 @@ def no_reflectance(
                 f"by its scale {band.scale:g} and offset {band.offset:g} the values of {band.key} are no reflectance: "
                 f"{100 * count / valid:.0f} % of them lie above {IMPOSSIBLE:g}, expected about 0 to 1"
             ), band
+    if valid < ENOUGH or not _any_above(scene, most, BRIGHT):
+        return None
+    for band, number in zip(scene.bands, most, strict=False):
+        if number is not None and number * band.scale + band.offset <= BLACK:
+            return (
+                f"by its scale {band.scale:g} and offset {band.offset:g} no value of {band.key} is above {BLACK:g}, "
+                f"though others are above {BRIGHT:g}: it seems to have another scale, or to be reflectance already"
+            ), band
     return None
 
 
@@ -222,6 +236,14 @@ def constant_doubt(scene: Scene, valid: int, least: Sequence[float | None], most
         return None
     told = ", ".join(constant)
     return f"in every pixel with data {told}: no ground is so, nor are clouds, only water or night; is the file whole?"
+
+
+def gaps_doubt(scene: Scene, valid: int, lacking: Sequence[int]) -> str | None:
+    """What is to be told where a band has no data in much of what others have (`lacking`, pixels), or None."""
+    pairs = zip(scene.bands, lacking, strict=False)
+    gaps = [(band, none / (valid + none)) for band, none in pairs if valid + none >= ENOUGH]
+    told = [f"{band.key} in {100 * share:.2g} %" for band, share in gaps if share > MOST_LACKING]
+    return f"where other bands have data some have none: {', '.join(told)}; are their files whole?" if told else None
 
 
 def reflectance(

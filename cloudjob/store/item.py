@@ -36,7 +36,7 @@ LONGEST = 200
 
 COUNTS = ("dark_all", "dark_any", "guessed", "fractions", "saturated")
 """Of a receipt's fields those that tell whether scale and offset fit the pixels."""
-BY_BAND = ("glaring", "least", "most")
+BY_BAND = ("glaring", "least", "most", "lacking")
 """Likewise, one for each band."""
 
 ZARR = "application/vnd.zarr; version=3"
@@ -291,8 +291,9 @@ def _numbers(told: Any) -> dict[str, Any]:
     """What an item tells of its scene's numbers, as fields of a receipt; nothing of an item that does not."""
     if not told:
         return {}
+    told = {"lacking": [], **told}
     counts, lists = ({name: told[name] for name in names} for names in (COUNTS, BY_BAND))
-    whole, numbers = (*counts.values(), *lists["glaring"]), (*lists["least"], *lists["most"])
+    whole, numbers = (*counts.values(), *lists["glaring"], *lists["lacking"]), (*lists["least"], *lists["most"])
     if not all(type(each) is int for each in whole) or not all(
         each is None or type(each) in (int, float) for each in numbers
     ):

@@ -34,6 +34,7 @@ class Receipt:
         glaring: of each band, values of valid pixels that no scene reflects (`scene.reflectance.IMPOSSIBLE`).
         least: of each band, the lowest number of a valid pixel, or None where there is none.
         most: the highest.
+        lacking: of each band, pixels without a label where it has no data and another one has; 0 of an optional band.
         fractions: valid pixels with numbers that are no whole ones, and that a scale makes smaller.
         saturated: valid pixels that are `scene.reflectance.SATURATED` in every band.
         seen: pixels the network computed, halo included.
@@ -61,6 +62,7 @@ class Receipt:
     glaring: tuple[int, ...] = ()
     least: tuple[float | None, ...] = ()
     most: tuple[float | None, ...] = ()
+    lacking: tuple[int, ...] = ()
     fractions: int = 0
     saturated: int = 0
     seen: int = 0
@@ -116,6 +118,7 @@ def _add(a: Receipt, b: Receipt) -> Receipt:
         glaring=_by_band(sum, a.glaring, b.glaring),
         least=_by_band(min, a.least, b.least),
         most=_by_band(max, a.most, b.most),
+        lacking=_by_band(sum, a.lacking, b.lacking),
         device=device,
         warnings=warnings,
     )

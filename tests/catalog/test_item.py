@@ -50,11 +50,11 @@ def change(item, path, value):
     return changed
 
 
-def scenes(tmp_path, *items):
-    """What a search of a file of them describes, and why others are refused."""
+def scenes(tmp_path, *items, **named):
+    """What a search of a file of them describes, and why others are refused; with assets of bands that are named."""
     path = tmp_path / "items.json"
     path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
-    catalog = catalog_for(str(path))
+    catalog = catalog_for(str(path), assets=named)
     described, refused = [], {}
     for item in search(catalog, WORLD, ALWAYS):
         try:
@@ -413,6 +413,42 @@ def test_bands_by_name_in_every_version_of_stac(how, tmp_path):
         item["assets"][key] = asset | told
     (scene,), refused = scenes(tmp_path, item)
     assert [band.key for band in scene.bands] == ["x1", "x2", "x3", "x4"], refused
+
+
+@pytest.mark.parametrize(
+    ("key", "told", "says"),
+    [
+        ("red", {"bands": [{"name": "x", "eo:common_name": "blue"}]}, "taken for red, but its common name that of"),
+        ("B02", {"bands": [{"name": "x", "eo:common_name": "red"}]}, "taken for red, but its key that of blue"),
+        ("red", {"href": "./T33UUQ_20240601T101559_B02_10m.jp2"}, "taken for red, but its file's name that of blue"),
+        ("red", {"href": "https://a.test/S2B/B08.tif?sig=1"}, "taken for red, but its file's name that of nir"),
+        # No other band: red of Landsat 5 is B3
+        ("red", {"href": "./of_tm_B3.TIF", "bands": [{"name": "B3", "eo:common_name": "red"}]}, ""),
+        ("B04", {"href": "./x_B04.tif", "bands": [{"name": "B4", "eo:common_name": "red"}]}, ""),
+        ("red", {"bands": [{"name": "x", "eo:common_name": "rededge"}]}, ""),
+    ],
+)
+def test_what_an_item_calls_two_bands_at_once_is_refused(key, told, says, tmp_path):
+    """Red and blue that are exchanged in half of what an item says were masked as it came."""
+    item = make_item()
+    item["assets"][key] = item["assets"].pop("red") | told
+    found, refused = scenes(tmp_path, item)
+    assert [says in each for each in refused.values()] == [True] * bool(says)
+    assert len(found) == (not says)
+    if key != "red":
+        (known,), _ = scenes(tmp_path, item, red=key)
+        assert known.bands[0].key == key, "what somebody has named is taken"
+
+
+@pytest.mark.parametrize("role", ["data-mask", "saturation", "cloud"])
+def test_what_is_said_of_a_bands_pixels_is_not_the_band(role, tmp_path):
+    """Of two that have its name neither was taken, or the one of the likelier format."""
+    item = make_item()
+    for band, name in zip(FOUR, ("B04", "B03", "B02", "B08"), strict=True):
+        asset = item["assets"].pop(band) | {"eo:bands": [{"name": name, "common_name": band}], "type": None}
+        item["assets"] |= {f"{name}_sr": asset, f"{name}_mask": {**asset, "type": "image/tiff", "roles": [role]}}
+    (scene,), refused = scenes(tmp_path, item)
+    assert [band.key for band in scene.bands] == ["B04_sr", "B03_sr", "B02_sr", "B08_sr"], refused
 
 
 ESA = {"red": "B04", "green": "B03", "blue": "B02", "nir": "B08", "swir16": "B11", "other": "B8A"}

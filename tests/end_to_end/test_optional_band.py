@@ -485,8 +485,9 @@ def test_another_bands_fault_does_not_leave_it_out(nights: Nights) -> None:
 
 
 def test_a_scene_of_no_data_is_empty_not_outside_of_the_area(nights: Nights) -> None:
-    with rasterio.open(nights.item["assets"]["red"]["href"], "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
-        file.write(np.zeros_like(file.read()))
+    for band in BANDS:
+        with rasterio.open(nights.item["assets"][band]["href"], "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+            file.write(np.zeros_like(file.read()))
     assert nights.run()["WITH"].state == "done"
     assert (jobs.mask_of(nights.out, "WITH") == 254).all()
     assert "cloudjob:warnings" not in nights.told()

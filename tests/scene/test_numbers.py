@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ def test_fractions_that_may_be_a_lakes_or_percent_are_masked_and_doubted(tmp_pat
     ("numbers", "says"),
     [
         ({"nir": 1234}, "in every pixel with data nir is 1234: no ground is so"),
-        ({"red": 5000, "nir": 1}, "in every pixel with data red is 5000, nir is 1: "),
+        ({"red": 5000, "nir": 12}, "in every pixel with data red is 5000, nir is 12: "),
         (dict.fromkeys(BANDS, 2500), "in every pixel with data red is 2500, green is 2500, blue is 2500, nir is 2500"),
         ({}, ""),
     ],
@@ -313,3 +314,31 @@ def test_an_offset_without_its_sign_is_refused(offset: float, tmp_path: Path) ->
     assert f"--offset -{offset}" in str(caught.value.hint)
     shifted = scene(tmp_path, np.ones((64, 64), np.int16), data_type="int16", scale=1e-4, offset=offset)
     describe(shifted, {band: band for band in BANDS}, BANDS, 10)  # Negative ones may be darker
+
+
+@pytest.mark.parametrize("number", [None, 1])
+def test_one_band_that_is_black_beside_bright_ones_is_refused(number: int | None, tmp_path: Path) -> None:
+    """Reflectance already, or by another scale: one bright band hid it, and what tells a cloud is how bands differ."""
+    values = jobs.pattern(1)
+    nir = (values["nir"] * 1e-4).astype(np.float32) if number is None else np.full_like(values["nir"], number)
+    item = jobs.make_scene(tmp_path, "A", values=values | {"nir": nir}, nodata=None)
+    for asset in item["assets"].values():
+        del asset["raster:bands"]
+    reason, _, _ = masked(tmp_path, item)
+    assert "no value of nir is above 0.001, though others are above 0.2" in reason
+
+
+@pytest.mark.parametrize("lanes", [1, 6])
+def test_a_band_that_lacks_data_where_others_have_some_is_told(lanes: int, tmp_path: Path) -> None:
+    """A file of which half was never written is no data there by all that it says: half of the mask was empty."""
+    values = jobs.pattern(1)
+    whole = jobs.make_scene(tmp_path, "A", values=values)
+    values["nir"] = values["nir"].copy()
+    values["nir"][100:] = 0
+    half = jobs.make_scene(tmp_path / "half", "A", values=values)
+    for item, told in ((whole, []), (half, [r"where other bands have data some have none: nir in 5\d %; are their "])):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        reason, warnings, _ = masked(tmp_path, item, lanes=lanes)
+        assert not reason
+        assert len(warnings) == len(told)
+        assert all(map(re.match, told, warnings))

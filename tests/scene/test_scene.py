@@ -282,6 +282,30 @@ def test_coarser_masks_are_served_from_the_same_origin(tmp_path: Path, resolutio
     assert float(cube.y[0]) == 5_200_020 - resolution / 2
 
 
+def test_the_tile_at_the_end_of_an_id_is_found(tmp_path: Path) -> None:
+    assert product.tile(make_item(tmp_path, "20240601T101031_20240601T101559_T33UUQ")) == "33UUQ"
+
+
+@pytest.mark.parametrize(
+    ("epsg", "corner", "side", "seen"),
+    [
+        (3857, (1_358_000, 8_400_000), 20, 20),  # At 60 degrees two of its metres are one
+        (3857, (1_358_000, 8_400_000), 10, 20),
+        (2263, (1_000_000, 200_000), 32.8083, 32.8083),  # Feet
+        (2263, (1_000_000, 200_000), 16.40415, 32.8083),
+        (3035, (4_400_000, 2_980_000), 10, 10),
+    ],
+)
+def test_pixels_are_as_large_as_on_the_ground(
+    epsg: int, corner: tuple[float, float], side: float, seen: float, tmp_path: Path
+) -> None:
+    """What a projection calls a metre was one: pixels half as large were masked, and right ones were refused."""
+    item = make_item(tmp_path, transform=(side, 0, corner[0], 0, -side, corner[1]), epsg=epsg)
+    scene = describe(item, ASSETS, BANDS, 10)
+    assert scene.grid.dx == pytest.approx(seen)
+    assert scene.grid.metres == pytest.approx((10, 10), rel=0.01)
+
+
 def test_a_resolution_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SceneError, match="pixels of 10 m, which do not fit into 25 m"):
         described(make_item(tmp_path), 25)
@@ -683,6 +707,7 @@ STRIP = "S2B_OPER_MSI_L2A_DS_2BPS_20240601T150000_S20240601T101559_N05.10"
         ({"id": f"33UUQ.{NAMED}"}, "05.10"),
         ({"sentinel2:processing_baseline": "05.10"}, "05.10"),
         ({"processingBaseline": 5.1}, "5.1"),
+        ({"processing:baseline": "05.10"}, "05.10"),
         ({"s2:datastrip_id": STRIP.replace("N05.10", "N03.01")}, "03.01"),
         # What another processor's product was made of; names of nobody's
         ({"s2:datastrip_id": STRIP.replace("L2A", "L1C")}, ""),
