@@ -83,8 +83,12 @@ def main() -> None:
         code = errors.TERMINATED
         logs.say("terminated: " + KEPT, "terminated", exit_code=code)
     except Exception as error:  # noqa: BLE001 -- the outermost: told from "some scenes failed" by its code
-        code = errors.CRASHED
-        logs.crashed(error)
+        if getattr(error, "errno", None) in errors.FULL:  # Whose, as that of stdout, its own words tell
+            code = errors.UNREACHABLE
+            _say_error(str(error), code, errors.SPACE)
+        else:
+            code = errors.CRASHED
+            logs.crashed(error)
     sys.exit(code)
 
 

@@ -19,6 +19,8 @@ TERMINATED = 143
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What is said of a disk without space, and of a quota that is used up."""
 
+SPACE = "free some space, then run the same command again"
+
 LONGEST = 3000
 """Letters of what an error says: a terminal's screen full."""
 
@@ -113,7 +115,7 @@ def exit_code(error: BaseException) -> int:
 def unwritten(what: str, error: OSError, hint: str | None = None) -> CloudjobError:
     """The error of a place that a person named and that cannot be written: wrong usage, unless its disk is full."""
     if error.errno in FULL:
-        return UnreachableError(f"{what}: {error}", hint="free some space, then run the same command again")
+        return UnreachableError(f"{what}: {error}", hint=SPACE)
     return UsageError(f"{what}: {error}", hint=hint)
 
 

@@ -18,7 +18,8 @@ Fault = int | str
 """An HTTP status, or "slow" (late, but right), "held" (right, once the test lets go), "stall" (headers, then nothing),
 "cut" (half of the body, then the connection is closed), "short" (half of the body, and no word of it), "empty"
 (nothing, as if that were all), "hang up" (no answer), "html" (a page in place of the file),
-"json" (an error in its place, with 200), "portal" (sent on to that page), or "" (none)."""
+"json" (an error in its place, with 200), "portal" (sent on to that page), "whole" (all of it, whatever part was asked
+for), or "" (none)."""
 
 
 LOGIN = "/login"
@@ -148,7 +149,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_file(self, content: bytes, fault: Fault, *, body: bool) -> None:
         headers, status, size = {"Accept-Ranges": "bytes"}, 200, len(content)
-        if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if wanted and fault != "whole":
             first, last = int(wanted[1]), min(int(wanted[2] or size - 1), size - 1)
             if first >= size:
                 self._send(416, b"", {"Content-Range": f"bytes */{size}"}, body=body)

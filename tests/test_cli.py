@@ -483,15 +483,20 @@ def test_streams_that_are_closed_end_nothing(closed: str, tmp_path: Path) -> Non
     assert (jobs.mask_of(tmp_path / "out", "A") == 1).any()
 
 
-def test_a_stdout_that_takes_no_more() -> None:
+@pytest.mark.parametrize(
+    ("command", "told"), [("model", "stdout cannot be written: "), ("--help", "[Errno 28] "), ("run -h", "[Errno 28] ")]
+)
+def test_a_stdout_that_takes_no_more(command: str, told: str) -> None:
     done = subprocess.run(
-        ["bash", "-c", f"{jobs.CLOUDJOB[0]} model > /dev/full"],
+        ["bash", "-c", f"{jobs.CLOUDJOB[0]} {command} > /dev/full"],
         capture_output=True,
         text=True,
         timeout=jobs.PATIENCE,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (4, "error: stdout cannot be written: No space left on device\n")
+    assert done.returncode == 4
+    assert done.stderr.removeprefix("error: ").splitlines()[0] == f"{told}No space left on device"
+    assert "Traceback" not in done.stderr
 
 
 def test_a_folder_that_was_deleted_while_somebody_is_in_it(tmp_path: Path) -> None:

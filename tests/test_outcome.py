@@ -329,6 +329,17 @@ def test_a_bucket_whose_answers_nobody_can_look_at_is_asked_for_a_mask_of_before
     assert [nights.run(*items)[A] for _ in range(3)] == ["failed", "failed", "abandoned"]  # B's file was asked for
 
 
+def test_a_server_of_whole_files_only_is_told_as_that(nights: Nights, server: FileServer):
+    """As `python -m http.server`: its files were "not recognized", and its scenes given up after three nights."""
+    items = [served(nights.scene(name, shape=(350, 350)), nights.folder / "files", server.url) for name in (A, B)]
+    server.disturb("S2A", lasting="whole")
+    for _ in range(4):
+        error = nights.ends(*items)
+        assert error.exit_code == 4
+        assert "sends whole files only, no byte ranges" in str(error)
+    assert {failure.runs for failure in failures.read_all(nights.out, {})} == {0}
+
+
 def test_scenes_that_are_refused_for_good_do_not_keep_others_from_being_tried(
     nights: Nights, server: FileServer, monkeypatch: pytest.MonkeyPatch
 ):

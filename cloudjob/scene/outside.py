@@ -75,6 +75,9 @@ _EXPLAINING = 30.0
 _BEGIN = 16
 """Bytes that tell an image from words."""
 
+_WHOLE = 10 * 2**14
+"""Bytes of a longest file that GDAL takes whole, where it asked for a part: ten times what it asks for first."""
+
 _IMAGES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 """How files begin as TIFF, BigTIFF, JPEG 2000 and its bare codestream; some servers call what they do not know text."""
 
@@ -132,8 +135,8 @@ def denied(href: str, told: str) -> str:
 def instead(href: str) -> str | None:
     """What a server does in place of sending a file, where GDAL's words do not tell.
 
-    It sends a page or an error, as many do that want a login; or it breaks off, or sends less than it says. An answer
-    that agrees with itself is the file, empty or cut as it may be.
+    It sends a page or an error, as many do that want a login; or it breaks off, or sends less than it says; or it sends
+    whole files only. An answer that agrees with itself is the file, empty or cut as it may be.
 
     Args:
         href: as it was opened, signed where it has to be.
@@ -190,9 +193,13 @@ def _instead(href: str, ends: float) -> str | None:
         told = answer.headers.get("Content-Range" if answer.status == 206 else "Content-Length", "").rpartition("/")[2]
         begin = b"" if kind == _PAGE else answer.read(_BEGIN, decode_content=False)
         answer.close()  # Who sends it may send without end
+        sends = ""
         if _WORDS.match(kind) and not begin.startswith(_IMAGES):
-            page = "a web page in its place; does it want a login?"
-            return f" (its server sends {page if kind == _PAGE else f'{kind} in its place'})"
+            sends = "a web page in its place; does it want a login?" if kind == _PAGE else f"{kind} in its place"
+        elif answer.status == 200 and told.isdecimal() and int(told) > _WHOLE:
+            sends = "whole files only, no byte ranges: copy them, or serve them as nginx does"
+        if sends:
+            return f" (its server sends {sends})"
         size = _size(_answer(asking, href, {}), ends)
     except (urllib3.exceptions.ProtocolError, urllib3.exceptions.ReadTimeoutError):
         return " (its server does not answer, or breaks off)"

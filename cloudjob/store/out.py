@@ -19,7 +19,7 @@ from obstore import exceptions
 from obstore.store import LocalStore, ObjectStore
 from zarr.storage import ObjectStore as ZarrStore
 
-from cloudjob.errors import UnreachableError, UsageError, redact
+from cloudjob.errors import SPACE, UnreachableError, UsageError, redact
 from cloudjob.store import bucket
 from cloudjob.store import folder as folders
 from cloudjob.store.document import dump, parse
@@ -122,7 +122,7 @@ class Out:
                 hint="check the credentials in the environment and what they may do there",
             )
         if re.search(r"\b(os error|Errno) (28|122)\b", text):  # No space, or a quota
-            return UnreachableError(f"{self} is full: {text}", hint="free some space, then run the same command again")
+            return UnreachableError(f"{self} is full: {text}", hint=SPACE)
         if re.search(r"\b(os error|Errno) (17|20)\b", text):
             hint = "something that is no folder lies there, or above it: choose another --out"
             return UnreachableError(f"{self} cannot be written or read: {text}", hint=hint)
