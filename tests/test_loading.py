@@ -292,6 +292,7 @@ def test_the_readmes_picture_without_clouds(made: Path) -> None:
     red = np.stack([pixels(made, A) * 1e-4, pixels(made, B) * 1e-4 - 0.1])
     clear, seen = masks == 0, masks < 254
     np.testing.assert_array_equal(looks, clear.sum(0))
+    assert looks.attrs == frequency.attrs == {}, "a count is no mask, whose flags xarray goes on with"
     np.testing.assert_array_equal(picture.red.isnull(), clear.sum(0) == 0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of slices without any look

@@ -1,6 +1,7 @@
 """A network in ONNX, run by ONNX Runtime: from reflectance to the probability of each class."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -122,21 +123,19 @@ class OnnxNetwork:
 
     def _try(self) -> None:
         """Run it on random numbers: does it give what its record says?"""
-        bands, stride = len(self.contract.bands), self.graph.stride
-        height = self.graph.window or max(1, TRIAL // stride) * stride
-        width = self.graph.window or height + stride
-        noise = np.random.default_rng(0).random((bands, height, width), np.float32)
+        noise = self._noise(self.graph.stride)
+        bands, height, width = noise.shape
         everywhere = np.ones((height, width), np.bool_)
         try:
             raw = self._raw([self._scaled(noise, everywhere)])
             scores = self._probable(raw)
         except SceneError as error:
-            raise ContractError(f"checkpoint {self.path}: {error}") from None
+            raise ContractError(f"checkpoint {self.path}: {error}", hint=self._larger_stride()) from None
         told = f"checkpoint {self.path}, tried on random numbers of shape (1, {bands}, {height}, {width}),"
         wanted = (1, len(self.graph.classes), height, width)
         if scores.shape != wanted:
             says = f"{told} gives the shape {scores.shape}; its record says {wanted}"
-            raise ContractError(says, hint=graphs.FORM)
+            raise ContractError(says, hint=self._larger_stride() or graphs.FORM)
         if not np.isfinite(scores).all():
             raise ContractError(f"{told} gives values that are not finite numbers")
         low, high = float(scores.min()), float(scores.max())
@@ -150,6 +149,22 @@ class OnnxNetwork:
                 f"{told} gives probabilities, of which its record's {self.graph.activation} would make others",
                 hint='its record should say "none"',
             )
+
+    def _noise(self, stride: int) -> Array:
+        height = self.graph.window or max(1, TRIAL // stride) * stride
+        width = self.graph.window or height + stride
+        return np.random.default_rng(0).random((len(self.contract.bands), height, width), np.float32)
+
+    def _larger_stride(self) -> str | None:
+        """What to do where the record's stride is the fault: with sides of larger multiples it gives what it should."""
+        strides = () if self.graph.window else (2**halvings for halvings in range(1, 8))
+        for stride in (each for each in strides if each > self.graph.stride):
+            noise = self._noise(stride)
+            with suppress(SceneError):
+                raw = self._raw([self._scaled(noise, np.ones(noise.shape[1:], np.bool_))])
+                if raw.shape == (1, len(self.graph.classes), *noise.shape[1:]):
+                    return f'its record should say "stride": {stride}'
+        return None
 
     def _is_probability(self, raw: Array, everywhere: npt.NDArray[np.bool_]) -> bool:
         """Whether what the graph gives are probabilities, whatever it ends in, as where several are averaged.

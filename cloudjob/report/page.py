@@ -27,6 +27,7 @@ from cloudjob.report.thumbnail import Album, Pictures
 from cloudjob.store import group as groups
 from cloudjob.store import ledger as ledgers
 from cloudjob.store import settings
+from cloudjob.store.failures import Failure
 from cloudjob.store.ledger import Ledger
 from cloudjob.store.out import Out
 from cloudjob.watch.terminal import duration
@@ -66,7 +67,7 @@ def write(out: Out) -> str:
         rows=rows,
         runs=runs,
         mean=_mean(rows),
-        failures=sorted(ledger.failures.values(), key=lambda failure: (failure.abandoned, failure.last), reverse=True),
+        failures=_failures(ledger),
         incomplete=(incomplete := sorted(ledger.begun)),
         alarms=alarms(rows, runs, ledger, incomplete),
         compared=sum(comparable(row) for row in rows),
@@ -79,6 +80,15 @@ def write(out: Out) -> str:
     )
     out.put(PATH, page.encode(errors="backslashreplace"))  # Half a pair of surrogates has no UTF-8
     return f"{out}/{PATH}"
+
+
+def _failures(ledger: Ledger) -> list[list[Failure]]:
+    """Scenes that failed, those of one kind together: abandoned ones first, then what failed last."""
+    ordered = sorted(ledger.failures.values(), key=lambda failure: (failure.abandoned, failure.last), reverse=True)
+    alike: dict[tuple[bool, int, str], list[Failure]] = {}
+    for failure in ordered:
+        alike.setdefault((failure.abandoned, failure.runs, failure.kind), []).append(failure)
+    return [*alike.values()]
 
 
 def _template() -> Any:

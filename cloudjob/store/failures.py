@@ -83,6 +83,12 @@ class Failure:
         return self.runs >= ATTEMPTS and self.version == _version()
 
     @property
+    def kind(self) -> str:
+        """Its reason without what is this scene's own: its name, where its files lie, what they are called, numbers."""
+        text = re.sub(r"(?<![:/])/[^\s/]\S*|[\w.-]+\.(?:tiff?|jp2)\b", "#", self.reason.replace(self.id, "#"))
+        return _kind(text)
+
+    @property
     def path(self) -> str:
         """Of its record."""
         return path(self.id)

@@ -34,6 +34,9 @@ BAR = "{n_fmt}/{total_fmt} scenes |{bar:10}| {elapsed} gone, {remaining} left{po
 _NEVER = 16 * " "
 """As wide as a moment."""
 
+_TIE = "\N{NO-BREAK SPACE}"
+"""Stands for a space at which no line may end."""
+
 WORDS = {"grown": "larger area", "refused": "unusable"}
 """What is shown for a state whose name in JSON people stumble on."""
 
@@ -184,7 +187,8 @@ def status(out: Out, *, as_json: bool) -> None:
 def scenes(found: list[Listed], *, as_json: bool) -> None:
     """Print a row for every scene, and what they come to; with `as_json` a JSON object per line.
 
-    A terminal too narrow for the rows is spared the groups, whose names are long and begin as the scenes' do.
+    A terminal too narrow for the rows is spared the groups, whose names are long and begin as the scenes' do. Where it
+    is too narrow without them, too, a row goes on in the next lines, broken between its columns only.
     """
     if as_json:
         for one in found:
@@ -194,14 +198,18 @@ def scenes(found: list[Listed], *, as_json: bool) -> None:
         max((len(getattr(one, name)) for one in found), default=0) for name in ("state", "group", "id")
     )
     shares = f"{_percent(100)} cloud  {_percent(100)} valid"
-    needs = len(f"{_NEVER}  {' ':{state}} {' ':{group}}  {' ':{id_}}  {shares}")
-    narrow = sys.stdout.isatty() and needs > shutil.get_terminal_size().columns
+    least = len(f"{_NEVER}  {' ':{state}} {' ':{id_}}  {shares}")
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     for one in found:
         told = _reason(one.id, one.reason)
         if one.state == "done":
             told = f"{_percent(one.cloud_cover)} cloud  {_percent(one.valid)} valid"
-        where = "" if narrow else f"{one.group:{group}}  "
-        tell(f"{_minute(one.datetime) or _NEVER}  {one.state:{state}} {where}{one.id:{id_}}  {told}".rstrip())
+        when = f"{_minute(one.datetime) or _NEVER}  {one.state:{state}}"
+        if columns and columns < least:
+            tell(_folded([when.strip(), one.id, told.strip()], columns, whole=not one.reason))
+            continue
+        where = "" if columns and columns < least + group + 2 else f"{one.group:{group}}  "
+        tell(f"{when} {where}{one.id:{id_}}  {told}".rstrip())
     groups = Counter(one.group for one in found if one.group)  # An item that cannot be used is in none
     logs.say(f"{_many(len(found), 'scene')} in {_many(len(groups), 'group')}", "list", scenes=len(found), groups=groups)
 
@@ -275,6 +283,14 @@ def _minute(moment: str) -> str:
 
 def _percent(value: float | None) -> str:
     return f"{value:5.1f} %" if value is not None else "    - %"
+
+
+def _folded(columns: list[str], width: int, *, whole: bool) -> str:
+    """A row in lines of `width`, broken between its columns; with `whole` not within the last, either."""
+    *first, last = columns
+    kept = [each.replace(" ", _TIE) for each in first] + [last.replace(" ", _TIE) if whole else last]
+    folded = fill("  ".join(kept), width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return folded.replace(_TIE, " ")
 
 
 def _reason(name: str, reason: str) -> str:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from conftest import make_checkpoint
+from faulty import call
 from jobs import make_scene, write_catalog
 from networks import FOUR, LIMITS, blurred, bright, contract, fixed, four_classes, graph, save
 from onnx import TensorProto, helper, numpy_helper
@@ -308,6 +309,30 @@ WRONG_GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         "ONNX Runtime cannot load it",
     ),
 }
+
+
+@pytest.mark.parametrize("skip", [True, False], ids=["a U-Net", "half the resolution"])
+def test_a_stride_that_is_too_small_is_told(skip: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As where a draft took it from a network of another kind: there was no hint, or one to export the graph anew."""
+    pooled = helper.make_node("AveragePool", ["image"], ["less"], kernel_shape=[4, 4], strides=[4, 4], ceil_mode=1)
+    nodes = [
+        pooled,
+        helper.make_node("Resize", ["less", "", "by"], ["more"], mode="nearest"),
+        helper.make_node("Concat", ["image", "more"], ["both"], axis=1),
+        helper.make_node("Conv", ["both" if skip else "more", "w", "b"], ["scores"]),
+    ]
+    weights = np.zeros((1, 8 if skip else 4, 1, 1))
+    weights[0, 0] = 20
+    by = numpy_helper.from_array(np.array([1, 1, 4, 4], np.float32), "by")
+    held = [by, *graph(weights, np.array([-10.0])).graph.initializer]
+    sides: dict[str, Any] = {"taken": ["n", 4, "h", "w"], "given": ["n", 1, "y", "x"]}
+    model = graph(weights, np.array([-10.0]), nodes=[*nodes[:2], *nodes[2 if skip else 3 :]], held=held, **sides)
+    net = save(tmp_path / "net.onnx", model, contract(graph=Graph(stride=1)))
+    told = call(capfd, "model", net)
+    assert told.code == CONTRACT
+    assert told.stderr.endswith('hint: its record should say "stride": 4\n')
+    save(net, model, contract(graph=Graph(stride=4)))
+    assert call(capfd, "model", net).code == 0
 
 
 def test_trees_of_pixels(tmp_path: Path) -> None:

@@ -500,7 +500,8 @@ def test_what_is_not_done_is_told_briefly(tmp_path: Path, capfd: Capfd) -> None:
     """Every reason began with the scene's name, which stands above it, and twenty of them came before all else."""
     out = Out.at(tmp_path / "out")
     scenes = [output.make_scene(number) for number in range(14)]
-    reasons = {scene.id: f"scene {scene.id}, asset nir: HTTP 404" for scene in scenes[:12]}
+    faults = [f"HTTP 404 {'of' * number}" for number in range(12)]  # Each of a kind of its own
+    reasons = {scene.id: f"scene {scene.id}, asset nir: {fault}" for scene, fault in zip(scenes, faults, strict=False)}
     output.run(out, scenes[:13], failing=reasons)
     with Lock(out) as lock:
         slots.prepare(lock, output.SETTINGS, ledger.read(out), scenes[13:], tile_of=lambda _: output.TILE)
@@ -514,6 +515,28 @@ def test_what_is_not_done_is_told_briefly(tmp_path: Path, capfd: Capfd) -> None:
         told = call(capfd, command, out).stdout
         assert told.count("asset nir: HTTP 404") == 12
         assert all(told.count(id_) == 1 for id_ in reasons), told
+
+
+def test_failures_of_one_kind_stand_together(tmp_path: Path, capfd: Capfd) -> None:
+    """A folder that is gone took a block for each scene; what failed on more nights, or otherwise, has its own."""
+    out = Out.at(tmp_path / "out")
+    scenes = [output.make_scene(number) for number in range(7)]
+    ids = [scene.id for scene in scenes]
+    gone = {
+        id_: f"scene {id_}, asset red: https://host.example/{tile}/{id_}/T{tile}_B04.tif: HTTP 404"
+        for tile, id_ in zip(("UN", "VN", "UP", "VP", "UQ", "VQ", "UR"), ids, strict=True)
+    }
+    elsewhere = {ids[5]: gone[ids[5]].replace("host.", "other."), ids[6]: f"scene {ids[6]}, asset nir: HTTP 404"}
+    output.run(out, scenes[:1], failing=gone)
+    jobs.a_day_passes(tmp_path / "out")
+    output.run(out, scenes, failing=gone | elsewhere)
+    page = made(capfd, tmp_path / "out")
+    told = " ".join(page.text[page.text.index("Not done") :].split())
+    assert all(told.count(f"{id_} failed") == 1 for id_ in (ids[0], ids[5], ids[6])), told
+    (names,) = re.findall(r"4 scenes failed (.+?) ?The first: asset red: https:", told)
+    assert sorted(names.split(", ")) == ids[1:5]
+    assert "Once each, last 20" in told
+    assert "On 2 nights, last 20" in told
 
 
 @pytest.mark.parametrize(("east", "north"), [(10.5, 47), (11, 47.3), (12, 47), (17, 47), (40, 47), (11, 52)])

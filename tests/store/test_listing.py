@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import termios
 from dataclasses import replace
@@ -48,20 +49,42 @@ def test_every_scene_with_its_state(out: Out) -> None:
     assert found[make_scene(2).id].reason == "its file is cut short"
 
 
-@pytest.mark.parametrize("columns", [80, 140])
-def test_a_terminal_shows_a_scene_in_a_line(out: Out, columns: int) -> None:
-    """Where it is too narrow for all, without the group: windows' names are long, and each row was two lines."""
+def listed(out: Out, columns: int) -> list[str]:
+    """What `list` shows on a terminal of so many columns."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, columns))
     command = [*jobs.CLOUDJOB, "list", str(out)]
     env = {name: value for name, value in jobs.environment().items() if name != "COLUMNS"}
     subprocess.run(command, env=env, stdout=theirs, stderr=subprocess.DEVNULL, timeout=jobs.PATIENCE, check=True)
     os.close(theirs)
-    done = [line for line in os.read(ours, 65536).decode().splitlines() if " valid" in line]
+    lines = os.read(ours, 65536).decode().splitlines()
     os.close(ours)
+    return lines
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_a_terminal_shows_a_scene_in_a_line(out: Out, columns: int) -> None:
+    """Where it is too narrow for all, without the group: windows' names are long, and each row was two lines."""
+    done = [line for line in listed(out, columns) if " valid" in line]
     assert len(done) == 3
     assert max(map(len, done)) <= columns
     assert ("33TUN_388280_5240040_70x60" in "".join(done)) == (columns == 140)
+
+
+@pytest.mark.parametrize("columns", [40, 60])
+def test_a_narrow_terminal_breaks_rows_between_their_columns(out: Out, columns: int) -> None:
+    """Rows of 77 columns were cut anywhere, in a date as well as in a number."""
+    lines = listed(out, columns)
+    assert max(map(len, lines)) <= columns
+    text = "\n".join(lines)
+    rows = [re.split(r"\s{2,}", row) for row in re.split(r"\n(?! )", text)]
+    assert len(rows) == 4
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", row[0]) for row in rows), text
+    assert {row[2] for row in rows} == {*(make_scene(number).id for number in range(3)), "beside"}
+    assert [re.sub(r"[\d.]+", "#", "  ".join(row[3:])) for row in rows if row[1] == "done"] == [
+        "# % cloud  # % valid"
+    ] * 3
+    assert [" ".join(row[3:]) for row in rows if row[1] == "failed"] == ["its file is cut short"]
 
 
 def test_what_is_in_no_group_is_counted_in_none(out: Out, capfd: Capfd) -> None:
