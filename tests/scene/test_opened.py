@@ -201,13 +201,23 @@ def test_a_signature_may_hold_for_get_alone(scene: Scene, server: FileServer, *,
     """Google's and those of many object stores do, and GDAL asks by HEAD how long a file is."""
     with SceneFiles(scene) as files:
         expected = pixels(files)
-    server.signature, server.get_only = "Expires=9999999999&Signature=x", True
+    server.signature, server.get_only = "Expires=9999999999&Signature=x", 403
     item = copy.deepcopy(scene.item)
     for asset in item["assets"].values():
         asset["href"] += f"?{server.signature}"
         if not told:  # Where its header tells the grid
             del asset["proj:shape"]
     with SceneFiles(describe(item, ASSETS, BANDS, 10)) as files:
+        np.testing.assert_array_equal(pixels(files), expected)
+
+
+@pytest.mark.parametrize("status", [400, 405, 501])
+def test_a_server_may_know_no_head(status: int, scene: Scene, server: FileServer) -> None:
+    """Without a signature its files were refused, or it was out, every night."""
+    with SceneFiles(scene) as files:
+        expected = pixels(files)
+    server.get_only = status
+    with SceneFiles(scene) as files:
         np.testing.assert_array_equal(pixels(files), expected)
 
 
