@@ -21,6 +21,7 @@ from cloudjob.errors import (
 from cloudjob.plan.plan import Planned, lacking
 from cloudjob.plan.sources import Sources
 from cloudjob.plan.survey import Survey
+from cloudjob.scene import product
 from cloudjob.scene.opened import SceneFiles
 from cloudjob.scene.outside import source
 from cloudjob.scene.reflectance import (
@@ -239,4 +240,4 @@ def _doubts(scene: Scene, receipt: Receipt) -> set[str]:
         gaps_doubt(scene, receipt.valid, receipt.lacking),
         unlike(scene),
     )
-    return {each for each in (offset, *numbers, *without, nothing) if each}
+    return {each for each in (offset, *numbers, *without, nothing, product.day_doubt(scene.item)) if each}

@@ -54,7 +54,7 @@ class FileServer:
         slowness: seconds of "slow", and of "stall".
         go: what "held" waits for.
         signature: a query string that every request must carry, else 403; "" for none.
-        get_only: whether that signature holds for GET alone.
+        get_only: what HEAD is answered (HTTP), as where that signature holds for GET alone; 0 for what GET is.
         token: that every request must bear in a header, else 401; "" for none.
         requests: every request so far.
     """
@@ -65,7 +65,7 @@ class FileServer:
     slowness: float = 0.2
     go: threading.Event = field(default_factory=threading.Event)
     signature: str = ""
-    get_only: bool = False
+    get_only: int = 0
     token: str = ""
     requests: list[Request] = field(default_factory=list)
     port: int = 0
@@ -121,8 +121,9 @@ class _Handler(BaseHTTPRequestHandler):
         files, parts = self.files, urlsplit(self.path)  # A proxy's request line holds the whole address
         with files.lock:
             fault = files.fault_of(parts.path)
-            if (files.signature and files.signature != parts.query) or (files.get_only and self.command == "HEAD"):
+            if files.signature and files.signature != parts.query:
                 fault = 403
+            fault = (self.command == "HEAD" and files.get_only) or fault
             if files.token and self.headers.get("Authorization") != f"Bearer {files.token}":
                 fault = 401
             asked = Request(self.command, parts.path, parts.query, self.headers.get("Range", ""), fault)

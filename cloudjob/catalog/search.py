@@ -140,7 +140,9 @@ def _file_items(catalog: Catalog) -> Iterator[Any]:
         raise ContractError(
             f"catalog {catalog.name} holds {kind or type(document).__name__}, expected a STAC item or item collection",
             hint="a static catalog cannot be searched: gather its items in one item collection, or in Python hand over "
-            "pystac.Catalog.from_file(FILE).get_items(recursive=True)",
+            "pystac.Catalog.from_file(FILE).get_items(recursive=True)"
+            if kind in ("Catalog", "Collection")
+            else 'items go into one file as {"type": "FeatureCollection", "features": [...]}',
         )
     items.reverse()
     while items:  # each is let go before the next one is copied

@@ -67,6 +67,9 @@ _ABSENT = {
 }
 """What says that a file is not there, or not for us. All others are said of the disk: EIO, ESTALE, ENOTCONN…"""
 
+_HEADLESS = re.compile(r"response code: (400|501)\b")
+"""Of servers that may know no HEAD; 403 may mean that a signature holds for GET alone. So to ask costs connections."""
+
 _SCHEME = re.compile(r"[a-z][a-z0-9+._-]+:|/vsi|<", re.IGNORECASE)  # One letter is a drive's
 
 
@@ -139,9 +142,9 @@ def open_file(href: str) -> Any:
         with rasterio.Env(**settings):
             return _bounded(rasterio.open(href, driver=driver))
     except rasterio.errors.RasterioIOError as error:
-        if not parts.query or "403" not in str(error):
+        if not _HEADLESS.search(str(error)) and not (parts.query and "403" in str(error)):
             raise
-    with rasterio.Env(CPL_VSIL_CURL_USE_HEAD="NO"):  # Many signatures hold for GET alone
+    with rasterio.Env(CPL_VSIL_CURL_USE_HEAD="NO"):
         return _bounded(rasterio.open(href, driver=driver))
 
 

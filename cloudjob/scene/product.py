@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -97,6 +97,23 @@ def sensing(item: Mapping[str, Any]) -> datetime | None:
         return datetime.strptime(found[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC) if found else None
     except ValueError:
         return None
+
+
+def day_doubt(item: Mapping[str, Any]) -> str | None:
+    """What is to be told where an item's time is not within a day of what ESA's name of its product tells, or None.
+
+    Some say when they listed it, or made it: its mask would lie at another time.
+    """
+    told = item["properties"].get("datetime")
+    if not (told and (named := _esa_name(item))):
+        return None
+    try:
+        said, day = datetime.fromisoformat(told).date(), datetime.fromisoformat(named[3]).date()
+    except ValueError:  # A name that tells no day
+        return None
+    if abs(said - day) <= timedelta(1):
+        return None
+    return f"its datetime is of {said}, but its product's name of {day}: its mask lies at {said}, as the item says"
 
 
 def told_by(href: str) -> dict[str, set[str]]:

@@ -283,6 +283,8 @@ def test_a_file_that_is_no_stac_is_a_broken_contract(tmp_path, content, says):
     with pytest.raises(ContractError, match=says) as caught:
         search(catalog_for(str(path)), ALPS, JUNE)
     assert caught.value.exit_code == 3
+    if says.startswith("holds"):  # A list was told what to do with a static catalog
+        assert ("static catalog" in str(caught.value.hint)) == ("Catalog" in says)
 
 
 @pytest.mark.parametrize("odd", [{"moment": "last week"}, {"moment": None}, {"geometry": {"type": "Polygon"}}])

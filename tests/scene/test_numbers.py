@@ -342,3 +342,21 @@ def test_a_band_that_lacks_data_where_others_have_some_is_told(lanes: int, tmp_p
         assert not reason
         assert len(warnings) == len(told)
         assert all(map(re.match, told, warnings))
+
+
+@pytest.mark.parametrize(
+    ("name", "warned"),
+    [
+        ("S2A_MSIL2A_20240601T101031_N0301_R022_T33UUP_20240601T150000.SAFE", False),
+        ("S2A_MSIL2A_20240531T235959_N0301_R022_T33UUP_20240715T150000.SAFE", False),
+        ("S2A_MSIL2A_20240501T101031_N0301_R022_T33UUP_20240601T150000.SAFE", True),  # When it was made
+        ("S2A_MSIL2A_20249901T101031_N0301_R022_T33UUP_20240601T150000.SAFE", False),
+    ],
+)
+def test_a_time_that_is_not_the_products_is_told(name: str, warned: bool, tmp_path: Path) -> None:
+    """Where an item says when it was listed, or made, its mask lay at that time without a word."""
+    item = jobs.make_scene(tmp_path, "A", values=jobs.pattern(1), properties={"s2:product_uri": name})
+    reason, warnings, _ = masked(tmp_path, item)
+    assert not reason
+    told = "its datetime is of 2024-06-01, but its product's name of 2024-05-01"
+    assert [told in each for each in warnings] == [True] * warned

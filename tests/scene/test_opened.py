@@ -201,13 +201,23 @@ def test_a_signature_may_hold_for_get_alone(scene: Scene, server: FileServer, *,
     """Google's and those of many object stores do, and GDAL asks by HEAD how long a file is."""
     with SceneFiles(scene) as files:
         expected = pixels(files)
-    server.signature, server.get_only = "Expires=9999999999&Signature=x", True
+    server.signature, server.get_only = "Expires=9999999999&Signature=x", 403
     item = copy.deepcopy(scene.item)
     for asset in item["assets"].values():
         asset["href"] += f"?{server.signature}"
         if not told:  # Where its header tells the grid
             del asset["proj:shape"]
     with SceneFiles(describe(item, ASSETS, BANDS, 10)) as files:
+        np.testing.assert_array_equal(pixels(files), expected)
+
+
+@pytest.mark.parametrize("status", [400, 405, 501])
+def test_a_server_may_know_no_head(status: int, scene: Scene, server: FileServer) -> None:
+    """Without a signature its files were refused, or it was out, every night."""
+    with SceneFiles(scene) as files:
+        expected = pixels(files)
+    server.get_only = status
+    with SceneFiles(scene) as files:
         np.testing.assert_array_equal(pixels(files), expected)
 
 
@@ -373,13 +383,16 @@ def test_bands_of_different_numbers_are_read_together(tmp_path: Path) -> None:
     assert (found[3, 9:] == -7).all()
 
 
-@pytest.mark.parametrize("said", ["-999", -999.0, "-999.0"])
-def test_a_number_for_no_data_may_be_written_as_text(said: str | float, tmp_path: Path) -> None:
-    """And the file has no tag."""
-    values = np.full((150, 139), 500, np.int16)
-    values[:9] = -999
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [("-999", "int16"), (-999.0, "int16"), ("-999.0", "int16"), (-0.25, "float32"), ("0.1", "float32")],
+)
+def test_a_number_for_no_data_may_be_written_as_text(said: str | float, kind: str, tmp_path: Path) -> None:
+    """And the file has no tag; or be a fraction, which was data."""
+    values = np.full((150, 139), 500, kind)
+    values[:9] = float(said)
     item = make_item(
-        tmp_path, values=dict.fromkeys(BANDS, values), nodata=None, band={"data_type": "int16", "nodata": said}
+        tmp_path, values=dict.fromkeys(BANDS, values), nodata=None, band={"data_type": kind, "nodata": said}
     )
     scene = describe(item, ASSETS, BANDS, 10)
     with SceneFiles(scene) as files:
