@@ -151,6 +151,11 @@ def main(
         _, measured = data.split(rest, only)
         if not measured:
             raise UsageError(f"no scene is left to measure on of {', '.join(only)}", hint="see --only and --choose-on")
+        if not any(patch.known for patch in measured):
+            raise UsageError(
+                f"none of the {len(measured)} scenes to measure on has labels, as {measured[0].scene}",
+                hint="give scenes with labels; of those that are known to be clear --clear says so",
+            )
         out.mkdir(parents=True, exist_ok=True)
         bright, paths = BRIGHT, [path, *beside]
         if choose_on:

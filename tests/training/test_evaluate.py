@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from experiment import ROOT, write
 
+from cloudjob.demo.collection import collection
 from cloudjob.errors import ContractError
 from cloudjob.model import checkpoint, predict
 from cloudjob.model.contract import Graph
@@ -110,6 +111,15 @@ def test_nothing_to_measure_or_choose_on_is_said(trained, patches, tmp_path, mor
     assert code == 2, errors
     assert said in errors
     assert not (tmp_path / "out" / "checkpoint.safetensors").exists()
+
+
+def test_scenes_without_labels_alone_are_refused(trained, tmp_path):
+    """As the demo's catalog: after its minutes it printed the head of an empty table."""
+    demo = collection(tmp_path / "demo", shrink=8).parent
+    code, errors = refused(trained / "checkpoint.safetensors", demo)
+    assert code == 2, errors
+    assert "has labels" in errors
+    assert "--clear" in errors
 
 
 def test_false_alarms_of_cloudless_patches_count_in_their_scene(patches):
