@@ -194,7 +194,7 @@ def _band(
     _check_kind(asset, name, what)
     address = given((item["collection"], item["id"], key), asset["href"])
     numbers = {} if name == "scl" else _scaling(item, asset, baseline, offset, what)
-    nodata, fault = asset.get("nodata"), ""
+    kind, nodata, fault = asset.get("data_type", KIND), asset.get("nodata"), ""
     try:
         grid = grid_of(item, asset, key, open_href(signing, address), place, coarse=name in OPTIONAL)
     except SceneError as error:
@@ -207,8 +207,8 @@ def _band(
         asset["href"],
         grid,
         **numbers,
-        dtype=asset.get("data_type", KIND),
-        nodata=int(nodata) if nodata is not None and nodata == int(nodata) else None,
+        dtype=kind,
+        nodata=int(nodata) if nodata is not None and nodata == int(nodata) else nodata if kind == "float32" else None,
         address=address if address != asset["href"] else "",
         fault=fault,
     )

@@ -53,7 +53,7 @@ class Band:
     scale: float = 1.0
     offset: float = 0.0
     dtype: str = "uint16"
-    nodata: int | None = None
+    nodata: float | None = None
     address: str = field(default="", repr=False)
     unsigned: bool = False
     guessed: bool = False

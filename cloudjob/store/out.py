@@ -31,7 +31,9 @@ _KEYS = re.compile("<Code>(ExpiredToken|InvalidAccessKeyId|InvalidToken|Signatur
 
 Of = TypeVar("Of")
 Answer = TypeVar("Answer")
-_AT_ONCE = 16  # Requests in flight when many small objects are read; a bucket answers one in 20 to 50 ms
+_AT_ONCE = 64
+"""Requests in flight when many small objects are read. A bucket answers one in 20 to 50 ms: 6,000 took 9 s by sixteen
+(20 ms, 2 cores), 3 s so, and 2.4 s by twice as many."""
 
 
 @dataclass(frozen=True)

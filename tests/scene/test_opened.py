@@ -383,13 +383,16 @@ def test_bands_of_different_numbers_are_read_together(tmp_path: Path) -> None:
     assert (found[3, 9:] == -7).all()
 
 
-@pytest.mark.parametrize("said", ["-999", -999.0, "-999.0"])
-def test_a_number_for_no_data_may_be_written_as_text(said: str | float, tmp_path: Path) -> None:
-    """And the file has no tag."""
-    values = np.full((150, 139), 500, np.int16)
-    values[:9] = -999
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [("-999", "int16"), (-999.0, "int16"), ("-999.0", "int16"), (-0.25, "float32"), ("0.1", "float32")],
+)
+def test_a_number_for_no_data_may_be_written_as_text(said: str | float, kind: str, tmp_path: Path) -> None:
+    """And the file has no tag; or be a fraction, which was data."""
+    values = np.full((150, 139), 500, kind)
+    values[:9] = float(said)
     item = make_item(
-        tmp_path, values=dict.fromkeys(BANDS, values), nodata=None, band={"data_type": "int16", "nodata": said}
+        tmp_path, values=dict.fromkeys(BANDS, values), nodata=None, band={"data_type": kind, "nodata": said}
     )
     scene = describe(item, ASSETS, BANDS, 10)
     with SceneFiles(scene) as files:
