@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,10 @@ from distributed.metrics import context_meter
 from rasterio.enums import Resampling
 from rasterio.features import geometry_mask
 
-from cloudjob.classes import NO_DATA, NOT_COMPUTED
+from cloudjob.classes import NOT_COMPUTED
 from cloudjob.cluster import agreement
 from cloudjob.cluster.network import worker_model
+from cloudjob.cluster.tally import tally
 from cloudjob.errors import CloudjobError, PassingError
 from cloudjob.grid import Grid, Tile, Tiling, Window
 from cloudjob.model import predict
@@ -27,18 +28,10 @@ from cloudjob.model.contract import buffer_pixels
 from cloudjob.model.labels import Mask, classify, percent
 from cloudjob.scene import read
 from cloudjob.scene.opened import SceneFiles
-from cloudjob.scene.reflectance import (
-    IMPOSSIBLE,
-    OFFSET,
-    SATURATED,
-    VISIBLE,
-    above,
-    adds_offset,
-    reflectance,
-)
-from cloudjob.scene.scene import Band, Numbers, Scene, is_empty
+from cloudjob.scene.reflectance import reflectance
+from cloudjob.scene.scene import Scene
 from cloudjob.store.out import Out
-from cloudjob.store.receipt import Receipt, counted, merge, tile_sum
+from cloudjob.store.receipt import Receipt, merge, tile_sum
 from cloudjob.store.settings import Settings
 from cloudjob.store.writer import Slot, Writer
 
@@ -144,7 +137,7 @@ def _mask_tiles(task: Task, model: predict.Model, files: SceneFiles) -> Receipt:
             receipts += [
                 Receipt(network_seconds=computed - started, write_seconds=written - computed),
                 Receipt(checksum=tile_sum(tile, *kept)),
-                _tally(mask, row.crop(tiling.core(tile)), scene, math.prod(tiling.padded(tile).shape)),
+                tally(mask, row.crop(tiling.core(tile)), scene, math.prod(tiling.padded(tile).shape)),
             ]
             if labels is not None:
                 receipts.append(agreement.compare(mask, scene.mask_grid.crop(core), labels))
@@ -177,55 +170,3 @@ def _outside(clip: bytes, grid: Grid) -> npt.NDArray[np.bool_]:
     """True for pixels (y, x) whose centre lies outside the geometry."""
     area = grid.project(shapely.from_wkb(clip))
     return np.asarray(geometry_mask([area], out_shape=grid.shape, transform=Affine(*grid.transform)))
-
-
-def _too_bright(numbers: Numbers, band: Band) -> npt.NDArray[np.bool_]:
-    """True where numbers say that a pixel was brighter than can be measured; fractions say nothing by a number."""
-    return np.asarray((numbers == SATURATED) & (band.scale < 1))
-
-
-def _tally(mask: Mask, raw: Numbers, scene: Scene, seen: int) -> Receipt:
-    """Count a tile's pixels, and those that tell whether scale and offset fit."""
-    dark_all = dark_any = 0
-    guessed = any(band.guessed for band in scene.bands) and raw.dtype == np.uint16
-    labelled = mask < NO_DATA
-    saturated = fractions = 0
-    # One of the pixels in each of a coarser mask's, so that the shares are of the same number
-    raw = raw[:, :: scene.coarser, :: scene.coarser]
-    values = list(zip(raw, scene.bands, strict=True))
-    offset = scene.bands[0].offset
-    if offset < 0 or adds_offset(scene.baseline) or guessed:
-        limit = round((-offset or OFFSET) / scene.bands[0].scale)
-        # Of a coarser mask's pixel with data this one may have none
-        dark = [(numbers < limit) & ~is_empty(numbers) for numbers, band in values if band.name in VISIBLE]
-        dark_all = int(np.count_nonzero(np.logical_and.reduce([*dark, labelled])))
-        dark_any = int(np.count_nonzero(np.logical_or.reduce(dark) & labelled))
-    if raw.dtype == np.uint16:
-        saturated = int(np.count_nonzero((raw == SATURATED).all(axis=0) & labelled))
-    elif raw.dtype == np.float32 and scene.bands[0].scale < 1:
-        fractions = int(np.count_nonzero((raw[0] != np.rint(raw[0])) & labelled))
-    empty = [is_empty(numbers) for numbers in raw]
-    there = [labelled & ~none for none in empty]
-    inside = [numbers if some.all() else numbers[some] for numbers, some in zip(raw, there, strict=True)]
-    needed = [none for none, band in zip(empty, scene.bands, strict=True) if band.name not in scene.optional]
-    partly = (mask == NO_DATA) & ~np.logical_and.reduce(needed)
-    return replace(
-        counted(mask),
-        dark_all=dark_all,
-        dark_any=dark_any,
-        guessed=int(np.count_nonzero(labelled)) if guessed else 0,
-        # A bright cloud saturates one band before another; where all of them are, it may be no data
-        glaring=tuple(
-            saturated + int(np.count_nonzero(above(numbers, band, IMPOSSIBLE) & ~_too_bright(numbers, band)))
-            for numbers, band in zip(inside, scene.bands, strict=True)
-        ),
-        least=tuple(float(numbers.min()) if numbers.size else None for numbers in inside),
-        most=tuple(float(numbers.max()) if numbers.size else None for numbers in inside),
-        lacking=tuple(
-            0 if band.name in scene.optional else int(np.count_nonzero(partly & none))
-            for none, band in zip(empty, scene.bands, strict=True)
-        ),
-        fractions=fractions,
-        saturated=saturated,
-        seen=seen,
-    )
