@@ -140,8 +140,8 @@ def _metres(grid: Grid) -> tuple[float, float]:
     crs = CRS.from_epsg(grid.epsg)
     if crs.is_geographic:  # On a sphere
         return grid.dy * DEGREE, grid.dx * DEGREE * math.cos(math.radians((bottom + top) / 2))
-    project = Proj(crs)
     try:
+        project = Proj(crs)
         there = project.get_factors(*project((left + right) / 2, (bottom + top) / 2, inverse=True))
         scales = float(there.meridional_scale), float(there.parallel_scale)
     except ProjError:  # Where nobody can tell, it is believed

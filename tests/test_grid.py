@@ -92,6 +92,12 @@ def test_metres_of_a_degree_shrink_towards_the_pole() -> None:
     assert UTM.metres == (10, 10)
 
 
+@pytest.mark.parametrize("epsg", [3144, 2297])
+def test_metres_are_believed_of_a_projection_that_proj_cannot_compute(epsg: int) -> None:
+    """Of the Faroe Islands and of Greenland; it was an error that nobody caught."""
+    assert Grid(epsg, 200_000, 1_000_000, 10, 10, 100, 100).metres == (10, 10)
+
+
 def test_an_area_touches_only_tiles_it_shares_ground_with() -> None:
     tiling = Tiling(200, 300, 64, 16, 16)
     grid = Grid(4326, 10.0, 50.0, 0.01, 0.01, 200, 300)

@@ -229,7 +229,7 @@ def _wait_for_silence(out: Out, holder: Token, data: bytes) -> None:
 def _newest(out: Out) -> tuple[Token | None, bytes]:
     """The lock file with the highest number, parsed and as it is."""
     known = b"" if out.folder else out.get(NEWEST) or b"1"
-    for listed in sorted(_numbers(out) | ({int(known)} if known.isdigit() else set()), reverse=True):
+    for listed in sorted(_numbers(out) | ({int(known)} if re.fullmatch(rb"\d{1,8}", known) else set()), reverse=True):
         number, data = listed, out.get(_path(listed))
         if data is None:
             continue  # Deleted meanwhile

@@ -345,6 +345,24 @@ def test_a_lock_that_its_store_does_not_list_is_asked_for_by_name(before: int, m
         assert {path for path in store.objects if path.endswith(".json")} == {f"out/{lock.token.path}"}
 
 
+@pytest.mark.parametrize("told", [b"9" * 5000, b"99999999", b"0", b"two", b"\xff", b""])
+def test_what_is_told_wrong_of_the_newest_lock_stops_no_run(told: bytes, monkeypatch: pytest.MonkeyPatch):
+    """A number of 5,000 digits was a crash."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    with bucket() as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+        out = Out.at("s3://bucket/out")
+        with Lock(out):
+            pass
+        store.objects[f"out/{locks.NEWEST}"] = told
+        with Lock(out) as lock:
+            with pytest.raises(UnreachableError, match="another run is at work"), Lock(out):
+                pass
+            lock.check()
+        assert (lock.token.number, store.objects[f"out/{locks.NEWEST}"]) == (2, b"2")
+
+
 @pytest.mark.parametrize("stale", [False, True])
 def test_of_many_that_want_it_at_once_one_gets_it(out: Out, stale: bool):
     for number in range(20):
