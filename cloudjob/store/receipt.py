@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import reduce
 from itertools import zip_longest
 from typing import Any, Literal
@@ -145,5 +145,5 @@ class SceneResult:
     id: str
     group: str
     state: Literal["done", "failed", "abandoned"]
-    receipt: Receipt | None = None
+    receipt: Receipt | None = field(default=None, repr=False)  # Twenty-five numbers
     reason: str = ""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cloudjob.store.receipt import Receipt, merge, tile_sum
+from cloudjob.store.receipt import Receipt, SceneResult, merge, tile_sum
 
 
 def test_the_order_in_which_tasks_end_is_not_told():
@@ -38,3 +38,9 @@ def test_the_sum_of_a_tile_is_of_its_place_and_of_all_its_values():
         tile_sum((0, 1), whole, whole + 1),
     }
     assert len(sums) == 4
+
+
+def test_a_list_of_results_can_be_read_where_it_is_printed():
+    assert repr(SceneResult("A", "33UUP", "done", Receipt(clear=3))).endswith(
+        "id='A', group='33UUP', state='done', reason='')"
+    )
