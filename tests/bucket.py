@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+import pytest
 from stac_server import serving
 
 
@@ -132,8 +133,11 @@ def tag_of(data: bytes) -> str:
 
 
 @contextmanager
-def bucket() -> Iterator[Bucket]:
-    """A running `Bucket`."""
+def bucket(patch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """A running `Bucket`, which is that of every s3:// address from here on."""
     made = Bucket()
     with serving(_Handler, bucket=made) as made.port:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "x")
+        patch.setenv("AWS_ENDPOINT_URL", made.url)
         yield made

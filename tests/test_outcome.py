@@ -999,10 +999,7 @@ def mended(nights: Nights) -> list[str]:
 
 def test_a_failed_scene_whose_group_is_not_listed_is_tried_again_in_it(nights: Nights, monkeypatch: pytest.MonkeyPatch):
     """Every night ended with 4: the group was there, and nobody had asked for it."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "x")
-    with object_store.bucket() as store:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+    with object_store.bucket(monkeypatch) as store:
         bad, good = nights.scene(A), nights.scene(B)
         mend = cut(bad)
         assert nights.run(bad, good, out="s3://bucket/out") == {A: "failed", B: "done"}

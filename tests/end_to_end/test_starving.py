@@ -80,17 +80,9 @@ def stored(source: tuple[FileServer, Run], tmp_path_factory: pytest.TempPathFact
     """What an undisturbed run leaves in a bucket."""
     files, run = source
     files.calm()
-    with pytest.MonkeyPatch.context() as patch, bucket() as store:
-        point_to(store, patch)
+    with pytest.MonkeyPatch.context() as patch, bucket(patch) as store:
         run("s3://bucket/out")
         return masks_and_items(store)
-
-
-def point_to(store: Bucket, patch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        patch.setenv(name, "x")
-    patch.setenv("AWS_ENDPOINT_URL", store.url)
-    patch.setitem(RETRY, "backoff", {"init_backoff": timedelta(milliseconds=1), "max_backoff": PAUSE, "base": 2})
 
 
 def masks_and_items(store: Bucket) -> dict[str, bytes]:
@@ -105,8 +97,9 @@ def test_a_store_that_refuses_a_fifth_of_all_requests_loses_nothing(
     """Also where it had done what was asked for before it said that it had not ("-500")."""
     files, run = source
     files.calm()
-    with bucket() as store:
-        point_to(store, monkeypatch)
+    again = {"init_backoff": timedelta(milliseconds=1), "max_backoff": PAUSE, "base": 2}
+    monkeypatch.setitem(RETRY, "backoff", again)
+    with bucket(monkeypatch) as store:
         store.fault, store.share = fault, 0.2  # A run of this size writes too little for a tenth to be met often
         run("s3://bucket/out")
     assert store.met["PUT"] > SCENES / 2
@@ -123,8 +116,7 @@ def test_what_a_store_does_not_list_is_not_masked_again(
     """Its finished masks were deleted, to make room for themselves."""
     files, run = source
     files.calm()
-    with bucket() as store:
-        point_to(store, monkeypatch)
+    with bucket(monkeypatch) as store:
         store.objects |= stored
         store.hidden = hidden
         run("s3://bucket/out")
