@@ -59,7 +59,8 @@ UNTOLD = {
 be more than `IMPOSSIBLE`, or negative. Saturated pixels are data."""
 
 BRIGHT = 0.2
-"""Reflectance of clouds and bright ground. Where one band sees such things, none sees black alone."""
+"""Reflectance in visible light of clouds and bright ground. Where there are such things, no band sees black alone.
+Leaves are as bright, but in near infrared only, and over them blue may be corrected to nothing."""
 
 BLACK = 1e-3
 """Reflectance that some pixel of any scene exceeds: even deep water does by its noise."""
@@ -180,7 +181,7 @@ def no_reflectance(
                 f"by its scale {band.scale:g} and offset {band.offset:g} the values of {band.key} are no reflectance: "
                 f"{100 * count / valid:.0f} % of them lie above {IMPOSSIBLE:g}, expected about 0 to 1"
             ), band
-    if valid < ENOUGH or not _any_above(scene, most, BRIGHT):
+    if valid < ENOUGH or not _any_above(scene, most, BRIGHT, VISIBLE):
         return None
     for band, number in zip(scene.bands, most, strict=False):
         if number is not None and number * band.scale + band.offset <= BLACK:
@@ -191,10 +192,10 @@ def no_reflectance(
     return None
 
 
-def _any_above(scene: Scene, most: Sequence[float | None], limit: float) -> bool:
-    """Whether the highest number of some band is more than a reflectance."""
-    pairs = zip(scene.bands, most, strict=False)
-    return any(number is not None and number * band.scale + band.offset > limit + 1e-9 for band, number in pairs)
+def _any_above(scene: Scene, most: Sequence[float | None], limit: float, among: Sequence[str] = ()) -> bool:
+    """Whether the highest number of some band, of those named if any are, is more than a reflectance."""
+    pairs = [(band, n) for band, n in zip(scene.bands, most, strict=False) if not among or band.name in among]
+    return any(n is not None and n * band.scale + band.offset > limit + 1e-9 for band, n in pairs)
 
 
 def unlike(scene: Scene) -> str | None:

@@ -328,6 +328,14 @@ def test_one_band_that_is_black_beside_bright_ones_is_refused(number: int | None
     assert "no value of nir is above 0.001, though others are above 0.2" in reason
 
 
+def test_blue_that_is_corrected_to_nothing_over_leaves_is_no_black_band(tmp_path: Path) -> None:
+    dark = np.tile(np.arange(60, 124, dtype=np.uint16), (64, 1))
+    values = {"red": dark, "green": 2 * dark, "blue": np.ones_like(dark), "nir": 30 * dark}
+    reason, warnings, _ = masked(tmp_path, jobs.make_scene(tmp_path, "A", values=values))
+    assert not reason
+    assert warnings[0].startswith("in every pixel with data blue is 1: ")
+
+
 @pytest.mark.parametrize("lanes", [1, 6])
 def test_a_band_that_lacks_data_where_others_have_some_is_told(lanes: int, tmp_path: Path) -> None:
     """A file of which half was never written is no data there by all that it says: half of the mask was empty."""
