@@ -85,6 +85,8 @@ def test_other_settings_do_not_resume(trained):
 def test_stages_begin_with_the_weights_of_the_one_before(tmp_path):
     stages = (
         TINY.replace("epochs = 3", "epochs = 1")
+        .replace("samples = 16", "samples = 4")
+        .replace("crop = 64", "crop = 32")
         + "[[before]]\n[before.network]\nbands = 3\n[before.training]\nseed = 5\n"
     )
     finish(start(tmp_path, tmp_path / "out", stages))
