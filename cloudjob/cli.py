@@ -64,6 +64,7 @@ def main() -> None:
     """Entry point: run a command and exit with the codes of `errors`."""
     signal.signal(signal.SIGTERM, _terminate)
     _open_streams()
+    logs.begin()
     try:
         code = cli.main(prog_name="cloudjob", standalone_mode=False) or errors.DONE
     except click.ClickException as error:

@@ -39,6 +39,11 @@ def say(message: str, event: str, *, level: int = logging.INFO, **fields: Any) -
     _told.log(level, "%s", message, extra={"event": event, "fields": fields})
 
 
+def begin() -> None:
+    """Have what is said before `setup`, as of a stdout that is full, in the form that the environment asks for."""
+    _handle("json" if is_json() else "text")
+
+
 def setup(form: Format = "text", *, verbose: bool = False) -> None:
     """Have all that this process logs, and its worker processes if they are to log JSON, go to stderr in one form."""
     os.environ[FORMAT] = form

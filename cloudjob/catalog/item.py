@@ -127,7 +127,7 @@ def _parse(raw: Any, wanted: Mapping[str, str], base: str, *, remote: bool, foun
     every = {key: _asset(key, one) for key, one in _bounded(assets).items()}
     found.keys = keys = bands.find(every, wanted)
     for band, key in keys.items():
-        if key != wanted[band] or key == band:  # Else somebody has named it, who knows better than the item
+        if key != wanted[band] or key == band:  # Else a person or a preset has named it, who know better
             every[key] |= _doubted(band, key, every[key])
         if key != wanted[band]:  # Beside which others it was found is not kept
             every[key]["bands"] = [{"name": "", "eo:common_name": band}]
