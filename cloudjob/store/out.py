@@ -40,6 +40,10 @@ _AT_ONCE = 64
 (20 ms, 2 cores), 3 s so, and 2.4 s by twice as many."""
 
 
+class DeniedError(UnreachableError):
+    """A part of a folder may not be written, or read, by this user: of others that says nothing."""
+
+
 @dataclass(frozen=True)
 class Out:
     """The output's location. Only the address travels to workers: each finds the credentials in its own environment.
@@ -137,7 +141,8 @@ class Out:
         if found := re.search(r"\b(os error|Errno) (1|13|30)\b", text):
             read_only = "its disk is read-only: mounted so, or made so by the kernel when it failed (`dmesg` tells)"
             hint = read_only if found[2] == "30" else "check who owns the folder"
-            return UnreachableError(f"{self} cannot be written or read: {text}", hint=hint)
+            kind = UnreachableError if found[2] == "30" else DeniedError
+            return kind(f"{self} cannot be written or read: {text}", hint=hint)
         if ": 404 " in text:  # Of a missing object obstore says so otherwise
             return UnreachableError(f"{self}: there is no such bucket", hint="create it, or correct --out")
         return UnreachableError(f"{self} cannot be reached: {text}")
