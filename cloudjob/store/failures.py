@@ -10,13 +10,13 @@ from functools import cache, cached_property
 from importlib.metadata import version
 from typing import Any
 
-from cloudjob.errors import ContractError, redact, redact_all
+from cloudjob.errors import redact, redact_all
 from cloudjob.grid import Tile
 from cloudjob.scene.identity import Identity
 from cloudjob.scene.scene import Scene
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
-from cloudjob.store.document import ODD, dump, parse
+from cloudjob.store.document import dump, parse
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 
@@ -158,20 +158,11 @@ def read_all(out: Out, damaged: dict[str, str], also: Iterable[str] = ()) -> lis
 
     Args:
         out: the output.
-        damaged: where it is put down, by path, what is wrong with a record that cannot be used.
+        damaged: as in `Out.documents`.
         also: ids of scenes whose records are asked for even if they are not listed.
     """
-
-    def parsed(path: str) -> Failure | None:
-        try:
-            data = out.get(path)
-            return None if data is None else _parsed(path, data)
-        except (ContractError, *ODD) as error:
-            damaged[path] = f"it is no record that cloudjob wrote: {error}"
-            return None
-
     paths = {name for name in out.tags(FOLDER) if name.endswith(".json")}.union(map(path, also))
-    return [failure for failure in out.each(parsed, sorted(paths)) if failure]
+    return [*out.documents("a record of a failure", sorted(paths), _parsed, damaged).values()]
 
 
 def record(

@@ -57,20 +57,12 @@ def read_all(out: Out, damaged: dict[str, str], also: Iterable[str] = ()) -> dic
 
     Args:
         out: the output.
-        damaged: where it is put down, by path, what is wrong with a document that cannot be used.
+        damaged: as in `Out.documents`.
         also: groups that are asked for even if they are not listed.
     """
-
-    def document(name: str) -> Metadata | None:
-        try:
-            data = out.get(path(name))
-            return None if data is None else parsed(data)
-        except ContractError as error:
-            damaged[path(name)] = str(error)
-            return None
-
-    names = sorted(out.names(MASKS).union(also) - {"zarr.json"})
-    return {name: found for name, found in zip(names, out.each(document, names), strict=True) if found}
+    paths = {path(name): name for name in sorted(out.names(MASKS).union(also) - {"zarr.json"})}
+    found = out.documents("a group", paths, lambda _, data: parsed(data), damaged)
+    return {paths[path]: metadata for path, metadata in found.items()}
 
 
 def path(group: str) -> str:

@@ -11,10 +11,8 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from shapely.errors import ShapelyError
-
 from cloudjob import logs
-from cloudjob.errors import ContractError, SceneError
+from cloudjob.errors import ContractError
 from cloudjob.grid import Tile
 from cloudjob.scene.identity import Identity
 from cloudjob.scene.scene import Scene
@@ -25,8 +23,6 @@ from cloudjob.store import item as stac
 from cloudjob.store.document import ODD, dump, parse
 from cloudjob.store.failures import Failure
 from cloudjob.store.out import Out
-
-_WRONG = (*ODD, SceneError, ShapelyError)
 
 
 @dataclass(frozen=True)
@@ -264,16 +260,8 @@ def _items(out: Out, damaged: dict[str, str]) -> list[Done]:
 
 def _read_items(out: Out, tags: Mapping[str, str], damaged: dict[str, str]) -> list[Done]:
     """The items at these paths (path → tag) that are there; what is wrong with others, in `damaged`."""
-
-    def parsed(path: str) -> Done | None:
-        try:
-            data = out.get(path)
-            return None if data is None else _from_item(path, tags[path], data)
-        except ContractError as error:
-            damaged[path] = str(error)
-            return None
-
-    return [entry for entry in out.each(parsed, tags) if entry]
+    found = out.documents("an item", tags, lambda path, data: _from_item(path, tags[path], data), damaged)
+    return [*found.values()]
 
 
 def _unlisted(
@@ -296,33 +284,29 @@ def cached(out: Out, path: str) -> list[Done] | None:
         data = out.get(path)
         records = {} if data is None else parse(data)  # One that was emptied is damaged
         return [_checked(Done(**{**record, "tiles": failed.tiles(record["tiles"])})) for record in records.values()]
-    except (ContractError, *_WRONG):
+    except (ContractError, *ODD):
         return None
 
 
 def _from_item(path: str, tag: str, data: bytes) -> Done:
-    try:
-        item = parse(data)
-        properties = item["properties"]
-        done = Done(
-            id=item["id"],
-            group=properties["cloudjob:group"],
-            slot=properties["cloudjob:slot"],
-            fingerprint=properties["cloudjob:fingerprint"],
-            tiles=failed.tiles(properties["cloudjob:tiles"]),
-            identity=stac.identity(item).to_json(),
-            time=properties["datetime"],
-            cloud_cover=properties.get("eo:cloud_cover"),
-            provider_cloud_cover=properties.get("cloudjob:provider_cloud_cover"),
-            tag=tag,
-            replaces=stac.replaced(item),
-        )
-        stac.receipt(item)  # What a scene that grows adds to
-        fault = "" if _checked(done).path == path else f"it belongs at {done.path}"
-    except _WRONG as error:
-        fault = f"{type(error).__name__}: {error}"
-    if fault:
-        raise ContractError(f"{path} is not an item that cloudjob wrote: {fault}")
+    item = parse(data)
+    properties = item["properties"]
+    done = Done(
+        id=item["id"],
+        group=properties["cloudjob:group"],
+        slot=properties["cloudjob:slot"],
+        fingerprint=properties["cloudjob:fingerprint"],
+        tiles=failed.tiles(properties["cloudjob:tiles"]),
+        identity=stac.identity(item).to_json(),
+        time=properties["datetime"],
+        cloud_cover=properties.get("eo:cloud_cover"),
+        provider_cloud_cover=properties.get("cloudjob:provider_cloud_cover"),
+        tag=tag,
+        replaces=stac.replaced(item),
+    )
+    stac.receipt(item)  # What a scene that grows adds to
+    if _checked(done).path != path:
+        raise ValueError(f"it belongs at {done.path}")
     return done
 
 

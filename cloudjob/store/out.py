@@ -19,10 +19,10 @@ from obstore import exceptions
 from obstore.store import LocalStore, ObjectStore
 from zarr.storage import ObjectStore as ZarrStore
 
-from cloudjob.errors import SPACE, UnreachableError, UsageError, redact
+from cloudjob.errors import SPACE, ContractError, UnreachableError, UsageError, redact
 from cloudjob.store import bucket
 from cloudjob.store import folder as folders
-from cloudjob.store.document import dump, parse
+from cloudjob.store.document import ODD, dump, parse
 
 _SCHEMES = ("s3", "gs", "az")
 
@@ -169,6 +169,31 @@ class Out:
         """Ask the same of many paths or the like, some at once; the answers in their order."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             return list(pool.map(ask, what))
+
+    def documents(
+        self, what: str, paths: Iterable[str], parse: Callable[[str, bytes], Answer], damaged: dict[str, str]
+    ) -> dict[str, Answer]:
+        """What documents say, by their paths; those that are not there are left out.
+
+        Args:
+            what: they are, such as "an item".
+            paths: of them.
+            parse: makes something of a path and what lies there; what it raises of `ODD` is a fault of the document.
+            damaged: where it is put down, by path, what is wrong with those that cannot be used.
+        """
+
+        def document(path: str) -> Answer | None:
+            try:
+                data = self.get(path)
+                return None if data is None else parse(path, data)
+            except ContractError as error:
+                damaged[path] = str(error)
+            except ODD as error:
+                damaged[path] = f"it is not {what} that cloudjob wrote: {type(error).__name__}: {error}"
+            return None
+
+        paths = list(paths)
+        return {path: found for path, found in zip(paths, self.each(document, paths), strict=True) if found is not None}
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object, whole or not at all.
