@@ -106,9 +106,6 @@ def rows(out: Out, ledger: Ledger) -> list[Row]:
     """A row for every scene that is done, the newest first.
 
     What cannot be read is put down in the ledger's `damaged`, and costs its own row.
-
-    Raises:
-        UnreachableError: the store does not answer.
     """
     sides = {name: groups.tile(metadata) for name, metadata in ledger.groups.items()}
     entries = {entry.path: entry for entry in ledger.by_time[::-1]}
@@ -123,9 +120,6 @@ def runs(out: Out, ledger: Ledger) -> list[Run]:
     """The last `RUNS` runs, the newest first.
 
     A record that cannot be read is put down in the ledger's `damaged`.
-
-    Raises:
-        UnreachableError: the store does not answer.
     """
     paths = records.paths(out)[::-1][:RUNS]
     return [*out.documents("a run's record", paths, lambda _, data: _run(parse(data)), ledger.damaged).values()]
