@@ -22,7 +22,6 @@ def recorded(
 
     Args:
         lock: of the run.
-        settings: the OUT's contract.
         started: UTC; names the record (`runs.path_of`).
         about: where its scenes came from: JSON types, `catalog` and `dates` among them.
 

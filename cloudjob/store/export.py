@@ -39,7 +39,6 @@ def export(out: Out, what: str | None, path: str | Path, *, group: Collection[st
     in one of them is cloud, else thin cloud, else shadow, else clear, else no data.
 
     Args:
-        out: the output.
         what: a scene's id; a day, month or interval as `--dates` takes them (UTC); None for every scene, a file each.
         path: of the file to write, replaced at once where it exists; a folder where there are several.
         group: only of these groups, or of all windows of these tiles.

@@ -157,7 +157,6 @@ def read_all(out: Out, damaged: dict[str, str], also: Iterable[str] = ()) -> lis
     """Every scene that failed when it was last tried.
 
     Args:
-        out: the output.
         damaged: as in `Out.documents`.
         also: ids of scenes whose records are asked for even if they are not listed.
     """
@@ -178,16 +177,12 @@ def record(
     """Write down that a scene failed in this run.
 
     Args:
-        lock: of this run.
         before: what is known of earlier failures of the scene.
         what: the scene, or the item that describes none.
         tiles: that were asked for.
         reason: why; secrets are taken out.
         outside: whether the reason lies outside the scene (its source is out): then this night does not count.
         spare: the scene without the band that the reason is about: tried in its place where it would be abandoned.
-
-    Raises:
-        UnreachableError: the store does not answer, or the lock is lost.
     """
     now = _now()
     known = before if before and before.fingerprint == what.fingerprint else None

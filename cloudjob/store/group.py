@@ -56,7 +56,6 @@ def read_all(out: Out, damaged: dict[str, str], also: Iterable[str] = ()) -> dic
     """Every group's metadata document by its name. One whose making was interrupted has none, and is left out.
 
     Args:
-        out: the output.
         damaged: as in `Out.documents`.
         also: groups that are asked for even if they are not listed.
     """
@@ -94,7 +93,6 @@ def open_array(out: Out, group: str, name: str) -> zarr.Array[Any]:
 
     Raises:
         ContractError: it is not there, or damaged.
-        UnreachableError: the store does not answer.
     """
     path = f"{MASKS}/{group}/{name}"
     with out.reached():
@@ -114,7 +112,6 @@ def axis(out: Out, group: str, name: str, array: zarr.Array[Any] | None = None) 
 
     Raises:
         ContractError: it is not there, or damaged.
-        UnreachableError: the store does not answer.
     """
     array = array or open_array(out, group, name)
     with out.reached():
@@ -127,11 +124,7 @@ def axis(out: Out, group: str, name: str, array: zarr.Array[Any] | None = None) 
 
 
 def times(out: Out, group: str) -> dict[int, datetime]:
-    """Slot → the moment of its scene, as far as the axis tells: it may be damaged, or have been emptied (`mend_axes`).
-
-    Raises:
-        UnreachableError: the store does not answer.
-    """
+    """Slot → the moment of its scene, as far as the axis tells: it may be damaged, or emptied (`mend_axes`)."""
     try:
         told = enumerate(axis(out, group, "time").tolist())
         return {slot: EPOCH + timedelta(microseconds=value) for slot, value in told if value}
@@ -207,8 +200,6 @@ def commit(
     Writes nothing where everything is as it should be.
 
     Args:
-        out: the output.
-        group: its name.
         order: ids of the scenes that own the slots, "" for slots that are free.
         times: slot → microseconds since 1970; those of others stay.
         statuses: one per slot.
@@ -217,7 +208,6 @@ def commit(
 
     Raises:
         ContractError: it is damaged.
-        UnreachableError: the store does not answer.
     """
     before = out.get(path(group))
     if grid:
@@ -258,11 +248,8 @@ def mend_mask(
     """Make anew what a group's masks, or their probabilities, say of themselves; their shards stay.
 
     Args:
-        out: the output.
-        group: its name.
         name: of the array.
         metadata: of the group, in which one array of this form is called "cloud".
-        settings: the OUT's contract.
         rounding: of the probabilities, as far as that is known.
     """
     out.delete([f"{MASKS}/{group}/{name}/zarr.json"])

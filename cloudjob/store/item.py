@@ -254,12 +254,6 @@ def replaced(item: dict[str, Any]) -> str:
     return path(group, id_) if id_ else ""
 
 
-def without_replaced(item: dict[str, Any]) -> dict[str, Any]:
-    """The item without what it says of an older version."""
-    kept = {name: value for name, value in item["properties"].items() if name != "cloudjob:replaces"}
-    return {**item, "properties": kept}
-
-
 def receipt(item: dict[str, Any]) -> Receipt:
     """What was counted when the item's mask was made: more tiles of it add to that.
 

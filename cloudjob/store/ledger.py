@@ -111,8 +111,8 @@ class Ledger:
     def damage(self, within: Collection[str] = ()) -> str:
         """What is to be told of what cannot be used, of these groups or of all; "" where there is nothing to tell."""
         lost = [path for path in self.damaged if not within or path.split("/")[1] in within]
-        count = f"{len(lost):,} {'file' if len(lost) == 1 else 'files'}"
-        return f"{count} of the OUT cannot be used, such as {min(lost)}; {groups.MEND}" if lost else ""
+        told = f"{logs.many(len(lost), 'file')} of the OUT cannot be used, such as"
+        return f"{told} {min(lost)}; {groups.MEND}" if lost else ""
 
     def say_damage(self, within: Collection[str] = ()) -> None:
         """Tell it, if there is something to tell."""
@@ -162,14 +162,12 @@ def read(out: Out, named: Collection[str] | None = None) -> Ledger:
     """Read the state of an OUT: one listing, the groups' metadata, and those items that the cache does not know.
 
     Args:
-        out: the output.
         named: groups that are asked for by name, whatever is listed, and with them the item and the failure of every
             scene that owns a slot, and groups of scenes that failed: for who would mask again what a store does not
             list though it holds it. None believes the listing.
 
     Raises:
         ContractError: a part of it is a symbolic link.
-        UnreachableError: the store does not answer.
     """
     damaged: dict[str, str] = {}
     entries = _items(out, damaged)  # First: a slot that is taken over meanwhile still has its owner
@@ -197,17 +195,17 @@ def read(out: Out, named: Collection[str] | None = None) -> Ledger:
         for entry in entries
         if done.get(entry.id) is not entry and groups.path(entry.group) not in damaged  # Its items tell what was done
     ]
-    over = [id_ for id_ in failures if id_ in done and _settled(failures[id_], done[id_])]
-    leftovers += [failures.pop(id_).path for id_ in over]
+    # Done since, though a run was killed before it took the record back
+    over = [
+        failure
+        for id_, failure in failures.items()
+        if id_ in done and failure.fingerprint == done[id_].fingerprint and failure.tiles <= done[id_].tiles
+    ]
+    leftovers += [failures.pop(failure.id).path for failure in over]
     scenes = {
         name: tuple("" if stac.path(name, id_) in retired else id_ for id_ in ids) for name, ids in owners.items()
     }
     return Ledger(found, scenes, done, failures, tuple(leftovers), damaged)
-
-
-def _settled(failure: Failure, done: Done) -> bool:
-    """Whether an item says that what once failed has been done: a run was killed before it took the record back."""
-    return failure.fingerprint == done.fingerprint and failure.tiles <= done.tiles
 
 
 def refresh(out: Out, named: Collection[str] | None = None) -> Ledger:

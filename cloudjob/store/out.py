@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from errno import EACCES, EEXIST, ENOTDIR, EPERM, EROFS
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,12 +20,19 @@ from obstore import exceptions
 from obstore.store import LocalStore, ObjectStore
 from zarr.storage import ObjectStore as ZarrStore
 
-from cloudjob.errors import SPACE, ContractError, UnreachableError, UsageError, redact
+from cloudjob.errors import FULL, SPACE, ContractError, UnreachableError, UsageError, redact
 from cloudjob.store import bucket
 from cloudjob.store import folder as folders
 from cloudjob.store.document import ODD, dump, parse
 
 _SCHEMES = ("s3", "gs", "az")
+
+_HINTS = {
+    **dict.fromkeys((EEXIST, ENOTDIR), "something that is no folder lies there, or above it: choose another --out"),
+    **dict.fromkeys((EPERM, EACCES), "check who owns the folder"),
+    EROFS: "its disk is read-only: mounted so, or made so by the kernel when it failed (`dmesg` tells)",
+}
+"""What to do about what a file system says."""
 
 _KEYS = re.compile("<Code>(ExpiredToken|InvalidAccessKeyId|InvalidToken|SignatureDoesNotMatch|TokenRefreshRequired)<")
 """What Amazon says of keys that are no good (any more), often with 400."""
@@ -39,6 +47,9 @@ _AT_ONCE = 64
 @dataclass(frozen=True)
 class Out:
     """The output's location. Only the address travels to workers: each finds the credentials in its own environment.
+
+    All that reads or writes there raises an `UnreachableError` where the store does not answer, and, of what takes a
+    `Lock`, where that is lost: elsewhere in this room docstrings name other errors only.
 
     Attributes:
         address: absolute path of a folder, or s3://, gs:// or az:// with bucket and prefix.
@@ -123,15 +134,12 @@ class Out:
                 f"{self}: access denied{f': {why[1]}' if why else ''}",
                 hint="check the credentials in the environment and what they may do there",
             )
-        if re.search(r"\b(os error|Errno) (28|122)\b", text):  # No space, or a quota
+        found = re.search(r"\b(?:os error|Errno) (\d+)\b", text)
+        number = int(found[1]) if found else 0
+        if number in FULL:
             return UnreachableError(f"{self} is full: {text}", hint=SPACE)
-        if re.search(r"\b(os error|Errno) (17|20)\b", text):
-            hint = "something that is no folder lies there, or above it: choose another --out"
-            return UnreachableError(f"{self} cannot be written or read: {text}", hint=hint)
-        if found := re.search(r"\b(os error|Errno) (1|13|30)\b", text):
-            read_only = "its disk is read-only: mounted so, or made so by the kernel when it failed (`dmesg` tells)"
-            hint = read_only if found[2] == "30" else "check who owns the folder"
-            return UnreachableError(f"{self} cannot be written or read: {text}", hint=hint)
+        if number in _HINTS:
+            return UnreachableError(f"{self} cannot be written or read: {text}", hint=_HINTS[number])
         if ": 404 " in text:  # Of a missing object obstore says so otherwise
             return UnreachableError(f"{self}: there is no such bucket", hint="create it, or correct --out")
         return UnreachableError(f"{self} cannot be reached: {text}")

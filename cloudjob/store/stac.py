@@ -21,13 +21,7 @@ COLLECTION = items.COLLECTION_FILE
 
 
 def write(out: Out, settings: Settings, ledger: Ledger) -> None:
-    """Write the catalog and its collection where they have changed; neither where nothing is done (yet).
-
-    Args:
-        out: the output.
-        settings: its contract.
-        ledger: what is done.
-    """
+    """Write the catalog and its collection where they have changed; neither where nothing is done (yet)."""
     if not ledger.done:
         return
     for path, document in ((COLLECTION, collection(settings, ledger)), (CATALOG, catalog(settings))):
