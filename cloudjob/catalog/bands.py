@@ -133,7 +133,9 @@ def _guess(band: str, assets: Mapping[str, Mapping[str, Any]], rasters: Iterable
     """The key to paste: what a band is most likely called here, or KEY where nobody can tell."""
     likely = candidates(assets, band)
     loose = [key for key in rasters if re.search(_WORD.format(_names(assets, band)), key)]
-    return (likely or loose or ["KEY"])[0]
+    narrow = [key for key in rasters if band == "nir" and "nir08" in {key, *_common_names(assets[key])}]
+    only = [key for key in narrow if not contradiction(band, key, assets[key])]  # Of Landsat, that has no other
+    return (likely or loose or only or ["KEY"])[0]
 
 
 def _usual(keys: Iterable[str], assets: Mapping[str, Mapping[str, Any]], band: str) -> list[str]:

@@ -97,6 +97,8 @@ WRONG = {
     "projection of a list": (("properties", "proj:epsg"), [32633]),
     "very many digits": (("properties", "proj:epsg"), 10**4000),
     "scale of NaN": (("assets", "red", "raster:bands"), [{"scale": float("nan")}]),
+    "scale of NaN in letters": (("assets", "red", "raster:bands"), [{"scale": "nan"}]),
+    "scale of words": (("assets", "red", "raster:bands"), [{"scale": "a ten-thousandth"}]),
     "bands of a number": (("assets", "red", "raster:bands"), 7),
     "other numbers": (("assets", "red", "data_type"), "float64"),
     "geometry of a string": (("geometry",), "Polygon"),
@@ -165,6 +167,18 @@ def test_what_is_no_item_is_refused_alone(raw, tmp_path):
     described, refused = scenes(tmp_path, make_item("GOOD"), raw)
     assert [scene.id for scene in described] == ["GOOD"]
     assert len(refused) == 1
+
+
+def test_numbers_written_as_text_are_numbers(tmp_path):
+    """A scale of "0.0001" cost its item."""
+    item = make_item("A", **{"proj:epsg": "32633"})
+    grid = {"proj:shape": ["10980", 10980.0], "proj:transform": ["10", "0", "300000", "0", "-10", "5500020.0"]}
+    for asset in item["assets"].values():
+        asset |= {**grid, "raster:bands": [{"scale": "0.0001", "offset": "-0.1", "nodata": "0"}]}
+    (scene,), refused = scenes(tmp_path, item)
+    (known,), _ = scenes(tmp_path, make_item("A"))
+    assert scene.grid == known.grid, refused
+    assert {(band.scale, band.offset) for band in scene.bands} == {(0.0001, -0.1)}
 
 
 def test_nests_without_end_are_refused():
@@ -549,3 +563,7 @@ def test_what_cannot_be_told_is_asked_for_with_the_flags_to_paste():
     hint = bands.missing("A", maja, {"red": "red", "nir": "nir"}).hint
     assert str(hint).endswith("--asset red=FRE_B4 --asset nir=FRE_B8")
     assert bands.meant("rde", FOUR) == "did you mean red?"
+    landsat = {"red": {"href": "LC08_SR_B4.TIF"}, "nir08": {"href": "LC08_SR_B5.TIF"}}
+    assert str(bands.missing("A", landsat, {"nir": "nir"}).hint).endswith("--asset nir=nir08")
+    sentinel = {"red": {"href": "B04.tif"}, "nir08": {"href": "B8A.tif"}}
+    assert str(bands.missing("A", sentinel, {"nir": "nir"}).hint).endswith("--asset nir=KEY")
