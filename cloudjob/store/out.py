@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from errno import EACCES, EEXIST, ENOTDIR, EPERM, EROFS
 from functools import cached_property
 from pathlib import Path
@@ -34,8 +35,11 @@ _HINTS = {
 }
 """What to do about what a file system says."""
 
-_KEYS = re.compile("<Code>(ExpiredToken|InvalidAccessKeyId|InvalidToken|SignatureDoesNotMatch|TokenRefreshRequired)<")
-"""What Amazon says of keys that are no good (any more), often with 400."""
+_KEYS = re.compile(
+    "<Code>(ExpiredToken|InvalidAccessKeyId|InvalidToken|RequestTimeTooSkewed|SignatureDoesNotMatch"
+    "|TokenRefreshRequired)<"
+)
+"""What Amazon says of keys that are no good (any more), or not at the time that this machine's clock says."""
 
 Of = TypeVar("Of")
 Answer = TypeVar("Answer")
@@ -130,9 +134,11 @@ class Out:
         denied = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
         why = _KEYS.search(str(error))
         if denied or why or ": 401 " in text or ": 403 " in text:
+            skewed = why and why[1] == "RequestTimeTooSkewed"
+            clock = f"this machine's clock says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: set it"
             return UnreachableError(
                 f"{self}: access denied{f': {why[1]}' if why else ''}",
-                hint="check the credentials in the environment and what they may do there",
+                hint=clock if skewed else "check the credentials in the environment and what they may do there",
             )
         found = re.search(r"\b(?:os error|Errno) (\d+)\b", text)
         number = int(found[1]) if found else 0
