@@ -212,13 +212,12 @@ def _links(scene: Scene, settings: Settings) -> list[dict[str, str]]:
 
 def _assets(scene: Scene, settings: Settings) -> dict[str, Any]:
     zarr = {"href": f"../../masks.zarr/{scene.group}", "type": ZARR, "data_type": "uint8", "nodata": 255}
-    told = [{"value": value, "name": name, "description": text} for value, name, text in classes.of(settings.classes)]
     assets = {
         "cloud": {
             **zarr,
             "title": "Cloud mask: array `cloud` at time index `cloudjob:slot`",
             "roles": ["data", "cloud"],
-            "classification:classes": told,
+            "classification:classes": told_classes(settings),
         }
     }
     if settings.probability:
@@ -231,6 +230,11 @@ def _assets(scene: Scene, settings: Settings) -> dict[str, Any]:
             "cloudjob:rounding": conventions.rounding(scene.coarser),
         }
     return assets
+
+
+def told_classes(settings: Settings) -> list[dict[str, Any]]:
+    """The values of masks, as STAC's classification extension has them."""
+    return [label._asdict() for label in classes.of(settings.classes)]
 
 
 def identity(item: dict[str, Any]) -> Identity:

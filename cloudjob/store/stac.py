@@ -81,10 +81,7 @@ def collection(settings: Settings, ledger: Ledger) -> dict[str, Any]:
                 "title": "Cloud mask",
                 "type": items.ZARR,
                 "roles": ["data", "cloud"],
-                "classification:classes": [
-                    {"value": value, "name": name, "description": text}
-                    for value, name, text in classes.of(settings.classes)
-                ],
+                "classification:classes": items.told_classes(settings),
             }
         },
         "links": [
