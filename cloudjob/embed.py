@@ -15,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from distributed import Client
+from pyproj import CRS
+from pyproj.exceptions import CRSError
 
 from cloudjob import classes, job, spoken
 from cloudjob.catalog.bands import stands_for
 from cloudjob.cluster.scheduler import connect as connect_to
 from cloudjob.errors import ContractError, SceneError, UsageError
-from cloudjob.grid import DEGREE, same_size
+from cloudjob.grid import DEGREE, Grid, same_size
 from cloudjob.model import predict
 from cloudjob.model.checkpoint import load
 from cloudjob.model.contract import Contract
@@ -181,7 +183,8 @@ def mask(
             those of a job.
         checkpoint: a file or a name (`source.read`) instead of the one that ships.
         threshold: probability from which a pixel is cloud, above 0 and below 1; the checkpoint's unless given.
-        buffer: metres by which clouds are widened, with y and x in metres; the checkpoint's unless given.
+        buffer: metres by which clouds are widened, with y and x in metres (on the ground, where a cube tells that they
+            are Web Mercator's or feet: `spatial_ref` or `crs`); the checkpoint's unless given.
 
     Returns:
         (…, y, x) uint8: 0 clear, 1 cloud, by some networks 2 thin cloud and 3 cloud shadow, 254 no data.
@@ -293,6 +296,9 @@ def _pixel(cube: xr.DataArray, contract: Contract, buffer: float) -> tuple[float
                 hint="load it in metres, for example in the scenes' own UTM zone, or leave `buffer` at 0",
             )
         height, width = height * DEGREE, width * DEGREE * np.cos(np.radians(float(cube["y"].mean())))
+    elif _step(cube, "y") and (epsg := _epsg(cube)):
+        x0, y0 = float(cube["x"].min()), float(cube["y"].max())
+        height, width = Grid(epsg, x0, y0, width, height, cube.sizes["y"], cube.sizes["x"]).metres
     own = float((height * width) ** 0.5)
     if not same_size(own, contract.measured):
         told = ", ".join(f"{good:g}" for good in contract.measured)
@@ -301,6 +307,14 @@ def _pixel(cube: xr.DataArray, contract: Contract, buffer: float) -> tuple[float
             hint=f"load it at {contract.resolution:g} m and make the mask coarser, not the image",
         )
     return height, width
+
+
+def _epsg(cube: xr.DataArray) -> int | None:
+    """Code of a cube's projection, as stackstac, odc-stac and rioxarray write it; None where nothing tells."""
+    told = (cube.attrs.get("crs"), *(each.attrs.get("crs_wkt") for each in cube.coords.values() if not each.dims))
+    with contextlib.suppress(CRSError):
+        return CRS.from_user_input(next(filter(None, told), "")).to_epsg()
+    return None
 
 
 def _step(cube: xr.DataArray, axis: str) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pyproj import CRS, Proj, Transformer
 from pyproj.exceptions import ProjError
-from shapely import box, segmentize, transform, union_all
+from shapely import box, intersection, segmentize, transform, union_all
 from shapely.geometry.base import BaseGeometry
 
 Tile = tuple[int, int]
@@ -202,8 +202,16 @@ class Tiling:
 
     def touched(self, grid: Grid, area: BaseGeometry) -> list[Tile]:
         """Tiles whose core shares some area with `area`, a geometry in longitude, latitude."""
-        projected = grid.project(area)
-        return [tile for tile in self.all() if projected.intersection(box(*grid.crop(self.core(tile)).bounds)).area > 0]
+        return list(_touched(self, grid, area))
+
+
+@lru_cache(10_000)
+def _touched(tiling: Tiling, grid: Grid, area: BaseGeometry) -> tuple[Tile, ...]:
+    """See there: a catalog has many scenes of each grid."""
+    tiles = tiling.all()
+    cores = box(*np.transpose([grid.crop(tiling.core(tile)).bounds for tile in tiles]))
+    shared = intersection(grid.project(area), cores)
+    return tuple(tile for tile, part in zip(tiles, shared, strict=True) if part.area > 0)
 
 
 def same_size(metres: float, others: Iterable[float]) -> bool:

@@ -2,10 +2,10 @@
 
 import json
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
 from typing import Any
 
 import shapely
@@ -43,7 +43,7 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Gene
         UnreachableError: catalog, store or cluster do not answer, another run is at work, or a source is out.
         ContractError: see `survey.make`; a source wants keys; a redo finds nothing to do.
     """
-    started = datetime.now(UTC)
+    begun = time.monotonic()
     found = find(job)
     work = survey.compare(job, found).plan.to_do != []
     if not work and job.redo and settings.read(job.out) not in (None, job.settings):
@@ -57,7 +57,7 @@ def run(job: Job, connect: Callable[[], AbstractContextManager[Client]]) -> Gene
     about = {"catalog": job.catalog.name, "area": area, "dates": job.dates.stac}
     with connect() if work else nullcontext() as client, Lock(job.out) as lock:
         settings.claim(lock, job.settings, redo=job.redo)
-        with recorded(lock, job.settings, started, about) as results:
+        with recorded(lock, job.settings, begun, about) as results:
             # Again: another run may have ended while the catalog was searched. What it left undone is the next one's.
             view = survey.compare(job, found, files=work)
             del found

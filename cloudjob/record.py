@@ -1,9 +1,10 @@
 """What a run did, for runs/<UTC start>.json: written when it begins, too, for a run may be killed."""
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Any
 
@@ -15,28 +16,26 @@ from cloudjob.store.settings import Settings
 
 
 @contextlib.contextmanager
-def recorded(
-    lock: Lock, settings: Settings, started: datetime, about: Mapping[str, Any]
-) -> Iterator[list[SceneResult]]:
+def recorded(lock: Lock, settings: Settings, begun: float, about: Mapping[str, Any]) -> Iterator[list[SceneResult]]:
     """Write the record of a run when the block is entered and, with the ledger's caches, when it is left.
 
     Args:
         lock: of the run.
-        settings: the OUT's contract.
-        started: UTC; names the record (`runs.path_of`).
+        begun: when the run began, by `time.monotonic`: the clock may be set while it is at work.
         about: where its scenes came from: JSON types, `catalog` and `dates` among them.
 
     Yields:
         What became of its scenes: to be added as they come.
     """
+    started = datetime.now(UTC) - timedelta(seconds=time.monotonic() - begun)
     path = runs.path_of(lock.out, started)
     about = {"cloudjob": version("cloudjob"), **about, "settings": settings.to_json()}
     results: list[SceneResult] = []
 
     def write(how: str, why: str = "") -> None:
-        ended = datetime.now(UTC)
+        seconds = time.monotonic() - begun
+        ended = max(datetime.now(UTC), started + timedelta(seconds=seconds))
         times = {"started": started.isoformat(), "ended": ended.isoformat(), "how": how, "why": why}
-        seconds = (ended - started).total_seconds()
         scenes = [{name: value for name, value in asdict(one).items() if value is not None} for one in results]
         runs.write(lock.out, path, {**times, "seconds": seconds, **about, "scenes": scenes})
 

@@ -4,9 +4,9 @@ The new OUT is written as a run writes: with a contract of its own, under a lock
 called again, and a run goes on with it.
 """
 
+import time
 from collections.abc import Generator, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
@@ -60,13 +60,13 @@ def rethreshold(
         ContractError: `old` keeps no probabilities, or not those that are needed, or `new` has other settings.
         UnreachableError: a store does not answer, or a run is at work on `new`.
     """
-    started = datetime.now(UTC)
+    begun = time.monotonic()
     known = ledger.read(old, named=())
     contract = _contract(old, new, known, threshold, buffer)
     settings.check(new, contract)
     with Lock(new) as lock:
         settings.claim(lock, contract)
-        with recorded(lock, contract, started, {"catalog": f"probabilities of {old}", "dates": "all"}) as results:
+        with recorded(lock, contract, begun, {"catalog": f"probabilities of {old}", "dates": "all"}) as results:
             now = ledger.read(new, named=())
             scenes, broken = _scenes(old, known)
             # No image is read: what could not be read in `new` on three nights need not stay away

@@ -1,5 +1,6 @@
 """A file server on loopback: byte ranges, a log of what was asked of it, and faults on demand."""
 
+import gzip
 import random
 import re
 import threading
@@ -17,9 +18,9 @@ from stac_server import serving
 Fault = int | str
 """An HTTP status, or "slow" (late, but right), "held" (right, once the test lets go), "stall" (headers, then nothing),
 "cut" (half of the body, then the connection is closed), "short" (half of the body, and no word of it), "empty"
-(nothing, as if that were all), "hang up" (no answer), "html" (a page in place of the file),
-"json" (an error in its place, with 200), "portal" (sent on to that page), "whole" (all of it, whatever part was asked
-for), or "" (none)."""
+(nothing, as if that were all), "hang up" (no answer), "html" (a page in place of the file), "gzip" (the file packed,
+though nobody asked for that), "json" (an error in its place, with 200), "portal" (sent on to that page), "whole" (all
+of it, whatever part was asked for), or "" (none)."""
 
 
 LOGIN = "/login"
@@ -54,7 +55,7 @@ class FileServer:
         slowness: seconds of "slow", and of "stall".
         go: what "held" waits for.
         signature: a query string that every request must carry, else 403; "" for none.
-        get_only: what HEAD is answered (HTTP), as where that signature holds for GET alone; 0 for what GET is.
+        get_only: what HEAD is answered, as 403 where that signature holds for GET alone; 0 for what GET is.
         token: that every request must bear in a header, else 401; "" for none.
         requests: every request so far.
     """
@@ -65,7 +66,7 @@ class FileServer:
     slowness: float = 0.2
     go: threading.Event = field(default_factory=threading.Event)
     signature: str = ""
-    get_only: int = 0
+    get_only: Fault = 0
     token: str = ""
     requests: list[Request] = field(default_factory=list)
     port: int = 0
@@ -149,7 +150,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_file(path.read_bytes(), fault, body=body)
 
     def _send_file(self, content: bytes, fault: Fault, *, body: bool) -> None:
-        headers, status, size = {"Accept-Ranges": "bytes"}, 200, len(content)
+        headers, status = {"Accept-Ranges": "bytes"}, 200
+        if fault == "gzip":
+            content, headers["Content-Encoding"] = gzip.compress(content), "gzip"
+        size = len(content)
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if wanted and fault != "whole":
             first, last = int(wanted[1]), min(int(wanted[2] or size - 1), size - 1)

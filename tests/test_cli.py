@@ -6,7 +6,9 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import jobs
@@ -410,6 +412,20 @@ finally:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
     assert (done.returncode, done.stdout) == (2, "[]\n"), done.stderr
+
+
+def test_the_last_days_of_a_clock_that_was_not_set_are_none(
+    capfd: Capfd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A night found nothing and said that all is well."""
+    now = datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
+    monkeypatch.setattr("cloudjob.plan.request.datetime", SimpleNamespace(now=lambda _: now))
+    catalog = jobs.write_catalog(tmp_path / "items.json", [jobs.make_scene(tmp_path, "S1")])
+    options = ("plan", "--catalog", catalog, *EVERYWHERE[:5], "--out", tmp_path / "out", "--dates")
+    result = call(capfd, *options, "10d")
+    assert result.code == 4
+    assert "this machine's clock says 1970-01-01" in result.stderr
+    assert call(capfd, *options, "2024-06").code == 0
 
 
 def test_nothing_found_says_where_it_looked_and_whether_the_order_may_be_wrong(capfd: Capfd, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import shapely
 import xarray as xr
 from conftest import REAL, needs_real_scenes
 from distributed import Client, LocalCluster, Scheduler
+from pyproj import CRS
 from scenes import BANDS
 
 import cloudjob
@@ -172,6 +173,25 @@ def test_degrees() -> None:
     assert cloudjob.mask(degrees).dtype == np.uint8
     with pytest.raises(UsageError, match="y and x are in degrees, and clouds are to be widened by 20 metres"):
         cloudjob.mask(degrees, buffer=20)
+
+
+@pytest.mark.parametrize("how", ["stackstac", "odc-stac"])
+def test_web_mercators_metres_are_not_those_on_the_ground(how: str) -> None:
+    """At 60 degrees its 20 m are 10: they were taken for 20, clouds widened by half, and its 10 m for good."""
+
+    def mercator(step: float) -> xr.DataArray:
+        made = cube(step=step, bright=1.0).assign_coords(y=8_399_737 - step * np.arange(32))
+        if how == "stackstac":
+            return made.assign_attrs(crs="epsg:3857")
+        return made.assign_coords(spatial_ref=xr.Variable((), 3857, {"crs_wkt": CRS(3857).to_wkt()}))
+
+    with pytest.raises(ContractError, match=r"pixels of 5 m; the network's masks were measured"):
+        cloudjob.mask(mercator(10))
+    for buffer in (0, 34):
+        expected = cloudjob.mask(cube(step=10, bright=1.0), buffer=buffer).to_numpy()
+        assert len(np.unique(expected)) == 2
+        np.testing.assert_array_equal(cloudjob.mask(mercator(20), buffer=buffer).to_numpy(), expected)
+    assert cloudjob.mask(cube().assign_attrs(crs="nowhere")).shape == (32, 32)
 
 
 def test_an_option_that_is_misspelt() -> None:

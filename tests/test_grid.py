@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import Transformer
-from shapely import Polygon, box
+from shapely import MultiPoint, Polygon, box
 
 from cloudjob.grid import Grid, Tiling, Window, by_row
 
@@ -105,6 +105,24 @@ def test_an_area_touches_only_tiles_it_shares_ground_with() -> None:
     assert tiling.touched(grid, box(10.1, 49.3, 10.65, 49.9)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert tiling.touched(grid, box(20, 49, 21, 50)) == []
     assert tiling.touched(grid, box(0, 0, 60, 60)) == tiling.all()
+
+
+@given(
+    st.sampled_from([4326, 32633, 32733, 3035]),
+    st.lists(st.tuples(st.floats(-0.5, 1.5), st.floats(-0.5, 1.5)), min_size=3, max_size=6),
+    st.integers(1, 9),
+)
+def test_the_tiles_touched_are_those_that_share_area_one_by_one(epsg: int, corners: list, turn: int) -> None:
+    size = 0.001 if epsg == 4326 else 100
+    x, y = Transformer.from_crs(4326, epsg, always_xy=True).transform(10 + turn, -48 if epsg == 32733 else 48)
+    grid, tiling = Grid(epsg, x, y, size, size, 200 + turn, 300), Tiling(200 + turn, 300, 64, 16, 16)
+    west, south, east, north = Transformer.from_crs(epsg, 4326, always_xy=True).transform_bounds(*grid.bounds)
+    points = [(west + right * (east - west), south + up * (north - south)) for right, up in corners]
+    area = MultiPoint(points).convex_hull.buffer(1e-4)
+    projected = grid.project(area)
+    alone = [tile for tile in tiling.all() if projected.intersection(box(*grid.crop(tiling.core(tile)).bounds)).area]
+    assert tiling.touched(grid, area) == alone
+    assert tiling.touched(grid, area) == alone, "asked again"
 
 
 def test_an_area_that_is_no_rectangle_touches_no_tile_beside_it() -> None:

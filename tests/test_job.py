@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from distributed import KilledWorker
 from scenes import write_cog
 
-from cloudjob import job
+from cloudjob import job, record
 from cloudjob.cluster import network, task
 from cloudjob.errors import ContractError, UnreachableError, UsageError
 from cloudjob.model import predict
@@ -22,7 +23,8 @@ from cloudjob.model.coarse import coarsen
 from cloudjob.plan import survey
 from cloudjob.plan.request import Job, request
 from cloudjob.plan.survey import Survey
-from cloudjob.store import failures
+from cloudjob.report import overview
+from cloudjob.store import failures, ledger
 from cloudjob.store.receipt import SceneResult
 
 Stream = Callable[[Any, Any, Iterable[tuple[str, task.Task]]], Iterator[tuple[task.Task, Any]]]
@@ -68,6 +70,30 @@ def test_what_ended_a_run_is_told_also_when_its_lock_is_gone(asked: Job, monkeyp
     monkeypatch.setattr(job, "stream", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(asked)
+
+
+@pytest.mark.parametrize("jump", [timedelta(hours=-6), timedelta(hours=6)])
+def test_a_clock_that_is_set_while_a_run_is_at_work(
+    jump: timedelta, asked: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record told seconds below 0, which the report took for damage; or six hours."""
+    moved = timedelta()
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + moved
+
+    monkeypatch.setattr(record, "datetime", Clock)
+    for event in job.run(asked, lambda: nullcontext(None)):  # type: ignore[arg-type]
+        moved = moved if isinstance(event, Survey) else jump
+    seen = ledger.read(asked.out)
+    (told,) = overview.runs(asked.out, seen)
+    assert not seen.damaged
+    assert 0 <= told.seconds < 3600
+    (path,) = asked.out.names("runs")
+    found = asked.out.get_json(f"runs/{path}")
+    assert found["started"] <= found["ended"]
 
 
 def test_an_estimate_is_measured_once_there_has_been_a_run(asked: Job) -> None:

@@ -285,7 +285,7 @@ def test_one_file_that_stays_away_where_others_are_served_is_that_scenes_affair(
     assert set(ledger.read(nights.out).done) == {B}
 
 
-@pytest.mark.parametrize("fault", [403, 401, "html", "json", "cut", "short"])
+@pytest.mark.parametrize("fault", [403, 401, "html", "json", "cut", "short", "gzip"])
 def test_what_one_file_is_refused_for_never_counts_and_quiet_nights_end_with_1(
     fault: int | str, nights: Nights, server: FileServer
 ):

@@ -1,5 +1,6 @@
 """JSON from a server of unknown hands: asked for patiently, read within bounds, and never on another's behalf."""
 
+import contextlib
 import email.utils
 import logging
 import ssl
@@ -25,6 +26,9 @@ MAX_SECONDS = 180
 """For one answer: a server that sends a byte now and then must not hold a run for ever."""
 LONGEST_WAIT = 60.0
 """Seconds that a server may make us wait by `Retry-After`; one that asks for more is not reachable now."""
+
+_OF_ANOTHER_TIME = (9, 10)
+"""OpenSSL's codes of certificates that hold not yet, and no longer: either clocks or certificates are put right."""
 
 _REDIRECTS = 5
 _JSON = {"Accept": "application/geo+json, application/json, */*;q=0.1"}
@@ -139,7 +143,7 @@ class Client:
             raise ContractError(f"{redact(address)} cannot be asked: {_reason(error)}") from None
         text = data[:1000].decode("utf-8", "replace")
         if status in (408, 425, 429) or (status >= 500 and status != requests.codes.not_implemented):
-            wait = _retry_after(headers.get("Retry-After", ""))
+            wait = _retry_after(headers.get("Retry-After", ""), headers.get("Date", ""))
             lasting = ServerFaultError if status >= 500 and status != 503 else UnreachableError
             raise _PassingFault(str(RefusedRequestError(status, text)), wait, lasting)
         if status >= 300:
@@ -178,14 +182,19 @@ def _content(answer: requests.Response, ends: float) -> bytes:
     return bytes(data)
 
 
-def _retry_after(told: str) -> float:
-    """Seconds that a server asks to wait: a number, or a date of HTTP."""
+def _retry_after(told: str, now: str) -> float:
+    """Seconds that a server asks to wait: a number, or a date of HTTP by its own clock, which says `now`."""
     if told.strip().isdecimal() and len(told) < 10:
         return float(told)
-    try:
-        return max(0.0, (email.utils.parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError, OverflowError):
-        return 0.0
+    until, since = _date(told), _date(now) or datetime.now(UTC)
+    return max(0.0, (until - since).total_seconds()) if until else 0.0
+
+
+def _date(told: str) -> datetime | None:
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        found = email.utils.parsedate_to_datetime(told)
+        return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -199,6 +208,11 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _no_handshake(name: str, error: Exception) -> Exception:
     """What a handshake that failed means: only certificates, and what is no TLS at all, are lasting faults."""
     causes = list(_chain(error))
+    if any(getattr(each, "verify_code", None) in _OF_ANOTHER_TIME for each in causes):
+        hint = (
+            f"this machine's clock says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: set it, or wait for another certificate"
+        )
+        return UnreachableError(f"{name} has no certificate that holds now: {_reason(error)}", hint=hint)
     # "X509": the certificates that REQUESTS_CA_BUNDLE names
     if any(isinstance(each, ssl.SSLCertVerificationError) or getattr(each, "library", "") == "X509" for each in causes):
         return ContractError(f"{name} has no certificate to trust: {_reason(error)}")

@@ -38,7 +38,7 @@ _NOT_DATA = {
     *("incidence-angle", "azimuth", "sun-azimuth", "sun-elevation"),
 }
 # ESA's name of a band at the end of a file's. HLS's of Landsat are the same for these, USGS's have no nought.
-_FILE = re.compile(r"(?:^|[_./-])(B0[2348])(?:_\d0m)?\.(?:tiff?|jp2)$")
+_FILE = re.compile(r"(?:^|[_./-])(B0[2348]|B8A)(?:_\d0m)?\.(?:tiff?|jp2)$")
 # B4 is red here, and near infrared of Landsat 5 and 7: only Sentinel-2 has such a band beside it.
 _UNPADDED = re.compile(_WORD.format("B8A|B12"))
 
@@ -80,7 +80,8 @@ def contradiction(band: str, key: str, asset: Mapping[str, Any]) -> str:
     others = {
         "key": stands_for(key),
         "common name": min(common) if len(common) == 1 and common <= _NAMES.keys() else None,
-        "file's name": file and stands_for(file[1]),
+        "band's name": next((name for name in _called(key, asset)[1:] if _NARROW.search(name)), None),
+        "file's name": file and (stands_for(file[1]) or file[1]),
     }
     return ", ".join(f"its {what} that of {other}" for what, other in others.items() if other not in (None, band))
 
@@ -132,7 +133,9 @@ def _guess(band: str, assets: Mapping[str, Mapping[str, Any]], rasters: Iterable
     """The key to paste: what a band is most likely called here, or KEY where nobody can tell."""
     likely = candidates(assets, band)
     loose = [key for key in rasters if re.search(_WORD.format(_names(assets, band)), key)]
-    return (likely or loose or ["KEY"])[0]
+    narrow = [key for key in rasters if band == "nir" and "nir08" in {key, *_common_names(assets[key])}]
+    only = [key for key in narrow if not contradiction(band, key, assets[key])]  # Of Landsat, that has no other
+    return (likely or loose or only or ["KEY"])[0]
 
 
 def _usual(keys: Iterable[str], assets: Mapping[str, Mapping[str, Any]], band: str) -> list[str]:

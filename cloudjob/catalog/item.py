@@ -7,7 +7,7 @@ what a job reads, each value of its type and within bounds. Reading it again cha
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -74,13 +74,21 @@ class Found:
     keys: Mapping[str, str] | None = None
 
 
-def parse(raw: Any, wanted: Mapping[str, str], *, base: str = "", remote: bool = False) -> Found:
+def parse(
+    raw: Any,
+    wanted: Mapping[str, str],
+    *,
+    unnamed: Collection[str] = (),
+    base: str = "",
+    remote: bool = False,
+) -> Found:
     """Read an item.
 
     Args:
         raw: what a catalog lists; anything that JSON can hold.
         wanted: band → key of its asset (`bands.find`). Where one of them is missing all assets are kept, so that an
             error can name them; the scene classification may be missing.
+        unnamed: bands whose asset no person has named: of these one that says it is another band is refused.
         base: address or path that relative hrefs count from, unless the item says where it lies.
         remote: whether it comes from an API, whose items may not point to files of this machine.
 
@@ -89,7 +97,7 @@ def parse(raw: Any, wanted: Mapping[str, str], *, base: str = "", remote: bool =
     """
     found = Found(_refused(raw, ""))
     try:
-        return _parse(raw, wanted, base, remote=remote, found=found)
+        return _parse(raw, wanted, unnamed, base, remote=remote, found=found)
     except (UnreadableError, RecursionError) as error:
         reason = str(error) if isinstance(error, UnreadableError) else "it is nested too deeply"
         found.item = _refused(raw, reason)
@@ -112,7 +120,9 @@ def _refused(raw: Any, reason: str) -> Item:
     return {"type": "Feature", "id": named(raw), "collection": "", "geometry": None, **empty, "refused": reason}
 
 
-def _parse(raw: Any, wanted: Mapping[str, str], base: str, *, remote: bool, found: Found) -> Found:
+def _parse(
+    raw: Any, wanted: Mapping[str, str], unnamed: Collection[str], base: str, *, remote: bool, found: Found
+) -> Found:
     if not isinstance(raw, dict):
         raise UnreadableError(f"it is {shown(raw)}, not a STAC item")
     name = _id(raw.get("id"))
@@ -127,7 +137,7 @@ def _parse(raw: Any, wanted: Mapping[str, str], base: str, *, remote: bool, foun
     every = {key: _asset(key, one) for key, one in _bounded(assets).items()}
     found.keys = keys = bands.find(every, wanted)
     for band, key in keys.items():
-        if key != wanted[band] or key == band:  # Else a person or a preset has named it, who know better
+        if band in unnamed:
             every[key] |= _doubted(band, key, every[key])
         if key != wanted[band]:  # Beside which others it was found is not kept
             every[key]["bands"] = [{"name": "", "eo:common_name": band}]
@@ -248,7 +258,8 @@ def _doubted(band: str, key: str, one: Item) -> dict[str, str]:
     """Why an asset is refused that was found for a band, as a field of it."""
     if "refused" in one or not (other := bands.contradiction(band, key, one)):
         return {}
-    return {"refused": f"its asset {key} was taken for {band}, but {other}; expected one band (see --asset)"}
+    says = f"its asset {key} was taken for {band}, but {other}; expected one band"
+    return {"refused": f"{says} (--asset {band}={key} takes it all the same)"}
 
 
 def _used(one: Item, told: Any, properties: Mapping[str, Any], where: Callable[[str], str], *, needed: bool) -> Item:

@@ -23,12 +23,14 @@ class Catalog:
         collection: the API's collection, or several with commas between them; "" for every item of a file.
         assets: a band's common name to the asset's key; the scene classification is "scl".
         signing: how hrefs are signed when they are opened (`signing.open_href`); "" for by their host alone.
+        named: bands whose asset a person has named, who knows better than an item.
     """
 
     address: str = field(repr=False)  # May hold somebody's token
     collection: str
     assets: Mapping[str, str]
     signing: str = ""
+    named: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -98,7 +100,7 @@ def catalog_for(
         # A preset's names are those of its own collections: elsewhere they are other bands, or none
         own = catalog.assets if set(asked) <= set(catalog.collection.split(",")) else _COMMON_NAMES
         catalog = replace(catalog, collection=",".join(asked), assets=own)
-    return replace(catalog, assets={**catalog.assets, **(assets or {})})
+    return replace(catalog, assets={**catalog.assets, **(assets or {})}, named=frozenset(assets or ()))
 
 
 def _named(name_or_address: str) -> Catalog:

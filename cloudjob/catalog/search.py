@@ -68,7 +68,8 @@ def _read(raw: Any, catalog: Catalog) -> Found:
     if catalog.is_api and isinstance(raw, dict):  # Where the STAC API specification puts an item
         base += f"/collections/{raw.get('collection') or catalog.collection}/items/{raw.get('id')}"
     try:
-        found = parse(raw, catalog.assets, base=base, remote=catalog.is_api)
+        unnamed = catalog.assets.keys() - catalog.named
+        found = parse(raw, catalog.assets, unnamed=unnamed, base=base, remote=catalog.is_api)
     except RefusedError as error:
         return error.found
     for asset in found.item["assets"].values():

@@ -3,6 +3,7 @@
 What cannot be is an `UnreadableError`; `flag`, `nodata` and `percentage` take it for nothing.
 """
 
+import contextlib
 import json
 import math
 import re
@@ -54,9 +55,12 @@ def text(value: Any, name: str, *, longest: int = MAX_TEXT) -> str | None:
 
 
 def number(value: Any, name: str, least: float = -1e12, most: float = 1e12) -> float | None:
-    """A finite number between bounds; None for nothing."""
+    """A finite number between bounds, also where it is written as a string; None for nothing."""
     if value is None:
         return None
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise UnreadableError(f"its {name} is {shown(value)}; expected a number from {least:g} to {most:g}")
     return value
@@ -64,8 +68,6 @@ def number(value: Any, name: str, least: float = -1e12, most: float = 1e12) -> f
 
 def whole(value: Any, name: str, least: int, most: int) -> int | None:
     """A whole number between bounds, also where it is written as a string or as 3.0; None for nothing."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
-        value = int(value)
     found = number(value, name, least, most)
     if found is not None and found != int(found):
         raise UnreadableError(f"its {name} is {shown(value)}; expected a whole number")

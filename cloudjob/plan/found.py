@@ -129,9 +129,9 @@ def _damaged(job: Job, wanted: Sequence[Marked], sources: Sources) -> tuple[list
     return scenes, refusals
 
 
-def _missing(marked: Iterable[Marked], scenes: Sequence[Scene], refusals: Sequence[Refusal]) -> list[Marked]:
+def _missing(marked: Sequence[Marked], scenes: Sequence[Scene], refusals: Sequence[Refusal]) -> list[Marked]:
     """Those that are not among the scenes, by whatever id, and the refusals."""
-    identities = [(scene.id, Identity.of(scene)) for scene in scenes]
+    identities = [(scene.id, Identity.of(scene)) for scene in scenes] if marked else []
     refused = {refusal.id for refusal in refusals}
     return [one for one in marked if one.id not in refused and not any(one.is_(*each) for each in identities)]
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,16 @@ from cloudjob.catalog.area import parse_bbox, read_geometry
 from cloudjob.catalog.bands import COMMON, meant
 from cloudjob.catalog.dates import Interval, parse_dates
 from cloudjob.catalog.presets import Catalog, catalog_for
-from cloudjob.errors import UsageError
+from cloudjob.errors import UnreachableError, UsageError
 from cloudjob.model import source
 from cloudjob.model.contract import Contract
 from cloudjob.model.mlm import shipped
 from cloudjob.scene.reflectance import DARKEST
 from cloudjob.store.out import Out
 from cloudjob.store.settings import Settings
+
+EARLIEST = 2026
+"""The year in which this was written: a clock that says an earlier one has not been set."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def request(
         out=Out.at(out),
         catalog=where,
         area=wanted,
-        dates=parse_dates(dates, datetime.now(UTC).date()),
+        dates=parse_dates(dates, _today(dates)),
         contract=contract,
         data=data,
         settings=Settings(
@@ -159,6 +162,20 @@ def request(
         retry=frozenset(retry),
         offset=None if offset is None else between(-1, offset, DARKEST, "offset of reflectance", 0),
     )
+
+
+def _today(dates: str) -> date:
+    """The day in UTC.
+
+    Raises:
+        UnreachableError: the last days are asked for of a clock that nobody has set yet: a night would find nothing.
+    """
+    today = datetime.now(UTC).date()
+    if dates.strip().endswith("d") and today.year < EARLIEST:
+        raise UnreachableError(
+            f"--dates is {dates}, and this machine's clock says {today}", hint="set it, or write the dates out"
+        )
+    return today
 
 
 def _multiple(resolution: float, own: float) -> float:

@@ -58,7 +58,8 @@ def describe(
     """Read what a job needs from a STAC item (1.0 or 1.1, projection extension 1.x or 2.x).
 
     Args:
-        item: a STAC item as a plain dict with absolute hrefs.
+        item: a STAC item as a plain dict with absolute hrefs; as a search leaves it, which has refused assets that say
+            they are other bands.
         assets: common band name → asset key; "scl" may be missing.
         bands: the network's bands in order.
         resolution: of the masks, metres.
@@ -130,7 +131,8 @@ def bands_of(item: dict[str, Any], assets: Mapping[str, str], names: Sequence[st
     Raises:
         SceneError: the item lacks one of them, or its metadata make no sense.
     """
-    found = parse(item, {name: assets.get(name, name) for name in names})
+    unnamed = set(names) - assets.keys()
+    found = parse(item, {name: assets.get(name, name) for name in names}, unnamed=unnamed)
     item, keys = found.item, found.keys or {}
     if lacking := {name: assets.get(name, name) for name in names if name not in keys}:
         raise missing(item["id"], item["assets"], lacking)

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+import pyproj
 import rasterio
 from rasterio._err import CPLE_BaseError  # What rasterio lets through of GDAL's own errors
 from rasterio.crs import CRS
@@ -67,8 +68,9 @@ _ABSENT = {
 }
 """What says that a file is not there, or not for us. All others are said of the disk: EIO, ESTALE, ENOTCONN…"""
 
-_HEADLESS = re.compile(r"response code: (400|501)\b")
-"""Of servers that may know no HEAD; 403 may mean that a signature holds for GET alone. So to ask costs connections."""
+_HEADLESS = re.compile(r"response code: (400|501)\b|not recognized as being in")
+"""Of servers that may know no HEAD, or answer it that a file has no bytes; 403 may mean that a signature holds for GET
+alone. So to ask costs connections."""
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+._-]+:|/vsi|<", re.IGNORECASE)  # One letter is a drive's
 
@@ -142,7 +144,8 @@ def open_file(href: str) -> Any:
         with rasterio.Env(**settings):
             return _bounded(rasterio.open(href, driver=driver))
     except rasterio.errors.RasterioIOError as error:
-        if not _HEADLESS.search(str(error)) and not (parts.query and "403" in str(error)):
+        headless = _HEADLESS.search(str(error)) or (parts.query and "403" in str(error))
+        if not headless or not is_remote(href):
             raise
     with rasterio.Env(CPL_VSIL_CURL_USE_HEAD="NO"):
         return _bounded(rasterio.open(href, driver=driver))
@@ -208,6 +211,12 @@ def explained(fault: SceneError, href: str) -> SceneError:
     return kind(f"{fault}{told or ''}", asset=fault.asset)
 
 
+def on_ground(crs: CRS | None) -> CRS | None:
+    """A file's projection; of one that has heights, too (compound), the one on the ground."""
+    told = crs.to_wkt() if crs else ""
+    return CRS.from_wkt(pyproj.CRS(told).sub_crs_list[0].to_wkt()) if told.startswith("COMPD_CS") else crs
+
+
 def header(href: str, what: str, key: str = "") -> tuple[int, Sequence[float], tuple[int, int]]:
     """EPSG code, affine transform and shape (y, x) in a raster file's own header.
 
@@ -223,10 +232,12 @@ def header(href: str, what: str, key: str = "") -> tuple[int, Sequence[float], t
     """
     try:
         with env(), open_file(href) as file:
-            epsg = file.crs.to_epsg(EQUIVALENT) if file.crs else None
-            if epsg and not math.isclose(CRS.from_epsg(epsg).units_factor[1], file.crs.units_factor[1], rel_tol=1e-6):
+            crs = on_ground(file.crs)
+            epsg = crs.to_epsg(EQUIVALENT) if crs else None
+            unit = crs.units_factor[1] if crs else 0
+            if epsg and not math.isclose(CRS.from_epsg(epsg).units_factor[1], unit, rel_tol=1e-6):
                 epsg = None  # So sure it is also of the same in feet
-            transform, shape, known = tuple(file.transform)[:6], file.shape, bool(file.crs)
+            transform, shape, known = tuple(file.transform)[:6], file.shape, bool(crs)
     except SceneError as error:
         raise type(error)(f"{what}: {error}", hint=error.hint, asset=key) from None
     except FAULTS as error:

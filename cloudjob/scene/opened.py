@@ -17,7 +17,7 @@ from rasterio.vrt import WarpedVRT
 from cloudjob.catalog import signing
 from cloudjob.errors import PassingError, SceneError
 from cloudjob.grid import Grid
-from cloudjob.scene.files import BYTES, FAULTS, KINDS, env, explained, failed, open_file
+from cloudjob.scene.files import BYTES, FAULTS, KINDS, env, explained, failed, on_ground, open_file
 from cloudjob.scene.scene import EMPTY, NO_DATA, Band, Numbers, Scene
 
 log = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ class _File:
             self._views[grid, resampling] = WarpedVRT(
                 self.dataset,
                 # Some files of the Planetary Computer tell none (its issue 491), and would be taken to lie here
-                src_crs=self.dataset.crs or f"EPSG:{self.band.grid.epsg}",
+                src_crs=on_ground(self.dataset.crs) or f"EPSG:{self.band.grid.epsg}",
                 crs=f"EPSG:{grid.epsg}",
                 transform=Affine(*grid.transform),
                 height=grid.height,
@@ -233,7 +233,8 @@ def _compare(file: Any, band: Band) -> str:
     _check_readable(file, band)
     grid = band.grid
     kind, transform, shape = file.dtypes[0], file.transform, file.shape
-    epsg = file.crs.to_epsg() if file.crs else None
+    crs = on_ground(file.crs)
+    epsg = crs.to_epsg() if crs else None
     if kind == "int16" and band.unsigned:
         raise SceneError(
             f"its numbers are {kind}, which its item does not tell; "

@@ -136,7 +136,7 @@ def instead(href: str) -> str | None:
     """What a server does in place of sending a file, where GDAL's words do not tell.
 
     It sends a page or an error, as many do that want a login; or it breaks off, or sends less than it says; or it sends
-    whole files only. An answer that agrees with itself is the file, empty or cut as it may be.
+    whole files only, or packs them. An answer that agrees with itself is the file, empty or cut as it may be.
 
     Args:
         href: as it was opened, signed where it has to be.
@@ -196,6 +196,8 @@ def _instead(href: str, ends: float) -> str | None:
         sends = ""
         if _WORDS.match(kind) and not begin.startswith(_IMAGES):
             sends = "a web page in its place; does it want a login?" if kind == _PAGE else f"{kind} in its place"
+        elif (packed := answer.headers.get("Content-Encoding", "identity").lower()[:20]) != "identity":
+            sends = f"it packed ({packed}), which nobody asked for"
         elif answer.status == 200 and told.isdecimal() and int(told) > _WHOLE:
             sends = "whole files only, no byte ranges: copy them, or serve them as nginx does"
         if sends:
@@ -229,7 +231,8 @@ def _answer(asking: urllib3.PoolManager, href: str, headers: dict[str, str]) -> 
     for _ in range(_REDIRECTS):
         if not href.startswith(("http://", "https://")):
             break
-        answer = asking.request("GET", href, redirect=False, preload_content=False, headers=headers)
+        asked = {**headers, "Accept-Encoding": urllib3.util.SKIP_HEADER}  # As GDAL asks
+        answer = asking.request("GET", href, redirect=False, preload_content=False, headers=asked)
         onward = answer.get_redirect_location()
         if not onward:
             return answer

@@ -58,6 +58,7 @@ class Watch(Collector):
         self.client: Client | None = None
         self.code: int | None = None
         self.started = self.ended = self.beaten = self.progress = 0.0
+        self._news = 0.0  # By a clock that nobody sets
         self.planned: int | None = None  # Until the catalog has answered
         self.scenes: Counter[str] = Counter()
         self.sum = Receipt()
@@ -69,6 +70,7 @@ class Watch(Collector):
 
     def __enter__(self) -> Self:
         self.started = self.beaten = self.progress = time.time()
+        self._news = time.monotonic()
         self._registry.register(self)
         try:
             self._write()
@@ -107,7 +109,7 @@ class Watch(Collector):
                 self.newest = max(done, default=0.0)
             else:
                 self._add(event)
-            self.progress = time.time()
+            self.progress, self._news = time.time(), time.monotonic()
             yield event
 
     def _add(self, result: SceneResult) -> None:
@@ -156,12 +158,12 @@ class Watch(Collector):
         while not self._over.wait(HEARTBEAT):
             self.beaten = time.time()
             self._try_to_write()
-            if self.beaten - self.progress >= HEARTBEAT and (logs.is_json() or not sys.stderr.isatty()):
+            if time.monotonic() - self._news >= HEARTBEAT and (logs.is_json() or not sys.stderr.isatty()):
                 self._say()
 
     def _say(self) -> None:
         """Tell that the run lives, and what it is at."""
-        silent = round(self.beaten - self.progress)
+        silent = round(time.monotonic() - self._news)
         if self.planned is None:
             logs.say(f"looking for scenes for {silent} s", "heartbeat", silent_seconds=silent)
             return

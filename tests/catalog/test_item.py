@@ -9,7 +9,7 @@ import scenes as written
 from shapely import box
 from shapely.geometry import mapping
 
-from cloudjob.catalog import bands, signing
+from cloudjob.catalog import bands, presets, signing
 from cloudjob.catalog.area import parse_bbox
 from cloudjob.catalog.dates import parse_dates
 from cloudjob.catalog.item import RefusedError, named, parse
@@ -97,6 +97,8 @@ WRONG = {
     "projection of a list": (("properties", "proj:epsg"), [32633]),
     "very many digits": (("properties", "proj:epsg"), 10**4000),
     "scale of NaN": (("assets", "red", "raster:bands"), [{"scale": float("nan")}]),
+    "scale of NaN in letters": (("assets", "red", "raster:bands"), [{"scale": "nan"}]),
+    "scale of words": (("assets", "red", "raster:bands"), [{"scale": "a ten-thousandth"}]),
     "bands of a number": (("assets", "red", "raster:bands"), 7),
     "other numbers": (("assets", "red", "data_type"), "float64"),
     "geometry of a string": (("geometry",), "Polygon"),
@@ -165,6 +167,18 @@ def test_what_is_no_item_is_refused_alone(raw, tmp_path):
     described, refused = scenes(tmp_path, make_item("GOOD"), raw)
     assert [scene.id for scene in described] == ["GOOD"]
     assert len(refused) == 1
+
+
+def test_numbers_written_as_text_are_numbers(tmp_path):
+    """A scale of "0.0001" cost its item."""
+    item = make_item("A", **{"proj:epsg": "32633"})
+    grid = {"proj:shape": ["10980", 10980.0], "proj:transform": ["10", "0", "300000", "0", "-10", "5500020.0"]}
+    for asset in item["assets"].values():
+        asset |= {**grid, "raster:bands": [{"scale": "0.0001", "offset": "-0.1", "nodata": "0"}]}
+    (scene,), refused = scenes(tmp_path, item)
+    (known,), _ = scenes(tmp_path, make_item("A"))
+    assert scene.grid == known.grid, refused
+    assert {(band.scale, band.offset) for band in scene.bands} == {(0.0001, -0.1)}
 
 
 def test_nests_without_end_are_refused():
@@ -422,6 +436,7 @@ def test_bands_by_name_in_every_version_of_stac(how, tmp_path):
         ("B02", {"bands": [{"name": "x", "eo:common_name": "red"}]}, "taken for red, but its key that of blue"),
         ("red", {"href": "./T33UUQ_20240601T101559_B02_10m.jp2"}, "taken for red, but its file's name that of blue"),
         ("red", {"href": "https://a.test/S2B/B08.tif?sig=1"}, "taken for red, but its file's name that of nir"),
+        ("red", {"href": "https://a.test/S2B/B8A.tif"}, "taken for red, but its file's name that of B8A"),
         # No other band: red of Landsat 5 is B3
         ("red", {"href": "./of_tm_B3.TIF", "bands": [{"name": "B3", "eo:common_name": "red"}]}, ""),
         ("B04", {"href": "./x_B04.tif", "bands": [{"name": "B4", "eo:common_name": "red"}]}, ""),
@@ -435,9 +450,35 @@ def test_what_an_item_calls_two_bands_at_once_is_refused(key, told, says, tmp_pa
     found, refused = scenes(tmp_path, item)
     assert [says in each for each in refused.values()] == [True] * bool(says)
     assert len(found) == (not says)
-    if key != "red":
-        (known,), _ = scenes(tmp_path, item, red=key)
-        assert known.bands[0].key == key, "what somebody has named is taken"
+    (known,), _ = scenes(tmp_path, item, red=key)
+    assert known.bands[0].key == key, "what somebody has named is taken, by the band's own name, too"
+
+
+@pytest.mark.parametrize("told", [{"href": "./T33UUQ_B8A_20m.tif"}, {"bands": [{"name": "B8A"}]}])
+def test_the_narrow_near_infrared_by_the_name_of_the_broad_one_is_refused(told, tmp_path):
+    """An item that calls it `nir` was masked with it, without a word."""
+    item = change(make_item(), ("assets", "nir"), make_item()["assets"]["nir"] | told)
+    found, refused = scenes(tmp_path, item)
+    assert not found
+    assert "taken for nir, but its" in refused["GOOD"]
+    assert "(--asset nir=nir takes it all the same)" in refused["GOOD"]
+    (known,), _ = scenes(tmp_path, item, nir="nir")
+    assert known.bands[3].key == "nir"
+
+
+def test_a_key_that_a_preset_knows_is_none_that_a_person_named(tmp_path, monkeypatch):
+    """What the Planetary Computer calls B04 was masked as red, whatever else its item said of it."""
+    keys = dict(zip(FOUR, ("B04", "B03", "B02", "B08"), strict=True))
+    item = make_item()
+    item["assets"] = {key: item["assets"][band] | {"href": f"./{key}.tif"} for band, key in keys.items()}
+    item["assets"]["B04"]["href"] = "./other/B02.tif"
+    path = tmp_path / "items.json"
+    path.write_text(json.dumps(item))
+    monkeypatch.setitem(presets.PRESETS, "planetary-computer", presets.Catalog(str(path), "", keys))
+    (one,) = search(catalog_for("planetary-computer"), WORLD, ALWAYS)
+    assert "B04 was taken for red, but its file's name that of blue" in one["refused"]
+    (one,) = search(catalog_for("planetary-computer", assets={"red": "B04"}), WORLD, ALWAYS)
+    assert describe(one, keys, FOUR, 10).bands[0].key == "B04"
 
 
 @pytest.mark.parametrize("role", ["data-mask", "saturation", "cloud"])
@@ -522,3 +563,7 @@ def test_what_cannot_be_told_is_asked_for_with_the_flags_to_paste():
     hint = bands.missing("A", maja, {"red": "red", "nir": "nir"}).hint
     assert str(hint).endswith("--asset red=FRE_B4 --asset nir=FRE_B8")
     assert bands.meant("rde", FOUR) == "did you mean red?"
+    landsat = {"red": {"href": "LC08_SR_B4.TIF"}, "nir08": {"href": "LC08_SR_B5.TIF"}}
+    assert str(bands.missing("A", landsat, {"nir": "nir"}).hint).endswith("--asset nir=nir08")
+    sentinel = {"red": {"href": "B04.tif"}, "nir08": {"href": "B8A.tif"}}
+    assert str(bands.missing("A", sentinel, {"nir": "nir"}).hint).endswith("--asset nir=KEY")

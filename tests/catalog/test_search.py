@@ -9,14 +9,20 @@ import threading
 import time
 from collections import deque
 from contextlib import contextmanager, nullcontext
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
+from email.utils import formatdate
+from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import pystac_client
 import pytest
 from conftest import REAL, needs_real_scenes
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from distributed.security import Security
 from dripping import LONGEST, dripping
 from shapely import box
@@ -555,6 +561,33 @@ def test_a_handshake_that_fails_is_tried_again_but_for_a_certificate(hurried, se
     assert (caught.value.exit_code, len(came)) == (code, tries)
 
 
+@pytest.mark.parametrize("days", [-30, 30])
+def test_a_certificate_that_holds_at_another_time_is_worth_a_retry(days, hurried, tmp_path, monkeypatch):
+    """As where this machine's clock was not set yet. It was a broken contract."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC) + timedelta(days=days)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "catalog")])
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+    both = tmp_path / "both.pem"
+    plain = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    both.write_bytes(key.private_bytes(serialization.Encoding.PEM, *plain))
+    with both.open("ab") as file:
+        file.write(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(both))
+
+    def serve(connection):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(both)
+        context.wrap_socket(connection, server_side=True).close()
+
+    with (
+        tls_server(serve) as (address, _),
+        pytest.raises(UnreachableError, match="no certificate that holds") as caught,
+    ):
+        search(catalog_for(address), ALPS, JUNE)
+    assert "this machine's clock says 20" in caught.value.hint
+
+
 @pytest.mark.parametrize("content", [None, "no certificate"])
 def test_certificates_of_ones_own_that_cannot_be_read_are_told(hurried, tmp_path, monkeypatch, content):
     bundle = tmp_path / "bundle.pem"
@@ -812,6 +845,14 @@ def test_a_wait_that_a_server_asks_for_is_kept(api, monkeypatch):
     began = time.monotonic()
     assert ids(catalog_for(api.url)) == ["A"]
     assert time.monotonic() - began > 0.9
+
+
+def test_a_wait_until_a_time_is_by_the_servers_clock(api, monkeypatch):
+    """Where this machine's had not been set, it was one of half a century."""
+    monkeypatch.setattr(stac_api, "_WAITS_S", (0.01,))
+    monkeypatch.setattr(answers, "datetime", SimpleNamespace(now=lambda zone: datetime(1970, 1, 1, tzinfo=zone)))
+    api.items, api.retry_after, api.faults = [make_item("A")], formatdate(time.time() + 2, usegmt=True), deque([429])
+    assert ids(catalog_for(api.url)) == ["A"]
 
 
 @pytest.mark.parametrize("when", ["\xb2", "-1", "soon", "Wed, 21 Oct 99999999999999999999 07:28:00 GMT"])

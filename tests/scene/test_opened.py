@@ -211,9 +211,9 @@ def test_a_signature_may_hold_for_get_alone(scene: Scene, server: FileServer, *,
         np.testing.assert_array_equal(pixels(files), expected)
 
 
-@pytest.mark.parametrize("status", [400, 405, 501])
-def test_a_server_may_know_no_head(status: int, scene: Scene, server: FileServer) -> None:
-    """Without a signature its files were refused, or it was out, every night."""
+@pytest.mark.parametrize("status", [400, 405, 501, "empty"])
+def test_a_server_may_know_no_head(status: Fault, scene: Scene, server: FileServer) -> None:
+    """Without a signature its files were refused, or it was out, every night; or they had no bytes."""
     with SceneFiles(scene) as files:
         expected = pixels(files)
     server.get_only = status

@@ -4,10 +4,12 @@ import json
 import re
 import socket
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyproj
 import pytest
 import rasterio
 import xarray as xr
@@ -144,6 +146,22 @@ def test_a_code_is_that_of_a_projection_in_the_same_unit(told: str, code: int | 
     write_cog(tmp_path / "image.tif", np.ones((64, 64), np.uint16), (1e-4, 0, 15, 0, -1e-4, 47), told)
     with nullcontext() if code else pytest.raises(SceneError, match="has no EPSG code"):
         assert files.header(str(tmp_path / "image.tif"), "it")[0] == code
+
+
+def test_of_a_projection_with_heights_the_one_on_the_ground_is_taken(tmp_path: Path) -> None:
+    """Files that alone tell theirs had "no EPSG code"; of others nobody compared it."""
+    item = make_item(tmp_path)
+    known = described(item)
+    heights = pyproj.CRS("EPSG:32633+5773").to_wkt()
+    for band, values in zip(known.bands, bare(known), strict=True):
+        write_cog(Path(band.href), values, band.grid.transform, heights)
+    check(known)
+    for asset in item["assets"].values():
+        del asset["proj:shape"]
+    assert described(item).grid == known.grid
+    elsewhere = [replace(band, grid=replace(band.grid, epsg=32632)) for band in known.bands]
+    with pytest.raises(SceneError, match="the file is in EPSG:32633, its item says 32632"):
+        check(replace(known, grid=elsewhere[0].grid, bands=tuple(elsewhere)))
 
 
 def test_the_header_of_a_signed_file_tells_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

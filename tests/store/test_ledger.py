@@ -436,6 +436,7 @@ def test_a_failure_that_is_none_is_named_and_costs_nothing(out: Out, data: bytes
         {"others": {"cut": ["1", "", "2024-06-02T01:00:00Z"]}},
         {"others": {"cut": [1, "", "2024-06-02T01:00:00"]}},
         {"identity": Identity.of(make_scene(0)).to_json() | {"sensing": "2024-06-01T10:15:59"}},  # without a zone
+        {"identity": Identity.of(make_scene(0)).to_json() | {"footprint": {"type": "Cube", "coordinates": []}}},
     ],
 )
 def test_a_failure_of_other_types_is_named_and_costs_nothing(out: Out, odd: dict[str, object]):

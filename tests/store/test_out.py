@@ -348,12 +348,15 @@ def test_answers_of_a_store_that_break_off_are_asked_for_again(fault: str, monke
         assert found.to_bytes() == b'{"a": 1}\n'
 
 
-def test_keys_that_have_lapsed_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of Amazon's 400 only the number was."""
+@pytest.mark.parametrize(
+    ("code", "hint"), [("ExpiredToken", "check the credentials"), ("RequestTimeTooSkewed", "this machine's clock says")]
+)
+def test_keys_that_have_lapsed_are_told(code: str, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Amazon's 400 only the number was; and of a clock that is wrong, that the keys are."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = b"<Error><Code>ExpiredToken</Code><Message>of AKIASECRET</Message></Error>"
+            body = f"<Error><Code>{code}</Code><Message>of AKIASECRET</Message></Error>".encode()
             self.send_response(400)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -364,9 +367,9 @@ def test_keys_that_have_lapsed_are_told(monkeypatch: pytest.MonkeyPatch) -> None
 
     with serving(Handler) as port:
         use_bucket(monkeypatch, port)
-        with pytest.raises(UnreachableError, match=r"access denied: ExpiredToken\b") as caught:
+        with pytest.raises(UnreachableError, match=rf"access denied: {code}\b") as caught:
             Out.at("s3://bucket/out").get("job.json")
-    assert "check the credentials" in (caught.value.hint or "")
+    assert hint in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("stands_still", [False, True])

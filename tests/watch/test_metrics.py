@@ -311,10 +311,10 @@ def test_the_dashboard_knows_a_tasks_stages(
 def test_no_heartbeat_while_scenes_end(
     out: Out, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a clock of the test's own, for a machine may be slow."""
+    """By a clock of the test's own, for a machine may be slow. That on the wall is set back meanwhile."""
     monkeypatch.setattr(metrics, "HEARTBEAT", 0.01)
     clock, beats = 1e9, threading.Semaphore(0)
-    monkeypatch.setattr(metrics, "time", SimpleNamespace(time=lambda: clock))
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(time=lambda: 5e9 - clock, monotonic=lambda: clock))
     monkeypatch.setattr(Watch, "_try_to_write", lambda _: beats.release())
     logs.setup()
 
