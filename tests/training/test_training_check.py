@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import rasterio
+from click.testing import CliRunner
 from experiment import refused, write
 from rasterio import Affine
 
 from cloudjob.errors import ContractError, UsageError
 from cloudjob.model import checkpoint
-from training import check, data, prepare, settings
+from training import check, crossvalidate, data, prepare, settings
 from training.score import BUFFERS, Case, Table, summary
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -195,3 +196,14 @@ def test_many_images_whose_names_tell_no_source_have_a_record(tmp_path):
         table.add(Case(patch, image, label, {"cloudjob": CLOUD.astype(np.float32)}))
     assert summary(table.rows())["iou_pooled_0px"] == 1
     replace(terms, metrics=summary(table.rows()))
+
+
+def test_a_broken_patch_is_told_before_a_cross_validation(tmp_path):
+    chips(tmp_path / "chips")
+    (tmp_path / "chips" / "b.tif").write_bytes(b"no tiff")
+    (tmp_path / "s.toml").write_text(SETTINGS)
+    command = [str(tmp_path / "s.toml"), "--data", str(tmp_path / "chips"), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(crossvalidate.main, command)
+    assert result.exit_code == 3
+    assert "1 of 2 patches cannot be used" in result.stderr
+    assert not (tmp_path / "out").exists()
