@@ -4,6 +4,7 @@ A scene is done when its item exists and the group's list of slots (`cloudjob:sc
 else here is a cache of that or a help for people.
 """
 
+import contextlib
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from cloudjob.store import group as groups
 from cloudjob.store import item as stac
 from cloudjob.store.document import ODD, dump, parse
 from cloudjob.store.failures import Failure
-from cloudjob.store.out import Out
+from cloudjob.store.out import DeniedError, Out
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,8 @@ def refresh(out: Out, named: Collection[str] | None = None) -> Ledger:
         index = dump({entry.id: vars(entry) | {"tiles": sorted(entry.tiles)} for entry in entries})
         path = f"items/{group}/{stac.INDEX}"
         if entries and (cached(out, path) is None or out.get(path) != index):
-            out.put(path, index)
+            with contextlib.suppress(DeniedError):  # Of another user, who has it
+                out.put(path, index)
     again.settle(out, {entry.id: entry.identity for entry in ledger.done.values()})
     return ledger
 

@@ -48,6 +48,10 @@ _AT_ONCE = 64
 (20 ms, 2 cores), 3 s so, and 2.4 s by twice as many."""
 
 
+class DeniedError(UnreachableError):
+    """A part of a folder may not be written, or read, by this user: of others that says nothing."""
+
+
 @dataclass(frozen=True)
 class Out:
     """The output's location. Only the address travels to workers: each finds the credentials in its own environment.
@@ -145,7 +149,8 @@ class Out:
         if number in FULL:
             return UnreachableError(f"{self} is full: {text}", hint=SPACE)
         if number in _HINTS:
-            return UnreachableError(f"{self} cannot be written or read: {text}", hint=_HINTS[number])
+            kind = DeniedError if number in (EPERM, EACCES) else UnreachableError
+            return kind(f"{self} cannot be written or read: {text}", hint=_HINTS[number])
         if ": 404 " in text:  # Of a missing object obstore says so otherwise
             return UnreachableError(f"{self}: there is no such bucket", hint="create it, or correct --out")
         return UnreachableError(f"{self} cannot be reached: {text}")

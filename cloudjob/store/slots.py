@@ -22,7 +22,7 @@ from cloudjob.store.failures import Failure
 from cloudjob.store.group import MASKS, MEND
 from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.lock import Lock
-from cloudjob.store.out import Out
+from cloudjob.store.out import DeniedError, Out
 from cloudjob.store.receipt import Receipt, merge
 from cloudjob.store.settings import Settings
 from cloudjob.store.writer import Slot
@@ -58,8 +58,8 @@ def prepare(
         settled: ids of scenes whose failure is over.
 
     Returns:
-        Scene id → slot. Scenes of a damaged group have none: what is wrong with it is put down in the ledger's
-        `damaged`, and it is left as it is; a new group in its place would delete its masks.
+        Scene id → slot. Scenes of a group that is damaged, or another user's, have none: what is wrong with it is put
+        down in the ledger's `damaged`, and it is left as it is; a new group in its place would delete its masks.
 
     Raises:
         ContractError: a group has another grid or other tiles than its scenes.
@@ -87,8 +87,8 @@ def prepare(
                 first = wanted[0]
                 groups.create(lock, name, first.mask_grid, tile_of(first), settings, first.coarser)
             slots |= _allot(lock, ledger, name, wanted, replaces, over)
-        except ContractError as error:  # What is to do there waits until it is mended
-            ledger.damaged[groups.path(name)] = str(error)
+        except (ContractError, DeniedError) as error:  # What is to do there waits until it is mended
+            ledger.damaged[groups.path(name)] = error.told if isinstance(error, DeniedError) else str(error)
             log.warning("%s; %s", error, error.hint)
     return slots
 
@@ -219,7 +219,7 @@ def tidy(lock: Lock, ledger: Ledger) -> None:
         clear = partial(_clear, lock, name, _emptiable(lock.out, name, freed))
         try:
             groups.commit(lock.out, name, order, times={}, statuses=statuses, clear=clear)
-        except ContractError as error:
+        except (ContractError, DeniedError) as error:
             log.warning("%s; %s", error, error.hint)  # As in `prepare`
 
 
