@@ -189,6 +189,7 @@ def read(out: Out, named: Collection[str] | None = None) -> Ledger:
     begun = {id_ for ids in owners.values() for id_ in ids if id_} - done.keys() if named is not None else ()
     failures = {failure.id: failure for failure in failed.read_all(out, damaged, begun)}
     tried = {failure.group for failure in failures.values() if failure.group}
+    tried = {group for group in tried if groups.path(group) not in damaged}  # It was asked for, and read
     if named is not None and (unlisted := tried - found.keys() - set(named)):
         return read(out, unlisted.union(named))
     leftovers = [

@@ -189,7 +189,7 @@ def complete(
     if elsewhere and elsewhere.replaces == path:  # A scene that moves back: items that replace each other would be out
         lock.check()
         moved = _item(out, elsewhere)
-        del moved["properties"]["cloudjob:replaces"]
+        moved["properties"].pop("cloudjob:replaces", None)
         out.put_json(elsewhere.path, moved)
     lock.check()
     beside = old.slot if old and old.group == slot.group and old.slot != slot.index else None
