@@ -200,7 +200,8 @@ def test_many_images_whose_names_tell_no_source_have_a_record(tmp_path):
 
 def test_a_broken_patch_is_told_before_a_cross_validation(tmp_path):
     chips(tmp_path / "chips")
-    (tmp_path / "chips" / "b.tif").write_bytes(b"no tiff")
+    path = tmp_path / "chips" / "b.tif"
+    path.write_bytes(path.read_bytes()[:5000])
     (tmp_path / "s.toml").write_text(SETTINGS)
     command = [str(tmp_path / "s.toml"), "--data", str(tmp_path / "chips"), "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(crossvalidate.main, command)
