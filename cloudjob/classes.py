@@ -65,7 +65,3 @@ def of(labels: Iterable[int]) -> tuple[Class, ...]:
         wider[CLOUD] = "cloud, thick or thin"
     told = (Class(value, name, wider.get(value, text)) for value, name, text in _LABELS if value in known)
     return (*told, *_OTHERS)
-
-
-CLASSES = of(BINARY)
-"""Every value of the mask of a network that tells cloud from all else."""

@@ -39,6 +39,11 @@ def say(message: str, event: str, *, level: int = logging.INFO, **fields: Any) -
     _told.log(level, "%s", message, extra={"event": event, "fields": fields})
 
 
+def many(number: int, what: str) -> str:
+    """Such as "1 scene" and "2 scenes"."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
 def begin() -> None:
     """Have what is said before `setup`, as of a stdout that is full, in the form that the environment asks for."""
     _handle("json" if is_json() else "text")

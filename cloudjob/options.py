@@ -116,88 +116,72 @@ def address(_: click.Context, __: click.Parameter, where: str | None) -> str | N
     return where
 
 
+_WHAT = (
+    option("--bbox", nargs=4, type=Side(), metavar="W S E N", help="Area in degrees: west south east north."),
+    option("--geometry", type=click.Path(), metavar="FILE", help="GeoJSON area; masks are clipped to it."),
+    option(
+        "--dates",
+        required=True,
+        metavar="DATES",
+        help="A day, month, year or interval: 2024-06-01/2024-06-30, 2024-06-01/..; or 10d, the last ten.",
+    ),
+    option("--out", required=True, metavar="OUT", help="A folder, or an s3://, gs:// or az:// prefix."),
+    option(
+        "--catalog",
+        metavar="NAME|URL|FILE",
+        default="earth-search",
+        show_default=True,
+        help="A preset (earth-search, planetary-computer, cdse, digital-earth-africa, "
+        "digital-earth-australia), a STAC API's address, or an item-collection file.",
+    ),
+    option("--collection", metavar="NAME", help="Of the catalog; several with commas between. [default: the preset's]"),
+    option("--asset", "assets", multiple=True, metavar="BAND=KEY", help="Name of a band's asset, as red=B04. Repeat."),
+    option(
+        "--offset",
+        type=float,
+        metavar="REFLECTANCE",
+        help="Added to number × scale, as -0.1 or 0, where what items say is wrong. [default: what they say]",
+    ),
+    option(
+        "--max-cloud-cover",
+        type=click.FloatRange(0, 100),
+        metavar="PERCENT",
+        help="Skip scenes that are cloudier, by the catalog.",
+    ),
+    option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many scenes, the newest."),
+    option(
+        "--checkpoint",
+        metavar="NETWORK",
+        help="A .safetensors or .onnx file, a record, or a name as ukis-csmask-l2a. [default: ours]",
+    ),
+    option(
+        "--threshold",
+        type=float,
+        metavar="SHARE",
+        help="Probability from which a pixel is cloud, as 0.35. [default: checkpoint's]",
+    ),
+    option("--buffer", type=float, metavar="METRES", help="Widen clouds by this. [default: checkpoint's]"),
+    option(
+        "--resolution", type=float, metavar="METRES", help="Make masks coarser, by majority. [default: checkpoint's]"
+    ),
+    option("--probability", is_flag=True, help="Also keep cloud_probability, in percent; `rethreshold` needs it."),
+    option("--redo", is_flag=True, help="Replace an OUT that was made with other settings."),
+    option("--retry", multiple=True, metavar="ID|all", help="Try abandoned scenes again. Repeat."),
+    option(
+        "--cluster",
+        "where",
+        metavar="ADDRESS",
+        default="local",
+        show_default=True,
+        callback=address,
+        help="local, or a Dask scheduler's tcp://… or tls://…",
+    ),
+    option("--workers", type=click.IntRange(min=1), metavar="N", help="Local processes. [default: one per core]"),
+)
+
+
 def what(command: Decorated) -> Decorated:
     """The options of `run` and `plan`: what to mask, with what, and where to."""
-    for each in reversed(
-        [
-            option("--bbox", nargs=4, type=Side(), metavar="W S E N", help="Area in degrees: west south east north."),
-            option("--geometry", type=click.Path(), metavar="FILE", help="GeoJSON area; masks are clipped to it."),
-            option(
-                "--dates",
-                required=True,
-                metavar="DATES",
-                help="A day, month, year or interval: 2024-06-01/2024-06-30, 2024-06-01/..; or 10d, the last ten.",
-            ),
-            option("--out", required=True, metavar="OUT", help="A folder, or an s3://, gs:// or az:// prefix."),
-            option(
-                "--catalog",
-                metavar="NAME|URL|FILE",
-                default="earth-search",
-                show_default=True,
-                help="A preset (earth-search, planetary-computer, cdse, digital-earth-africa, "
-                "digital-earth-australia), a STAC API's address, or an item-collection file.",
-            ),
-            option(
-                "--collection",
-                metavar="NAME",
-                help="Of the catalog; several with commas between. [default: the preset's]",
-            ),
-            option(
-                "--asset",
-                "assets",
-                multiple=True,
-                metavar="BAND=KEY",
-                help="Name of a band's asset, as red=B04. Repeat.",
-            ),
-            option(
-                "--offset",
-                type=float,
-                metavar="REFLECTANCE",
-                help="Added to number × scale, as -0.1 or 0, where what items say is wrong. [default: what they say]",
-            ),
-            option(
-                "--max-cloud-cover",
-                type=click.FloatRange(0, 100),
-                metavar="PERCENT",
-                help="Skip scenes that are cloudier, by the catalog.",
-            ),
-            option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many scenes, the newest."),
-            option(
-                "--checkpoint",
-                metavar="NETWORK",
-                help="A .safetensors or .onnx file, a record, or a name as ukis-csmask-l2a. [default: ours]",
-            ),
-            option(
-                "--threshold",
-                type=float,
-                metavar="SHARE",
-                help="Probability from which a pixel is cloud, as 0.35. [default: checkpoint's]",
-            ),
-            option("--buffer", type=float, metavar="METRES", help="Widen clouds by this. [default: checkpoint's]"),
-            option(
-                "--resolution",
-                type=float,
-                metavar="METRES",
-                help="Make masks coarser, by majority. [default: checkpoint's]",
-            ),
-            option(
-                "--probability", is_flag=True, help="Also keep cloud_probability, in percent; `rethreshold` needs it."
-            ),
-            option("--redo", is_flag=True, help="Replace an OUT that was made with other settings."),
-            option("--retry", multiple=True, metavar="ID|all", help="Try abandoned scenes again. Repeat."),
-            option(
-                "--cluster",
-                "where",
-                metavar="ADDRESS",
-                default="local",
-                show_default=True,
-                callback=address,
-                help="local, or a Dask scheduler's tcp://… or tls://…",
-            ),
-            option(
-                "--workers", type=click.IntRange(min=1), metavar="N", help="Local processes. [default: one per core]"
-            ),
-        ]
-    ):
+    for each in reversed(_WHAT):
         command = each(command)
     return command

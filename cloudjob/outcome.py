@@ -38,6 +38,7 @@ from cloudjob.store import failures, slots
 from cloudjob.store import group as groups
 from cloudjob.store.ledger import Ledger
 from cloudjob.store.lock import Lock, LockLostError
+from cloudjob.store.out import DeniedError
 from cloudjob.store.receipt import Receipt, SceneResult, merge
 from cloudjob.store.settings import Settings
 from cloudjob.store.writer import Slot
@@ -76,7 +77,7 @@ class Outcomes:
             return None  # Another part of it has failed
         try:
             return self._add(part, outcome)
-        except ContractError as error:
+        except (ContractError, DeniedError) as error:
             return self._refuse(planned, error)
 
     def _add(self, part: Task, outcome: Receipt | BaseException) -> SceneResult | None:
@@ -95,7 +96,8 @@ class Outcomes:
         if isinstance(outcome, CloudjobError) and not isinstance(outcome, SceneError):
             if not outcome.worker or outcome.worker in str(outcome):
                 raise outcome
-            raise type(outcome)(f"{outcome} (on the worker {outcome.worker})", hint=outcome.hint)
+            kind = UnreachableError if isinstance(outcome, DeniedError) else type(outcome)
+            raise kind(f"{outcome} (on the worker {outcome.worker})", hint=outcome.hint)
         if not isinstance(outcome, SceneError):
             return self._fail(scene, _foreign(scene, outcome))
         if isinstance(outcome, UnseenError) and _sees(scene, outcome.asset):
@@ -134,16 +136,16 @@ class Outcomes:
         if verdict := self._sources.verdict():
             raise verdict
 
-    def _refuse(self, planned: Planned, error: ContractError) -> SceneResult:
+    def _refuse(self, planned: Planned, error: ContractError | DeniedError) -> SceneResult:
         """The result of a scene whose group was damaged while the run was at work, as if it had been before."""
         path = groups.path(planned.scene.group)
-        with contextlib.suppress(ContractError):
+        with contextlib.suppress(ContractError, DeniedError):
             if self._lock.out.get(path) is None:  # It is not damaged: the next run makes it anew
                 gone = f"{self._lock.out}/{path} was deleted while the run was at work"
                 raise UnreachableError(gone, hint="run again: it is made anew") from None
         log.warning("%s; %s", error, error.hint)
         self.waiting.pop(planned.scene.id, None)
-        self._ledger.damaged[path] = str(error)
+        self._ledger.damaged[path] = error.told if isinstance(error, DeniedError) else str(error)
         return refused(self._lock, self._ledger, planned)
 
     def _complete(self, scene: Scene, receipt: Receipt) -> SceneResult:

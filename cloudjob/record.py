@@ -21,7 +21,6 @@ def recorded(lock: Lock, settings: Settings, begun: float, about: Mapping[str, A
 
     Args:
         lock: of the run.
-        settings: the OUT's contract.
         begun: when the run began, by `time.monotonic`: the clock may be set while it is at work.
         about: where its scenes came from: JSON types, `catalog` and `dates` among them.
 

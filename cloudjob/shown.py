@@ -118,10 +118,10 @@ def export_(*, out: str, what: str | None, path: str | None, group: tuple[str, .
         what, path = None, what if path is None else path
     if path is None:
         raise UsageError("expected what to export, and the PATH to write", hint="or --all, into OUT itself")
-    for written in export.export(masks, what, path, group=group):
+    for number, written in enumerate(export.export(masks, what, path, group=group)):
         terminal.tell(str(written.path))
-        scenes = ", ".join(written.scenes)
-        logs.say(f"{scenes}; the classes' names are in {written.path.name}.aux.xml", "export", scenes=written.scenes)
+        names = "" if number else f"; the classes' names are in {written.path.name}.aux.xml"
+        logs.say(", ".join(written.scenes) + names, "export", scenes=written.scenes)
 
 
 @click.command("rethreshold", short_help="Make masks again with another threshold or buffer, in minutes.")

@@ -1,4 +1,7 @@
-"""What people hand over in Python, as the command line takes it: dates, areas, items, and names that are misspelt."""
+"""What people hand over in Python, as the command line takes it: dates, areas, items, and names that are misspelt.
+
+What is nothing of the kind ends with a `UsageError`.
+"""
 
 import ast
 import contextlib
@@ -16,11 +19,7 @@ from cloudjob.errors import UsageError, did_you_mean
 
 
 def refuse_unknown(names: Iterable[str], function: Callable[..., Any]) -> None:
-    """Refuse keyword arguments that a function does not know, with what was probably meant.
-
-    Raises:
-        UsageError: there is one.
-    """
+    """Refuse keyword arguments that a function does not know, with what was probably meant."""
     known = [name for name in inspect.signature(function).parameters if name != "unknown"]
     for name in names:
         raise UsageError(f"{function.__name__} has no option {name!r}", hint=did_you_mean(name, known))
@@ -55,9 +54,6 @@ def interval(dates: object) -> str:
 
     Args:
         dates: a string, a date (or datetime), or a pair of these, None for an open end.
-
-    Raises:
-        UsageError: it is none of these.
     """
     if isinstance(dates, str):
         return dates
@@ -90,11 +86,7 @@ def _day(day: str | date) -> str:
 
 
 def box(bbox: object) -> tuple[float, float, float, float] | None:
-    """A bounding box as four numbers, or None where none was given.
-
-    Raises:
-        UsageError: it is something else.
-    """
+    """A bounding box as four numbers, or None where none was given."""
     if bbox is None:
         return None
     try:
@@ -107,11 +99,7 @@ def box(bbox: object) -> tuple[float, float, float, float] | None:
 
 
 def number(name: str, value: Any, kind: Callable[[Any], Any] = float) -> Any:
-    """A number as `kind` makes it (`operator.index`: whole ones only), or None where none was given.
-
-    Raises:
-        UsageError: it is something else.
-    """
+    """A number as `kind` makes it (`operator.index`: whole ones only), or None where none was given."""
     try:
         return None if value is None else kind(value)
     except (TypeError, ValueError, OverflowError):
@@ -120,33 +108,21 @@ def number(name: str, value: Any, kind: Callable[[Any], Any] = float) -> Any:
 
 
 def flag(name: str, value: object) -> bool:
-    """True or False, also as 1 or 0, and as numpy's; "no" is true to Python, and would delete masks as `redo`.
-
-    Raises:
-        UsageError: it is something else.
-    """
+    """True or False, also as 1 or 0, and as numpy's; "no" is true to Python, and would delete masks as `redo`."""
     if str(value) not in ("True", "False", "1", "0") or isinstance(value, str):
         raise UsageError(f"{name} is {value!r}; expected True or False")
     return bool(value)
 
 
 def keys(assets: object) -> Mapping[str, str] | None:
-    """Asset keys by the names of bands, or None where none were given.
-
-    Raises:
-        UsageError: it is something else.
-    """
+    """Asset keys by the names of bands, or None where none were given."""
     if assets is None or (isinstance(assets, Mapping) and all(isinstance(key, str) for key in assets.values())):
         return assets
     raise UsageError(f"assets is {assets!r}; expected a dict", hint='for example assets={"red": "B04"}')
 
 
 def text(name: str, value: Any, kinds: type | UnionType = str) -> Any:
-    """A name, or a path where `kinds` tells so, or None where none was given.
-
-    Raises:
-        UsageError: it is something else.
-    """
+    """A name, or a path where `kinds` tells so, or None where none was given."""
     if value is None or isinstance(value, kinds):
         return value
     several = name == "collection" and isinstance(value, Iterable)
@@ -155,11 +131,7 @@ def text(name: str, value: Any, kinds: type | UnionType = str) -> Any:
 
 
 def ids(given: object) -> frozenset[str]:
-    """Ids of scenes: one alone, whose letters are none, or some.
-
-    Raises:
-        UsageError: it is something else.
-    """
+    """Ids of scenes: one alone, whose letters are none, or some."""
     found = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
     if wrong := [id_ for id_ in found if not isinstance(id_, str)]:
         raise UsageError(f"retry has {wrong[0]!r}; expected ids of scenes")
@@ -167,25 +139,24 @@ def ids(given: object) -> frozenset[str]:
 
 
 @contextlib.contextmanager
-def files(geometry: object, catalog: object) -> Iterator[tuple[str | Mapping[str, Any] | None, str]]:
+def files(geometry: object, catalog: Any) -> Iterator[tuple[str | Mapping[str, Any] | None, str]]:
     """An area, and a catalog as a file or an address, for as long as the block lasts.
 
     Args:
         geometry: None, a file, GeoJSON as a dict, or what has a `__geo_interface__` (shapely, geopandas).
         catalog: a preset's name, an address, a file, a `pystac_client.Client`, or items.
-
-    Raises:
-        UsageError: it is none of these.
     """
-    with contextlib.ExitStack() as stack:
-
-        def written(name: str, document: Any) -> str:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cloudjob-"))
-            path = Path(folder, name)
-            path.write_text(json.dumps(document), encoding="utf-8")
-            return str(path)
-
-        yield _area(geometry), _catalog(catalog, written)
+    area = _area(geometry)
+    if isinstance(catalog, str | Path):
+        yield area, str(catalog)
+    elif hasattr(catalog, "get_self_href") and hasattr(catalog, "search"):  # a pystac_client.Client
+        yield area, str(catalog.get_self_href())
+    else:
+        items = items_of("catalog", catalog)
+        with tempfile.TemporaryDirectory(prefix="cloudjob-") as folder:
+            path = Path(folder, "items.json")
+            path.write_text(json.dumps({"type": "FeatureCollection", "features": items}), encoding="utf-8")
+            yield area, str(path)
 
 
 def _area(geometry: Any) -> str | Mapping[str, Any] | None:
@@ -201,14 +172,6 @@ def _area(geometry: Any) -> str | Mapping[str, Any] | None:
     if crs is not None and hasattr(geometry, "to_crs"):
         document = geometry.to_crs(4326).__geo_interface__
     return dict(document)
-
-
-def _catalog(catalog: Any, written: Callable[[str, Any], str]) -> str:
-    if isinstance(catalog, str | Path):
-        return str(catalog)
-    if hasattr(catalog, "get_self_href") and hasattr(catalog, "search"):  # a pystac_client.Client
-        return str(catalog.get_self_href())
-    return written("items.json", {"type": "FeatureCollection", "features": items_of("catalog", catalog)})
 
 
 def items_of(name: str, items: Any) -> list[dict[str, Any]]:

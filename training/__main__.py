@@ -1,16 +1,22 @@
 """`python -m training SETTINGS --data FOLDER --out FOLDER`: one experiment, from patches to checkpoint."""
 
+import fcntl
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import click
 import torch
 
+from cloudjob.errors import UnreachableError, UsageError
 from cloudjob.model import checkpoint
-from training import data, evaluate, loop, pictures, prepare, settings, teach
+from training import check, data, evaluate, loop, pictures, prepare, settings, teach
 from training.errors import told
+from training.patch import Patch
 from training.sample import Samples
+from training.state import State
 
 
 @click.command(help=__doc__)
@@ -43,7 +49,7 @@ def main(
         path = run(chosen, folders, out, start=start, workers=workers)
         rows = json.loads((out / "last" / "rows.json").read_text())
     iou = checkpoint.load(path).contract.metrics.get("validation_iou")
-    said = "no scenes validate" if iou is None else f"IoU {iou:.3f} on the validation scenes"
+    said = "nothing with clouds validates" if iou is None else f"IoU {iou:.3f} on the validation scenes"
     click.echo(f"{path}: {said}, {len(rows)} epochs", err=True)
 
 
@@ -57,23 +63,69 @@ def run(
     Returns:
         The checkpoint.
     """
-    for number, stage in enumerate(() if start else chosen.before):
-        start = run(stage, folders, out / f"stage-{number + 1}", start=start, workers=workers)
     found = data.gather(folders)
     click.echo(f"{len(found.patches)} patches, {found.dropped} empty ones dropped", err=True)
-    learn, check = prepare.divide(chosen, found.patches)
+    stages = [(stage, out / f"stage-{n}") for n, stage in enumerate(() if start else chosen.before, 1)] + [
+        (chosen, out)
+    ]
+    # What is wrong with the last stage or the last patch is told now, not when the stages before it have been trained
+    parts = [prepare.divide(stage, found.patches) for stage, _ in stages]
+    if start:
+        State(chosen, torch.device("cpu"), "").start(checkpoint.load(start).unet)
+    with alone(out):
+        patches = {patch.name: patch for part in parts for patch in chain(*part)}
+        cloudy = check.look(tuple(patches.values()), folders)
+        for (stage, _), (_, validating) in zip(stages, parts, strict=True):
+            if validating and stage.training.keep == "best" and not any(p.name in cloudy for p in validating):
+                raise UsageError(
+                    f"none of the {len(validating)} patches that validate holds cloud, such as {validating[0].name}",
+                    hint="name scenes with clouds in data.validation, or draw others with another training.seed",
+                )
+        for (stage, folder), (learn, validating) in zip(stages, parts, strict=True):
+            start = one_stage(stage, learn, validating, folder, start=start, workers=workers)
+    assert start
+    return start
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Hold a folder as the only training in it, as long as this process lives.
+
+    Raises:
+        UnreachableError: another one is at work there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "lock").open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UnreachableError(f"another training is at work in {out}", hint="choose another --out") from None
+        yield
+
+
+def one_stage(
+    chosen: settings.Settings,
+    learn: Sequence[Patch],
+    validating: Sequence[Patch],
+    out: Path,
+    *,
+    start: Path | None,
+    workers: int,
+) -> Path:
+    """Train a stage on some patches and measure it on others; its checkpoint."""
     chosen = prepare.described(chosen, learn)
-    soft = teach.targets([*learn, *check], chosen.data, out / "teacher.npz")
+    soft = teach.targets([*learn, *validating], chosen.data, out / "teacher.npz")
     samples = prepare.samples(chosen, learn, soft, out, workers=workers)
     click.echo(f"{len(samples.labelled)} labelled patches of {len(samples.scenes)} scenes train, "
-               f"{len(check)} validate; {len(samples)} samples an epoch", err=True)  # fmt: skip
-    pairs = [loop.pair(patch, soft.get(patch.name), chosen) for patch in check]
+               f"{len(validating)} validate; {len(samples)} samples an epoch; pixels of "
+               f"{chosen.network.resolution:g} m", err=True)  # fmt: skip
+    pairs = [loop.pair(patch, soft.get(patch.name), chosen) for patch in validating]
     if not learn:  # all is simulated
         pairs = simulated_pairs(samples)
     path = loop.train(chosen, samples, pairs, out, start=start, workers=workers)
     pictures.loss(json.loads((out / "last" / "rows.json").read_text()), out / "loss.png", chosen.name)
-    if check:
-        evaluate.evaluate(checkpoint.load(path), check, out, with_peer=False)
+    if validating:
+        evaluate.evaluate(checkpoint.load(path), validating, out, with_peer=False)
     elif pairs:
         evaluate.evaluate_pairs(checkpoint.load(path), pairs, out)
     return path

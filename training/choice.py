@@ -62,7 +62,10 @@ def fix_choice(path: Path, patches: Sequence[Patch], out: Path, widened: int) ->
     options = {"cloudjob": OPTIONS, "brightness": tuple((cut, 0) for cut in THRESHOLDS)}
     chosen = choose(found, options)
     (threshold, buffer), (bright, _) = chosen["cloudjob"], chosen["brightness"]
-    contract = dataclasses.replace(ckpt.contract, threshold=threshold, buffer=buffer * ckpt.contract.resolution)
+    # What was measured before was so at another threshold
+    contract = dataclasses.replace(
+        ckpt.contract, threshold=threshold, buffer=buffer * ckpt.contract.resolution, metrics={}
+    )
     checkpoint.save(ckpt.unet, contract, out)
     return threshold, buffer, bright
 

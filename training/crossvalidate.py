@@ -11,6 +11,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 
 from cloudjob.model import checkpoint, predict
-from training import data, loop, prepare, settings, teach
+from training import check, data, loop, prepare, settings, teach
 from training.errors import told
 from training.methods import likelihood
 from training.patch import CLEAR, CLOUD, SWIR, UNKNOWN, Float, Label, Patch, Reflectance, any_of
@@ -198,6 +199,7 @@ def main(
         patches = data.gather(folders).patches
         for name in names:
             chosen = settings.changed(settings.read(name), epochs=epochs, samples=samples, crop=crop)
+            check.look(list(chain(*prepare.divide(_alone(chosen), patches))), folders)
             if seen:
                 judge_seen(chosen, patches, out, checkpoint.load(seen), threshold)
             else:
@@ -212,9 +214,9 @@ def judge_seen(
     threshold: float | None,
 ) -> None:
     """The same table of a checkpoint on the images of its own recipe, at the one of `THRESHOLDS` nearest to its own."""
-    learn, check = prepare.divide(chosen, patches)
-    soft = teach.targets([*learn, *check], chosen.data, out / "teacher.npz")
-    found = judge(predict.prepare(ckpt), [*learn, *check], soft)
+    learn, rest = prepare.divide(chosen, patches)
+    soft = teach.targets([*learn, *rest], chosen.data, out / "teacher.npz")
+    found = judge(predict.prepare(ckpt), [*learn, *rest], soft)
     table(f"{ckpt.contract.name} {ckpt.contract.version}", found, threshold or ckpt.contract.threshold)
 
 

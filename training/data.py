@@ -6,19 +6,15 @@ doi 10.34911/rdnt.hfq6m7), STAC item collections with a `label` asset, and chips
 
 import csv
 import json
+import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import rasterio
-import rasterio.errors
-import rasterio.windows
-
 from cloudjob.errors import ContractError, UsageError
-from training.patch import ALL_BANDS, BANDS, Layer, Patch, any_of, read_layer
+from training.patch import ALL_BANDS, BANDS, Layer, Patch, any_of, opened, read_layer
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,11 @@ def gather(folders: Sequence[Path]) -> Found:
     patches = tuple(patch for part in found for patch in part.patches)
     names = Counter(patch.name for patch in patches)
     if twice := [name for name, times in names.items() if times > 1]:
-        raise UsageError(f"{len(twice)} patches are there twice, such as {twice[0]}", hint="name each data set once")
+        both = " and ".join(str(patch.layers[0].path) for patch in patches if patch.name == twice[0])
+        raise UsageError(
+            f"{len(twice)} patches are there twice, such as {twice[0]}: {both}",
+            hint="name each data set once, and give different images different names",
+        )
     return Found(patches, sum(part.dropped for part in found))
 
 
@@ -51,11 +51,14 @@ def find(folder: Path) -> Found:
         ContractError: a file that the layout promises is missing.
         UsageError: nothing of a known layout is there.
     """
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100  (`.` has no name, and a link's is its own)
     folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())] if folder.is_dir() else []
     for candidates in ([folder], folders[1:]):
         found = [reader(path) for path in candidates for known, reader in LAYOUTS if known(path)]
         if found:
             return Found(tuple(p for part in found for p in part.patches), sum(part.dropped for part in found))
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: there is no such folder", hint="--data takes the folder of a data set")
     raise UsageError(
         f"{folder} holds no labelled patches in a layout that is known",
         hint="known are 38-Cloud and 95-Cloud (train_red/…), On Cloud N (train_features/…), "
@@ -101,7 +104,8 @@ def find_38_cloud(folder: Path) -> Found:
 def _files_of(folder: Path, band: str) -> dict[str, Path]:
     """Name of the patch → file of one band; the folders of 95-Cloud end in `_additional_to38cloud`."""
     files = [path for sub in sorted(folder.glob(f"train_{band}*")) if sub.is_dir() for path in sorted(sub.iterdir())]
-    return {path.stem.removeprefix(f"{band}_"): path for path in files if path.suffix.lower() == ".tif"}
+    files = [path for path in files if path.suffix.lower() == ".tif" and not path.name.startswith(".")]
+    return {path.stem.removeprefix(f"{band}_"): path for path in files}
 
 
 def _nonempty(folder: Path) -> set[str]:
@@ -124,7 +128,8 @@ def find_on_cloud_n(folder: Path) -> Found:
         with metadata.open(newline="") as lines:
             scenes = {row["chip_id"]: f"{row['location']} {row['datetime']}" for row in csv.DictReader(lines)}
     patches = []
-    for chip in sorted(path for path in (folder / "train_features").iterdir() if path.is_dir()):
+    features = folder / "train_features"
+    for chip in sorted(path for path in features.iterdir() if path.is_dir() and not path.name.startswith(".")):
         layers = tuple(Layer(chip / f"{key}.tif", 1, 1e-4) for key in ("B04", "B03", "B02", "B08"))
         label = folder / "train_labels" / f"{chip.name}.tif"
         for path in (*(layer.path for layer in layers), label):
@@ -137,11 +142,18 @@ def find_on_cloud_n(folder: Path) -> Found:
 def find_stac(folder: Path) -> Found:
     """A STAC item collection `items.json` with assets red, green, blue, nir and, for some, `label`."""
     path = folder / "items.json"
+    at = str(path)
     try:
         items = json.loads(path.read_text())["features"]
-        patches = [_stac_patch(folder, item) for item in items]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise ContractError(f"{path} cannot be read as STAC items: {error!r}") from None
+        patches = []
+        for item in items:
+            at = f"{path}: item {item['id']}"
+            patches.append(_stac_patch(folder, item))
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ContractError(
+            f"{at}: {error!r}",
+            hint='assets red, green, blue and nir each need an href and "raster:bands": [{"scale": …, "offset": …}]',
+        ) from None
     return _drop_empty(patches)
 
 
@@ -150,7 +162,8 @@ def _stac_patch(folder: Path, item: dict[str, dict[str, dict[str, object]]]) -> 
     for band in BANDS:
         asset: dict[str, object] = item["assets"][band]
         raster = asset["raster:bands"][0]  # type: ignore[index]
-        layers.append(Layer(folder / str(asset["href"]), 1, raster["scale"], raster.get("offset", 0)))
+        scale, offset = float(raster["scale"]), float(raster.get("offset", 0))
+        layers.append(Layer(folder / str(asset["href"]), 1, scale, offset))
     label = folder / str(item["assets"]["label"]["href"]) if "label" in item["assets"] else None
     scl = folder / str(item["assets"]["scl"]["href"]) if "scl" in item["assets"] else None
     name = str(item["id"])
@@ -163,7 +176,10 @@ def _source(name: str) -> str:
 
 
 def find_chips(folder: Path) -> Found:
-    """Chips `NAME.tif` (red, green, blue, near infrared; reflectance = number × 0.0016) and `NAME_label.tif`."""
+    """Chips `NAME.tif` (red, green, blue, near infrared; reflectance = number × 0.0016) and `NAME_label.tif`.
+
+    A file's own scale and offset go before that number, floats are reflectance, and its own pixel size is believed.
+    """
     return _drop_empty(list(_chips(folder, 0.0016, labelled=True)))
 
 
@@ -178,14 +194,8 @@ def find_swir(folder: Path) -> Found:
     Those whose name begins as one of `CLEAR_NAMES` are known to be clear.
     """
     patches = []
-    for path in sorted(folder.glob("*.tif")):
-        if path.stem.endswith("_label"):
-            continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-            with rasterio.open(path) as raster:
-                bands = min(raster.count, len(ALL_BANDS))
-        layers = tuple(Layer(path, index + 1, 0.0016) for index in range(bands))
+    for path in _images(folder):
+        layers, _ = _layers(path, len(ALL_BANDS), 0.0016)
         label = path.with_name(f"{path.stem}_label.tif")
         patches.append(
             Patch(
@@ -207,21 +217,69 @@ L1C_NAMES = ("33UUU", "coast", "ukis-csmask")
 
 
 def _chips(folder: Path, scale: float, *, labelled: bool) -> Iterator[Patch]:
-    for path in sorted(folder.glob("*.tif")):
-        if path.stem.endswith("_label"):
-            continue
+    for path in _images(folder):
         label = path.with_name(f"{path.stem}_label.tif")
         scene = re.sub(r"_r\d+_c\d+$", "", path.stem)  # windows of one scene
-        layers = tuple(Layer(path, index, scale) for index in (1, 2, 3, 4))
+        layers, resolution = _layers(path, len(BANDS), scale)
         clear = not labelled and not path.stem.startswith("cloudy-")
         if labelled and not label.exists():
             raise ContractError(f"{label}: there is no such file", hint="is the data set complete?")
-        yield Patch(path.stem, scene, _source(path.stem), layers, label if labelled else None, clear=clear)
+        file = label if labelled else None
+        yield Patch(path.stem, scene, _source(path.stem), layers, file, clear=clear, resolution=resolution)
+
+
+def _images(folder: Path) -> list[Path]:
+    """The images among `NAME.tif` and `NAME_label.tif`.
+
+    Raises:
+        ContractError: a label has no image, for that is called .TIF or .tiff, say.
+    """
+    files = {path.stem: path for path in sorted(folder.glob("*.tif")) if not path.name.startswith(".")}
+    for name, path in files.items():
+        if name.endswith("_label") and name.removesuffix("_label") not in files:
+            raise ContractError(
+                f"{path} has no image {name.removesuffix('_label')}.tif", hint="chips are NAME.tif and NAME_label.tif"
+            )
+    return [path for name, path in files.items() if not name.endswith("_label")]
+
+
+def _layers(path: Path, most: int, scale: float) -> tuple[tuple[Layer, ...], float]:
+    """The bands of a chip, and the side of its pixels in metres: 10 where it has no place on a projection.
+
+    Raises:
+        ContractError: it cannot be read, or says itself that its bands are others, or in another order.
+    """
+    with opened(path) as raster:
+        for band, colour, words in zip(BANDS, raster.colorinterp, raster.descriptions, strict=False):
+            told = {WORDS[word] for word in re.split(r"\W+", f"{colour.name} {words}".lower()) if word in WORDS}
+            if told - {band}:
+                raise ContractError(
+                    f"{path} says that its band {BANDS.index(band) + 1} is {min(told - {band})}; expected {band}",
+                    hint="chips hold red, green, blue, near infrared, in this order",
+                )
+        count = min(raster.count, most) if raster.count >= 3 else len(BANDS)  # which are missing, `Patch.read` says
+        unsaid = (scale if "int" in raster.dtypes[0] else 1.0), 0.0  # floats are reflectance
+        own = [*zip(raster.scales, raster.offsets, strict=True), *[(1.0, 0.0)] * count][:count]
+        place = raster.crs is not None and raster.crs.is_projected
+        resolution = abs(raster.transform.a) * raster.crs.linear_units_factor[1] if place else 10
+    scalings = [unsaid if each == (1, 0) else each for each in own]
+    return tuple(Layer(path, index + 1, *each) for index, each in enumerate(scalings)), resolution
+
+
+WORDS = {name: name for name in BANDS} | {"b04": "red", "b03": "green", "b02": "blue", "b08": "nir"}
+"""For bands, in the descriptions of chips."""
 
 
 def _drop_empty(patches: list[Patch]) -> Found:
-    kept = tuple(patch for patch in patches if read_layer(patch.layers[0].path, patch.layers[0].index).any())
+    kept = tuple(patch for patch in patches if _holds_data(patch.layers[0]))
     return Found(kept, len(patches) - len(kept))
+
+
+def _holds_data(layer: Layer) -> bool:
+    try:
+        return bool(read_layer(layer.path, layer.index).any())
+    except ContractError:  # said where patches are read, of all that have faults at once
+        return True
 
 
 LAYOUTS = (

@@ -6,19 +6,31 @@ from contextlib import contextmanager
 
 import click
 
-from cloudjob.errors import USAGE, CloudjobError
+from cloudjob.errors import FULL, INTERRUPTED, SPACE, CloudjobError, UnreachableError, UsageError
 
 
 @contextmanager
 def told() -> Iterator[None]:
     """Print the errors that are meant to be read, and end the process with their exit code."""
     try:
-        yield
+        try:
+            yield
+        except OSError as error:  # Such as of a folder that cannot be made, or a full disk
+            if error.errno in FULL:
+                raise UnreachableError(str(error), hint=SPACE) from None
+            raise UsageError(str(error)) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise CloudjobError(
+                "a process that prepares samples has ended, killed for its memory perhaps",
+                hint="run the same command again, with fewer --workers: it goes on after the last whole epoch",
+            ) from None
     except CloudjobError as error:
         click.echo(f"error: {error}", err=True)
         if error.hint:
             click.echo(f"hint: {error.hint}", err=True)
         sys.exit(error.exit_code)
-    except OSError as error:  # Such as of a folder that cannot be made, or a full disk
-        click.echo(f"error: {error}", err=True)
-        sys.exit(USAGE)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)

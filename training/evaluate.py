@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cloudjob.errors import UsageError
 from cloudjob.model import checkpoint, predict
-from training import data, peer, pictures
+from training import check, data, peer, pictures
 from training.choice import fix_choice
 from training.errors import told
 from training.methods import cases, likelihood
@@ -92,7 +92,13 @@ def report(ckpt: checkpoint.Checkpoint, found: Iterable[Case], cuts: dict[str, f
         curve.add(case)
         if number < SHOWN:
             mask = said(case.scores["cloudjob"], contract.threshold, default)
-            pictures.sheet(case.reflectance, case.label, case.scores["cloudjob"], mask, out / f"{case.patch.name}.png")
+            pictures.sheet(
+                case.reflectance,
+                case.label,
+                case.scores["cloudjob"],
+                mask,
+                out / f"{case.patch.name.replace('/', '_')}.png",
+            )
     metrics = {
         "checkpoint": ckpt.sha256,
         "threshold": contract.threshold,
@@ -156,6 +162,7 @@ def main(
                 f"none of the {len(measured)} scenes to measure on has labels, as {measured[0].scene}",
                 hint="give scenes with labels; of those that are known to be clear --clear says so",
             )
+        check.look((*measured, *(chosen if choose_on else ())), folders, learnt=False)
         out.mkdir(parents=True, exist_ok=True)
         bright, paths = BRIGHT, [path, *beside]
         if choose_on:

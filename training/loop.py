@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from cloudjob.errors import ContractError, UsageError
+from cloudjob.errors import ContractError
 from cloudjob.model import checkpoint
 from cloudjob.model.contract import Contract
 from cloudjob.model.unet import SimpleUNet
 from training.patch import UNKNOWN, Float, Patch
 from training.sample import Samples, see
+from training.scenery import helper
 from training.settings import Settings, contract
 from training.state import State, masked_loss
 
@@ -54,23 +55,19 @@ def train(
 
     Raises:
         ContractError: `out` holds a training with other settings, patches or another start.
-        UsageError: an epoch has fewer samples than a batch.
     """
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (slow to import)
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(settings.training.seed)
-    if len(samples) < settings.training.batch:
-        raise UsageError(
-            f"an epoch has {len(samples)} samples, fewer than a batch of {settings.training.batch}",
-            hint="set training.samples or data.patches higher, or training.batch lower",
-        )
     out.mkdir(parents=True, exist_ok=True)
     begun = checkpoint.load(start) if start else None
     state = State(settings, device, fingerprint(settings, samples, begun))
     if begun:
         state.start(begun.unet)
     first = state.resume(out / "last")
+    # Where nothing is cloud the IoU is 0 whatever is said: no figure for the record
+    clouds = any(bool((target > 0.5).any()) for _, target in validation)
     writer = SummaryWriter(str(out / "tensorboard"), purge_step=first)
     for epoch in range(first, settings.training.until or settings.training.epochs):
         samples.epoch = epoch
@@ -82,7 +79,7 @@ def train(
         for name in COLUMNS[1:]:
             writer.add_scalar(name, row[name], epoch)
         if settings.training.keep == "last" or scores[1] >= max(r["validation_iou"] for r in state.rows):
-            state.keep(out / "checkpoint.safetensors", {"validation_iou": round(scores[1], 4)} if validation else {})
+            state.keep(out / "checkpoint.safetensors", {"validation_iou": round(scores[1], 4)} if clouds else {})
         _write_curves(out / "curves.csv", state.rows)
         state.save(out / "last")  # Last: killed before it, the epoch is done again, and all of the above with it
     writer.close()
@@ -115,7 +112,12 @@ def one_epoch(states: Mapping[int, State], samples: Samples, epoch: int, workers
     first, *_ = states.values()
     training = first.settings.training
     loader = DataLoader(
-        samples, training.batch, num_workers=workers, drop_last=True, pin_memory=first.device.type == "cuda"
+        samples,
+        training.batch,
+        num_workers=workers,
+        drop_last=True,
+        pin_memory=first.device.type == "cuda",
+        worker_init_fn=helper,
     )
     for state in states.values():
         state.steps = len(loader) * training.epochs

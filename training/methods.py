@@ -15,13 +15,18 @@ def likelihood(model: predict.Model, reflectance: Reflectance) -> Float:
     """Probability (height, width) for reflectance (bands, height, width), 0 for no data, tiled as a job does.
 
     Raises:
-        ContractError: the network takes other bands, or tells more than cloud.
+        ContractError: the network takes other bands than there are, or tells more than cloud.
     """
     contract, known = model.contract, ALL_BANDS[: len(reflectance)]
     if len(contract.classes) > 1 or not set(contract.bands) <= set(known):
         raise ContractError(
             f"{contract.name} takes {', '.join(contract.bands)} and gives {len(contract.classes)} classes; expected "
             f"bands among {', '.join(known)}, and cloud alone"
+        )
+    if lacking := [band for band in contract.required_bands if np.isnan(reflectance[known.index(band)]).all()]:
+        raise ContractError(
+            f"{contract.name} needs {lacking[0]}, which an image lacks",
+            hint="measure it on images that have it: without, it takes all for no data",
         )
     image = np.where(empty(reflectance), np.nan, reflectance)[[known.index(band) for band in contract.bands]]
     height, width = image.shape[1:]

@@ -1,7 +1,8 @@
 """One labelled image on disk, read as reflectance and label."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 import rasterio.errors
+import rasterio.io
 
 from cloudjob.cluster.agreement import SCL_CLOUD
 from cloudjob.errors import ContractError
@@ -26,11 +28,16 @@ ALL_BANDS = (*BANDS, "swir16", "swir22")
 """Those that some have; `swir22` is for the teacher only."""
 SWIR = ALL_BANDS.index("swir16")
 CLEAR, CLOUD, UNKNOWN = 0, 1, 255
+LOWEST = -0.5
+"""Reflectance below this is a no-data value that nobody has declared, as −9999; a job takes it for that, too."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One band in a file: reflectance = number × scale + offset; the number 0 is no data."""
+    """One band in a file: reflectance = number × scale + offset.
+
+    No data are the number 0, what is no number, the file's own no-data value, and reflectance below `LOWEST`.
+    """
 
     path: Path
     index: int = 1
@@ -82,7 +89,7 @@ class Patch:
             ContractError: a file is missing or unreadable, shapes differ, or the mask has other values; it names
                 the file.
         """
-        numbers = [read_layer(layer.path, layer.index) for layer in self.layers]
+        numbers, nothings = zip(*(_read(layer.path, layer.index) for layer in self.layers), strict=True)
         for layer, number in zip(self.layers, numbers, strict=True):
             if number.shape != numbers[0].shape:
                 raise ContractError(
@@ -94,6 +101,10 @@ class Patch:
             [number * np.float32(layer.scale) + np.float32(layer.offset)
              for layer, number in zip(self.layers, numbers, strict=True)]
         ).astype(np.float32)  # fmt: skip
+        for number, nothing, plane in zip(numbers, nothings, reflectance, strict=True):
+            valid &= np.isfinite(plane) & (plane >= LOWEST)
+            if nothing is not None:
+                valid &= number != nothing
         reflectance[:, ~valid] = 0
         absent = np.full((max(0, bands - len(reflectance)), *valid.shape), np.nan, np.float32)
         reflectance = np.concatenate([reflectance[:bands], absent])
@@ -137,14 +148,29 @@ def read_layer(path: Path, index: int = 1) -> npt.NDArray[Any]:
     Raises:
         ContractError: the file is missing or cannot be read.
     """
+    return _read(path, index)[0]
+
+
+def _read(path: Path, index: int) -> tuple[npt.NDArray[Any], float | None]:
+    """A band, and the file's no-data value; None where it is 0, which is one in any case, band by band."""
+    with opened(path) as raster:
+        if index > raster.count:
+            raise ContractError(f"{path} has no band {index}", hint="chips hold red, green, blue, near infrared")
+        return raster.read(index), raster.nodata or None
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[rasterio.io.DatasetReader]:
+    """A raster, whose faults name it.
+
+    Raises:
+        ContractError: it is missing or cannot be read.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # chips need no place
             with rasterio.open(path) as raster:
-                band: npt.NDArray[Any] = raster.read(index)
-                return band
-    except IndexError:
-        raise ContractError(f"{path} has no band {index}", hint="chips hold red, green, blue, near infrared") from None
+                yield raster
     except rasterio.errors.RasterioIOError as error:
         reason = "there is no such file" if not path.exists() else f"it cannot be read: {error}"
         raise ContractError(f"{path}: {reason}", hint="is the data set complete?") from None

@@ -87,7 +87,7 @@ def reliability(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(4, 4), layout="constrained")
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color="0.7", linestyle=":")
-    axis.plot([row["probability"] for row in rows], [row["cloud"] for row in rows], marker="o")
+    axis.plot([row["probability"] for row in rows], [row["cloud"] for row in rows], marker="o", clip_on=False)
     _axes(axis, "probability", "share of cloud in the labels")
     axis.set_xlim(0, 1)
     axis.set_ylim(0, 1)

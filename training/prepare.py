@@ -11,6 +11,7 @@ from cloudjob.errors import UsageError
 from training import data, peer, settings, teach
 from training.patch import BANDS, Float, Patch, any_of
 from training.sample import Samples
+from training.score import MANY
 
 VALIDATED = 100
 """Patches that validate, at most, drawn by the seed: they are looked at after every epoch."""
@@ -20,7 +21,8 @@ def divide(chosen: settings.Settings, patches: Sequence[Patch]) -> tuple[list[Pa
     """(patches to learn from, patches to validate on), by scene; held-out and ignored ones are in neither.
 
     Raises:
-        UsageError: there are no patches of a kind that the mix shows, or none to validate on.
+        UsageError: there are no patches of a kind that the mix shows, or none to validate on; or the samples do not
+            suit the network, the teacher or the batch.
     """
     patches = [dataclasses.replace(p, clear=True) if any_of(p.scene, chosen.data.clear) else p for p in patches]
     rest, _ = data.split(patches, chosen.data.held_out)
@@ -47,7 +49,23 @@ def divide(chosen: settings.Settings, patches: Sequence[Patch]) -> tuple[list[Pa
             f"{len(lacking)} patches have fewer than {least} bands, such as {lacking[0].name}",
             hint="network.bands = 3 needs no near infrared",
         )
+    _check_samples(chosen, learn)
     return learn, check
+
+
+def _check_samples(chosen: settings.Settings, learn: Sequence[Patch]) -> None:
+    training, terms, sets = chosen.training, settings.contract(chosen), chosen.data
+    if training.crop % terms.stride:
+        raise UsageError(f"training.crop is {training.crop}; expected a multiple of the network's {terms.stride} px")
+    if training.crop > peer.SIDE and any(any_of(patch.scene, sets.blended) for patch in learn):
+        raise UsageError(f"training.crop is {training.crop}; the teacher sees {peer.SIDE} px (data.blended)")
+    taught = (*sets.teacher, *sets.agreeing, *sets.confirmed)
+    labelled = sum(any_of(patch.scene, taught) or bool(patch.label and not patch.clear) for patch in learn)
+    if (length := training.samples or sets.patches or labelled) < training.batch:
+        raise UsageError(
+            f"an epoch has {length} samples, fewer than a batch of {training.batch}",
+            hint="set training.samples or data.patches higher, or training.batch lower",
+        )
 
 
 def _check_mix(chosen: settings.Settings, learn: Sequence[Patch], check: Sequence[Patch]) -> None:
@@ -74,10 +92,12 @@ def described(chosen: settings.Settings, learn: Sequence[Patch]) -> settings.Set
     """The settings with what they leave to the patches: resolution, and what the contract says of the data."""
     labelled = [patch for patch in learn if patch.label]
     lines = []
-    for source in sorted({patch.source for patch in labelled}):
-        members = [patch for patch in labelled if patch.source == source]
-        layer = members[0].layers[0]
-        scaling = f"reflectance = number × {layer.scale:g}" + (f" {layer.offset:+g}" if layer.offset else "")
+    sources = sorted({patch.source for patch in labelled})
+    for source in sources if len(sources) <= MANY else ["data of one's own"]:
+        members = [patch for patch in labelled if patch.source == source or len(sources) > MANY]
+        layers = {(layer.scale, layer.offset) for patch in members for layer in patch.layers}
+        told = [f"number × {scale:g}" + (f" {offset:+g}" if offset else "") for scale, offset in sorted(layers)]
+        scaling = f"reflectance = {' or '.join(told[:3])}" + (" or others" if len(told) > 3 else "")
         lines.append(f"{source}: {len(members)} patches of {len({p.scene for p in members})} scenes, {scaling}")
     sizes = Counter(patch.resolution for patch in labelled)
     resolution = chosen.network.resolution or (sizes.most_common(1)[0][0] if sizes else 10)
@@ -99,12 +119,8 @@ def samples(
 ) -> Samples:
     """What the settings say is shown of these patches; `out/blends.npz` keeps what the teacher says of blends."""
     training, terms = chosen.training, settings.contract(chosen)
-    if training.crop % terms.stride:
-        raise UsageError(f"training.crop is {training.crop}; expected a multiple of the network's {terms.stride} px")
     groups = (chosen.data.blended, chosen.data.frozen)
     blended, frozen = (frozenset(p.name for p in learn if any_of(p.scene, names)) for names in groups)
-    if blended and training.crop > peer.SIDE:
-        raise UsageError(f"training.crop is {training.crop}; the teacher sees {peer.SIDE} px (data.blended)")
     words = teach.Words(out / "blends.npz", training.seed, list(blended))
     shown = Samples(
         learn,

@@ -1,5 +1,6 @@
 """Simulated skies and grounds to draw crops from, each made once and kept in memory."""
 
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,11 +40,14 @@ class Scenery:
         """Make the first of each, in as many processes."""
         if workers > 1:
             # Forked, as those that load samples are: what they make is theirs until it is sent back.
-            context, alone = get_context("fork"), partial(torch.set_num_threads, 1)
-            with ProcessPoolExecutor(workers, mp_context=context, initializer=alone) as pool:
-                self._skies |= enumerate(pool.map(partial(make_sky, self.seed), range(skies)))
-                landscapes = pool.map(partial(make_grounds, self.seed), range(-(-grounds // 4)))
-                self._grounds |= enumerate(ground for four in landscapes for ground in four)
+            with ProcessPoolExecutor(workers, mp_context=get_context("fork"), initializer=helper) as pool:
+                try:
+                    self._skies |= enumerate(pool.map(partial(make_sky, self.seed), range(skies)))
+                    landscapes = pool.map(partial(make_grounds, self.seed), range(-(-grounds // 4)))
+                    self._grounds |= enumerate(ground for four in landscapes for ground in four)
+                except BaseException:  # Ctrl-C among them: what nobody waits for is not made
+                    pool.shutdown(cancel_futures=True)
+                    raise
         for number in range(skies):
             self.sky(number)
         for number in range(grounds):
@@ -61,6 +65,12 @@ class Scenery:
             four = make_grounds(self.seed, number // 4)
             self._grounds |= {number // 4 * 4 + part: ground for part, ground in enumerate(four)}
         return self._grounds[number]
+
+
+def helper(_: int = 0) -> None:
+    """What a process that prepares samples begins with: one thread, and deaf to Ctrl-C, which is for its parent."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def make_sky(seed: int, number: int) -> Half:

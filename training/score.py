@@ -20,6 +20,7 @@ SCL = "SCL"
 """The provider's scene classification: few scenes have it, so it is told for these and never pooled."""
 POOLS = ("pooled", "clear scenes", "snow", "bright ground")
 BINS = 10  # of the reliability curve
+MANY = 20  # sources, above which a record tells of all together: images of one's own may be called anything
 SHOWN = 24  # groups of a table, and sheets: all scenes of a large data set are in metrics.json only
 
 
@@ -170,8 +171,10 @@ def show(rows: Sequence[dict[str, Any]]) -> str:
 def summary(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
     """What a contract tells of a measurement: IoU by source, and the share of clear scenes called cloud."""
     ours = [row for row in rows if row["method"] == "cloudjob"]
-    told = {f"iou_{row['group'][4:]}_{row['buffer_px']}px": row["iou"]
-            for row in ours if row["group"].startswith("all ") and row["recall"] is not None}  # fmt: skip
+    few = len({row["group"] for row in ours if row["group"].startswith("all ")}) <= MANY
+    told = {f"iou_{row['group'].removeprefix('all ')}_{row['buffer_px']}px": row["iou"] for row in ours
+            if (row["group"].startswith("all ") if few else row["group"] == "pooled")
+            and row["recall"] is not None}  # fmt: skip
     told |= {f"cloud_share_of_clear_scenes_{row['buffer_px']}px": row["false_positives"]
              for row in ours if row["group"] == "clear scenes"}  # fmt: skip
     return {name.replace("-", "_"): round(value, 4) for name, value in sorted(told.items()) if value is not None}

@@ -1,7 +1,8 @@
 """An experiment's settings: one small TOML file, checked when read."""
 
+import math
 import tomllib
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import astuple, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -15,6 +16,25 @@ from training.patch import ALL_BANDS, BANDS
 EXPERIMENTS = Path(__file__).parent / "experiments"
 ABSENT = -0.25
 """Reflectance that stands for an absent band: no band has it."""
+
+
+BOUNDS = {
+    "data.patches": (0, math.inf),
+    "data.validation_share": (0, 0.9),
+    "data.blends": (0, math.inf),
+    "data.simulated": (0, math.inf),
+    "data.widened": (0, 100),
+    "training.epochs": (1, math.inf),
+    "training.until": (0, math.inf),
+    "training.samples": (0, math.inf),
+    "training.batch": (1, math.inf),
+    "training.crop": (1, math.inf),
+    "training.rate": (0, 10),
+    "training.decay": (0, 10),
+    "training.average": (0, 0.99999),
+    "training.seed": (0, math.inf),
+}
+"""Least and largest of numbers; what the network may be, its contract checks."""
 
 
 @dataclass(frozen=True)
@@ -205,9 +225,17 @@ def _checked(table: dict[str, Any], path: str) -> Settings:
         )
     if settings.network.outside not in ("zero", "mirror"):
         raise UsageError(f"{path}: network.outside is {settings.network.outside!r}; expected zero or mirror")
-    for name in ("epochs", "batch", "crop"):
-        if (value := getattr(settings.training, name)) < 1:
-            raise UsageError(f"{path}: training.{name} is {value}; expected 1 or more")
+    for name, (least, most) in BOUNDS.items():
+        part, key = name.split(".")
+        value = getattr(getattr(settings, part), key)
+        if not least <= value <= most:
+            expected = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
+            raise UsageError(f"{path}: {name} is {value}; expected {expected}")
+    mix = settings.mix
+    if min(astuple(mix)) < 0 or not 0 < sum(astuple(mix)) < math.inf:
+        raise UsageError(f"{path}: mix is {mix}; expected shares of 0 or more, one of them above 0")
+    if (mix.clouded or mix.simulated) and not settings.data.simulated:
+        raise UsageError(f"{path}: data.simulated is 0; expected 1 or more, for the mix shows what is simulated")
     if settings.training.keep not in ("best", "last"):
         raise UsageError(f"{path}: training.keep is {settings.training.keep!r}; expected best or last")
     return settings

@@ -121,7 +121,9 @@ class State:
 
     def keep(self, path: Path, metrics: dict[str, float]) -> None:
         """The running average as a checkpoint."""
-        checkpoint.save(self.average, replace(self.contract, metrics=metrics), path)
+        partial = path.with_name(f"partial-{path.name}")  # killed, or on a full disk, the one before it stays whole
+        checkpoint.save(self.average, replace(self.contract, metrics=metrics), partial)
+        partial.replace(path)
 
     def save(self, folder: Path) -> None:
         """Everything, in safetensors and JSON, so that nothing is ever unpickled; each file replaced in one rename."""
@@ -154,9 +156,14 @@ class State:
         path = folder / "state.safetensors"
         if not path.exists():
             return 0
-        with safetensors.safe_open(path, "pt") as file:
-            header = json.loads(file.metadata()["state"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no dict)
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                header = json.loads(file.metadata()["state"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no dict)
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ContractError(
+                f"{path} cannot be read: {error}", hint=f"delete {folder}: the training begins anew"
+            ) from None
         if header["fingerprint"] != self.fingerprint:
             raise ContractError(
                 f"{folder.parent} holds a training with other settings, patches or another start",

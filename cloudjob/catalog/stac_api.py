@@ -92,7 +92,7 @@ def _pages(
     """Yield what all pages of a search list; return whether that is anything."""
     asked, page, limit = _first_page(client, searches, forms)
     seen: set[str] = set()
-    stale = empty = 0
+    stale, empty, first = 0, 0, _matched(page)
     for number in range(1, MAX_PAGES + 1):
         before = len(seen)
         yield from page["features"]
@@ -114,6 +114,9 @@ def _pages(
             with contextlib.suppress(RefusedRequestError, CloudjobError):  # Then what POST listed is told as it is
                 return (yield from _pages(client, name, by_get, forms)) or bool(seen)
         log.warning("%s says that it has %d items for this search, but lists only %d", name, matched, len(seen))
+    elif number > 1 and 0 < matched < first:  # All that follow have moved up, one of them to a page turned before
+        told = "%s had %d items for this search at first and %d in the end: one may have been passed over; run again"
+        log.warning(told, name, first, matched)
     elif number == 1 and not matched and len(page["features"]) == limit:  # microsoft/planetary-computer-apis#274
         log.warning("%s lists as many items as it was asked for (%d) and no next page: it may have more", name, limit)
     if empty == _EMPTY and following:

@@ -103,19 +103,18 @@ def cores() -> int:
 
 def _quotas() -> Iterator[int]:
     """Whole cores that control groups allow this process, those of version 2 by every group above it too."""
-    with contextlib.suppress(OSError):
-        for line in OWN_CGROUP.read_text(encoding="utf-8").splitlines():
-            _, controllers, path = line.split(":", 2)
-            group = Path(path.lstrip("/"))
-            if not controllers:
-                for folder in (group, *group.parents):
-                    yield from _quota(CGROUPS / folder / "cpu.max")
-            elif "cpu" in controllers.split(","):
-                for folder in (group, Path()):  # In a container only the group itself is shown
-                    yield from _quota(
-                        CGROUPS / controllers / folder / "cpu.cfs_quota_us",
-                        CGROUPS / controllers / folder / "cpu.cfs_period_us",
-                    )
+    lines: list[str] = []
+    with contextlib.suppress(OSError):  # Not on macOS
+        lines = OWN_CGROUP.read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        group = Path(path.lstrip("/"))
+        if not controllers:
+            for folder in (group, *group.parents):
+                yield from _quota(CGROUPS / folder / "cpu.max")
+        elif "cpu" in controllers.split(","):
+            for folder in (CGROUPS / controllers / group, CGROUPS / controllers):  # A container shows the last alone
+                yield from _quota(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
 
 
 def _quota(*files: Path) -> Iterator[int]:

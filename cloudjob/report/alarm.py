@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from cloudjob.logs import many
 from cloudjob.report.overview import Row, Run
 from cloudjob.store.ledger import Ledger
 
@@ -79,27 +80,26 @@ def alarms(rows: Sequence[Row], runs: Sequence[Run], ledger: Ledger, incomplete:
     """
     found = [*_last_run(runs), *_trend(rows), *_disagreements(rows, runs)]
     if ledger.damaged:
-        first = min(ledger.damaged)
-        count = len(ledger.damaged)
-        title = f"{count} {'file' if count == 1 else 'files'} of this OUT cannot be used, such as {first}"
+        title = f"{many(len(ledger.damaged), 'file')} of this OUT cannot be used, such as {min(ledger.damaged)}"
         rule = "`cloudjob check OUT` says what is wrong; with --repair it mends it, or has the next run do it again."
         found.append(Alarm("alarm", title, rule))
     failed = ledger.to_retry()
     if failed:
-        found.append(Alarm("notice", _count(len(failed), "failed"), "The next run tries again. Reasons: below."))
+        rule = "The next run tries again. Reasons: below."
+        found.append(Alarm("notice", f"{many(len(failed), 'scene')} failed", rule))
     abandoned = len(ledger.failures) - len(failed)
     if abandoned:
         rule = "They failed on three nights for one reason; no longer tried until their source changes or --retry asks."
-        found.append(Alarm("notice", _count(abandoned, "abandoned"), rule))
+        found.append(Alarm("notice", f"{many(abandoned, 'scene')} abandoned", rule))
     if incomplete:
         rule = (
             "A run was interrupted, or is at work. One that asks for their dates (`cloudjob list OUT`) finishes them."
         )
-        found.append(Alarm("notice", _count(len(incomplete), "incomplete"), rule))
+        found.append(Alarm("notice", f"{many(len(incomplete), 'scene')} incomplete", rule))
     warned = tuple(row for row in rows if row.warnings)
     if warned:
         rule = "Something about their pixels or files does not fit what their metadata says: see the table."
-        found.append(Alarm("notice", _count(len(warned), "with a warning"), rule, warned))
+        found.append(Alarm("notice", f"{many(len(warned), 'scene')} with a warning", rule, warned))
     return sorted(found, key=lambda alarm: alarm.level != "alarm")
 
 
@@ -151,8 +151,4 @@ def _disagreements(rows: Sequence[Row], runs: Sequence[Run]) -> list[Alarm]:
 
 
 def _disagree(rows: Sequence[Row], which: str) -> str:
-    return f"{_count(len(rows), which)} {'disagrees' if len(rows) == 1 else 'disagree'} with the provider"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {'scene' if number == 1 else 'scenes'} {what}"
+    return f"{many(len(rows), 'scene')} {which} {'disagrees' if len(rows) == 1 else 'disagree'} with the provider"

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
+from cloudjob.logs import many
 from cloudjob.report.overview import Row
 
 WIDTH = 640
@@ -56,8 +57,7 @@ def where(rows: Sequence[Row], footprints: Mapping[str, dict[str, Any]]) -> Mark
 
     parts, named = [_graticule(west, south, east, north, place, height)], list[tuple[float, float, float]]()
     for (tile, group), area in sorted(largest.items()):
-        count = counts[tile, group]
-        told = f"{tile}: {count} {'scene' if count == 1 else 'scenes'}"
+        told = f"{tile}: {many(counts[tile, group], 'scene')}"
         parts.append(Markup('<path class="tile" d="{}"><title>{}</title></path>').format(_outline(area, place), told))
         if len(largest) <= NAMED and "_" not in tile:
             x, y = _beside(area, tile, place, height)
@@ -65,7 +65,7 @@ def where(rows: Sequence[Row], footprints: Mapping[str, dict[str, Any]]) -> Mark
             if all(abs(x - at[0]) > half + at[2] or abs(y - at[1]) > LETTER[1] for at in named):
                 named.append((x, y, half))
                 parts.append(Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(x, y, tile))
-    label = f"Map of {len(largest)} {'tile' if len(largest) == 1 else 'tiles'}, {sum(counts.values())} scenes"
+    label = f"Map of {many(len(largest), 'tile')}, {many(sum(counts.values()), 'scene')}"
     drawn = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
     return drawn.format(WIDTH, height, label, Markup().join(parts))
 

@@ -7,10 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cloudjob.classes import NAMES
-from cloudjob.errors import ContractError
 from cloudjob.store import group as groups
 from cloudjob.store import runs as records
-from cloudjob.store.document import ODD, parse
+from cloudjob.store.document import parse
 from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.out import Out
 
@@ -107,40 +106,23 @@ def rows(out: Out, ledger: Ledger) -> list[Row]:
     """A row for every scene that is done, the newest first.
 
     What cannot be read is put down in the ledger's `damaged`, and costs its own row.
-
-    Raises:
-        UnreachableError: the store does not answer.
     """
     sides = {name: groups.tile(metadata) for name, metadata in ledger.groups.items()}
+    entries = {entry.path: entry for entry in ledger.by_time[::-1]}
 
-    def row(entry: Done) -> Row | None:
-        try:
-            data = out.get(entry.path)  # None: a run has just begun to compute it anew
-            return None if data is None else _row(entry, data, sides[entry.group])
-        except (ContractError, *ODD) as error:
-            ledger.damaged[entry.path] = f"it is no item that cloudjob wrote: {type(error).__name__}: {error}"
-            return None
+    def row(path: str, data: bytes) -> Row:
+        return _row(entries[path], data, sides[entries[path].group])
 
-    return [found for found in out.each(row, ledger.by_time[::-1]) if found]
+    return [*out.documents("an item", entries, row, ledger.damaged).values()]
 
 
 def runs(out: Out, ledger: Ledger) -> list[Run]:
     """The last `RUNS` runs, the newest first.
 
     A record that cannot be read is put down in the ledger's `damaged`.
-
-    Raises:
-        UnreachableError: the store does not answer.
     """
-
-    def run(path: str) -> Run | None:
-        try:
-            return _run(out.get_json(path))
-        except (ContractError, *ODD) as error:
-            ledger.damaged[path] = f"it is no run's record: {type(error).__name__}: {error}"
-            return None
-
-    return [found for found in out.each(run, records.paths(out)[::-1][:RUNS]) if found]
+    paths = records.paths(out)[::-1][:RUNS]
+    return [*out.documents("a run's record", paths, lambda _, data: _run(parse(data)), ledger.damaged).values()]
 
 
 def _row(entry: Done, data: bytes, side: int) -> Row:

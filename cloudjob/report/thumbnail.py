@@ -86,11 +86,7 @@ class Album:
         self._array = functools.cache(lambda group: groups.open_array(out, group, "cloud"))
 
     def get(self, entry: Done, key: str) -> Pictures:
-        """The pictures of a scene, from the OUT where they are kept and still those of its item.
-
-        Raises:
-            UnreachableError: the store does not answer.
-        """
+        """The pictures of a scene, from the OUT where they are kept and still those of its item."""
         path, key = _path(entry), f"{key} {FORM}"
         kept = found = _parsed(self.out.get(path), key)
         item = parse(self.out.get(entry.path) or b"{}") if not (found.mask and found.image) else {}

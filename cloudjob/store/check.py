@@ -58,7 +58,6 @@ def check(out: Out) -> Iterator[Fault]:
     Raises:
         UsageError: there is no OUT.
         ContractError: it was made by something else.
-        UnreachableError: the store does not answer.
     """
     yield from _contract(out)
     ledger = ledgers.read(out, named=())

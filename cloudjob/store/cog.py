@@ -10,7 +10,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
 from cloudjob import classes
-from cloudjob.classes import BINARY, CLASSES, COLOURS, NOT_COMPUTED, Class
+from cloudjob.classes import BINARY, COLOURS, NOT_COMPUTED, Class
 from cloudjob.errors import ContractError, SceneError
 from cloudjob.store import check, folder, settings, stac
 from cloudjob.store import group as groups
@@ -28,7 +28,7 @@ ASSET = "mask"
 MEDIA_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 
 
-def encode(mask: groups.Mask, crs: str, transform: Affine, values: Sequence[Class] = CLASSES) -> bytes:
+def encode(mask: groups.Mask, crs: str, transform: Affine, values: Sequence[Class]) -> bytes:
     """A mask (y, x) uint8 as a COG: palette, band's name, classes as tags; 255 is its no data."""
     with MemoryFile() as memory:
         with memory.open(
@@ -55,7 +55,6 @@ def read(out: Out, entry: Done, rows: slice = slice(None), columns: slice = slic
 
     Raises:
         SceneError: it is damaged.
-        UnreachableError: the store does not answer.
     """
     try:
         with out.reached():
@@ -65,11 +64,7 @@ def read(out: Out, entry: Done, rows: slice = slice(None), columns: slice = slic
 
 
 def faults(out: Out) -> Iterator[Fault]:
-    """Files that items name and that are not their scenes' masks, to the last pixel; nothing is written.
-
-    Raises:
-        UnreachableError: the store does not answer.
-    """
+    """Files that items name and that are not their scenes' masks, to the last pixel; nothing is written."""
     ledger = ledgers.read(out)
     for entry in sorted(ledger.done.values(), key=lambda entry: (entry.group, entry.slot)):
         try:
@@ -153,15 +148,11 @@ def attach(lock: Lock) -> Iterator[str]:
     The item is changed when the whole file is in place. A scene that is made anew gets a new item, which knows of no
     COG until the next call. Files of scenes that are gone are deleted.
 
-    Args:
-        lock: of an OUT.
-
     Yields:
         Path of each file written.
 
     Raises:
         SceneError: at the end, if a mask is damaged.
-        UnreachableError: the store does not answer, or the lock is lost.
     """
     out, ledger = lock.out, ledgers.read(lock.out, named=())
     ledger.say_damage()

@@ -4,7 +4,9 @@ import json
 import math
 from typing import Any
 
-ODD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+from shapely.errors import ShapelyError
+
+ODD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, ShapelyError)
 """What a document raises whose members are not there, or of other types than they should be."""
 
 

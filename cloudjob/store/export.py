@@ -39,7 +39,6 @@ def export(out: Out, what: str | None, path: str | Path, *, group: Collection[st
     in one of them is cloud, else thin cloud, else shadow, else clear, else no data.
 
     Args:
-        out: the output.
         what: a scene's id; a day, month or interval as `--dates` takes them (UTC); None for every scene, a file each.
         path: of the file to write, replaced at once where it exists; a folder where there are several.
         group: only of these groups, or of all windows of these tiles.
@@ -57,20 +56,8 @@ def export(out: Out, what: str | None, path: str | Path, *, group: Collection[st
     wanted = {each for name in group for each in listing.groups_like(ledger, name)}
     ledger.say_damage(wanted)
     files = _files(out, ledger, what, wanted)
-    path = Path(path)
-    if len(files) > 1 or path.is_dir() or what is None:
-        if path.suffix in (".tif", ".tiff") or path.is_file():
-            told = ", ".join(sorted(files)[:3]) + (" …" if len(files) > 3 else "")
-            hint = "choose one with --group" if len({chosen[0].time[:10] for chosen in files.values()}) == 1 else None
-            raise UsageError(f"{what} makes {len(files)} files ({told}), and {path} is no folder", hint=hint)
-        if not path.is_dir() and path.parent.is_dir():
-            _make(path)
-        targets = {path / f"{quote(name, safe='')}.tif": chosen for name, chosen in files.items()}
-    else:
-        (only,) = files.values()
-        targets = {path: only}
     values, damaged = cog.values(out), list[SceneError]()
-    for target, chosen in targets.items():
+    for target, chosen in _targets(files, what, Path(path)).items():
         try:
             mosaic = _mosaic(out, chosen)
         except SceneError as error:
@@ -108,6 +95,23 @@ def _files(out: Out, ledger: Ledger, what: str | None, wanted: Collection[str]) 
     return files
 
 
+def _targets(files: dict[str, list[Done]], what: str | None, path: Path) -> dict[Path, list[Done]]:
+    """Path of each file → the scenes in it: in a folder, which is made, unless there can only be one."""
+    if len(files) == 1 and not path.is_dir() and what is not None:
+        (only,) = files.values()
+        return {path: only}
+    if path.suffix in (".tif", ".tiff") or path.is_file():
+        told = ", ".join(sorted(files)[:3]) + (" …" if len(files) > 3 else "")
+        hint = "choose one with --group" if len({chosen[0].time[:10] for chosen in files.values()}) == 1 else None
+        raise UsageError(f"{what} makes {len(files)} files ({told}), and {path} is no folder", hint=hint)
+    if not path.is_dir() and path.parent.is_dir():
+        try:
+            path.mkdir()
+        except OSError as error:
+            raise unwritten(f"{path} cannot be made", error) from None
+    return {path / f"{quote(name, safe='')}.tif": chosen for name, chosen in files.items()}
+
+
 def _mosaic(out: Out, chosen: list[Done]) -> groups.Mask:
     # How much each value tells, so that the one that tells most wins.
     rank = np.zeros(256, np.uint8)
@@ -117,13 +121,6 @@ def _mosaic(out: Out, chosen: list[Done]) -> groups.Mask:
         mask = cog.read(out, entry)
         mosaic = np.where(rank[mask] > rank[mosaic], mask, mosaic)
     return mosaic
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir()
-    except OSError as error:
-        raise unwritten(f"{folder} cannot be made", error) from None
 
 
 def _write(path: Path, data: bytes, values: Sequence[Class]) -> None:

@@ -10,13 +10,13 @@ from functools import cache, cached_property
 from importlib.metadata import version
 from typing import Any
 
-from cloudjob.errors import ContractError, redact, redact_all
+from cloudjob.errors import redact, redact_all
 from cloudjob.grid import Tile
 from cloudjob.scene.identity import Identity
 from cloudjob.scene.scene import Scene
 from cloudjob.store import group as groups
 from cloudjob.store import item as stac
-from cloudjob.store.document import ODD, dump, parse
+from cloudjob.store.document import dump, parse
 from cloudjob.store.lock import Lock
 from cloudjob.store.out import Out
 
@@ -157,21 +157,11 @@ def read_all(out: Out, damaged: dict[str, str], also: Iterable[str] = ()) -> lis
     """Every scene that failed when it was last tried.
 
     Args:
-        out: the output.
-        damaged: where it is put down, by path, what is wrong with a record that cannot be used.
+        damaged: as in `Out.documents`.
         also: ids of scenes whose records are asked for even if they are not listed.
     """
-
-    def parsed(path: str) -> Failure | None:
-        try:
-            data = out.get(path)
-            return None if data is None else _parsed(path, data)
-        except (ContractError, *ODD) as error:
-            damaged[path] = f"it is no record that cloudjob wrote: {error}"
-            return None
-
     paths = {name for name in out.tags(FOLDER) if name.endswith(".json")}.union(map(path, also))
-    return [failure for failure in out.each(parsed, sorted(paths)) if failure]
+    return [*out.documents("a record of a failure", sorted(paths), _parsed, damaged).values()]
 
 
 def record(
@@ -187,16 +177,12 @@ def record(
     """Write down that a scene failed in this run.
 
     Args:
-        lock: of this run.
         before: what is known of earlier failures of the scene.
         what: the scene, or the item that describes none.
         tiles: that were asked for.
         reason: why; secrets are taken out.
         outside: whether the reason lies outside the scene (its source is out): then this night does not count.
         spare: the scene without the band that the reason is about: tried in its place where it would be abandoned.
-
-    Raises:
-        UnreachableError: the store does not answer, or the lock is lost.
     """
     now = _now()
     known = before if before and before.fingerprint == what.fingerprint else None

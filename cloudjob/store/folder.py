@@ -56,14 +56,16 @@ def within(root: Path, path: str) -> Path:
     return place
 
 
-def writable(root: Path, path: str) -> None:
-    """Make sure that a file may be written at `path`.
+def writable(root: Path, path: str) -> Path:
+    """The place of a file that may be written at `path`.
 
     Raises:
         ContractError: see `within`; or there is a folder.
     """
-    if within(root, path).is_dir():
-        raise _no_file(root / path)
+    place = within(root, path)
+    if place.is_dir():
+        raise _no_file(place)
+    return place
 
 
 def readable(root: Path, path: str) -> None:
@@ -182,16 +184,9 @@ def reserve(root: Path, path: str) -> bool:
 
 
 def delete(root: Path, path: str) -> None:
-    """Delete a file, if there is one.
-
-    Raises:
-        ContractError: see `within`; or there is a folder.
-    """
-    place = within(root, path)
-    if place.is_dir():
-        raise _no_file(place)
+    """Delete a file, if there is one; errors are those of `writable`."""
     with suppress(FileNotFoundError, NotADirectoryError):
-        place.unlink()
+        writable(root, path).unlink()
 
 
 def delete_under(root: Path, prefix: str, allowed: Callable[[], None]) -> None:

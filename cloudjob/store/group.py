@@ -56,21 +56,12 @@ def read_all(out: Out, damaged: dict[str, str], also: Iterable[str] = ()) -> dic
     """Every group's metadata document by its name. One whose making was interrupted has none, and is left out.
 
     Args:
-        out: the output.
-        damaged: where it is put down, by path, what is wrong with a document that cannot be used.
+        damaged: as in `Out.documents`.
         also: groups that are asked for even if they are not listed.
     """
-
-    def document(name: str) -> Metadata | None:
-        try:
-            data = out.get(path(name))
-            return None if data is None else parsed(data)
-        except ContractError as error:
-            damaged[path(name)] = str(error)
-            return None
-
-    names = sorted(out.names(MASKS).union(also) - {"zarr.json"})
-    return {name: found for name, found in zip(names, out.each(document, names), strict=True) if found}
+    paths = {path(name): name for name in sorted(out.names(MASKS).union(also) - {"zarr.json"})}
+    found = out.documents("a group", paths, lambda _, data: parsed(data), damaged)
+    return {paths[path]: metadata for path, metadata in found.items()}
 
 
 def path(group: str) -> str:
@@ -102,7 +93,6 @@ def open_array(out: Out, group: str, name: str) -> zarr.Array[Any]:
 
     Raises:
         ContractError: it is not there, or damaged.
-        UnreachableError: the store does not answer.
     """
     path = f"{MASKS}/{group}/{name}"
     with out.reached():
@@ -122,7 +112,6 @@ def axis(out: Out, group: str, name: str, array: zarr.Array[Any] | None = None) 
 
     Raises:
         ContractError: it is not there, or damaged.
-        UnreachableError: the store does not answer.
     """
     array = array or open_array(out, group, name)
     with out.reached():
@@ -135,11 +124,7 @@ def axis(out: Out, group: str, name: str, array: zarr.Array[Any] | None = None) 
 
 
 def times(out: Out, group: str) -> dict[int, datetime]:
-    """Slot → the moment of its scene, as far as the axis tells: it may be damaged, or have been emptied (`mend_axes`).
-
-    Raises:
-        UnreachableError: the store does not answer.
-    """
+    """Slot → the moment of its scene, as far as the axis tells: it may be damaged, or emptied (`mend_axes`)."""
     try:
         told = enumerate(axis(out, group, "time").tolist())
         return {slot: EPOCH + timedelta(microseconds=value) for slot, value in told if value}
@@ -215,8 +200,6 @@ def commit(
     Writes nothing where everything is as it should be.
 
     Args:
-        out: the output.
-        group: its name.
         order: ids of the scenes that own the slots, "" for slots that are free.
         times: slot → microseconds since 1970; those of others stay.
         statuses: one per slot.
@@ -225,7 +208,6 @@ def commit(
 
     Raises:
         ContractError: it is damaged.
-        UnreachableError: the store does not answer.
     """
     before = out.get(path(group))
     if grid:
@@ -266,11 +248,8 @@ def mend_mask(
     """Make anew what a group's masks, or their probabilities, say of themselves; their shards stay.
 
     Args:
-        out: the output.
-        group: its name.
         name: of the array.
         metadata: of the group, in which one array of this form is called "cloud".
-        settings: the OUT's contract.
         rounding: of the probabilities, as far as that is known.
     """
     out.delete([f"{MASKS}/{group}/{name}/zarr.json"])

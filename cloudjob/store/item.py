@@ -212,13 +212,12 @@ def _links(scene: Scene, settings: Settings) -> list[dict[str, str]]:
 
 def _assets(scene: Scene, settings: Settings) -> dict[str, Any]:
     zarr = {"href": f"../../masks.zarr/{scene.group}", "type": ZARR, "data_type": "uint8", "nodata": 255}
-    told = [{"value": value, "name": name, "description": text} for value, name, text in classes.of(settings.classes)]
     assets = {
         "cloud": {
             **zarr,
             "title": "Cloud mask: array `cloud` at time index `cloudjob:slot`",
             "roles": ["data", "cloud"],
-            "classification:classes": told,
+            "classification:classes": told_classes(settings),
         }
     }
     if settings.probability:
@@ -231,6 +230,11 @@ def _assets(scene: Scene, settings: Settings) -> dict[str, Any]:
             "cloudjob:rounding": conventions.rounding(scene.coarser),
         }
     return assets
+
+
+def told_classes(settings: Settings) -> list[dict[str, Any]]:
+    """The values of masks, as STAC's classification extension has them."""
+    return [label._asdict() for label in classes.of(settings.classes)]
 
 
 def identity(item: dict[str, Any]) -> Identity:
@@ -252,12 +256,6 @@ def replaced(item: dict[str, Any]) -> str:
     """Path of the item of the older version that this item's scene replaces, or ""."""
     group, id_ = item["properties"].get("cloudjob:replaces", ("", ""))
     return path(group, id_) if id_ else ""
-
-
-def without_replaced(item: dict[str, Any]) -> dict[str, Any]:
-    """The item without what it says of an older version."""
-    kept = {name: value for name, value in item["properties"].items() if name != "cloudjob:replaces"}
-    return {**item, "properties": kept}
 
 
 def receipt(item: dict[str, Any]) -> Receipt:

@@ -4,6 +4,7 @@ A scene is done when its item exists and the group's list of slots (`cloudjob:sc
 else here is a cache of that or a help for people.
 """
 
+import contextlib
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,10 +12,8 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from shapely.errors import ShapelyError
-
 from cloudjob import logs
-from cloudjob.errors import ContractError, SceneError
+from cloudjob.errors import ContractError
 from cloudjob.grid import Tile
 from cloudjob.scene.identity import Identity
 from cloudjob.scene.scene import Scene
@@ -24,9 +23,7 @@ from cloudjob.store import group as groups
 from cloudjob.store import item as stac
 from cloudjob.store.document import ODD, dump, parse
 from cloudjob.store.failures import Failure
-from cloudjob.store.out import Out
-
-_WRONG = (*ODD, SceneError, ShapelyError)
+from cloudjob.store.out import DeniedError, Out
 
 
 @dataclass(frozen=True)
@@ -115,8 +112,8 @@ class Ledger:
     def damage(self, within: Collection[str] = ()) -> str:
         """What is to be told of what cannot be used, of these groups or of all; "" where there is nothing to tell."""
         lost = [path for path in self.damaged if not within or path.split("/")[1] in within]
-        count = f"{len(lost):,} {'file' if len(lost) == 1 else 'files'}"
-        return f"{count} of the OUT cannot be used, such as {min(lost)}; {groups.MEND}" if lost else ""
+        told = f"{logs.many(len(lost), 'file')} of the OUT cannot be used, such as"
+        return f"{told} {min(lost)}; {groups.MEND}" if lost else ""
 
     def say_damage(self, within: Collection[str] = ()) -> None:
         """Tell it, if there is something to tell."""
@@ -166,14 +163,12 @@ def read(out: Out, named: Collection[str] | None = None) -> Ledger:
     """Read the state of an OUT: one listing, the groups' metadata, and those items that the cache does not know.
 
     Args:
-        out: the output.
         named: groups that are asked for by name, whatever is listed, and with them the item and the failure of every
             scene that owns a slot, and groups of scenes that failed: for who would mask again what a store does not
             list though it holds it. None believes the listing.
 
     Raises:
         ContractError: a part of it is a symbolic link.
-        UnreachableError: the store does not answer.
     """
     damaged: dict[str, str] = {}
     entries = _items(out, damaged)  # First: a slot that is taken over meanwhile still has its owner
@@ -194,6 +189,7 @@ def read(out: Out, named: Collection[str] | None = None) -> Ledger:
     begun = {id_ for ids in owners.values() for id_ in ids if id_} - done.keys() if named is not None else ()
     failures = {failure.id: failure for failure in failed.read_all(out, damaged, begun)}
     tried = {failure.group for failure in failures.values() if failure.group}
+    tried = {group for group in tried if groups.path(group) not in damaged}  # It was asked for, and read
     if named is not None and (unlisted := tried - found.keys() - set(named)):
         return read(out, unlisted.union(named))
     leftovers = [
@@ -201,17 +197,17 @@ def read(out: Out, named: Collection[str] | None = None) -> Ledger:
         for entry in entries
         if done.get(entry.id) is not entry and groups.path(entry.group) not in damaged  # Its items tell what was done
     ]
-    over = [id_ for id_ in failures if id_ in done and _settled(failures[id_], done[id_])]
-    leftovers += [failures.pop(id_).path for id_ in over]
+    # Done since, though a run was killed before it took the record back
+    over = [
+        failure
+        for id_, failure in failures.items()
+        if id_ in done and failure.fingerprint == done[id_].fingerprint and failure.tiles <= done[id_].tiles
+    ]
+    leftovers += [failures.pop(failure.id).path for failure in over]
     scenes = {
         name: tuple("" if stac.path(name, id_) in retired else id_ for id_ in ids) for name, ids in owners.items()
     }
     return Ledger(found, scenes, done, failures, tuple(leftovers), damaged)
-
-
-def _settled(failure: Failure, done: Done) -> bool:
-    """Whether an item says that what once failed has been done: a run was killed before it took the record back."""
-    return failure.fingerprint == done.fingerprint and failure.tiles <= done.tiles
 
 
 def refresh(out: Out, named: Collection[str] | None = None) -> Ledger:
@@ -222,7 +218,8 @@ def refresh(out: Out, named: Collection[str] | None = None) -> Ledger:
         index = dump({entry.id: vars(entry) | {"tiles": sorted(entry.tiles)} for entry in entries})
         path = f"items/{group}/{stac.INDEX}"
         if entries and (cached(out, path) is None or out.get(path) != index):
-            out.put(path, index)
+            with contextlib.suppress(DeniedError):  # Of another user, who has it
+                out.put(path, index)
     again.settle(out, {entry.id: entry.identity for entry in ledger.done.values()})
     return ledger
 
@@ -264,16 +261,8 @@ def _items(out: Out, damaged: dict[str, str]) -> list[Done]:
 
 def _read_items(out: Out, tags: Mapping[str, str], damaged: dict[str, str]) -> list[Done]:
     """The items at these paths (path → tag) that are there; what is wrong with others, in `damaged`."""
-
-    def parsed(path: str) -> Done | None:
-        try:
-            data = out.get(path)
-            return None if data is None else _from_item(path, tags[path], data)
-        except ContractError as error:
-            damaged[path] = str(error)
-            return None
-
-    return [entry for entry in out.each(parsed, tags) if entry]
+    found = out.documents("an item", tags, lambda path, data: _from_item(path, tags[path], data), damaged)
+    return [*found.values()]
 
 
 def _unlisted(
@@ -296,33 +285,29 @@ def cached(out: Out, path: str) -> list[Done] | None:
         data = out.get(path)
         records = {} if data is None else parse(data)  # One that was emptied is damaged
         return [_checked(Done(**{**record, "tiles": failed.tiles(record["tiles"])})) for record in records.values()]
-    except (ContractError, *_WRONG):
+    except (ContractError, *ODD):
         return None
 
 
 def _from_item(path: str, tag: str, data: bytes) -> Done:
-    try:
-        item = parse(data)
-        properties = item["properties"]
-        done = Done(
-            id=item["id"],
-            group=properties["cloudjob:group"],
-            slot=properties["cloudjob:slot"],
-            fingerprint=properties["cloudjob:fingerprint"],
-            tiles=failed.tiles(properties["cloudjob:tiles"]),
-            identity=stac.identity(item).to_json(),
-            time=properties["datetime"],
-            cloud_cover=properties.get("eo:cloud_cover"),
-            provider_cloud_cover=properties.get("cloudjob:provider_cloud_cover"),
-            tag=tag,
-            replaces=stac.replaced(item),
-        )
-        stac.receipt(item)  # What a scene that grows adds to
-        fault = "" if _checked(done).path == path else f"it belongs at {done.path}"
-    except _WRONG as error:
-        fault = f"{type(error).__name__}: {error}"
-    if fault:
-        raise ContractError(f"{path} is not an item that cloudjob wrote: {fault}")
+    item = parse(data)
+    properties = item["properties"]
+    done = Done(
+        id=item["id"],
+        group=properties["cloudjob:group"],
+        slot=properties["cloudjob:slot"],
+        fingerprint=properties["cloudjob:fingerprint"],
+        tiles=failed.tiles(properties["cloudjob:tiles"]),
+        identity=stac.identity(item).to_json(),
+        time=properties["datetime"],
+        cloud_cover=properties.get("eo:cloud_cover"),
+        provider_cloud_cover=properties.get("cloudjob:provider_cloud_cover"),
+        tag=tag,
+        replaces=stac.replaced(item),
+    )
+    stac.receipt(item)  # What a scene that grows adds to
+    if _checked(done).path != path:
+        raise ValueError(f"it belongs at {done.path}")
     return done
 
 

@@ -48,14 +48,12 @@ def scenes(out: Out, *, group: str | None = None, dates: Interval | None = None)
     """Every scene of an OUT by time, then id.
 
     Args:
-        out: the output.
         group: only of this group, or of all windows of a tile ("33TUN").
         dates: only of this stretch of time.
 
     Raises:
         UsageError: there is no such group.
         ContractError: something in the OUT was not written by cloudjob.
-        UnreachableError: the store does not answer.
     """
     ledger = ledgers.read(out)
     wanted = set(groups_like(ledger, group)) if group else None

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from errno import EACCES, EEXIST, ENOTDIR, EPERM, EROFS
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,12 +21,19 @@ from obstore import exceptions
 from obstore.store import LocalStore, ObjectStore
 from zarr.storage import ObjectStore as ZarrStore
 
-from cloudjob.errors import SPACE, UnreachableError, UsageError, redact
+from cloudjob.errors import FULL, SPACE, ContractError, UnreachableError, UsageError, redact
 from cloudjob.store import bucket
 from cloudjob.store import folder as folders
-from cloudjob.store.document import dump, parse
+from cloudjob.store.document import ODD, dump, parse
 
 _SCHEMES = ("s3", "gs", "az")
+
+_HINTS = {
+    **dict.fromkeys((EEXIST, ENOTDIR), "something that is no folder lies there, or above it: choose another --out"),
+    **dict.fromkeys((EPERM, EACCES), "check who owns the folder"),
+    EROFS: "its disk is read-only: mounted so, or made so by the kernel when it failed (`dmesg` tells)",
+}
+"""What to do about what a file system says."""
 
 _KEYS = re.compile(
     "<Code>(ExpiredToken|InvalidAccessKeyId|InvalidToken|RequestTimeTooSkewed|SignatureDoesNotMatch"
@@ -40,9 +48,16 @@ _AT_ONCE = 64
 (20 ms, 2 cores), 3 s so, and 2.4 s by twice as many."""
 
 
+class DeniedError(UnreachableError):
+    """A part of a folder may not be written, or read, by this user: of others that says nothing."""
+
+
 @dataclass(frozen=True)
 class Out:
     """The output's location. Only the address travels to workers: each finds the credentials in its own environment.
+
+    All that reads or writes there raises an `UnreachableError` where the store does not answer, and, of what takes a
+    `Lock`, where that is lost: elsewhere in this room docstrings name other errors only.
 
     Attributes:
         address: absolute path of a folder, or s3://, gs:// or az:// with bucket and prefix.
@@ -129,15 +144,13 @@ class Out:
                 f"{self}: access denied{f': {why[1]}' if why else ''}",
                 hint=clock if skewed else "check the credentials in the environment and what they may do there",
             )
-        if re.search(r"\b(os error|Errno) (28|122)\b", text):  # No space, or a quota
+        found = re.search(r"\b(?:os error|Errno) (\d+)\b", text)
+        number = int(found[1]) if found else 0
+        if number in FULL:
             return UnreachableError(f"{self} is full: {text}", hint=SPACE)
-        if re.search(r"\b(os error|Errno) (17|20)\b", text):
-            hint = "something that is no folder lies there, or above it: choose another --out"
-            return UnreachableError(f"{self} cannot be written or read: {text}", hint=hint)
-        if found := re.search(r"\b(os error|Errno) (1|13|30)\b", text):
-            read_only = "its disk is read-only: mounted so, or made so by the kernel when it failed (`dmesg` tells)"
-            hint = read_only if found[2] == "30" else "check who owns the folder"
-            return UnreachableError(f"{self} cannot be written or read: {text}", hint=hint)
+        if number in _HINTS:
+            kind = DeniedError if number in (EPERM, EACCES) else UnreachableError
+            return kind(f"{self} cannot be written or read: {text}", hint=_HINTS[number])
         if ": 404 " in text:  # Of a missing object obstore says so otherwise
             return UnreachableError(f"{self}: there is no such bucket", hint="create it, or correct --out")
         return UnreachableError(f"{self} cannot be reached: {text}")
@@ -175,6 +188,31 @@ class Out:
         """Ask the same of many paths or the like, some at once; the answers in their order."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             return list(pool.map(ask, what))
+
+    def documents(
+        self, what: str, paths: Iterable[str], parse: Callable[[str, bytes], Answer], damaged: dict[str, str]
+    ) -> dict[str, Answer]:
+        """What documents say, by their paths; those that are not there are left out.
+
+        Args:
+            what: they are, such as "an item".
+            paths: of them.
+            parse: makes something of a path and what lies there; what it raises of `ODD` is a fault of the document.
+            damaged: where it is put down, by path, what is wrong with those that cannot be used.
+        """
+
+        def document(path: str) -> Answer | None:
+            try:
+                data = self.get(path)
+                return None if data is None else parse(path, data)
+            except ContractError as error:
+                damaged[path] = str(error)
+            except ODD as error:
+                damaged[path] = f"it is not {what} that cloudjob wrote: {type(error).__name__}: {error}"
+            return None
+
+        paths = list(paths)
+        return {path: found for path, found in zip(paths, self.each(document, paths), strict=True) if found is not None}
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object, whole or not at all.

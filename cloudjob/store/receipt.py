@@ -83,11 +83,6 @@ class Receipt:
         """Cloud of both kinds in percent of the pixels with a label; None where there is none."""
         return 100 * (self.cloud + self.thin_cloud) / self.valid if self.valid else None
 
-    @property
-    def agreement(self) -> float | None:
-        """Percent of compared pixels on which the provider's scene classification says the same."""
-        return 100 * self.scl_agreed / self.scl_compared if self.scl_compared else None
-
 
 def counted(mask: npt.NDArray[np.uint8]) -> Receipt:
     """How many pixels of a mask (y, x) have each value."""

@@ -36,9 +36,6 @@ def repair(lock: Lock, faults: Iterable[Fault]) -> Iterator[tuple[Fault, str]]:
 
     Yields:
         Each fault, and what has become of it; "" where only a person can tell what to do.
-
-    Raises:
-        UnreachableError: the store does not answer, or the lock is lost.
     """
     out, faults = lock.out, list(faults)
     lock.check()

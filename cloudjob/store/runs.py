@@ -39,13 +39,7 @@ def path_of(out: Out, started: datetime) -> str:
 
 
 def write(out: Out, path: str, record: Mapping[str, Any]) -> None:
-    """Write what a run did, or that it has begun.
-
-    Args:
-        out: the output.
-        path: from `path_of`.
-        record: JSON types; secrets are taken out of its texts.
-    """
+    """Write at `path_of` a run what it did, or that it has begun: JSON types; secrets are taken out of its texts."""
     out.put(path, dump(redact_all(record)))
 
 
@@ -88,11 +82,7 @@ def last_receipts(out: Out) -> list[dict[str, float]]:
 def _costs(record: dict[str, Any]) -> list[dict[str, float]]:
     """Of the receipts that tell all of them; those of another version may not."""
     scenes = record.get("scenes")
-    told = [scene.get("receipt") for scene in scenes if isinstance(scene, dict)] if isinstance(scenes, list) else []
-    costs = [_cost(receipt) for receipt in told if isinstance(receipt, dict)]
-    return [cost for cost in costs if len(cost) == len(COSTS)]
-
-
-def _cost(receipt: dict[str, Any]) -> dict[str, float]:
-    told = {name: receipt[name] for name in COSTS if type(receipt.get(name)) in (int, float)}
-    return {name: value for name, value in told.items() if value >= 0}
+    receipts = [scene.get("receipt") for scene in scenes if isinstance(scene, dict)] if isinstance(scenes, list) else []
+    known = [receipt for receipt in receipts if isinstance(receipt, dict)]
+    costs: list[dict[str, Any]] = [{name: receipt.get(name) for name in COSTS} for receipt in known]
+    return [cost for cost in costs if all(type(value) in (int, float) and value >= 0 for value in cost.values())]

@@ -83,7 +83,6 @@ def read(out: Out) -> Settings | None:
 
     Raises:
         ContractError: it was not written by cloudjob.
-        UnreachableError: the store does not answer.
     """
     try:
         record = out.get_json(FILE)
@@ -93,16 +92,10 @@ def read(out: Out) -> Settings | None:
 
 
 def check(out: Out, settings: Settings, *, redo: bool = False) -> None:
-    """Make sure that masks made with `settings` may be written to `out`. Writes nothing.
-
-    Args:
-        out: the output.
-        settings: what this job was asked to do.
-        redo: whether other settings may replace those of the OUT (`claim`).
+    """Make sure that masks made with `settings` may be written to `out`; with `redo` over others (`claim`), too.
 
     Raises:
         ContractError: the OUT has other settings, or was made by something else.
-        UnreachableError: the store does not answer.
     """
     known = read(out)
     if known is None:
@@ -124,7 +117,6 @@ def check_ours(out: Out) -> None:
 
     Raises:
         ContractError: it does.
-        UnreachableError: the store does not answer.
     """
     others = sorted(out.names() - {LOCK, "report"})  # Either may be there before the first run has claimed the OUT
     if others:
@@ -139,7 +131,6 @@ def claim(lock: Lock, settings: Settings, *, redo: bool = False) -> None:
 
     Raises:
         ContractError: see `check`.
-        UnreachableError: the store does not answer, or the lock is lost.
     """
     out = lock.out
     check(out, settings, redo=redo)

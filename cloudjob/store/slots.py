@@ -22,7 +22,7 @@ from cloudjob.store.failures import Failure
 from cloudjob.store.group import MASKS, MEND
 from cloudjob.store.ledger import Done, Ledger
 from cloudjob.store.lock import Lock
-from cloudjob.store.out import Out
+from cloudjob.store.out import DeniedError, Out
 from cloudjob.store.receipt import Receipt, merge
 from cloudjob.store.settings import Settings
 from cloudjob.store.writer import Slot
@@ -51,7 +51,6 @@ def prepare(
 
     Args:
         lock: of this run on an OUT that it has claimed (`settings.claim`).
-        settings: the OUT's contract.
         ledger: as read under the lock.
         scenes: to be computed; those that are new get slots in this order.
         tile_of: side of a scene's tiles in its mask, and of its shards, in pixels.
@@ -59,12 +58,11 @@ def prepare(
         settled: ids of scenes whose failure is over.
 
     Returns:
-        Scene id → slot. Scenes of a damaged group have none: what is wrong with it is put down in the ledger's
-        `damaged`, and it is left as it is; a new group in its place would delete its masks.
+        Scene id → slot. Scenes of a group that is damaged, or another user's, have none: what is wrong with it is put
+        down in the ledger's `damaged`, and it is left as it is; a new group in its place would delete its masks.
 
     Raises:
         ContractError: a group has another grid or other tiles than its scenes.
-        UnreachableError: the store does not answer, or the lock is lost.
     """
     out, replaces, over = lock.out, replaces or {}, frozenset(settled) - ledger.done.keys()
     by_group: dict[str, list[Scene]] = {name: [] for name in ledger.groups}
@@ -89,8 +87,8 @@ def prepare(
                 first = wanted[0]
                 groups.create(lock, name, first.mask_grid, tile_of(first), settings, first.coarser)
             slots |= _allot(lock, ledger, name, wanted, replaces, over)
-        except ContractError as error:  # What is to do there waits until it is mended
-            ledger.damaged[groups.path(name)] = str(error)
+        except (ContractError, DeniedError) as error:  # What is to do there waits until it is mended
+            ledger.damaged[groups.path(name)] = error.told if isinstance(error, DeniedError) else str(error)
             log.warning("%s; %s", error, error.hint)
     return slots
 
@@ -155,51 +153,44 @@ def complete(
     told: Mapping[str, Any] | None = None,
     doubts: Callable[[Receipt], Collection[str]] = lambda _: (),
 ) -> dict[str, Any]:
-    """Declare a scene done: its item is written last, and at that moment takes the place of any older one.
+    """Declare a scene done: its STAC item, which is returned, is written last, and takes the place of any older one.
 
     Args:
-        lock: of this run.
-        settings: the OUT's contract.
         ledger: as it was when the run began.
-        scene: whose tiles are all written.
-        slot: where they are.
+        scene: whose tiles are all written in `slot`.
         receipt: of the tiles.
         tiles: that were computed now.
         replaces: id of its older version.
         told: properties of the item, instead of what `item.build` makes of the rest.
         doubts: what its counts give reason to warn of: of a scene that grows all of them are judged anew.
-
-    Returns:
-        The STAC item.
-
-    Raises:
-        UnreachableError: the store does not answer, or the lock is lost.
     """
     out, path = lock.out, stac.path(scene.group, scene.id)
     old = ledger.done.get(scene.id) or ledger.done.get(replaces or "")
     elsewhere = old if old and old.path != path else None
     made, judged = frozenset(tiles), receipt
     if grown := ledger.holding(scene):
-        before = _item(out, grown)
-        known = stac.receipt(before)
+        known = stac.receipt(_item(out, grown))
         kept = replace(known, warnings=tuple(each for each in known.warnings if each not in doubts(known)))
         receipt, made = merge([kept, receipt]), made | grown.tiles
+        # What an older version's item does not tell this one does not either: a part's numbers are not the whole's
         if known.most:
             judged = receipt
-        else:  # An older version's items do not tell: nor does this one, for a part's numbers are not the whole's
+        else:
             receipt = replace(receipt, most=())
+        if not known.checksum:
+            receipt = replace(receipt, checksum=0)
     receipt = replace(receipt, warnings=tuple(sorted({*receipt.warnings, *doubts(judged)})))
     retires = (elsewhere.group, elsewhere.id) if elsewhere else None
     item = stac.build(scene, slot.index, receipt, settings, tuple(made), retires)
     item["properties"] |= told or {}
-    if made - frozenset(tiles) and "cloudjob:checksum" not in before["properties"]:
-        del item["properties"]["cloudjob:checksum"]  # An older version's tiles, of which nobody took one
     for folder in _shards(slot.group, slot.index):
         # A worker that was killed while it wrote left a part of a file; the tile itself has been written since.
         out.sweep(folder)
     if elsewhere and elsewhere.replaces == path:  # A scene that moves back: items that replace each other would be out
         lock.check()
-        out.put_json(elsewhere.path, stac.without_replaced(_item(out, elsewhere)))
+        moved = _item(out, elsewhere)
+        moved["properties"].pop("cloudjob:replaces", None)
+        out.put_json(elsewhere.path, moved)
     lock.check()
     beside = old.slot if old and old.group == slot.group and old.slot != slot.index else None
     _set_status(out, slot, COMPLETE, beside)
@@ -214,15 +205,7 @@ def complete(
 
 
 def tidy(lock: Lock, ledger: Ledger) -> None:
-    """Free the slots whose masks others have taken the place of, and delete what no longer counts.
-
-    Args:
-        lock: of this run.
-        ledger: as it is now, when no task is at work.
-
-    Raises:
-        UnreachableError: the store does not answer, or the lock is lost.
-    """
+    """Free slots whose masks others have taken the place of, and delete what no longer counts: no task is at work."""
     lock.check()
     lock.out.delete(ledger.leftovers)
     for name, metadata in ledger.groups.items():
@@ -236,7 +219,7 @@ def tidy(lock: Lock, ledger: Ledger) -> None:
         clear = partial(_clear, lock, name, _emptiable(lock.out, name, freed))
         try:
             groups.commit(lock.out, name, order, times={}, statuses=statuses, clear=clear)
-        except ContractError as error:
+        except (ContractError, DeniedError) as error:
             log.warning("%s; %s", error, error.hint)  # As in `prepare`
 
 
@@ -253,20 +236,8 @@ def fail(
 ) -> Failure:
     """Record that a scene failed: for the next run, which tries again, and as a hint for readers.
 
-    A mask of it that was there stays, with its item.
-
-    Args:
-        lock: of this run.
-        ledger: as it was when the run began.
-        scene: that failed.
-        slot: its place.
-        tiles: that were asked for.
-        reason: why; secrets are taken out.
-        outside: whether the reason lies outside the scene (`failures.record`).
-        spare: the scene without the band that the reason is about (likewise), or None.
-
-    Raises:
-        UnreachableError: the store does not answer, or the lock is lost.
+    A mask of it that was there stays, with its item. `tiles`, `reason`, `outside` and `spare` are those of
+    `failures.record`; the ledger is as it was when the run began.
     """
     before = ledger.failures.get(scene.id)
     failure = failures.record(lock, before, scene, tiles, reason, outside=outside, spare=spare)

@@ -21,13 +21,7 @@ COLLECTION = items.COLLECTION_FILE
 
 
 def write(out: Out, settings: Settings, ledger: Ledger) -> None:
-    """Write the catalog and its collection where they have changed; neither where nothing is done (yet).
-
-    Args:
-        out: the output.
-        settings: its contract.
-        ledger: what is done.
-    """
+    """Write the catalog and its collection where they have changed; neither where nothing is done (yet)."""
     if not ledger.done:
         return
     for path, document in ((COLLECTION, collection(settings, ledger)), (CATALOG, catalog(settings))):
@@ -87,10 +81,7 @@ def collection(settings: Settings, ledger: Ledger) -> dict[str, Any]:
                 "title": "Cloud mask",
                 "type": items.ZARR,
                 "roles": ["data", "cloud"],
-                "classification:classes": [
-                    {"value": value, "name": name, "description": text}
-                    for value, name, text in classes.of(settings.classes)
-                ],
+                "classification:classes": items.told_classes(settings),
             }
         },
         "links": [

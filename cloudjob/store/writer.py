@@ -29,16 +29,7 @@ class Slot:
 
 
 class Writer:
-    """Writes tiles of one slot; made once per task, on a worker.
-
-    Args:
-        out: the output.
-        slot: where to write.
-        settings: the OUT's contract.
-
-    Raises:
-        UnreachableError: the store does not answer.
-    """
+    """Writes tiles of one slot; made once per task, on a worker."""
 
     def __init__(self, out: Out, slot: Slot, settings: Settings) -> None:
         self.out = out
@@ -57,7 +48,6 @@ class Writer:
 
         Raises:
             LockLostError: another run has taken over: these values may no longer be wanted.
-            UnreachableError: the store does not answer.
             ValueError: the window is no whole shard, or `probability` is given and not kept, or the reverse.
         """
         if (probability is None) != (self._probability is None):

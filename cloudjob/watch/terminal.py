@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from cloudjob import classes, logs
 from cloudjob.errors import DONE, SOME_FAILED, UnreachableError
+from cloudjob.logs import many
 from cloudjob.model.contract import Contract
 from cloudjob.plan.plan import Cost, lacking
 from cloudjob.plan.survey import Survey
@@ -128,7 +129,7 @@ def _say_survey(view: Survey) -> None:
     view.ledger.say_damage()
     asked = {planned.scene.id for planned in view.plan.scenes} | {*view.plan.replaces.values(), *view.plan.settled}
     if left := sorted(view.ledger.begun.keys() - asked):
-        told = f"{_many(len(left), 'scene')} that an interrupted run began, such as {left[0]}"
+        told = f"{many(len(left), 'scene')} that an interrupted run began, such as {left[0]}"
         logs.say(f"{told}, not asked for now; `cloudjob list` tells the dates", "incomplete", scenes=left)
 
 
@@ -139,7 +140,7 @@ def _say_cost(cost: Cost) -> None:
     takes = ("about " if cost.hours * 3600 >= 1 else "") + duration(cost.hours * 3600)
     logs.say(
         f"to do: {cost.pixels / 1e6:,.1f} Mpx{overlap}; {cost.bytes / 1e6:,.0f} MB of pixels to read; "
-        f"{takes} with {_many(cost.lanes, 'worker')} at {cost.speed:.1f} Mpx/s each "
+        f"{takes} with {many(cost.lanes, 'worker')} at {cost.speed:.1f} Mpx/s each "
         f"({how})",
         "cost",
         **asdict(cost),
@@ -163,7 +164,7 @@ def plan(view: Survey, cost: Cost, *, as_json: bool) -> None:
     wide = max((len(planned.scene.id) for planned in view.plan.scenes), default=0)
     for planned in view.plan.scenes:
         word = WORDS.get(planned.state, planned.state)
-        tiles = f"  {_many(len(planned.tiles), 'tile')}" if planned.tiles else ""
+        tiles = f"  {many(len(planned.tiles), 'tile')}" if planned.tiles else ""
         tell(f"{word:14} {planned.scene.id:{wide}}  {planned.scene.group}{tiles}")
         for band, why in lacking(planned.scene).items() if planned.tiles else ():
             tell(f"{'':14} without {band}: {why}")
@@ -211,15 +212,11 @@ def scenes(found: list[Listed], *, as_json: bool) -> None:
         where = "" if columns and columns < least + group + 2 else f"{one.group:{group}}  "
         tell(f"{when} {where}{one.id:{id_}}  {told}".rstrip())
     groups = Counter(one.group for one in found if one.group)  # An item that cannot be used is in none
-    logs.say(f"{_many(len(found), 'scene')} in {_many(len(groups), 'group')}", "list", scenes=len(found), groups=groups)
+    logs.say(f"{many(len(found), 'scene')} in {many(len(groups), 'group')}", "list", scenes=len(found), groups=groups)
 
 
 def check(found: Iterable[tuple[Fault, str]], *, as_json: bool) -> int:
-    """Print what is wrong with an OUT, and what has become of it.
-
-    Returns:
-        The exit code.
-    """
+    """Print what is wrong with an OUT, and what has become of it; the exit code."""
     left = mended = 0
     for fault, done in found:
         mended += bool(done)
@@ -232,9 +229,8 @@ def check(found: Iterable[tuple[Fault, str]], *, as_json: bool) -> int:
     if not left and not mended:
         logs.say("all is as it was written", "check", faults=0)
         return DONE
-    told = f"{left + mended} {'fault' if left + mended == 1 else 'faults'}"
     rest = f"{mended} mended or marked, {left} for you to look at" if mended else "--repair mends what can be mended"
-    logs.say(f"{told}: {rest}", "check", faults=left + mended, mended=mended)
+    logs.say(f"{many(left + mended, 'fault')}: {rest}", "check", faults=left + mended, mended=mended)
     return SOME_FAILED if left else DONE
 
 
@@ -269,11 +265,6 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def _many(number: int, what: str) -> str:
-    """Such as "1 scene" and "2 scenes"."""
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 def _minute(moment: str) -> str:
@@ -316,7 +307,7 @@ def _sentence(view: Survey) -> str:
     found = ", ".join(f"{number} {WORDS.get(state, state)}" for state, number in states.items() if number)
     if not found:
         return "no scenes found for this area and these dates: nothing to do"
-    return f"{_many(sum(states.values()), 'scene')}: {found}"
+    return f"{many(sum(states.values()), 'scene')}: {found}"
 
 
 def _line(result: SceneResult) -> str:
@@ -331,7 +322,7 @@ def _status_lines(found: ledger.Summary) -> Iterator[str]:
     if not found.groups and not found.last_run:
         yield "0 scenes done: no run has written here yet"
         return
-    yield f"{_many(found.done, 'scene')} done in {_many(len(found.groups), 'group')}"
+    yield f"{many(found.done, 'scene')} done in {many(len(found.groups), 'group')}"
     if found.first:
         yield f"from {_minute(found.first)} to {_minute(found.last)} UTC"
     if found.cloud_cover:

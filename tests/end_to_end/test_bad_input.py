@@ -255,7 +255,7 @@ def test_a_catalog_that_fails(
 
 @pytest.mark.parametrize("other", [{"dates": "2020"}, {"bbox": ("1", "1", "2", "2")}, {"max_cloud_cover": "1"}])
 def test_nothing_found(other: dict[str, Any], world: World, tmp_path: Path, capfd: Capfd) -> None:
-    """A night without scenes leaves its record, and nothing else that was not there."""
+    """A night without scenes leaves its record, or nobody could tell it from a timer that is dead; and nothing else."""
     shutil.copytree(world.good, tmp_path / "good")
     before = jobs.tree(tmp_path / "good")
     for out in ("new", "good"):
@@ -268,6 +268,9 @@ def test_nothing_found(other: dict[str, Any], world: World, tmp_path: Path, capf
     assert kept
     assert {path: after[path] for path in kept} == {path: before[path] for path in kept}
     assert {path.split("/")[0] for path in jobs.tree(tmp_path / "new")} == {"job.json", "lock", "runs"}
+    (record,) = (tmp_path / "new/runs").iterdir()
+    told = json.loads(record.read_text())
+    assert (told["how"], told["scenes"]) == ("complete", [])
 
 
 @pytest.mark.parametrize(
@@ -391,18 +394,25 @@ def test_a_checkpoint_with_other_weights_than_bands(refused: Callable[..., None]
 
 
 @pytest.mark.parametrize(
-    "other", [{"threshold": "0.4"}, {"buffer": "20"}, {"resolution": "20"}, {"checkpoint": "other"}]
+    ("other", "says"),
+    [
+        ({"threshold": "0.4"}, "threshold was 0.5, now 0.4"),
+        ({"buffer": "20"}, "buffer was 0, now 20"),
+        ({"resolution": "20"}, "resolution was 10, now 20"),
+        ({"checkpoint": "other"}, "name was test, now other"),
+    ],
 )
 def test_other_settings_than_those_of_the_out(
-    other: dict[str, Any], world: World, tmp_path: Path, capfd: Capfd
+    other: dict[str, Any], says: str, world: World, tmp_path: Path, capfd: Capfd
 ) -> None:
     if "checkpoint" in other:
-        other = {"checkpoint": jobs.random_checkpoint(tmp_path / "other.safetensors", std=(0.3,) * 4)}
+        other = {"checkpoint": jobs.random_checkpoint(tmp_path / "other.safetensors", std=(0.3,) * 4, name="other")}
     shutil.copytree(world.good, tmp_path / "good")
     before = jobs.tree(tmp_path)
     result = call(capfd, "run", *world.arguments(tmp_path / "good", **other))
     assert result.code == 3
     assert f"{next(iter(other))} was" in result.stderr
+    assert says in result.stderr
     assert "--redo" in result.stderr
     assert jobs.tree(tmp_path) == before
 

@@ -2,10 +2,7 @@
 
 import html
 import json
-import os
 import shutil
-import signal
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +12,6 @@ import numpy as np
 import pytest
 from forks import Fork, forking
 from jobs import (
-    EVERYWHERE,
-    PATIENCE,
-    SABOTAGED,
     SHAPE,
     Result,
     a_day_passes,
@@ -25,7 +19,6 @@ from jobs import (
     assert_same,
     brightness_checkpoint,
     dask_cluster,
-    environment,
     items,
     kept,
     make_scene,
@@ -33,8 +26,6 @@ from jobs import (
     mask_of_pattern,
     masks,
     pattern,
-    random_checkpoint,
-    sabotage,
     slots,
     tree,
     whole,
@@ -183,20 +174,6 @@ def test_a_catalog_that_was_ingested_again_changes_nothing(world: World, out: Pa
     assert kept(out) == before
 
 
-def test_other_settings_are_refused(world: World, out: Path) -> None:
-    before = tree(out)
-    network = random_checkpoint(world.folder / "other.safetensors")
-    other = world.run(out, FIRST, SECOND, checkpoint=network)
-    assert other.code == 3
-    assert "checkpoint was " in other.stderr
-    assert "name was brightness, now test" in other.stderr
-    assert "--redo" in other.stderr
-    higher = world.run(out, FIRST, SECOND, more=("--threshold", "0.9"))
-    assert higher.code == 3
-    assert "threshold was 0.5, now 0.9" in higher.stderr
-    assert tree(out) == before
-
-
 def test_redo_replaces_all(world: World, out: Path) -> None:
     result = world.run(out, SECOND, more=("--threshold", "0.9", "--redo"))
     assert result.code == 0, result.stderr
@@ -317,42 +294,6 @@ def test_two_halves_of_a_tile_have_slots_of_their_own(world: World, tmp_path: Pa
     for item, expected in halves:
         np.testing.assert_array_equal(mask_of(out, item["id"]), expected)
     assert masks(out)[GROUP]["cloud"].shape == (2, *SHAPE)
-
-
-def test_a_second_run_at_the_same_time_is_refused(world: World, out: Path, tmp_path: Path) -> None:
-    catalog = write_catalog(tmp_path / "catalog.json", [world.items[LATE]])
-    plan = sabotage(tmp_path / "stopped", "before item", number=signal.SIGSTOP)
-    arguments = ["run", "--catalog", catalog, "--checkpoint", world.checkpoint, "--out", out, *EVERYWHERE]
-    running = subprocess.Popen(
-        [*SABOTAGED, *map(str, arguments), "--cluster", world.cluster],
-        env=environment(CLOUDJOB_TEST_SABOTAGE=plan),
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        os.waitid(os.P_PID, running.pid, os.WSTOPPED | os.WNOWAIT)  # It stops itself before it writes its item
-        before = tree(out)
-        refused = world.run(out, LATE)
-        assert refused.code == 4
-        assert f"another run is at work in {out}: process {running.pid}" in refused.stderr
-        assert tree(out) == before
-    finally:
-        running.send_signal(signal.SIGCONT)
-        code = running.wait(PATIENCE)
-    assert code == 0
-    np.testing.assert_array_equal(mask_of(out, LATE), world.expected(LATE))
-    assert_released(out)
-
-
-def test_nothing_found_is_no_error_and_leaves_a_record(world: World, tmp_path: Path) -> None:
-    """Or nobody could tell it from a timer that is dead."""
-    out = tmp_path / "out"
-    result = world.run(out, FIRST, more=("--dates", "2019"))
-    assert result.code == 0
-    assert "no scenes found" in result.stderr
-    (record,) = (out / "runs").iterdir()
-    told = json.loads(record.read_text())
-    assert (told["how"], told["scenes"]) == ("complete", [])
-    assert {path.name for path in out.iterdir()} == {"job.json", "lock", "runs"}
 
 
 def test_an_offset_that_nobody_tells_is_told_in_log_item_and_report(world: World, tmp_path: Path) -> None:

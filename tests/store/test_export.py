@@ -103,6 +103,13 @@ def test_a_month_is_a_folder_of_days(out: Out, tmp_path: Path):
     assert not [path for path in (tmp_path / "month").iterdir() if path.name.startswith(".")]
 
 
+def test_where_the_names_of_classes_are_is_told_once(out: Out, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    run(out, [make_scene(0), make_scene(1), make_scene(2)])
+    told = call(capfd, "export", out, "2024-06", tmp_path / "month").stderr
+    assert [told.count(make_scene(day).id) for day in (0, 1, 2)] == [1, 1, 1]
+    assert told.count("aux.xml") == 1
+
+
 @pytest.mark.parametrize(
     ("what", "says"),
     [

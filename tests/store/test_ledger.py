@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
+from unittest import mock
 
 import pytest
 from output import ALL, SETTINGS, files, make_scene, run
@@ -436,6 +437,7 @@ def test_a_failure_that_is_none_is_named_and_costs_nothing(out: Out, data: bytes
         {"others": {"cut": ["1", "", "2024-06-02T01:00:00Z"]}},
         {"others": {"cut": [1, "", "2024-06-02T01:00:00"]}},
         {"identity": Identity.of(make_scene(0)).to_json() | {"sensing": "2024-06-01T10:15:59"}},  # without a zone
+        {"identity": Identity.of(make_scene(0)).to_json() | {"footprint": {"type": "Cube", "coordinates": []}}},
     ],
 )
 def test_a_failure_of_other_types_is_named_and_costs_nothing(out: Out, odd: dict[str, object]):
@@ -496,6 +498,17 @@ def ran(out: Out, started: datetime, record: dict[str, Any]) -> str:
     path = runs.path_of(out, started)
     runs.write(out, path, record)
     return path
+
+
+def test_a_damaged_group_of_a_scene_that_failed_is_read_once(out: Out):
+    """By a run that asks for another group: all was read twice, for 100,000 scenes too."""
+    beside = make_scene(1, id="beside", group="32TPM")
+    run(out, [make_scene(0), beside], failing={beside.id: "no"})
+    out.put("masks.zarr/32TPM/zarr.json", b"{")
+    with mock.patch.object(Out, "tags", autospec=True, side_effect=Out.tags) as listed:
+        found = ledger.read(out, {"32TQM"})
+    assert [call.args[1] for call in listed.call_args_list].count("items") == 1
+    assert (set(found.damaged), set(found.failures)) == ({"masks.zarr/32TPM/zarr.json"}, {beside.id})
 
 
 @pytest.mark.parametrize("damaged", [b"{", b"[]", b"{}", b'{"started": 1, "how": 2, "seconds": 3}'])

@@ -22,9 +22,9 @@ def test_the_order_in_which_tasks_end_is_not_told():
 
 
 def test_thin_cloud_is_cloud_and_shadow_is_valid():
-    receipt = Receipt(clear=3, cloud=1, thin_cloud=2, cloud_shadow=4, no_data=90, scl_compared=8, scl_agreed=6)
-    assert (receipt.valid, receipt.cloud_cover, receipt.agreement) == (10, 30, 75)
-    assert (Receipt().cloud_cover, Receipt().agreement) == (None, None)
+    receipt = Receipt(clear=3, cloud=1, thin_cloud=2, cloud_shadow=4, no_data=90)
+    assert (receipt.valid, receipt.cloud_cover) == (10, 30)
+    assert Receipt().cloud_cover is None
 
 
 def test_the_sum_of_a_tile_is_of_its_place_and_of_all_its_values():

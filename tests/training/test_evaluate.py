@@ -208,3 +208,22 @@ def test_evaluation_of_a_missing_checkpoint(tmp_path, patches):
     assert code == 3
     assert "none.safetensors" in errors
     assert "hint:" in errors
+
+
+def test_images_without_a_band_of_the_network_are_refused(trained, tmp_path):
+    """It took them for no data: nothing was cloud, and that is what was printed of the network."""
+    image = np.full((3, 48, 48), 50, np.uint16)
+    image[:, :20] = 400
+    write(tmp_path / "rgb.tif", image)
+    write(tmp_path / "rgb_label.tif", (image[0] == 400).astype(np.uint8))
+    code, errors = refused(trained / "checkpoint.safetensors", tmp_path)
+    assert code == 3, errors
+    assert "tiny needs nir, which an image lacks" in errors
+
+
+def test_a_choice_leaves_no_figure_of_another_threshold(trained, patches, tmp_path):
+    found = checkpoint.load(trained / "checkpoint.safetensors")
+    told = replace(found.contract, metrics={"validation_iou": 0.9})
+    checkpoint.save(found.unet, told, tmp_path / "told.safetensors")
+    choice.fix_choice(tmp_path / "told.safetensors", patches, tmp_path / "copy.safetensors", 0)
+    assert checkpoint.load(tmp_path / "copy.safetensors").contract.metrics == {}

@@ -23,6 +23,7 @@ from jobs import (
     write_catalog,
 )
 
+from cloudjob import logs
 from cloudjob.store import ledger
 from cloudjob.store.out import Out
 from cloudjob.store.receipt import Receipt, SceneResult
@@ -67,7 +68,7 @@ def test_many_pixels_are_told_by_the_thousand(caplog):
 
 
 def test_one_is_singular():
-    assert [terminal._many(number, "scene") for number in (0, 1, 2, 1000)] == [
+    assert [logs.many(number, "scene") for number in (0, 1, 2, 1000)] == [
         "0 scenes",
         "1 scene",
         "2 scenes",
