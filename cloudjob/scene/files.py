@@ -68,9 +68,8 @@ _ABSENT = {
 }
 """What says that a file is not there, or not for us. All others are said of the disk: EIO, ESTALE, ENOTCONN…"""
 
-_HEADLESS = re.compile(r"response code: (400|501)\b|not recognized as being in")
-"""Of servers that may know no HEAD, or answer it that a file has no bytes; 403 may mean that a signature holds for GET
-alone. So to ask costs connections."""
+_HEADLESS = re.compile(r"response code: (400|501)\b")
+"""Of servers that may know no HEAD; 403 may mean that a signature holds for GET alone. So to ask costs connections."""
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+._-]+:|/vsi|<", re.IGNORECASE)  # One letter is a drive's
 
@@ -145,7 +144,7 @@ def open_file(href: str) -> Any:
             return _bounded(rasterio.open(href, driver=driver))
     except rasterio.errors.RasterioIOError as error:
         headless = _HEADLESS.search(str(error)) or (parts.query and "403" in str(error))
-        if not headless or not is_remote(href):
+        if not headless and not ("not recognized" in str(error) and outside.empty_by_head(href)):
             raise
     with rasterio.Env(CPL_VSIL_CURL_USE_HEAD="NO"):
         return _bounded(rasterio.open(href, driver=driver))

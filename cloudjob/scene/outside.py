@@ -150,6 +150,17 @@ def instead(href: str) -> str | None:
         return None
 
 
+def empty_by_head(href: str) -> bool:
+    """Whether a server says, asked by HEAD, that a file has no bytes, as some do of every file; GDAL believes it."""
+    if not href.startswith(("http://", "https://")):
+        return False
+    try:
+        answer = requests.head(href, allow_redirects=True, timeout=10)
+    except (requests.RequestException, ValueError):
+        return False
+    return answer.ok and answer.headers.get("Content-Length") == "0"
+
+
 def _over_http(href: str) -> str:
     """The address under which a server has what GDAL reads as s3://, signed for a moment; others as they are.
 
