@@ -61,6 +61,7 @@ class Outcomes:
         self._sources = Sources()
         self._finished = {source(one.scene.href): one.scene for one in view.plan.scenes if one.state == "done"}
         self._doubtful: list[tuple[Planned, SceneError]] = []
+        self._software: set[tuple[str, ...]] = set()
 
     def hopeless(self, planned: Planned) -> bool:
         """Whether a scene need not be tried, for its source is out."""
@@ -84,6 +85,7 @@ class Outcomes:
         scene = part.scene
         if isinstance(outcome, Receipt):
             self._sources.answered(scene.href)
+            self._compare(scene, outcome.software)
             receipts = self._parts.setdefault(scene.id, [])
             receipts.append(outcome)
             return self._complete(scene, merge(receipts)) if len(receipts) == part.parts else None
@@ -106,6 +108,13 @@ class Outcomes:
         if isinstance(outcome, PassingError | OutsideError):
             self._doubtful.append((self.waiting[scene.id], outcome))
         return self._fail(scene, outcome)
+
+    def _compare(self, scene: Scene, software: tuple[str, ...]) -> None:
+        """Say it where workers are not alike: the same input gives the same mask by the same versions only."""
+        if software not in self._software and self._software:
+            others = ", ".join(sorted({name for names in self._software for name in names}))
+            log.warning("scene %s was computed by %s, others by %s", scene.id, ", ".join(software), others)
+        self._software.add(software)
 
     def doubted(self) -> Iterator[Scene]:
         """Of each source that seems to be out, the newest scene that has been read on another night, to be asked for.

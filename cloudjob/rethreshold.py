@@ -197,7 +197,6 @@ def _run(old: Out, known: Ledger, lock: Lock, contract: Settings, view: Survey) 
             receipt=receipt,
             tiles=planned.tiles,
             replaces=planned.replaces,
-            told=source.told,
         )
         yield SceneResult(scene.id, scene.group, "done", receipt)
 
@@ -207,7 +206,6 @@ class _Source:
 
     Attributes:
         receipt: on what its probabilities were found, and what was said of it.
-        told: what the new item repeats of the old one.
     """
 
     def __init__(self, out: Out, entry: Done, grid: Grid, side: int, contract: Settings) -> None:
@@ -215,11 +213,10 @@ class _Source:
         try:
             found = out.get_json(entry.path)
             before, properties = item.receipt(found), found["properties"]
-            self.told = {"processing:software": properties["processing:software"]}
         except (LookupError, TypeError, AttributeError) as error:
             raise _damaged(out, entry, f"its item says too little: {type(error).__name__}: {error}") from None
         seen = {name: getattr(before, name) for name in (*item.COUNTS, *item.BY_BAND)}
-        self.receipt = Receipt(device=before.device, warnings=before.warnings, **seen)
+        self.receipt = Receipt(device=before.device, software=before.software, warnings=before.warnings, **seen)
         self.checksum = properties.get("cloudjob:checksum")
         self.reach = buffer_pixels(contract.buffer, grid.metres)
         self.tiling = Tiling(*grid.shape, side, int(np.ceil(max(self.reach))), 1)

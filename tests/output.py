@@ -138,6 +138,7 @@ def receipt_of(scene: Scene, tiles: Iterable[Tile], contract: Settings = SETTING
         scl_compared=7,
         scl_agreed=6,
         device="cpu",
+        software=("cloudjob 0.1.0", "torch 2.13.0"),
     )
 
 

@@ -24,6 +24,7 @@ import cloudjob
 from cloudjob import job
 from cloudjob.cluster import task
 from cloudjob.errors import CloudjobError, ContractError, OutsideError, SceneError, UnreachableError, UsageError
+from cloudjob.model import predict
 from cloudjob.plan import found, sources
 from cloudjob.plan.request import request
 from cloudjob.scene import opened, outside
@@ -232,6 +233,28 @@ def test_reflectance_that_is_scaled_twice_is_refused(most: float, limit: float, 
     assert says in nights.status.failed[A]
     right = numbers_of(item, data_type="float32", scale=1 / most, offset=0)
     assert nights.run(right) == {A: "done"}
+
+
+# What computed
+
+
+def test_items_say_what_computed_them_and_workers_that_are_not_alike_are_told(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same input gives the same mask by the same versions only."""
+    versions = iter(["1.0", "1.0", "2.0", "2.0"])
+    monkeypatch.setattr(predict.Model, "software", property(lambda _: f"torch {next(versions)}"))
+    wide = nights.scene(A, shape=(64, 128))
+    west, south, east, north = wide["bbox"]
+    assert nights.run(wide, bbox=(west, south, west + 0.3 * (east - west), north)) == {A: "done"}
+    assert nights.run(nights.scene(B), nights.scene(C)) == {B: "done", C: "done"}
+    assert nights.run(wide) == {A: "done"}
+    told = [jobs.item_of(Path(nights.out.address), each)["properties"]["processing:software"] for each in (A, B, C)]
+    assert [each["torch"] for each in told] == ["1.0 + 2.0", "2.0", "1.0"]
+    assert {each["cloudjob"] for each in told} == {cloudjob.__version__}
+    own = f"cloudjob {cloudjob.__version__}"
+    (warned,) = (each for each in caplog.messages if "computed" in each)
+    assert warned == f"scene {B} was computed by {own}, torch 2.0, others by {own}, torch 1.0"
 
 
 # Sources that are out

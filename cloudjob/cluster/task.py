@@ -16,6 +16,7 @@ from distributed.metrics import context_meter
 from rasterio.enums import Resampling
 from rasterio.features import geometry_mask
 
+from cloudjob import __version__
 from cloudjob.classes import NOT_COMPUTED
 from cloudjob.cluster import agreement
 from cloudjob.cluster.network import worker_model
@@ -119,7 +120,7 @@ def _mask_tiles(task: Task, model: predict.Model, files: SceneFiles) -> Receipt:
     doubts = files.check(scene.bands)
     provider = agreement.Agreement(files, tiling, task.tiles)
     writer = Writer(task.out, task.slot, task.settings)
-    receipts = [Receipt(device=model.device_name)]
+    receipts = [Receipt(device=model.device_name, software=(f"cloudjob {__version__}", model.software))]
     started = time.perf_counter()
     for row in read.rows(files, tiling, task.tiles):
         labels = provider.labels(_cores(tiling, row))

@@ -39,6 +39,7 @@ class OnnxNetwork:
         self.parameters = found.parameters
         self._single = found.taken.shape[0] == 1
         runtime = graphs.library("onnxruntime")
+        self.runtime = f"onnxruntime {runtime.__version__}"
         try:
             self._session = runtime.InferenceSession(data, _options(runtime), providers=_providers(runtime))
         except Exception as error:  # noqa: BLE001  # ONNX Runtime's own are many and share no class

@@ -49,6 +49,11 @@ class Model:
         """Such as "cpu" or "NVIDIA H200"."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
+    @property
+    def software(self) -> str:
+        """What computes, and its version, such as "torch 2.13.0+cpu"."""
+        return self.network.runtime if isinstance(self.network, OnnxNetwork) else f"torch {torch.__version__}"
+
 
 def prepare(checkpoint: Checkpoint, device: str | None = None) -> Model:
     """Make a network ready to predict.

@@ -4,10 +4,7 @@ There is nothing in it that differs between two runs of the same work: no times,
 """
 
 import hashlib
-from collections.abc import Mapping
 from datetime import datetime
-from functools import cache
-from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
 
@@ -116,7 +113,7 @@ def _properties(
         "proj:shape": list(scene.mask_grid.shape),
         "proj:transform": list(scene.mask_grid.transform),
         "proj:bbox": list(scene.mask_grid.bounds),
-        "processing:software": dict(_software()),
+        "processing:software": _software(receipt),
         "cloudjob:source": {"collection": scene.collection, "id": scene.id, "product": scene.product},
         "cloudjob:fingerprint": scene.fingerprint,
         "cloudjob:sensing": iso(scene.sensing),
@@ -181,10 +178,12 @@ def bands(item: dict[str, Any], grid: Grid) -> tuple[Band, ...]:
     )
 
 
-@cache
-def _software() -> Mapping[str, str]:
-    """What decides values beside the checkpoint; asking takes a millisecond."""
-    return {name: version(name) for name in ("cloudjob", "torch")}
+def _software(receipt: Receipt) -> dict[str, str]:
+    """Name → version, or versions where parts of a mask were computed by several."""
+    versions: dict[str, list[str]] = {}
+    for name, version in (each.split(" ", 1) for each in receipt.software):
+        versions.setdefault(name, []).append(version)
+    return {name: " + ".join(each) for name, each in versions.items()}
 
 
 def _links(scene: Scene, settings: Settings) -> list[dict[str, str]]:
@@ -281,6 +280,13 @@ def receipt(item: dict[str, Any]) -> Receipt:
         checksum=properties.get("cloudjob:checksum", 0),
         **_numbers(properties.get("cloudjob:numbers")),
         device=properties["cloudjob:device"],
+        software=tuple(
+            sorted(
+                f"{name} {version}"
+                for name, told in properties.get("processing:software", {}).items()
+                for version in told.split(" + ")
+            )
+        ),
         warnings=tuple(properties.get("cloudjob:warnings", ())),
     )
 

@@ -43,6 +43,7 @@ class Receipt:
         network_seconds: preparing arrays and running the network.
         write_seconds: compressing and writing shards.
         device: kind of device, such as "cpu" or "NVIDIA H200"; "NVIDIA H200 + cpu" if parts were done on both.
+        software: what decides values beside the checkpoint, each with its version: ("cloudjob 0.1.0", "torch 2.13.0").
         warnings: what a person should know about this scene.
     """
 
@@ -71,6 +72,7 @@ class Receipt:
     network_seconds: float = 0.0
     write_seconds: float = 0.0
     device: str = ""
+    software: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
@@ -115,6 +117,7 @@ def _add(a: Receipt, b: Receipt) -> Receipt:
         most=_by_band(max, a.most, b.most),
         lacking=_by_band(sum, a.lacking, b.lacking),
         device=device,
+        software=tuple(sorted({*a.software, *b.software})),
         warnings=warnings,
     )
 

@@ -151,7 +151,6 @@ def complete(
     receipt: Receipt,
     tiles: Iterable[Tile],
     replaces: str | None = None,
-    told: Mapping[str, Any] | None = None,
     doubts: Callable[[Receipt], Collection[str]] = lambda _: (),
 ) -> dict[str, Any]:
     """Declare a scene done: its STAC item, which is returned, is written last, and takes the place of any older one.
@@ -162,7 +161,6 @@ def complete(
         receipt: of the tiles.
         tiles: that were computed now.
         replaces: id of its older version.
-        told: properties of the item, instead of what `item.build` makes of the rest.
         doubts: what its counts give reason to warn of: of a scene that grows all of them are judged anew.
     """
     out, path = lock.out, stac.path(scene.group, scene.id)
@@ -183,7 +181,6 @@ def complete(
     receipt = replace(receipt, warnings=tuple(sorted({*receipt.warnings, *doubts(judged)})))
     retires = (elsewhere.group, elsewhere.id) if elsewhere else None
     item = stac.build(scene, slot.index, receipt, settings, tuple(made), retires)
-    item["properties"] |= told or {}
     for folder in _shards(slot.group, slot.index):
         # A worker that was killed while it wrote left a part of a file; the tile itself has been written since.
         out.sweep(folder)

@@ -7,8 +7,10 @@ from cloudjob.store.receipt import Receipt, SceneResult, merge, tile_sum
 
 def test_the_order_in_which_tasks_end_is_not_told():
     parts = [
-        Receipt(clear=1, read_seconds=0.5, device="cpu", warnings=("dark",)),
-        Receipt(cloud=2, read_seconds=0.25, device="NVIDIA H200", warnings=("offset", "dark")),
+        Receipt(clear=1, read_seconds=0.5, device="cpu", software=("a 1", "torch 2"), warnings=("dark",)),
+        Receipt(
+            cloud=2, read_seconds=0.25, device="NVIDIA H200", software=("a 1", "torch 1"), warnings=("offset", "dark")
+        ),
         Receipt(clear=4, read_seconds=1.0, warnings=("agreement",)),
     ]
     whole = Receipt(
@@ -16,6 +18,7 @@ def test_the_order_in_which_tasks_end_is_not_told():
         cloud=2,
         read_seconds=1.75,
         device="NVIDIA H200 + cpu",
+        software=("a 1", "torch 1", "torch 2"),
         warnings=("agreement", "dark", "offset"),
     )
     assert merge(parts) == merge(parts[::-1]) == whole

@@ -207,7 +207,7 @@ def test_the_item_is_valid_stac_and_says_what_was_done(out: Out):
     assert item.properties["cloudjob:device"] == "cpu"
     assert item.properties["cloudjob:tiles"] == [list(tile) for tile in ALL]
     assert item.properties["cloudjob:pixels"]["no_data"] == (mask == 254).sum()
-    assert item.properties["processing:software"]["cloudjob"]
+    assert item.properties["processing:software"] == {"cloudjob": "0.1.0", "torch": "2.13.0"}
     source, model = (link for link in written["links"] if link["rel"] == "derived_from")
     assert source["href"] == f"https://catalog.example/items/{scene.id}"
     assert (Path(out.address) / "items/32TQM" / model["href"]).resolve() == Path(out.address) / "job.json"
