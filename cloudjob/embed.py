@@ -310,10 +310,12 @@ def _pixel(cube: xr.DataArray, contract: Contract, buffer: float) -> tuple[float
 
 
 def _epsg(cube: xr.DataArray) -> int | None:
-    """Code of a cube's projection, as stackstac, odc-stac and rioxarray write it; None where nothing tells."""
-    told = (cube.attrs.get("crs"), *(each.attrs.get("crs_wkt") for each in cube.coords.values() if not each.dims))
+    """Code of a cube's projection, as stackstac, odc-stac and rioxarray write it; None where nothing fitting tells."""
+    # An attribute stays as it was when rioxarray puts a cube on another grid
+    told = (*(each.attrs.get("crs_wkt") for each in cube.coords.values() if not each.dims), cube.attrs.get("crs"))
     with contextlib.suppress(CRSError):
-        return CRS.from_user_input(next(filter(None, told), "")).to_epsg()
+        crs = CRS.from_user_input(next((each for each in told if isinstance(each, str | int) and each), ""))
+        return None if crs.is_geographic else crs.to_epsg()
     return None
 
 

@@ -191,7 +191,10 @@ def test_web_mercators_metres_are_not_those_on_the_ground(how: str) -> None:
         expected = cloudjob.mask(cube(step=10, bright=1.0), buffer=buffer).to_numpy()
         assert len(np.unique(expected)) == 2
         np.testing.assert_array_equal(cloudjob.mask(mercator(20), buffer=buffer).to_numpy(), expected)
-    assert cloudjob.mask(cube().assign_attrs(crs="nowhere")).shape == (32, 32)
+    for odd in ("nowhere", "epsg:4326", np.zeros(2)):
+        assert cloudjob.mask(cube().assign_attrs(crs=odd)).shape == (32, 32)
+    moved = cube().assign_coords(spatial_ref=xr.Variable((), 0, {"crs_wkt": CRS(32633).to_wkt()}))
+    assert cloudjob.mask(moved.assign_attrs(crs="epsg:3857")).shape == (32, 32)
 
 
 def test_an_option_that_is_misspelt() -> None:

@@ -74,7 +74,8 @@ def run(
         State(chosen, torch.device("cpu"), "").start(checkpoint.load(start).unet)
     with alone(out):
         patches = {patch.name: patch for part in parts for patch in chain(*part)}
-        cloudy = check.look(tuple(patches.values()), folders)
+        taught = tuple(name for stage, _ in stages for name in stage.data.taught)
+        cloudy = check.look(tuple(patches.values()), folders, taught)
         for (stage, _), (_, validating) in zip(stages, parts, strict=True):
             if validating and stage.training.keep == "best" and not any(p.name in cloudy for p in validating):
                 raise UsageError(

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import click
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from cloudjob.errors import ContractError, UsageError
 from cloudjob.model.contract import Contract
-from training.patch import CLEAR, CLOUD, UNKNOWN, Patch, opened
+from training.patch import CLEAR, CLOUD, UNKNOWN, Patch, any_of, opened
 
 DARKEST, BRIGHTEST = 0.06, 1.6
 """Mean visible reflectance of all that a data set calls cloud: 0.2 to 0.8 by sensor and sun; 10 times that is wrong."""
@@ -22,21 +22,24 @@ Totals = npt.NDArray[np.float64]
 SCALES = "of chips the file's own scale goes before 0.0016: gdal_edit.py -scale 0.0001 FILE"
 
 
-def look(patches: Sequence[Patch], folders: Sequence[Path], *, learnt: bool = True) -> set[str]:
+def look(
+    patches: Sequence[Patch], folders: Sequence[Path], taught: Collection[str] = (), *, learnt: bool = True
+) -> set[str]:
     """Read all patches; say of each data set how much of it is cloud, and how bright that is.
 
     Args:
         patches: of any data sets.
         folders: of the data sets.
+        taught: patterns of scenes whose target the teacher has a say in (`settings.Data.taught`): it may see cloud.
         learnt: whether a network is to learn from them, for which there must be cloud somewhere.
 
     Returns:
-        Names of the patches whose labels hold cloud.
+        Names of the patches whose labels hold cloud, or whose teacher may see some.
 
     Raises:
         ContractError: some cannot be read, or their parts do not fit together; the first are named.
-        UsageError: there is no cloud to learn from, a data set's labels hold 255 and no cloud, or its clouds are too
-            dark or too bright to be any.
+        UsageError: of what is learnt from: there is no cloud, a data set's labels hold 255 and no cloud, or its clouds
+            are too dark or too bright to be any.
     """
     faults: list[ContractError] = []
     cloudy: set[str] = set()
@@ -57,6 +60,8 @@ def look(patches: Sequence[Patch], folders: Sequence[Path], *, learnt: bool = Tr
             faults.append(
                 ContractError(f"{path} has a median reflectance of {median:.3g}; expected 0 to 1", hint=SCALES)
             )
+        elif any_of(patch.scene, taught):
+            cloudy.add(patch.name)
         elif patch.label and not patch.clear:
             folder = next((each for each in above if str(path).startswith(each)), str(path.parent))
             labels[folder] += 1
@@ -73,21 +78,22 @@ def look(patches: Sequence[Patch], folders: Sequence[Path], *, learnt: bool = Tr
                 f"none of the {labels[folder]} labels of {folder} holds cloud",
                 hint="0 is clear, 1 is cloud (in 38-Cloud 255), 255 is unknown; data.clear names scenes without cloud",
             )
-        _tell(folder, labels[folder], total)
+        _tell(folder, labels[folder], total, learnt=learnt)
     return cloudy
 
 
-def _tell(folder: str, labels: int, total: Totals) -> None:
+def _tell(folder: str, labels: int, total: Totals, *, learnt: bool) -> None:
     (clear, light), (cloud, cloudlight), _ = total
     if not cloud:
         click.echo(f"{folder}: {labels} labels, no cloud", err=True)
         return
     ground, bright = light / max(clear, 1), cloudlight / cloud
     if not DARKEST < bright < BRIGHTEST:
-        raise UsageError(
-            f"the clouds of {folder} have a mean reflectance of {bright:.2g}; expected {DARKEST} to {BRIGHTEST}",
-            hint=f"is it scaled as the table of training/README.md says, and is 1 cloud? {SCALES}",
-        )
+        told = f"the clouds of {folder} have a mean reflectance of {bright:.2g}; expected {DARKEST} to {BRIGHTEST}"
+        hint = f"is it scaled as the table of training/README.md says, and is 1 cloud? {SCALES}"
+        if learnt:
+            raise UsageError(told, hint=hint)
+        click.echo(f"warning: {told}; {hint}", err=True)  # A few scenes may be of haze over water
     share = 100 * cloud / (clear + cloud)
     click.echo(
         f"{folder}: {labels} labels, {share:.1f} % cloud, of reflectance {bright:.2f}; the rest {ground:.2f}", err=True
@@ -108,11 +114,11 @@ def _one_place(patch: Patch) -> None:
         with opened(path) as raster:
             if path == patch.label and raster.count > 1:
                 raise ContractError(f"{path} has {raster.count} bands; expected one of 0, 1 and 255")
-            here = raster.crs, raster.transform
+            here = raster.crs, raster.transform, raster.bounds
             if raster.crs is None or raster.transform.is_identity:
                 continue
         first = first or (path, *here)
-        apart = max(abs(a - b) for a, b in zip(here[1][:6], first[2][:6], strict=True))
+        apart = np.abs(np.subtract(here[2], first[3])).max()
         if here[0] != first[1] or apart > abs(first[2].a):
             raise ContractError(
                 f"{path} lies elsewhere than {first[0]}: {here[0]}, {tuple(here[1])[:6]}, not {first[1]}, "

@@ -199,7 +199,7 @@ def main(
         patches = data.gather(folders).patches
         for name in names:
             chosen = settings.changed(settings.read(name), epochs=epochs, samples=samples, crop=crop)
-            check.look(list(chain(*prepare.divide(_alone(chosen), patches))), folders)
+            check.look(list(chain(*prepare.divide(_alone(chosen), patches))), folders, chosen.data.taught)
             if seen:
                 judge_seen(chosen, patches, out, checkpoint.load(seen), threshold)
             else:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 
 import click
@@ -20,7 +21,7 @@ def told() -> Iterator[None]:
                 raise UnreachableError(str(error), hint=SPACE) from None
             raise UsageError(str(error)) from None
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if "DataLoader worker" not in str(error) and not isinstance(error, BrokenExecutor):
                 raise
             raise CloudjobError(
                 "a process that prepares samples has ended, killed for its memory perhaps",

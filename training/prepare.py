@@ -59,8 +59,7 @@ def _check_samples(chosen: settings.Settings, learn: Sequence[Patch]) -> None:
         raise UsageError(f"training.crop is {training.crop}; expected a multiple of the network's {terms.stride} px")
     if training.crop > peer.SIDE and any(any_of(patch.scene, sets.blended) for patch in learn):
         raise UsageError(f"training.crop is {training.crop}; the teacher sees {peer.SIDE} px (data.blended)")
-    taught = (*sets.teacher, *sets.agreeing, *sets.confirmed)
-    labelled = sum(any_of(patch.scene, taught) or bool(patch.label and not patch.clear) for patch in learn)
+    labelled = sum(any_of(patch.scene, sets.taught) or bool(patch.label and not patch.clear) for patch in learn)
     if (length := training.samples or sets.patches or labelled) < training.batch:
         raise UsageError(
             f"an epoch has {length} samples, fewer than a batch of {training.batch}",

@@ -110,6 +110,11 @@ class Data:
     simulated: int = 400
     widened: int = 0
 
+    @property
+    def taught(self) -> tuple[str, ...]:
+        """Scenes whose target is not their label alone."""
+        return (*self.teacher, *self.agreeing, *self.confirmed)
+
 
 @dataclass(frozen=True)
 class Mix:

@@ -4,6 +4,7 @@ Of every kind of `crossvalidate` the image with the largest share of wrong pixel
 where there are some, else what the recipe's teacher or data set says. With `--only`, a sheet of each scene named.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -59,7 +60,7 @@ def main(name: str, path: Path, *, folders: tuple[Path, ...], out: Path, only: t
                 if known < LEAST or wrong < worst.get(kind, 0):
                     continue
                 worst[kind] = wrong
-                pictures.sheet(image, label, score, mask, out / f"{kind.replace(' ', '-')}.png")
+                pictures.sheet(image, label, score, mask, out / f"{re.sub('[ /]', '-', kind)}.png")
                 click.echo(f"{kind:20} {patch.name:50} wrong {100 * wrong:.2f} %, cloud {100 * np.mean(mask):.2f} %")
 
 

@@ -205,7 +205,7 @@ def sweep(root: Path, prefix: str, keep: Iterable[str], *, deep: bool) -> None:
     """Delete what interrupted writes left: files of ours that were not renamed."""
     for path, entry in _walk(root, prefix, set(keep), deep=deep):
         if re.search(_STAGED, entry.name) and is_ours(path):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, PermissionError):  # Another user's stays, and harms nobody
                 os.unlink(entry.path)  # noqa: PTH108
 
 

@@ -204,12 +204,15 @@ class Out:
         def document(path: str) -> Answer | None:
             try:
                 data = self.get(path)
-                return None if data is None else parse(path, data)
+                try:
+                    return None if data is None else parse(path, data)
+                except ODD as error:
+                    # Not its words alone: they may quote all that the document holds
+                    told = f"it is not {what} that cloudjob wrote: {type(error).__name__}: {error}"
+                    raise ContractError(told) from None
             except ContractError as error:
                 damaged[path] = str(error)
-            except ODD as error:
-                damaged[path] = f"it is not {what} that cloudjob wrote: {type(error).__name__}: {error}"
-            return None
+                return None
 
         paths = list(paths)
         return {path: found for path, found in zip(paths, self.each(document, paths), strict=True) if found is not None}

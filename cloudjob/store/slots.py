@@ -4,6 +4,7 @@ One writer, the client, allocates slots and writes items; workers write whole sh
 (`store.writer`).
 """
 
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -77,7 +78,7 @@ def prepare(
     lock.check()
     _sweep(out, ledger)
     lock.check()  # It may have taken minutes, and the machine slept: what did not count may be done by now
-    out.delete((*ledger.leftovers, *(failures.path(id_) for id_ in settled)))
+    _forget(out, (*ledger.leftovers, *(failures.path(id_) for id_ in settled)))
     ledger = _without(ledger, over)
     slots: dict[str, Slot] = {}
     for name, wanted in by_group.items():
@@ -196,7 +197,7 @@ def complete(
     if elsewhere:
         if elsewhere.group != slot.group and groups.path(elsewhere.group) not in ledger.damaged:  # As in `prepare`
             _hint(out, replace(slot, group=elsewhere.group, index=elsewhere.slot), PLANNED)
-        out.delete([elsewhere.path])
+        _forget(out, [elsewhere.path])
     out.delete(failures.path(id_) for id_ in (scene.id, replaces) if id_ in ledger.failures)
     return item
 
@@ -204,7 +205,7 @@ def complete(
 def tidy(lock: Lock, ledger: Ledger) -> None:
     """Free slots whose masks others have taken the place of, and delete what no longer counts: no task is at work."""
     lock.check()
-    lock.out.delete(ledger.leftovers)
+    _forget(lock.out, ledger.leftovers)
     for name, metadata in ledger.groups.items():
         order = list(groups.scenes(metadata))
         freed = [slot for slot in _free(ledger, name) if order[slot]]
@@ -339,11 +340,18 @@ def empty(lock: Lock, group: str, slot: int) -> None:
         lock.out.delete_under(folder, lock.check)
 
 
+def _forget(out: Out, paths: Iterable[str]) -> None:
+    """Delete what no longer counts; what this user may not delete lies there, and harms nobody."""
+    for path in paths:
+        with contextlib.suppress(DeniedError):
+            out.delete([path])
+
+
 def _hint(out: Out, slot: Slot, status: int) -> None:
     """Set the status of a slot whose scene does not depend on it, for its group may have been damaged meanwhile."""
     try:
         _set_status(out, slot, status)
-    except ContractError as error:
+    except (ContractError, DeniedError) as error:
         log.warning("%s; %s", error, error.hint)  # As in `prepare`
 
 

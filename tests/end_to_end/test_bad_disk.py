@@ -54,7 +54,7 @@ AS_OTHERS = (
 
 @pytest.mark.parametrize("where", ["masks.zarr", "items"])
 def test_a_group_that_may_not_be_written_costs_its_own_scenes(where: str, tmp_path: Path) -> None:
-    """As one that another user began. The run ended with 4, and no scene was done."""
+    """As one that another user began, whose run was killed. The run ended with 4, and no scene was done."""
     tiles = {"33UUP": jobs.GRID, "33UUQ": (*jobs.GRID[:5], 5_300_040.0)}
     scenes = [
         jobs.make_scene(
@@ -71,6 +71,11 @@ def test_a_group_that_may_not_be_written_costs_its_own_scenes(where: str, tmp_pa
     net = jobs.random_checkpoint(tmp_path / "net.safetensors")
     jobs.run_here(catalog, net, out, dates="2024-06-01")
     (group,) = (out / where).glob("33UUP*")
+    (group / "half.json#1").touch()
+    left = {"old"} if where == "items" else set()
+    for id_ in left:
+        item = json.loads((group / "33UUP_1.json").read_text())
+        (group / f"{id_}.json").write_text(json.dumps(item | {"id": id_}))
     refused = [group, *(path for path in group.rglob("*") if path.is_dir())]
     for folder in refused:
         folder.chmod(0o555)
@@ -82,7 +87,7 @@ def test_a_group_that_may_not_be_written_costs_its_own_scenes(where: str, tmp_pa
             folder.chmod(0o755)
     assert night.code == 1, night.stderr
     assert "Permission denied (os error 13); check who owns the folder" in night.stderr
-    assert {Path(path).stem for path in jobs.items(out)} == {"33UUP_1", "33UUQ_1", "33UUQ_2"}
+    assert {Path(path).stem for path in jobs.items(out)} == {"33UUP_1", "33UUQ_1", "33UUQ_2"} | left
     (record,) = [json.loads(path.read_text()) for path in (out / "failures").iterdir()]
     assert (record["id"], record["runs"]) == ("33UUP_2", 0)
     jobs.run_here(catalog, net, out)

@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 from output import ALL, SETTINGS, files, make_scene, run
 
+from cloudjob.errors import LONGEST
 from cloudjob.plan import plan
 from cloudjob.scene.identity import Identity
 from cloudjob.store import again, check, failures, ledger, listing, runs, settings
@@ -115,6 +116,19 @@ def test_an_item_that_is_none_is_named_and_costs_nothing_else(out: Out):
     found = ledger.read(out)
     assert set(found.done) == {make_scene(0).id}
     assert "is not an item that cloudjob wrote" in found.damaged["items/32TQM/mine.json"]
+
+
+def test_what_a_damaged_item_holds_is_told_in_short_and_without_secrets(out: Out):
+    """`check` and `status` printed all of it."""
+    run(out, [make_scene(0)])
+    path = item_path(out, make_scene(0).id)
+    item = json.loads(path.read_text())
+    item["properties"]["datetime"] = "https://me:pw@a.test/?token=sekret " + "A" * 9999
+    path.write_text(json.dumps(item))
+    (told,) = ledger.read(out).damaged.values()
+    assert "is not an item that cloudjob wrote: ValueError" in told
+    assert not [secret for secret in ("me:pw", "sekret") if secret in told]
+    assert len(told) <= LONGEST
 
 
 BAD: dict[str, object] = {

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 
 import click
 import pytest
@@ -44,6 +45,7 @@ def test_ctrl_c_while_processes_prepare_samples(tmp_path):
     ("error", "code", "said"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), 4, "hint: free some space, then run the same command again"),
+        (BrokenProcessPool("A process in the process pool was terminated abruptly"), 1, "fewer --workers"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), 1, "fewer --workers"),
     ],
 )

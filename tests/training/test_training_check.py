@@ -69,6 +69,18 @@ def test_a_data_set_of_clear_scenes_is_learnt_beside_a_cloudy_one_and_measured_a
     assert check.look(data.find(clear).patches, [clear], learnt=False) == set()
 
 
+def test_what_a_teacher_may_see_is_no_label_without_cloud(tmp_path):
+    """A training that validates on its scenes alone was refused."""
+    folder = chips(tmp_path, label=255 * CLOUD)
+    assert check.look(data.find(folder).patches, [folder], ("a", "b")) == {"a", "b"}
+
+
+def test_haze_over_water_may_be_measured(tmp_path, capsys):
+    folder = chips(tmp_path, IMAGE / 0.016)
+    assert check.look(data.find(folder).patches, [folder], learnt=False) == {"a", "b"}
+    assert "warning: the clouds of" in capsys.readouterr().err
+
+
 def test_labels_that_are_inverted_are_warned_of(tmp_path, capsys):
     look(chips(tmp_path, label=~CLOUD))
     assert "warning: what the labels call cloud is darker" in capsys.readouterr().err
@@ -87,6 +99,11 @@ def test_faults_of_single_patches_are_counted_and_told_together(tmp_path):
         assert said in str(caught.value)
     chips(tmp_path, names="bcd")
     with pytest.raises(ContractError, match=r"e_label\.tif lies elsewhere than .*e\.tif"):
+        look(tmp_path)
+    chips(tmp_path, names="e")
+    for name, side in (("f", 10), ("f_label", 20)):
+        tag(tmp_path / f"{name}.tif", **UTM | {"transform": Affine(side, 0, 600_000, 0, -side, 5_000_000)})
+    with pytest.raises(ContractError, match=r"f_label\.tif lies elsewhere than .*f\.tif"):
         look(tmp_path)
 
 
