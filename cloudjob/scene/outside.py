@@ -155,8 +155,8 @@ def empty_by_head(href: str) -> bool:
     if not href.startswith(("http://", "https://")):
         return False
     try:
-        answer = requests.head(href, allow_redirects=True, timeout=10)
-    except (requests.RequestException, ValueError):
+        answer = within(_EXPLAINING, lambda: requests.head(href, allow_redirects=True, timeout=10))
+    except (requests.RequestException, ValueError, TimeoutError):
         return False
     return answer.ok and answer.headers.get("Content-Length") == "0"
 

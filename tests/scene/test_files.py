@@ -219,6 +219,14 @@ def test_a_page_in_a_files_place_is_known_by_its_head(path: str, told: bool) -> 
         server.server_close()
 
 
+def test_a_head_that_drips_says_nothing_of_a_files_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outside, "_EXPLAINING", 1.0)
+    with dripping() as address:
+        began = time.monotonic()
+        assert not outside.empty_by_head(f"{address}/red.tif")
+    assert time.monotonic() - began < LONGEST / 2
+
+
 def test_a_head_that_drips_explains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outside, "_EXPLAINING", 1)
     begun = time.monotonic()
